@@ -1,0 +1,62 @@
+# Every command of a working copy: one line each, set up by itself in .venv.
+#
+# A finished set-up leaves a stamp, so later calls need no network. A set-up that was interrupted leaves
+# its marker instead: the next call throws the half-made .venv away and starts anew.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet
+RUNTIME := $(VENV)/runtime-is-ready
+TESTING := $(VENV)/testing-is-ready
+MARKER := $(VENV)/set-up-in-progress
+TORCH := torch==2.13.0
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench screenshots clean
+
+help:
+	@echo "make demo         register a phantom pair and show what came of it (demo-output/)"
+	@echo "make test         run every test, headless"
+	@echo "make lint         check the style with ruff"
+	@echo "make bench        measure every real case and write Docs/benchmarks.md"
+	@echo "make screenshots  picture the Slicer panel and slice views into Docs/screenshots/"
+	@echo "make clean        remove .venv and everything that was made here"
+
+demo: $(RUNTIME)
+	$(PY) -m RegCore demo --out demo-output
+
+test: $(TESTING)
+	QT_QPA_PLATFORM=offscreen $(PY) -m pytest Testing
+
+lint: $(TESTING)
+	$(PY) -m ruff check .
+
+bench: $(TESTING)
+	$(PY) Testing/bench.py
+
+screenshots: $(TESTING)
+	QT_QPA_PLATFORM=offscreen $(PY) Testing/screenshots.py
+
+clean:
+	rm -rf $(VENV) build dist demo-output bench-output Testing/output *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(RUNTIME): pyproject.toml
+	@if [ -e $(MARKER) ] || ! $(PY) -m pip --version >/dev/null 2>&1; then rm -rf $(VENV); fi
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "DeepRegSlicer needs Python 3.10 or newer; choose one with: make PYTHON=python3.12"; exit 1; }
+	@[ -d $(VENV) ] || { echo "Setting up $(VENV), once"; $(PYTHON) -m venv $(VENV); }
+	@touch $(MARKER)
+	$(PIP) $(TORCH)
+	$(PIP) "setuptools>=68"
+	$(PIP) --no-build-isolation --editable .
+	@rm $(MARKER)
+	@touch $@
+
+$(TESTING): $(RUNTIME)
+	sh Testing/system-packages.sh
+	@touch $(MARKER)
+	$(PIP) --no-build-isolation --editable ".[test]"
+	@rm $(MARKER)
+	@touch $@
