@@ -1,0 +1,334 @@
+"""The `ctk` module of Slicer for tests: the CTK widgets that panels use, with CTK's names and signals."""
+
+from pathlib import Path
+
+from . import qt
+
+Signal, Property = qt.Signal, qt.Property
+HEADER_HEIGHT = 24
+UNLIMITED_HEIGHT = 16777215  # QWIDGETSIZE_MAX
+SLIDER_STEPS = 1000
+
+
+def forwarded(kind, child, name):
+    """A Qt property whose value is that of the child widget in attribute `child`."""
+    return Property(
+        kind,
+        lambda self: getattr(getattr(self, child), name),
+        lambda self, value: setattr(getattr(self, child), name, value),
+    )
+
+
+def row_layout(widget, *children):
+    """Put the children side by side in the widget, without margins."""
+    layout = qt.QHBoxLayout(widget)
+    layout.setContentsMargins(0, 0, 0, 0)
+    for child in children:
+        layout.addWidget(child)
+
+
+@qt.stand_in
+class ctkCollapsibleButton(qt.QWidget):
+    """A titled container whose contents fold away; `collapsed` is false at first."""
+
+    contentsCollapsed = Signal(bool)
+    clicked = Signal()
+    toggled = Signal(bool)
+
+    def __init__(self, title="", parent=None):
+        if not isinstance(title, str):
+            title, parent = "", title
+        super().__init__(parent)
+        self._collapsed = False
+        self._shown_before = {}
+        self._header = qt.QToolButton(self)
+        self._header.setToolButtonStyle(qt.Qt.ToolButtonTextBesideIcon)
+        self._header.setArrowType(qt.Qt.DownArrow)
+        self._header.setText(title)
+        self._header.setAutoRaise(False)
+        self._header.clicked.connect(self.click)
+        self.setContentsMargins(0, HEADER_HEIGHT, 0, 0)
+
+    def resizeEvent(self, event):
+        """Keep the header as wide as the widget."""
+        self._header.setGeometry(0, 0, event.size().width(), HEADER_HEIGHT - 2)
+
+    def click(self):
+        """What a click on the header does."""
+        self._set_collapsed(not self._collapsed)
+        self.clicked.emit()
+
+    def toggle(self):
+        """Fold if open, open if folded."""
+        self._set_collapsed(not self._collapsed)
+
+    def setText(self, title):
+        """The title in the header."""
+        self._header.setText(title)
+
+    def setCollapsed(self, collapsed):
+        """Fold or unfold the contents."""
+        self._set_collapsed(collapsed)
+
+    def _set_collapsed(self, collapsed):
+        if bool(collapsed) == self._collapsed:
+            return
+        self._collapsed = bool(collapsed)
+        self._header.setArrowType(qt.Qt.RightArrow if self._collapsed else qt.Qt.DownArrow)
+        self._show_contents()
+        self.toggled.emit(not self._collapsed)
+        self.contentsCollapsed.emit(self._collapsed)
+
+    def _show_contents(self):
+        """Hide the contents, or show again those that had not been hidden by the panel itself."""
+        contents = [child for child in self.children() if child.isWidgetType() and child is not self._header]
+        if self._collapsed:
+            self._shown_before = {
+                child: not child.isHidden() for child in contents if child not in self._shown_before
+            }
+        for child in contents:
+            child.setVisible(not self._collapsed and self._shown_before.get(child, not child.isHidden()))
+        if not self._collapsed:
+            self._shown_before = {}
+        self.setMaximumHeight(HEADER_HEIGHT if self._collapsed else UNLIMITED_HEIGHT)
+
+    def showEvent(self, event):
+        """Contents that a `.ui` file adds after `collapsed` are folded at the latest when shown."""
+        if self._collapsed:
+            self._show_contents()
+
+    text = forwarded(str, "_header", "text")
+    collapsed = Property(bool, lambda self: self._collapsed, _set_collapsed)
+    checked = Property(bool, lambda self: not self._collapsed, lambda self, on: self._set_collapsed(not on))
+
+
+@qt.stand_in
+class ctkDoubleSpinBox(qt.QWidget):
+    """A spin box for a real number."""
+
+    valueChanged = Signal(float)
+    editingFinished = Signal()
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._spin = qt.QDoubleSpinBox()
+        row_layout(self, self._spin)
+        self._spin.valueChanged.connect(self.valueChanged.emit)
+        self._spin.editingFinished.connect(self.editingFinished.emit)
+
+    def setValue(self, value):
+        """Set the value, clipped to the range."""
+        self._spin.setValue(value)
+
+    def setRange(self, minimum, maximum):
+        """Set both ends."""
+        self._spin.setRange(minimum, maximum)
+
+    value = forwarded(float, "_spin", "value")
+    minimum = forwarded(float, "_spin", "minimum")
+    maximum = forwarded(float, "_spin", "maximum")
+    singleStep = forwarded(float, "_spin", "singleStep")
+    decimals = forwarded(int, "_spin", "decimals")
+    prefix = forwarded(str, "_spin", "prefix")
+    suffix = forwarded(str, "_spin", "suffix")
+
+
+class SliderAndSpinBox(qt.QWidget):
+    """A slider with a spin box for the same real number: what ctkSliderWidget and qMRMLSliderWidget have in common."""
+
+    valueChanged = Signal(float)
+    valueIsChanging = Signal(float)
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._slider = qt.QSlider(qt.Qt.Horizontal)
+        self._slider.setRange(0, SLIDER_STEPS)
+        self._spin = qt.QDoubleSpinBox()
+        self._following = False
+        row_layout(self, self._slider, self._spin)
+        self._spin.valueChanged.connect(self._follow)
+        self._slider.valueChanged.connect(self._lead)
+
+    def _follow(self, value):
+        extent = self._spin.maximum - self._spin.minimum
+        self._following = True
+        self._slider.setValue(round(SLIDER_STEPS * (value - self._spin.minimum) / extent) if extent else 0)
+        self._following = False
+        self.valueChanged.emit(value)
+
+    def _lead(self, step):
+        if not self._following:
+            extent = self._spin.maximum - self._spin.minimum
+            self._spin.setValue(self._spin.minimum + extent * step / SLIDER_STEPS)
+
+    def setValue(self, value):
+        """Set the value, clipped to the range."""
+        self._spin.setValue(value)
+
+    def setRange(self, minimum, maximum):
+        """Set both ends."""
+        self._spin.setRange(minimum, maximum)
+
+    value = forwarded(float, "_spin", "value")
+    minimum = forwarded(float, "_spin", "minimum")
+    maximum = forwarded(float, "_spin", "maximum")
+    singleStep = forwarded(float, "_spin", "singleStep")
+    decimals = forwarded(int, "_spin", "decimals")
+    prefix = forwarded(str, "_spin", "prefix")
+    suffix = forwarded(str, "_spin", "suffix")
+    tracking = forwarded(bool, "_slider", "tracking")
+
+
+@qt.stand_in
+class ctkSliderWidget(SliderAndSpinBox):
+    """A slider with its spin box."""
+
+
+@qt.stand_in
+class ctkPathLineEdit(qt.QWidget):
+    """A line for the path of a file or folder, with a button to browse (which does nothing here)."""
+
+    currentPathChanged = Signal(str)
+    validInputChanged = Signal(bool)
+    # Qt needs the flags' type declared in C++ to read them from a .ui file; their names are ctkPathLineEdit's.
+    Files, Dirs, Readable, Writable, Executable = 0x002, 0x001, 0x010, 0x020, 0x040
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._line = qt.QLineEdit()
+        self._browse = qt.QToolButton()
+        self._browse.setText("…")
+        self._filters = self.Files
+        self._name_filters, self._setting_key = [], ""
+        row_layout(self, self._line, self._browse)
+        self._line.textChanged.connect(self.currentPathChanged.emit)
+
+    def setCurrentPath(self, path):
+        """Show this path."""
+        self._line.setText(path)
+
+    def addCurrentPathToHistory(self):
+        """The history is kept per user; the test host has none."""
+
+    currentPath = forwarded(str, "_line", "text")
+    filters = Property(int, lambda self: self._filters, lambda self, value: setattr(self, "_filters", value))
+    nameFilters = Property(
+        "QStringList",
+        lambda self: self._name_filters,
+        lambda self, value: setattr(self, "_name_filters", list(value)),
+    )
+    settingKey = Property(
+        str, lambda self: self._setting_key, lambda self, value: setattr(self, "_setting_key", value)
+    )
+
+
+@qt.stand_in
+class ctkDirectoryButton(qt.QWidget):
+    """A button that shows a folder; empty means the current folder, and the path is made absolute, as CTK does."""
+
+    directoryChanged = Signal(str)
+    directorySelected = Signal(str)
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._button = qt.QPushButton(".")
+        self._path = Path.cwd()
+        row_layout(self, self._button)
+
+    def _set_directory(self, path):
+        path = Path(path).absolute()
+        if path != self._path:
+            self._path = path
+            self._button.setText(str(path))
+            self.directoryChanged.emit(str(path))
+
+    def setDirectory(self, path):
+        """Show this folder."""
+        self._set_directory(path)
+
+    directory = Property(str, lambda self: str(self._path), _set_directory)
+    caption = forwarded(str, "_button", "toolTip")
+
+
+@qt.stand_in
+class ctkComboBox(qt.QComboBox):
+    """A combo box with a text for the case that nothing is chosen."""
+
+    def _set_default_text(self, text):
+        self.setPlaceholderText(text)
+
+    defaultText = Property(str, lambda self: self.placeholderText, _set_default_text)
+
+
+@qt.stand_in
+class ctkCheckableComboBox(qt.QComboBox):
+    """A combo box with a tick at each item."""
+
+    checkedIndexesChanged = Signal()
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self.model().itemChanged.connect(lambda item: self.checkedIndexesChanged.emit())
+        self.model().rowsInserted.connect(self._make_checkable)
+
+    def _make_checkable(self, parent, first, last):
+        for row in range(first, last + 1):
+            item = self.model().item(row)
+            item.setCheckable(True)
+            if item.data(qt.Qt.CheckStateRole) is None:
+                item.setCheckState(qt.Qt.Unchecked)
+
+    def checkedIndexes(self):
+        """The model indexes of the ticked items."""
+        rows = range(self.model().rowCount())
+        return [
+            self.model().index(row, 0) for row in rows if self.model().item(row).checkState() == qt.Qt.Checked
+        ]
+
+    def setCheckState(self, index, state):
+        """Tick or untick the item at this model index."""
+        self.model().itemFromIndex(index).setCheckState(state)
+
+    def checkState(self, index):
+        """The tick of the item at this model index."""
+        return self.model().itemFromIndex(index).checkState()
+
+    def allChecked(self):
+        """Whether every item is ticked."""
+        return len(self.checkedIndexes()) == self.model().rowCount()
+
+    def noneChecked(self):
+        """Whether no item is ticked."""
+        return not self.checkedIndexes()
+
+
+@qt.stand_in
+class ctkCheckBox(qt.QCheckBox):
+    """A check box that CTK can give an indicator icon."""
+
+
+@qt.stand_in
+class ctkPushButton(qt.QPushButton):
+    """A push button with alignments."""
+
+
+@qt.stand_in
+class ctkCheckablePushButton(qt.QPushButton):
+    """A push button with a check box in it."""
+
+    checkBoxToggled = Signal(bool)
+
+    def __init__(self, text="", parent=None):
+        if not isinstance(text, str):
+            text, parent = "", text
+        super().__init__(text, parent)
+        self._controls_state = False
+
+    checkBoxControlsButtonToggleState = Property(
+        bool, lambda self: self._controls_state, lambda self, value: setattr(self, "_controls_state", value)
+    )
+
+
+@qt.stand_in
+class ctkFittedTextBrowser(qt.QTextBrowser):
+    """A text browser as high as its text."""

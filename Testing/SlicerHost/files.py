@@ -1,0 +1,97 @@
+"""`slicer.app.coreIOManager()` for tests: reads and writes nodes with Slicer's own storage nodes."""
+
+from pathlib import Path
+
+import slicer
+
+# file type of slicer.util -> (node class, storage class)
+READERS = {
+    "VolumeFile": ("vtkMRMLScalarVolumeNode", "vtkMRMLVolumeArchetypeStorageNode"),
+    "SegmentationFile": ("vtkMRMLSegmentationNode", "vtkMRMLSegmentationStorageNode"),
+    "TransformFile": ("vtkMRMLTransformNode", "vtkMRMLTransformStorageNode"),
+    "TableFile": ("vtkMRMLTableNode", "vtkMRMLTableStorageNode"),
+    "MarkupsFile": ("vtkMRMLMarkupsFiducialNode", "vtkMRMLMarkupsJsonStorageNode"),
+}
+TYPE_BY_ENDING = (
+    ((".seg.nrrd", ".seg.nhdr", ".seg.vtm"), "SegmentationFile"),
+    ((".mrk.json",), "MarkupsFile"),
+    ((".h5", ".tfm"), "TransformFile"),
+    ((".csv", ".tsv"), "TableFile"),
+    ((".nrrd", ".nhdr", ".nii.gz", ".nii", ".mha", ".mhd"), "VolumeFile"),
+)
+LINEAR = "vtkMRMLLinearTransformNode"
+
+
+class CoreIOManager:
+    """Reads and writes by the rules of `slicer.util.loadNodeFromFile` and `saveNode`."""
+
+    def fileType(self, filename):
+        """What kind of node a file holds, judged by its name; `NoFile` if that says nothing."""
+        name = Path(filename).name.lower()
+        return next((kind for endings, kind in TYPE_BY_ENDING if name.endswith(endings)), "NoFile")
+
+    def fileWriterFileType(self, node):
+        """What kind of file a node is written to."""
+        return next((kind for kind, (node_class, _) in READERS.items() if node.IsA(node_class)), "NoFile")
+
+    def loadNodes(self, filetype, properties, loaded, messages):
+        """Read `properties["fileName"]`, add the node to the collection; False and a message if that fails."""
+        path = Path(properties["fileName"])
+        if filetype not in READERS or not path.is_file():
+            messages.AddMessage(
+                slicer.vtkCommand.ErrorEvent, f"no such file or no reader for {filetype}: {path}"
+            )
+            return False
+        node_class, storage_class = READERS[filetype]
+        if filetype == "VolumeFile" and properties.get("labelmap"):
+            node_class = "vtkMRMLLabelMapVolumeNode"
+        node = (
+            self._read_transform(path)
+            if filetype == "TransformFile"
+            else self._read(path, node_class, storage_class)
+        )
+        if node is None:
+            messages.AddMessage(slicer.vtkCommand.ErrorEvent, f"{storage_class} can't read {path}")
+            return False
+        if properties.get("name"):
+            node.SetName(properties["name"])
+        loaded.AddItem(node)
+        return True
+
+    def saveNodes(self, filetype, properties, messages):
+        """Write the node `properties["nodeID"]` to `properties["fileName"]`; False and a message if that fails."""
+        node = slicer.mrmlScene.GetNodeByID(properties["nodeID"])
+        if not node.AddDefaultStorageNode():
+            messages.AddMessage(slicer.vtkCommand.ErrorEvent, f"no writer for {node.GetClassName()}")
+            return False
+        storage = node.GetStorageNode()
+        storage.SetFileName(str(properties["fileName"]))
+        storage.SetUseCompression(properties.get("useCompression", True))
+        return bool(storage.WriteData(node))
+
+    def _read(self, path, node_class, storage_class):
+        """The new node with the file's content, None (and nothing in the scene) if the file can't be read."""
+        name = slicer.mrmlScene.GenerateUniqueName(path.name.split(".")[0])
+        node = slicer.mrmlScene.AddNewNodeByClass(node_class, name)
+        storage = slicer.mrmlScene.AddNewNodeByClass(storage_class)
+        storage.SetFileName(str(path))
+        if not storage.ReadData(node):
+            slicer.mrmlScene.RemoveNode(storage)
+            slicer.mrmlScene.RemoveNode(node)
+            return None
+        node.SetAndObserveStorageNodeID(storage.GetID())
+        node.CreateDefaultDisplayNodes()
+        return node
+
+    def _read_transform(self, path):
+        """As Slicer: the node's class follows from what the file holds."""
+        for node_class in (
+            LINEAR,
+            "vtkMRMLGridTransformNode",
+            "vtkMRMLBSplineTransformNode",
+            "vtkMRMLTransformNode",
+        ):
+            node = self._read(path, node_class, "vtkMRMLTransformStorageNode")
+            if node is not None:
+                return node
+        return None

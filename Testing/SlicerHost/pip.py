@@ -1,0 +1,94 @@
+"""`slicer.packaging` for tests: answers what is installed, and records what would be installed instead of doing it."""
+
+import importlib.metadata
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+
+@dataclass
+class Record:
+    """What the module asked for. Set `failure` to an exception to have the next installation fail with it."""
+
+    installed: list = field(default_factory=list)
+    missing: set = field(default_factory=set)
+    failure: Exception | None = None
+
+    def clear(self):
+        """Back to the start: nothing asked for, nothing missing beyond what is, no failure."""
+        self.installed.clear()
+        self.missing.clear()
+        self.failure = None
+
+
+record = Record()
+
+
+def _as_requirements(requirements):
+    entries = requirements.split() if isinstance(requirements, str) else requirements
+    entries = [entries] if isinstance(entries, Requirement) else entries
+    return [entry if isinstance(entry, Requirement) else Requirement(entry) for entry in entries]
+
+
+def load_requirements(path):
+    """The requirements of a pip file, without comments and options."""
+    lines = [line.strip() for line in Path(path).read_text().splitlines()]
+    return [Requirement(line) for line in lines if line and not line.startswith(("#", "-"))]
+
+
+def pip_check(req):
+    """Whether all are installed in a version that suits; a package named in `record.missing` never is."""
+    for requirement in _as_requirements(req):
+        if requirement.marker is not None and not requirement.marker.evaluate():
+            continue
+        if requirement.name in record.missing:
+            return False
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            return False
+        if not requirement.specifier.contains(version, prereleases=True):
+            return False
+    return True
+
+
+def pip_install(
+    requirements,
+    constraints=None,
+    no_deps_requirements=None,
+    skip_packages=None,
+    blocking=True,
+    show_progress=True,
+    requester=None,
+    logCallback=None,
+    completedCallback=None,
+):
+    """Record the requirements as installed; nothing is downloaded. Without `blocking`, calls back at once."""
+    if record.failure is not None:
+        failure, record.failure = record.failure, None
+        if blocking:
+            raise failure
+        completedCallback(1)
+        return
+    for requirement in _as_requirements(requirements):
+        record.installed.append(str(requirement))
+        record.missing.discard(requirement.name)
+    if not blocking and completedCallback is not None:
+        completedCallback(0)
+
+
+def pip_ensure(
+    requirements,
+    constraints=None,
+    skip_packages=None,
+    prompt_install=True,
+    prompt_restart=True,
+    requester=None,
+    skip_in_testing=True,
+    show_progress=True,
+):
+    """Record those that are missing. The host is in testing mode, but records even so: that is what tests look at."""
+    missing = [requirement for requirement in _as_requirements(requirements) if not pip_check([requirement])]
+    if missing:
+        pip_install(missing, constraints=constraints, skip_packages=skip_packages, requester=requester)

@@ -1,0 +1,29 @@
+"""Fixtures for all tests: `host`, the stand-in for the Slicer application, for the tests that need it."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTING = str(Path(__file__).parent)
+if TESTING not in sys.path:
+    sys.path.insert(0, TESTING)
+
+
+@pytest.fixture(scope="session")
+def running_host():
+    """The host of this process, with whatever earlier tests left in it; skips where it can't start."""
+    import SlicerHost
+
+    reason = SlicerHost.missing_reason()
+    if reason:
+        pytest.skip(reason)
+    return SlicerHost.start()
+
+
+@pytest.fixture
+def host(running_host):
+    """The host with an empty scene and no module open; both again after the test."""
+    running_host.reset()
+    yield running_host
+    running_host.reset()
