@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SPACE = {"geometry", "volume", "transforms"}
 OPTIMISERS = SPACE | {"preprocess", "resampler", "features", "losses", "metrics", "progress"}
-EVERYTHING = OPTIMISERS | {"io", "optimise", "registration", "phantom", "visualise", "report", "worker"}
+EVERYTHING = OPTIMISERS | {"io", "exchange", "optimise", "registration", "phantom", "visualise", "report", "worker"}
 
 # What each room of RegCore may import from RegCore. A new room is entered here on purpose.
 MAY_KNOW = {
@@ -19,6 +19,7 @@ MAY_KNOW = {
     "progress": set(),
     "volume": {"geometry"},
     "transforms": {"geometry"},
+    "exchange": SPACE,
     "io": SPACE,
     "metrics": SPACE | {"resampler"},
     "resampler": SPACE | {"progress"},

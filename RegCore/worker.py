@@ -1,0 +1,267 @@
+"""The child process that 3D Slicer talks to: requests and events are lines of JSON, arrays lie in files.
+
+A request is one line on standard input, an event one line on standard output:
+
+    {"id": 1, "command": "register", "folder": "/tmp/x"}        do it: /tmp/x/request.npz holds the arguments
+    {"cancel": 1}                                               stop it (so does a file /tmp/x/cancel)
+
+    {"event": "ready", "process": 4711, "version": "0.1.0"}     once, at the start
+    {"event": "progress", "id": 1, "fraction": 0.4, "stage": "affine", "values": {"loss": 0.31}}
+    {"event": "result", "id": 1}                                /tmp/x/result.npz is there, whole
+    {"event": "error", "id": 1, "kind": "input", "message": "...", "details": "...", "missing": []}
+    {"event": "cancelled", "id": 1}
+
+The process ends when its standard input closes, hence with whoever started it. What libraries print goes to
+standard error. Nothing heavy is imported before the first request.
+"""
+
+import json
+import logging
+import os
+import queue
+import re
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import RegCore
+from RegCore import exchange
+from RegCore.geometry import InputError
+from RegCore.progress import Cancelled, Progress
+
+PACKAGES = {  # what the work needs beyond Slicer's own Python: name at import, name at the package index
+    "torch": "torch",
+    "nibabel": "nibabel",
+    "h5py": "h5py",
+    "yaml": "pyyaml",
+}
+PROGRESS_EVERY = 0.1  # seconds between two progress events of one stage
+GRACE = 2.0  # seconds that running work gets to end by itself after standard input closed
+
+log = logging.getLogger(__name__)
+
+
+def missing_packages() -> list[str]:
+    """Names at the package index of the packages that this Python lacks; imports none of them."""
+    return [at_index for name, at_index in PACKAGES.items() if find_spec(name) is None]
+
+
+def register_command(arguments: dict, progress: Progress) -> dict:
+    """`RegCore.register` with the arguments of the request; the result by the names of `Registration`.
+
+    Where the device was left to the program and the graphics card's memory does not suffice, the work is
+    done again on the processor.
+    """
+    arguments = dict(arguments)
+    fixed, moving = arguments.pop("fixed"), arguments.pop("moving")
+    if "torch" not in sys.modules:
+        progress(0.0, "loading PyTorch", {})
+    try:
+        done = RegCore.register(fixed, moving, **arguments, progress=progress)
+    except Exception as error:
+        chosen = arguments.get("device", "auto")
+        if not is_out_of_memory(error) or chosen != "auto" or not _on_graphics_card(error):
+            raise
+        log.warning("the graphics card has too little memory, going on with the processor: %s", error)
+        progress(0.0, "graphics card full: starting again on the processor", {})
+        done = RegCore.register(fixed, moving, **{**arguments, "device": "cpu"}, progress=progress)
+    return {
+        "transform": done.transform,
+        "warped": done.warped,
+        "warped_labels": done.warped_labels,
+        "metrics": done.metrics,
+        "seconds": done.seconds,
+    }
+
+
+def check_command(arguments: dict, progress: Progress) -> dict:
+    """Which packages are missing, and once torch is there, which devices can be chosen."""
+    missing = missing_packages()
+    devices = ["cpu"]
+    if "torch" not in missing:
+        progress(0.0, "loading PyTorch", {})
+        import torch
+
+        devices += ["cuda"] if torch.cuda.is_available() else []
+        devices += ["mps"] if torch.backends.mps.is_available() else []
+    return {"missing": missing, "devices": devices, "version": RegCore.__version__}
+
+
+Command = Callable[[dict, Progress], dict]
+"""(arguments, progress) -> result: things that `exchange` can write, by name."""
+
+COMMANDS: dict[str, Command] = {"register": register_command, "check": check_command}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, be it the computer's or the graphics card's."""
+    text = str(error).lower()
+    said = "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said)
+
+
+def _on_graphics_card(error: BaseException) -> bool:
+    return re.search(r"\b(cuda|hip|mps)\b", str(error).lower()) is not None
+
+
+def describe(error: Exception) -> dict:
+    """An error as the fields kind, message (a sentence for the user), details (for the log), missing."""
+    details = "".join(traceback.format_exception(error))
+    missing: list[str] = []
+    if isinstance(error, InputError):
+        kind, message = "input", str(error)
+    elif isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in PACKAGES:
+        kind, missing = "missing", missing_packages() or [PACKAGES[error.name.split(".")[0]]]
+        message = f"Python packages are missing: {', '.join(missing)}."
+    elif is_out_of_memory(error) and _on_graphics_card(error):
+        kind, message = (
+            "memory",
+            (
+                "The graphics card has too little memory for this: choose the device CPU in the advanced "
+                "settings, or crop or resample the volumes to a smaller size."
+            ),
+        )
+    elif is_out_of_memory(error):
+        kind, message = (
+            "memory",
+            (
+                "The computer has too little memory for this: close other programs, or crop or resample the "
+                "volumes to a smaller size."
+            ),
+        )
+    else:
+        kind, message = "failure", f"The computation failed: {type(error).__name__}: {error}"
+    return {"kind": kind, "message": message, "details": details, "missing": missing}
+
+
+class Job:
+    """A request on its way through the process."""
+
+    def __init__(self, number: int, command: str, folder: Path):
+        self.number, self.command, self.folder = number, command, folder
+        self.cancelled = threading.Event()
+        self._last_time, self._last_stage = 0.0, None
+
+    def stop_if_asked(self) -> None:
+        """Raise Cancelled if a message or the cancel file says so."""
+        if self.cancelled.is_set() or (self.folder / "cancel").exists():
+            raise Cancelled
+
+    def wants_to_tell(self, stage: str) -> bool:
+        """Whether a progress event is due: always for a new stage, else not too often."""
+        now = time.monotonic()
+        if stage == self._last_stage and now - self._last_time < PROGRESS_EVERY:
+            return False
+        self._last_time, self._last_stage = now, stage
+        return True
+
+
+class Worker:
+    """Reads requests in a thread and does them one by one in the thread that calls `serve`."""
+
+    def __init__(self, requests, events, commands: dict[str, Command]):
+        """requests: text lines; events: a text file to write to; commands: what can be asked for."""
+        self._requests, self._events, self._commands = requests, events, commands
+        self._writing = threading.Lock()
+        self._queue: queue.Queue[Job | None] = queue.Queue()
+        self._jobs: dict[int, Job] = {}
+        self._idle = threading.Event()
+        self._idle.set()
+
+    def serve(self) -> None:
+        """Work until the requests end."""
+        threading.Thread(target=self._listen, name="requests", daemon=True).start()
+        self.tell({"event": "ready", "process": os.getpid(), "version": RegCore.__version__})
+        while (job := self._queue.get()) is not None:
+            self._idle.clear()
+            self._work(job)
+            self._jobs.pop(job.number, None)
+            self._idle.set()
+
+    def tell(self, event: dict) -> None:
+        """Send one event. A parent that is gone is no error: standard input ends too, and that ends us."""
+        try:
+            with self._writing:
+                self._events.write(json.dumps(event) + "\n")
+                self._events.flush()
+        except OSError as error:
+            log.warning("nobody listens any more: %s", error)
+
+    def _listen(self) -> None:
+        for line in self._requests:
+            if line.strip():
+                self._receive(line)
+        for job in list(self._jobs.values()):
+            job.cancelled.set()
+        self._queue.put(None)
+        if not self._idle.wait(GRACE):
+            os._exit(0)  # nobody is there to wait for work that does not look at its progress
+
+    def _receive(self, line: str) -> None:
+        try:
+            message = json.loads(line)
+            if "cancel" in message:
+                if message["cancel"] in self._jobs:
+                    self._jobs[message["cancel"]].cancelled.set()
+                return
+            job = Job(message["id"], message["command"], Path(message["folder"]))
+        except (ValueError, KeyError, TypeError) as error:
+            told = {"kind": "request", "message": f"A request was not understood: {line.strip()[:200]}"}
+            self.tell({"event": "error", "id": None, **told, "details": repr(error), "missing": []})
+            return
+        self._jobs[job.number] = job
+        self._queue.put(job)
+
+    def _work(self, job: Job) -> None:
+        def progress(fraction: float, stage: str, values: dict) -> None:
+            job.stop_if_asked()
+            if job.wants_to_tell(stage):
+                told = {"fraction": float(fraction), "stage": stage, "values": _numbers(values)}
+                self.tell({"event": "progress", "id": job.number, **told})
+
+        try:
+            progress(0.0, "starting", {})
+            if job.command not in self._commands:
+                known = ", ".join(sorted(self._commands))
+                raise InputError(f"the command {job.command!r} is unknown; there are: {known}")
+            things = self._commands[job.command](exchange.read(job.folder / "request.npz"), progress)
+            job.stop_if_asked()
+            exchange.write(job.folder / "result.npz", things)
+            self.tell({"event": "result", "id": job.number})
+        except Cancelled:
+            self.tell({"event": "cancelled", "id": job.number})
+        except Exception as error:
+            self.tell({"event": "error", "id": job.number, **describe(error)})
+
+
+def _numbers(values: dict) -> dict:
+    """The figures of the moment as JSON can say them."""
+    return {
+        name: value if isinstance(value, str | int | float) else float(value)
+        for name, value in values.items()
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve the process that started this one until it closes our standard input; return the exit code.
+
+    The two channels are moved away from descriptors 0 and 1, so that a library that prints, or a child of
+    it that reads, can't come between.
+    """
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+    requests = os.fdopen(os.dup(0), "r", encoding="utf-8")
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    os.close(nothing)
+    Worker(requests, events, COMMANDS).serve()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
