@@ -31,7 +31,7 @@ LABELS = {
 # Mean intensity of each tissue: Hounsfield units, and arbitrary units of a T1-weighted MR.
 TISSUE = {
     "ct": {"air": -1000, "fat": -90, "muscle": 55, "bone": 420, "marrow": 170, "blood": 210, "vessel": 170,
-           "lung": -780, "heart": 130, "liver": 105, "stomach": 15, "spleen": 145, "kidney": 200},
+           "lung": -780, "heart": 130, "liver": 105, "stomach": 15, "spleen": 150, "kidney": 225},
     "mr": {"air": 0, "fat": 820, "muscle": 330, "bone": 90, "marrow": 560, "blood": 130, "vessel": 700,
            "lung": 70, "heart": 450, "liver": 520, "stomach": 210, "spleen": 290, "kidney": 380},
 }  # fmt: skip

@@ -75,10 +75,10 @@ def test_landmarks_lie_inside_the_organs_and_follow_the_truth(case):
 
 def test_every_organ_is_in_both_scans_and_has_its_own_intensity(case):
     assert case.fixed_labels.labels() == case.moving_labels.labels() == sorted(LABELS)
-    means = [case.moving.array[case.moving_labels.array == label].mean() for label in LABELS]
+    means = [np.median(case.moving.array[case.moving_labels.array == label]) for label in LABELS]
     lungs, others, kidneys = means[:2], [*means[2:6], means[8]], means[6:8]
     levels = sorted([np.mean(lungs), *others, np.mean(kidneys)])
-    assert np.diff(levels).min() > NOISE["ct"]
+    assert np.diff(levels).min() > 10
     assert abs(lungs[0] - lungs[1]) < 30 and abs(kidneys[0] - kidneys[1]) < 40  # pairs are of one tissue
 
 
