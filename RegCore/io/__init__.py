@@ -1,0 +1,200 @@
+"""Files in and out: volumes, transforms, landmarks. The only place that knows formats, LPS and nibabel.
+
+Volumes: .nii .nii.gz .nrrd .mha .npz (read also: .nhdr .mhd). Transforms: .h5 .nrrd .nii.gz .npz for
+displacement fields, .h5 .tfm .txt .npz for affine ones. Whatever the file holds (LPS, voxel order, byte
+order), what comes back is (I, J, K[, C]) with RAS mm. Every `InputError` is one sentence that names the file.
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from RegCore.geometry import Geometry, InputError
+from RegCore.io import itk, metaimage, nifti, npz, nrrd
+from RegCore.io.files import Contents
+from RegCore.transforms import AffineTransform, DisplacementField, Transform
+from RegCore.volume import Volume
+
+READERS = {
+    ".nii.gz": nifti.read,
+    ".nii": nifti.read,
+    ".nrrd": nrrd.read,
+    ".nhdr": nrrd.read,
+    ".mha": metaimage.read,
+    ".mhd": metaimage.read,
+    ".npz": npz.read,
+    ".h5": itk.read_h5,
+    ".tfm": itk.read_text,
+    ".txt": itk.read_text,
+}
+VOLUME_WRITERS = {
+    ".nii.gz": nifti.write_volume,
+    ".nii": nifti.write_volume,
+    ".nrrd": nrrd.write_volume,
+    ".mha": metaimage.write_volume,
+    ".npz": npz.write_volume,
+}
+AFFINE_WRITERS = {
+    ".h5": itk.write_h5,
+    ".tfm": itk.write_text,
+    ".txt": itk.write_text,
+    ".npz": npz.write_transform,
+}
+FIELD_WRITERS = {
+    ".h5": itk.write_h5,
+    ".nrrd": nrrd.write_field,
+    ".nii.gz": nifti.write_field,
+    ".nii": nifti.write_field,
+    ".npz": npz.write_transform,
+}
+KINDS = (None, "image", "labels", "transform")
+LANDMARK_COLUMNS = ["fx", "fy", "fz", "mx", "my", "mz"]
+
+
+def load(path, kind: str | None = None) -> Volume | Transform:
+    """What a file holds, as a `Volume`, an `AffineTransform` or a `DisplacementField`.
+
+    kind: what is expected: "image", "labels" or "transform". None takes what the file says: a transform
+        where it declares one, else the kind it names, else an image.
+    Images keep their stored type (scaled ones become float32); one-frame 4-D files are squeezed. Labels
+    become whole numbers; a 4-D label map holds one binary channel per structure.
+    Raises InputError, one sentence that names the file.
+    """
+    path = Path(path)
+    if kind not in KINDS:
+        raise InputError(f"the kind of a file is 'image', 'labels' or 'transform', not {kind!r}")
+    try:
+        reader = _by_suffix(READERS, path, "read")
+        _check_there(path)
+        return _as_kind(reader(path), kind)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror or error})") from error
+    except (ValueError, OverflowError) as error:  # numbers in a header that make no sense
+        raise InputError(f"{path}: the file is damaged ({error})") from error
+
+
+def save(thing: Volume | Transform, path) -> None:
+    """Write a volume or a transform in the format that the ending of the path names, whole or not at all.
+
+    Raises InputError, one sentence that names the file, for a format that can't hold it and for a folder
+    that can't be written to or is full; what was there before then stays.
+    """
+    path = Path(path)
+    if isinstance(thing, Volume):
+        writers, name = VOLUME_WRITERS, "a volume"
+    elif isinstance(thing, AffineTransform):
+        writers, name = AFFINE_WRITERS, "an affine transform"
+    elif isinstance(thing, DisplacementField):
+        writers, name = FIELD_WRITERS, "a displacement field"
+    else:
+        raise TypeError(f"a Volume or a transform can be saved, not {type(thing).__name__}")
+    try:
+        writer = _by_suffix(writers, path, f"saved as {name}")
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    writer(path, thing)
+
+
+def load_landmarks(path) -> np.ndarray:
+    """Pairs of points, (N, 6) RAS mm: fixed x, y, z, moving x, y, z.
+
+    The file is CSV with the header ``fx,fy,fz,mx,my,mz``. Raises InputError, one sentence that names the
+    file and the line.
+    """
+    path = Path(path)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = [(number, row) for number, row in enumerate(csv.reader(file), 1) if row]
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror or error})") from error
+    except (UnicodeDecodeError, csv.Error):
+        raise InputError(f"{path}: a CSV file of landmarks was expected, but this is not text") from None
+    if not rows or [word.strip() for word in rows[0][1]] != LANDMARK_COLUMNS:
+        raise InputError(f"{path}: the first line must be {','.join(LANDMARK_COLUMNS)}")
+    if len(rows) == 1:
+        raise InputError(f"{path}: there are no landmarks below the first line")
+    return np.array([_landmark(path, number, row) for number, row in rows[1:]])
+
+
+def _landmark(path: Path, number: int, row: list[str]) -> list[float]:
+    try:
+        values = [float(word) for word in row]
+    except ValueError:
+        values = []
+    if len(values) != 6 or not np.isfinite(values).all():
+        raise InputError(f"{path}: line {number} must hold six finite numbers, but it is {','.join(row)!r}")
+    return values
+
+
+def _by_suffix(table: dict, path: Path, verb: str):
+    name = path.name.lower()
+    for suffix in sorted(table, key=len, reverse=True):
+        if name.endswith(suffix):
+            return table[suffix]
+    raise InputError(f"files with this ending can't be {verb} (possible: {', '.join(table)})")
+
+
+def _check_there(path: Path) -> None:
+    if path.is_dir():
+        raise InputError("a file was expected, but this is a folder")
+    if not path.exists():
+        raise InputError("there is no such file")
+    if path.stat().st_size == 0:
+        raise InputError("the file is empty (0 bytes)")
+
+
+def _as_kind(found: Contents | Transform, kind: str | None) -> Volume | Transform:
+    if not isinstance(found, Contents):
+        if kind in ("image", "labels"):
+            raise InputError(f"{_EXPECTED[kind]} was expected, but the file holds a transform")
+        return found
+    if kind == "transform" or (kind is None and found.declared):
+        return _field(found)
+    if kind is None:
+        kind = found.kind or "image"
+    array = found.array
+    while array.ndim > 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim == 5 and array.shape[3] == 1:
+        array = array[:, :, :, 0]
+    if array.ndim < 3:
+        raise InputError(f"a 3-D volume was expected, but this is {array.ndim}-D with shape {array.shape}")
+    if kind == "image" and array.ndim > 3 or array.ndim > 4:
+        frames = int(np.prod(array.shape[3:]))
+        raise InputError(f"one 3-D image was expected, but the file holds {frames} frames {array.shape}")
+    array = _whole_numbers(array) if kind == "labels" else array
+    return Volume(array, Geometry(array.shape[:3], found.affine), kind)
+
+
+_EXPECTED = {"image": "an image", "labels": "a label map"}
+
+
+def _field(found: Contents) -> DisplacementField:
+    if found.vectors is None or found.array.ndim != 4 or found.array.shape[3] != 3:
+        raise InputError(f"a transform was expected, but the file holds voxels of shape {found.array.shape}")
+    mm = found.array.astype(np.float32, order="C")
+    if found.vectors == "LPS":
+        mm[..., :2] *= -1
+    return DisplacementField(Geometry(mm.shape[:3], found.affine), mm)
+
+
+def _whole_numbers(array: np.ndarray) -> np.ndarray:
+    """Label values as integers; raises InputError where they are none, or where channels are not binary."""
+    if array.ndim == 4:
+        if not all(bool(((plane == 0) | (plane == 1)).all()) for plane in array):
+            raise InputError("a 4-D label map must hold 0 and 1 only, one channel per structure")
+        return array.astype(np.uint8, copy=False)
+    if array.dtype.kind in "biu":
+        return array
+    for plane in array:  # plane by plane: no second copy of the volume
+        fraction = plane[~(plane == np.rint(plane)) | ~np.isfinite(plane)]
+        if fraction.size:
+            raise InputError(f"a label map must hold whole numbers, but it holds {fraction[0]:g}")
+    low, high = array.min(), array.max()
+    for dtype in (np.int16, np.int32, np.int64):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return array.astype(dtype)
+    raise InputError(f"the labels must fit 64-bit integers, but they go from {low:g} to {high:g}")

@@ -1,0 +1,182 @@
+"""What all formats share: reading no more than a header can rightly promise, writing whole or not at all."""
+
+import os
+import secrets
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from RegCore.geometry import InputError
+
+FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS mm to LPS mm, and back
+DEFLATE_LIMIT = 1100  # deflate can't shrink data by more than about 1032:1
+BLOCK = 1 << 22  # bytes handled at a time
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a reader found in a file of voxels.
+
+    array: (I, J, K) or more axes, channels after the three of space, as stored.
+    affine: 4×4, voxel index to RAS mm.
+    vectors: "RAS" or "LPS" if three channels are a vector in these coordinates, else None.
+    declared: the file itself says that the vectors are displacements.
+    kind: "image" or "labels" where the file says so.
+    """
+
+    array: np.ndarray
+    affine: np.ndarray
+    vectors: str | None = None
+    declared: bool = False
+    kind: str | None = None
+
+
+class Inflated:
+    """A gzip or zlib stream, read forward; gzip may have several members. Raises InputError if damaged."""
+
+    def __init__(self, stream):
+        self.stream, self.engine, self.pending = stream, zlib.decompressobj(47), b""
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fill the buffer; return the number of bytes, fewer only at the end of the data."""
+        done = 0
+        while done < len(buffer):
+            if self.engine.eof and not self._next_member():
+                break
+            piece = self._piece(min(len(buffer) - done, BLOCK))
+            buffer[done : done + len(piece)] = piece
+            done += len(piece)
+        return done
+
+    def _piece(self, most: int) -> bytes:
+        self.pending = self.pending or self.stream.read(BLOCK)
+        ended = not self.pending
+        try:
+            piece = self.engine.decompress(self.pending, most)
+        except zlib.error as error:
+            raise InputError(f"the compressed data are damaged, or are none at all ({error})") from None
+        self.pending = self.engine.unconsumed_tail
+        if ended and not piece and not self.engine.eof:
+            raise InputError("the file is cut short: the compressed data end too early")
+        return piece
+
+    def _next_member(self) -> bool:
+        rest = self.engine.unused_data + self.stream.read(2)
+        if rest[:2] != b"\x1f\x8b":
+            return False
+        self.engine, self.pending = zlib.decompressobj(47), rest
+        return True
+
+
+def read_bytes(stream, count: int) -> bytes:
+    """Up to `count` bytes of a file or of an `Inflated` stream."""
+    buffer = bytearray(count)
+    return bytes(buffer[: stream.readinto(memoryview(buffer))])
+
+
+def byte_count(shape, dtype: np.dtype) -> int:
+    """Bytes of an array, in whole numbers of any size. Raises InputError for an axis without voxels."""
+    total = dtype.itemsize
+    for n in shape:
+        if n < 1:
+            raise InputError(f"the volume is empty: its shape is {tuple(int(n) for n in shape)}")
+        total *= int(n)
+    return total
+
+
+def in_words(count: float) -> str:
+    """A number of bytes for people: 1.5 GB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.4g} TB"
+
+
+def read_array(stream, shape, dtype, available: int) -> np.ndarray:
+    """The next voxels of a stream as an array in Fortran order (first axis fastest), native byte order.
+
+    available: bytes that the file still holds. Nothing is allocated before the header's promise has been
+    held against it. Raises InputError if there are too few bytes, or if there is not enough memory.
+    """
+    dtype = np.dtype(dtype)
+    wanted = byte_count(shape, dtype)
+    limit = available * DEFLATE_LIMIT if isinstance(stream, Inflated) else available
+    if wanted > limit:
+        raise InputError(
+            f"the header promises {in_words(wanted)} of voxels, but the file holds {in_words(available)}"
+        )
+    try:
+        array = np.empty(tuple(int(n) for n in shape), dtype, order="F")
+    except MemoryError:
+        raise InputError(f"the volume needs {in_words(wanted)}, more than the free memory") from None
+    target = memoryview(array.reshape(-1, order="F").view(np.uint8))
+    got = stream.readinto(target)
+    if got < wanted:
+        raise InputError(f"the file is cut short: {in_words(wanted)} promised, {in_words(got)} found")
+    if isinstance(stream, Inflated):
+        read_bytes(stream, 1)  # reaches the checksum at the end, which tells damaged data
+    return native(array)
+
+
+def native(array: np.ndarray) -> np.ndarray:
+    """The same numbers in the byte order of this machine; swapped in place."""
+    if array.dtype.isnative:
+        return array
+    return array.byteswap(inplace=True).view(array.dtype.newbyteorder("="))
+
+
+def fortran_blocks(array: np.ndarray, dtype=None) -> Iterator[bytes]:
+    """The bytes of an array, first axis fastest, little-endian, in pieces of bounded size."""
+    dtype = np.dtype(array.dtype if dtype is None else dtype).newbyteorder("<")
+    if array.ndim > 3:
+        for last in range(array.shape[-1]):
+            yield from fortran_blocks(array[..., last], dtype)
+        return
+    depth = max(1, BLOCK // max(1, array[..., 0].size * dtype.itemsize))
+    for start in range(0, array.shape[-1], depth):
+        yield array[..., start : start + depth].astype(dtype, copy=False).tobytes(order="F")
+
+
+def stored_type(array: np.ndarray) -> np.dtype:
+    """The type in which files hold an array: booleans as uint8, half floats as float32."""
+    if array.dtype == bool:
+        return np.dtype(np.uint8)
+    if array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8):
+        return np.dtype(np.float32)
+    return array.dtype
+
+
+def second_file(path: Path, name: str) -> Path:
+    """The file of the voxels that the header in `path` names; only one in the same folder is followed."""
+    if name.upper().startswith("LIST") or "%" in name or Path(name).name != name:
+        raise InputError(f"the voxels must be in one file in the same folder, not in {name!r}")
+    beside = path.with_name(name)
+    if not beside.is_file():
+        raise InputError(f"the file of its voxels, {name}, is missing")
+    return beside
+
+
+@contextmanager
+def whole(path: Path):
+    """Give a side file in the folder of `path` to write to; it becomes `path` when all went well.
+
+    On any error the side file is removed and what `path` was stays. Raises InputError where the folder
+    can't be written to or is full.
+    """
+    side = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: can't be written, there is no folder {path.parent}")
+    if path.is_dir():
+        raise InputError(f"{path}: can't be written, it is a folder")
+    try:
+        yield side
+        os.replace(side, path)
+    except OSError as error:
+        raise InputError(f"{path}: can't be written ({error.strerror or error})") from error
+    finally:
+        side.unlink(missing_ok=True)

@@ -1,0 +1,170 @@
+"""NIfTI-1 and NIfTI-2 single files, plain or gzipped. nibabel reads the header, the voxels are read here."""
+
+import gzip
+from io import BytesIO
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from nibabel.spatialimages import HeaderDataError
+
+from RegCore.geometry import Geometry, InputError
+from RegCore.io.files import (
+    Contents,
+    Inflated,
+    fortran_blocks,
+    read_array,
+    read_bytes,
+    stored_type,
+    whole,
+)
+from RegCore.transforms import DisplacementField
+from RegCore.volume import Volume
+
+DISPLACEMENT, VECTOR = 1006, 1007  # intent codes
+MILLIMETRES = {1: 1000.0, 3: 0.001}  # unit codes metre and micrometre; the rest are millimetres
+
+
+def read(path: Path) -> Contents:
+    """The voxels and the place of a NIfTI file.
+
+    The sform holds if its code is above 0, else the qform, else the voxel sizes alone (as ITK and Slicer
+    do). Scaled voxels become float32. Vectors (5-D, (I, J, K, 1, 3)) of intent 1006 are displacements in
+    RAS, of intent 1007 vectors in LPS, as ITK and ANTs write them.
+    """
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        stream = Inflated(file) if zipped else file
+        header, used = _read_header(stream, path.name.lower().endswith(".gz") and not zipped)
+        shape = _shape(header)
+        _check_type(header)
+        skip = int(header["vox_offset"]) - used
+        if skip < 0 or skip > 1 << 28 or len(read_bytes(stream, skip)) < skip:
+            raise InputError(f"the header puts the voxels at byte {header['vox_offset']}, where none can be")
+        available = path.stat().st_size - (0 if zipped else used + skip)
+        array = read_array(stream, shape, header.get_data_dtype(), available)
+    array = _scaled(array, float(header["scl_slope"]), float(header["scl_inter"]))
+    intent = int(header["intent_code"])
+    if len(shape) == 5 and shape[3:] == (1, 3) and intent in (DISPLACEMENT, VECTOR):
+        space = "RAS" if intent == DISPLACEMENT else "LPS"
+        return Contents(array[:, :, :, 0], _affine(header), space, declared=True)
+    return Contents(array, _affine(header))
+
+
+def _read_header(stream, misnamed: bool):
+    block = read_bytes(stream, 348)
+    sizes = {int.from_bytes(block[:4], order) for order in ("little", "big")} if len(block) == 348 else ()
+    if 540 in sizes:
+        block += read_bytes(stream, 192)
+        kind, signature = nibabel.Nifti2Header, block[4:8]
+    elif 348 in sizes:
+        kind, signature = nibabel.Nifti1Header, block[344:348]
+    else:
+        hint = " nor compressed" if misnamed else ""
+        raise InputError(f"not an image: this is not a NIfTI file{hint}")
+    if signature[:3] not in (b"n+1", b"n+2"):
+        raise InputError("not a NIfTI file of one piece (Analyze and .hdr/.img pairs can't be read)")
+    return kind.from_fileobj(BytesIO(block), check=False), len(block)
+
+
+def _shape(header) -> tuple[int, ...]:
+    count = int(header["dim"][0])
+    if not 1 <= count <= 7:
+        raise InputError(f"the header is damaged: it speaks of {count} axes")
+    shape = tuple(int(n) for n in header["dim"][1 : count + 1])
+    if count < 3:
+        raise InputError(f"a 3-D volume was expected, but this is {count}-D with shape {shape}")
+    if min(shape) < 1:
+        raise InputError(f"the volume is empty: its shape is {shape}")
+    return shape
+
+
+def _check_type(header) -> None:
+    try:
+        dtype = header.get_data_dtype()
+    except HeaderDataError:
+        raise InputError(f"the header names an unknown voxel type ({int(header['datatype'])})") from None
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise InputError(f"voxels of one real number each were expected, but they are {_type_name(dtype)}")
+
+
+def _type_name(dtype: np.dtype) -> str:
+    return "colours" if dtype.names else "complex numbers" if dtype.kind == "c" else str(dtype)
+
+
+def _affine(header) -> np.ndarray:
+    if header["pixdim"][0] not in (-1, 1):
+        header["pixdim"][0] = 1  # the standard: anything but -1 counts as 1
+    if header["sform_code"] > 0:
+        affine = header.get_sform()
+    elif header["qform_code"] > 0:
+        try:
+            affine = header.get_qform()
+        except HeaderDataError as error:
+            raise InputError(f"the qform of the header is damaged ({error})") from None
+    else:
+        affine = np.diag([*np.abs(header["pixdim"][1:4]).astype(np.float64), 1.0])
+    affine[:3] *= MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
+    return affine
+
+
+def _scaled(array: np.ndarray, slope: float, offset: float) -> np.ndarray:
+    offset = offset if np.isfinite(offset) else 0.0
+    if not np.isfinite(slope) or slope == 0 or (slope == 1 and offset == 0):
+        return array
+    if array.dtype != np.float64:
+        array = array.astype(np.float32, copy=False)
+    array *= array.dtype.type(slope)
+    array += array.dtype.type(offset)
+    return array
+
+
+def write_volume(path: Path, volume: Volume) -> None:
+    """A volume with its geometry in sform and qform; a sheared grid in the sform alone."""
+    dtype = stored_type(volume.array)
+    header = _header(volume.array.shape, dtype, volume.geometry)
+    _write(path, header, volume.array, dtype)
+
+
+def write_field(path: Path, field: DisplacementField) -> None:
+    """A displacement field as Slicer writes it: intent 1006, (I, J, K, 1, 3) float32, RAS mm."""
+    if not _orthogonal(field.geometry):
+        raise InputError(f"{path}: the grid is sheared, which NIfTI readers don't accept; save it as .h5")
+    header = _header((*field.geometry.shape, 1, 3), np.dtype(np.float32), field.geometry)
+    header.set_intent(DISPLACEMENT, allow_unknown=True)
+    _write(path, header, field.mm, np.dtype(np.float32))
+
+
+def _orthogonal(geometry: Geometry) -> bool:
+    direction = geometry.direction
+    return bool(np.abs(direction.T @ direction - np.eye(3)).max() < 1e-4)
+
+
+def _header(shape, dtype: np.dtype, geometry: Geometry):
+    kind = nibabel.Nifti1Header if max(shape) < 1 << 15 else nibabel.Nifti2Header
+    header = kind()
+    header.set_data_dtype(dtype)
+    header.set_data_shape(shape)
+    header["pixdim"][1:4] = geometry.spacing
+    if _orthogonal(geometry):
+        header.set_qform(geometry.affine, code="scanner")
+    header.set_sform(geometry.affine, code="scanner")
+    header.set_xyzt_units("mm")
+    header["vox_offset"] = header.single_vox_offset
+    header["scl_slope"], header["scl_inter"] = 1, 0
+    return header
+
+
+def _write(path: Path, header, array: np.ndarray, dtype: np.dtype) -> None:
+    head = header.as_byteswapped("<").binaryblock
+    head += bytes(int(header["vox_offset"]) - len(head))  # 4 zero bytes: no extensions
+    with whole(path) as side, open(side, "xb") as file:
+        if not path.name.lower().endswith(".gz"):
+            file.writelines([head])
+            file.writelines(fortran_blocks(array, dtype))
+            return
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=file, mtime=0) as stream:
+            stream.write(head)
+            for block in fortran_blocks(array, dtype):
+                stream.write(block)
