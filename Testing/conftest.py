@@ -23,7 +23,14 @@ def running_host():
 
 @pytest.fixture
 def host(running_host):
-    """The host with an empty scene and no module open; both again after the test."""
+    """The host with an empty scene and no module open; both again after the test.
+
+    Fails the test for an exception in a slot or an observer, which Qt and VTK only print: a test that expects
+    one takes it out of `host.errors`.
+    """
     running_host.reset()
     yield running_host
+    running_host.close_all()
+    errors = list(running_host.errors)
     running_host.reset()
+    assert not errors, f"a slot or an observer raised {errors[0]!r}"

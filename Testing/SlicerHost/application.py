@@ -1,8 +1,7 @@
-"""What Slicer's application gives to modules: `slicer.app`, the scene, the module logics, file reading and writing."""
+"""What Slicer's application gives to modules: `slicer.app`, the scene and the module logics."""
 
 import tempfile
 import types
-from pathlib import Path
 
 import slicer
 
@@ -19,7 +18,7 @@ MODULE_LOGICS = {
     "plots": "vtkSlicerPlotsLogic",
     "markups": "vtkSlicerMarkupsLogic",
 }
-# Slicer's Segmentations module registers these at its start; without them empty segmentations can't be exported.
+# Slicer's Segmentations module registers these; without them an empty segmentation can't be exported.
 CONVERTER_RULES = (
     "vtkBinaryLabelmapToClosedSurfaceConversionRule",
     "vtkClosedSurfaceToBinaryLabelmapConversionRule",
@@ -65,7 +64,7 @@ class ModuleManager(Emitter):
 
 
 class Application(Emitter):
-    """`slicer.app`. It is in testing mode, in which `slicer.util`'s message boxes are logged and not shown."""
+    """`slicer.app`. It is in testing mode: `slicer.util` logs its message boxes and shows none."""
 
     applicationName = "Slicer"
     documentationBaseUrl = "https://slicer.readthedocs.io/"
@@ -80,8 +79,13 @@ class Application(Emitter):
         self._logic = logic
         self.temporaryPath = self._temporary_folder.name
         self.slicerHome = self.temporaryPath
-        self.slicerUserSettingsFilePath = str(Path(self.temporaryPath) / "Slicer.ini")
-        self._settings = qt.QSettings(self.slicerUserSettingsFilePath, qt.QSettings.IniFormat)
+        # Also what a module gets from qt.QSettings() without a path, as in Slicer.
+        qt.QSettings.setDefaultFormat(qt.QSettings.IniFormat)
+        qt.QSettings.setPath(qt.QSettings.IniFormat, qt.QSettings.UserScope, self.temporaryPath)
+        qt.QCoreApplication.setOrganizationName("SlicerHost")
+        qt.QCoreApplication.setApplicationName("Slicer")
+        self._settings = qt.QSettings()
+        self.slicerUserSettingsFilePath = self._settings.fileName()
 
     def processEvents(self):
         """Let Qt handle what is waiting: timers, clicks, deletions."""

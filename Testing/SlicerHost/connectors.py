@@ -153,5 +153,5 @@ def connector_for(widget, parameter):
         if type(widget).__name__ in widgets and suits(parameter):
             return make(widget, parameter)
     raise RuntimeError(
-        f"Unable to create GUI connector from datatype '{parameter.annotated}' to widget type '{type(widget)}'"
+        f"Slicer can't bind {parameter.name}, of type {parameter.annotated}, to a {type(widget).__name__}"
     )

@@ -3,28 +3,19 @@
 from pathlib import Path
 
 from . import qt
+from .numberwidgets import (  # noqa: F401  (names of Slicer's `ctk` module)
+    ctkDoubleRangeSlider,
+    ctkDoubleSlider,
+    ctkDoubleSpinBox,
+    ctkRangeWidget,
+    ctkSliderWidget,
+    forwarded,
+    row_layout,
+)
 
 Signal, Property = qt.Signal, qt.Property
 HEADER_HEIGHT = 24
 UNLIMITED_HEIGHT = 16777215  # QWIDGETSIZE_MAX
-SLIDER_STEPS = 1000
-
-
-def forwarded(kind, child, name):
-    """A Qt property whose value is that of the child widget in attribute `child`."""
-    return Property(
-        kind,
-        lambda self: getattr(getattr(self, child), name),
-        lambda self, value: setattr(getattr(self, child), name, value),
-    )
-
-
-def row_layout(widget, *children):
-    """Put the children side by side in the widget, without margins."""
-    layout = qt.QHBoxLayout(widget)
-    layout.setContentsMargins(0, 0, 0, 0)
-    for child in children:
-        layout.addWidget(child)
 
 
 @qt.stand_in
@@ -103,94 +94,12 @@ class ctkCollapsibleButton(qt.QWidget):
 
 
 @qt.stand_in
-class ctkDoubleSpinBox(qt.QWidget):
-    """A spin box for a real number."""
-
-    valueChanged = Signal(float)
-    editingFinished = Signal()
-
-    def __init__(self, parent=None):
-        super().__init__(parent)
-        self._spin = qt.QDoubleSpinBox()
-        row_layout(self, self._spin)
-        self._spin.valueChanged.connect(self.valueChanged.emit)
-        self._spin.editingFinished.connect(self.editingFinished.emit)
-
-    def setValue(self, value):
-        """Set the value, clipped to the range."""
-        self._spin.setValue(value)
-
-    def setRange(self, minimum, maximum):
-        """Set both ends."""
-        self._spin.setRange(minimum, maximum)
-
-    value = forwarded(float, "_spin", "value")
-    minimum = forwarded(float, "_spin", "minimum")
-    maximum = forwarded(float, "_spin", "maximum")
-    singleStep = forwarded(float, "_spin", "singleStep")
-    decimals = forwarded(int, "_spin", "decimals")
-    prefix = forwarded(str, "_spin", "prefix")
-    suffix = forwarded(str, "_spin", "suffix")
-
-
-class SliderAndSpinBox(qt.QWidget):
-    """A slider with a spin box for the same real number: what ctkSliderWidget and qMRMLSliderWidget have in common."""
-
-    valueChanged = Signal(float)
-    valueIsChanging = Signal(float)
-
-    def __init__(self, parent=None):
-        super().__init__(parent)
-        self._slider = qt.QSlider(qt.Qt.Horizontal)
-        self._slider.setRange(0, SLIDER_STEPS)
-        self._spin = qt.QDoubleSpinBox()
-        self._following = False
-        row_layout(self, self._slider, self._spin)
-        self._spin.valueChanged.connect(self._follow)
-        self._slider.valueChanged.connect(self._lead)
-
-    def _follow(self, value):
-        extent = self._spin.maximum - self._spin.minimum
-        self._following = True
-        self._slider.setValue(round(SLIDER_STEPS * (value - self._spin.minimum) / extent) if extent else 0)
-        self._following = False
-        self.valueChanged.emit(value)
-
-    def _lead(self, step):
-        if not self._following:
-            extent = self._spin.maximum - self._spin.minimum
-            self._spin.setValue(self._spin.minimum + extent * step / SLIDER_STEPS)
-
-    def setValue(self, value):
-        """Set the value, clipped to the range."""
-        self._spin.setValue(value)
-
-    def setRange(self, minimum, maximum):
-        """Set both ends."""
-        self._spin.setRange(minimum, maximum)
-
-    value = forwarded(float, "_spin", "value")
-    minimum = forwarded(float, "_spin", "minimum")
-    maximum = forwarded(float, "_spin", "maximum")
-    singleStep = forwarded(float, "_spin", "singleStep")
-    decimals = forwarded(int, "_spin", "decimals")
-    prefix = forwarded(str, "_spin", "prefix")
-    suffix = forwarded(str, "_spin", "suffix")
-    tracking = forwarded(bool, "_slider", "tracking")
-
-
-@qt.stand_in
-class ctkSliderWidget(SliderAndSpinBox):
-    """A slider with its spin box."""
-
-
-@qt.stand_in
 class ctkPathLineEdit(qt.QWidget):
     """A line for the path of a file or folder, with a button to browse (which does nothing here)."""
 
     currentPathChanged = Signal(str)
     validInputChanged = Signal(bool)
-    # Qt needs the flags' type declared in C++ to read them from a .ui file; their names are ctkPathLineEdit's.
+    # Plain numbers: Qt reads a flag's type from C++ only, so a .ui file must not set `filters`.
     Files, Dirs, Readable, Writable, Executable = 0x002, 0x001, 0x010, 0x020, 0x040
 
     def __init__(self, parent=None):
@@ -224,7 +133,7 @@ class ctkPathLineEdit(qt.QWidget):
 
 @qt.stand_in
 class ctkDirectoryButton(qt.QWidget):
-    """A button that shows a folder; empty means the current folder, and the path is made absolute, as CTK does."""
+    """A button that shows a folder, as an absolute path; empty means the current folder."""
 
     directoryChanged = Signal(str)
     directorySelected = Signal(str)
@@ -332,3 +241,34 @@ class ctkCheckablePushButton(qt.QPushButton):
 @qt.stand_in
 class ctkFittedTextBrowser(qt.QTextBrowser):
     """A text browser as high as its text."""
+
+
+@qt.stand_in
+class ctkColorPickerButton(qt.QPushButton):
+    """A button that shows a colour."""
+
+    colorChanged = Signal(qt.QColor)
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._color = qt.QColor()
+
+    def _set_color(self, color):
+        if color != self._color:
+            self._color = color
+            self.colorChanged.emit(color)
+
+    color = Property(qt.QColor, lambda self: self._color, _set_color)
+
+
+@qt.stand_in
+class ctkMessageBox(qt.QMessageBox):
+    """A message box that can be told not to show again."""
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._settings_key = ""
+
+    dontShowAgainSettingsKey = Property(
+        str, lambda self: self._settings_key, lambda self, value: setattr(self, "_settings_key", value)
+    )

@@ -35,7 +35,7 @@ class CoreIOManager:
         return next((kind for kind, (node_class, _) in READERS.items() if node.IsA(node_class)), "NoFile")
 
     def loadNodes(self, filetype, properties, loaded, messages):
-        """Read `properties["fileName"]`, add the node to the collection; False and a message if that fails."""
+        """Read `properties["fileName"]` and add the node to `loaded`; False and a message if that fails."""
         path = Path(properties["fileName"])
         if filetype not in READERS or not path.is_file():
             messages.AddMessage(
@@ -59,7 +59,7 @@ class CoreIOManager:
         return True
 
     def saveNodes(self, filetype, properties, messages):
-        """Write the node `properties["nodeID"]` to `properties["fileName"]`; False and a message if that fails."""
+        """Write node `properties["nodeID"]` to `properties["fileName"]`; False if that fails."""
         node = slicer.mrmlScene.GetNodeByID(properties["nodeID"])
         if not node.AddDefaultStorageNode():
             messages.AddMessage(slicer.vtkCommand.ErrorEvent, f"no writer for {node.GetClassName()}")

@@ -1,4 +1,4 @@
-"""The test host: makes slicer-core and PySide6 look like Slicer to a scripted module, and drives the module's panel."""
+"""The test host: slicer-core and PySide6 look like Slicer to a scripted module, whose panel it drives."""
 
 import importlib.util
 import os
@@ -49,9 +49,11 @@ class LoadedModule:
 
 
 class Host:
-    """One per process: Qt allows one application, and `slicer` is one module. Get it from `SlicerHost.start()`.
+    """One per process: Qt allows one application, and `slicer` is one module. See `SlicerHost.start()`.
 
-    app, scene: `slicer.app` and `slicer.mrmlScene`. slicer, qt, ctk: the modules, as a scripted module imports them.
+    app, scene: `slicer.app` and `slicer.mrmlScene`. slicer, qt, ctk: as a scripted module imports them.
+    errors: exceptions in slots and observers, which Qt and VTK would only print; the fixture fails a test
+    that leaves any there.
     """
 
     def __init__(self):
@@ -66,6 +68,13 @@ class Host:
         self._import_widgets()
         self._import_base_classes()
         self._loaded = []
+        self.errors = []
+        sys.excepthook = self._note_error
+
+    def _note_error(self, kind, error, trace):
+        """Qt and VTK hand exceptions of slots and observers to `sys.excepthook`."""
+        self.errors.append(error)
+        sys.__excepthook__(kind, error, trace)
 
     def _set_up_application(self):
         from . import application
@@ -150,7 +159,7 @@ class Host:
         self.spin(0)
 
     def spin(self, seconds=0.05, until=None):
-        """Run Qt's event loop for that long, or until `until()` is true; returns whether it was (True without it)."""
+        """Run Qt's event loop for that long, or until `until()` is true; returns whether it came true."""
         end = time.monotonic() + seconds
         while True:
             self._qt_application.processEvents()
@@ -167,7 +176,7 @@ class Host:
         self.spin(0)
 
     def screenshot(self, widget, path, size=None):
-        """Draw the widget (shown or not) to a picture file; `size` (width, height) in pixels resizes it first."""
+        """Draw the widget to a picture file, resized to `size` (width, height) in pixels if given."""
         if size is not None:
             widget.resize(*size)
         widget.ensurePolished()
@@ -181,10 +190,15 @@ class Host:
         if not saved:
             raise OSError(f"Qt can't write the picture {path}")
 
-    def reset(self):
-        """Close all modules and the scene, and forget what was installed: the state at the start."""
+    def close_all(self):
+        """Close all modules, then the scene."""
         for loaded in list(self._loaded):
             self.close_module(loaded)
         self.close_scene()
+
+    def reset(self):
+        """Back to the start: no module, an empty scene, no recorded installations, settings and errors."""
+        self.close_all()
         self.packaging.record.clear()
         self.app.userSettings().clear()
+        self.errors.clear()

@@ -3,8 +3,8 @@
 import slicer
 
 from . import qt
-from .ctk import SliderAndSpinBox
-from .nodecombobox import qMRMLNodeComboBox
+from .nodecombobox import qMRMLNodeComboBox  # noqa: F401  (known to .ui files, and to slicer below)
+from .numberwidgets import RangeOfSpinBoxes, SliderAndSpinBox, ctkDoubleSpinBox
 
 Signal, Property = qt.Signal, qt.Property
 
@@ -42,5 +42,16 @@ class qMRMLSliderWidget(SliderAndSpinBox):
     """A slider for a quantity with a unit."""
 
 
-for _cls in (qMRMLWidget, qMRMLNodeComboBox, qMRMLSliderWidget):
-    setattr(slicer, _cls.__name__, _cls)
+@qt.stand_in
+class qMRMLSpinBox(ctkDoubleSpinBox):
+    """A spin box for a quantity with a unit."""
+
+
+@qt.stand_in
+class qMRMLRangeWidget(RangeOfSpinBoxes):
+    """A range of a quantity with a unit."""
+
+
+for _name, _cls in qt.STAND_INS.items():
+    if _name.startswith("qMRML"):
+        setattr(slicer, _name, _cls)

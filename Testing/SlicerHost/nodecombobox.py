@@ -3,7 +3,7 @@
 import vtk
 
 from . import qt
-from .ctk import row_layout
+from .numberwidgets import row_layout
 
 Signal, Property = qt.Signal, qt.Property
 SCENE_CHANGED_AS_A_WHOLE = ("EndCloseEvent", "EndImportEvent", "EndRestoreEvent")
@@ -47,8 +47,9 @@ def _filter_option(kind, attribute):
 class qMRMLNodeComboBox(qt.QWidget):
     """A selector of scene nodes. Its items: "None" if enabled, the nodes, then what can be done with them.
 
-    As in Slicer, what happens to the choice when nodes come and go is left to QComboBox: without "None" and without
-    menu entries the first node is chosen by itself; a chosen node that is removed gives way to the one before it.
+    As in Slicer, what happens to the choice when nodes come and go is left to QComboBox: without "None" and
+    without menu entries the first node is chosen by itself; a chosen node that is removed gives way to the
+    one before it.
     """
 
     currentNodeChanged = Signal(object)
@@ -349,7 +350,7 @@ class qMRMLNodeComboBox(qt.QWidget):
         return self._scene.GetNodeByID(self._ids[index]) if 0 <= index < len(self._ids) else None
 
     def addNode(self, node_type=None):
-        """A new node of that class, or of the first of `nodeTypes`; None for a class that is not among them."""
+        """A new node of that class, by default the first of `nodeTypes`; None for a class not among them."""
         kind = node_type or (self._types[0] if self._types else None)
         if kind not in self._types:
             return None

@@ -1,6 +1,6 @@
 """`slicer.parameterNodeWrapper` for tests: typed parameters in a MRML node, and their binding to widgets.
 
-Covers nodes, int, float, str, bool, Enum and pathlib paths, with WithinRange, Minimum, Maximum, Choice and Default.
+Covers nodes, int, float, str, bool, Enum and paths, with WithinRange, Minimum, Maximum, Choice and Default.
 Any other type is refused with its name, so that a module can't rely on what the test host lacks.
 """
 
@@ -199,7 +199,7 @@ class _Wrapper:
         return self._parameter(name).annotated
 
     def connectGui(self, gui):
-        """Bind every widget with the property SlicerParameterName; `gui` is a widget or `childWidgetVariables` of it."""
+        """Bind every widget with the property SlicerParameterName in a widget or `childWidgetVariables`."""
         is_widget = getattr(gui, "isWidgetType", lambda: False)()
         widgets = gui.findChildren("QWidget") if is_widget else vars(gui).values()
         return self.connectParametersToGui(

@@ -1,4 +1,4 @@
-"""`slicer.packaging` for tests: answers what is installed, and records what would be installed instead of doing it."""
+"""`slicer.packaging` for tests: says what is installed, and records installations instead of making them."""
 
 import importlib.metadata
 from dataclasses import dataclass, field
@@ -88,7 +88,7 @@ def pip_ensure(
     skip_in_testing=True,
     show_progress=True,
 ):
-    """Record those that are missing. The host is in testing mode, but records even so: that is what tests look at."""
+    """Record those that are missing, in spite of the testing mode, in which Slicer would skip them."""
     missing = [requirement for requirement in _as_requirements(requirements) if not pip_check([requirement])]
     if missing:
         pip_install(missing, constraints=constraints, skip_packages=skip_packages, requester=requester)

@@ -2,13 +2,13 @@
 
 PythonQt differs from PySide6 in what Slicer modules use every day; each difference is bridged here once:
 
-- a Qt property is an attribute (`button.text`, `button.enabled = False`), next to its setter; `name` is `objectName`;
+- a Qt property is an attribute (`button.text`, `button.enabled = False`); `name` is short for `objectName`;
 - `widget.connect("clicked()", f)` connects by the signal's signature;
 - an attribute that the C++ class lacks can't be set, so that a mistyped property name is an error;
 - `isinstance(button, qt.QWidget)` is False: each class is wrapped on its own, only exact types compare;
 - `QUiLoader` makes the CTK and qMRML stand-ins named in a `.ui` file, and its connections.
 
-The properties go onto PySide6's own classes, for the whole process: import this only through `SlicerHost.start`.
+This changes PySide6's own classes for the whole process: import it only through `SlicerHost.start`.
 """
 
 import xml.etree.ElementTree as ElementTree
@@ -22,11 +22,12 @@ VIRTUAL_PROPERTIES = {"sizeHint", "minimumSizeHint"}
 SHADOWED_PROPERTIES = {("QTimer", "singleShot")}
 # Not wrapped: abstract ones, and those of which only one instance exists, which Qt itself hands out.
 LEFT_AS_THEY_ARE = {"QObject", "QCoreApplication", "QGuiApplication", "QApplication", "QLayout"}
+OVERLOADS = {"bool": bool, "int": int, "double": float, "QString": str}
 WRAPPED_BESIDES_WIDGETS = {"QTimer", "QProcess", "QAction", "QActionGroup", "QButtonGroup", "QShortcut"}
 
 
 def _reader(name, method):
-    """A property's getter: the C++ method of the same name where there is one, which knows enums and flags."""
+    """A property's getter: the C++ method of that name where there is one, for it knows enums and flags."""
     if callable(method):
         return lambda self: method(self)
     return lambda self: QtCore.QObject.property(self, name)
@@ -75,8 +76,8 @@ def _qobject_classes():
 
 
 def _signal_of(obj, signature):
-    """The bound signal that a signature such as `clicked(bool)` names, ValueError if the class has none such."""
-    name = signature.split("(")[0].strip()
+    """The bound signal for a signature such as `clicked(bool)`; ValueError if the class has none such."""
+    name, arguments = (part.strip(" )") for part in signature.split("("))
     declared = getattr(type(obj), "signatures", {})
     if signature in declared:
         return getattr(obj, declared[signature])
@@ -84,7 +85,9 @@ def _signal_of(obj, signature):
     normal = normal if isinstance(normal, str) else bytes(normal.data()).decode()
     if obj.metaObject().indexOfSignal(normal) < 0:
         raise ValueError(f"{type(obj).__name__} has no signal {signature!r}")
-    return getattr(obj, name)
+    signal = getattr(obj, name)
+    # With the overload stated, a slot that takes any number of arguments gets them, as with PythonQt.
+    return signal[OVERLOADS[arguments]] if arguments in OVERLOADS else signal
 
 
 def _slot_of(receiver):
@@ -120,7 +123,7 @@ class PythonQtObject:
         return True
 
     def findChild(self, kind, name=""):
-        """The first child of that class (a wrapped class, a PySide6 class or its name) and object name, or None."""
+        """The first child of that class (wrapped, PySide6's own or its name) and object name, or None."""
         return next(iter(self.findChildren(kind, name)), None)
 
     def findChildren(self, kind, name=""):
@@ -134,7 +137,7 @@ class PythonQtObject:
 
 
 def _guard(base):
-    """A `__setattr__` that refuses new attributes on the wrapped class itself; Python subclasses may add them."""
+    """A `__setattr__` that refuses new attributes on wrapped classes; Python subclasses may add them."""
 
     def set_known(self, name, value):
         cls = type(self)
@@ -177,7 +180,7 @@ STAND_INS = {}
 
 
 def stand_in(cls):
-    """Class decorator: make a CTK or qMRML stand-in known to `.ui` files and guard it against mistyped names."""
+    """Class decorator: make a stand-in known to `.ui` files and guard it against mistyped names."""
     cls.is_stand_in = True
     STAND_INS[cls.__name__] = cls
     return cls
@@ -186,7 +189,7 @@ def stand_in(cls):
 class QUiLoader(_QUiLoader):
     """Loads the same `.ui` file as Slicer does: custom widgets by stand-in, connections by name.
 
-    Connections are made here, because Qt can't find slots with arguments such as `vtkMRMLScene*` in Python classes.
+    Connections are made here, for Qt finds no slots with arguments such as `vtkMRMLScene*` in Python classes.
     """
 
     def __init__(self, parent=None):
