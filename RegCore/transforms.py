@@ -154,14 +154,14 @@ class DisplacementField:
             matrix[:3, 3] = self.mm.reshape(-1, 3).mean(0, dtype=np.float64)
         return AffineTransform(matrix)
 
-    def jacobian_determinant(self) -> np.ndarray:
+    def jacobiandeterminants(self) -> np.ndarray:
         """det(I + du/dx) at each voxel, (I, J, K) float32; at most 0 where the transform folds.
 
         du/dx = du/di · A⁻¹, with central differences along the voxel axes (one-sided at the border).
         """
         out = np.empty(self.geometry.shape, np.float32)
         for part, jacobian in jacobians(self):
-            out[part] = _determinant(jacobian)
+            out[part] = determinants(jacobian)
         return out
 
 
@@ -194,7 +194,7 @@ def _gradient(values: np.ndarray, axis: int) -> np.ndarray:
     return np.gradient(values, axis=axis)
 
 
-def _determinant(m: np.ndarray) -> np.ndarray:
+def determinants(m: np.ndarray) -> np.ndarray:
     """Determinants of (..., 3, 3), several times faster than LU."""
     return (
         m[..., 0, 0] * (m[..., 1, 1] * m[..., 2, 2] - m[..., 1, 2] * m[..., 2, 1])
@@ -282,7 +282,7 @@ class _Search:
                 return
             # the slope over a whole voxel carries over kinks; the one inside the voxel ends the search
             jacobian = self.jacobian(self.points[active], 0.5 if number < iterations // 2 else 0.02)
-            determinant = _determinant(jacobian)
+            determinant = determinants(jacobian)
             jacobian[np.abs(determinant) < 1e-6] = np.linalg.inv(linear_inverse)
             move = np.linalg.solve(jacobian, self.residual[active][..., None])[..., 0]
             better = self.accept(active, self.points[active] - step[:, None] * move)
