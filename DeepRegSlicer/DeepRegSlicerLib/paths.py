@@ -1,0 +1,35 @@
+"""Where the package RegCore and the module's resources are, installed in Slicer or in a working copy."""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+MODULE_FOLDER = Path(__file__).resolve().parents[1]
+# Installed, RegCore and Resources lie beside DeepRegSlicer.py; in a working copy, beside its folder.
+FOLDERS = (MODULE_FOLDER, MODULE_FOLDER.parent)
+
+
+def _first_that_has(relative: str) -> Path:
+    for folder in FOLDERS:
+        if (folder / relative).exists():
+            return folder
+    looked = " and ".join(str(folder) for folder in FOLDERS)
+    raise FileNotFoundError(
+        f"{relative} is missing from the installation of DeepRegSlicer (looked in {looked})"
+    )
+
+
+def regcore_folder() -> Path:
+    """The folder in which the package RegCore lies."""
+    return _first_that_has("RegCore/__init__.py")
+
+
+def resource(relative: str) -> Path:
+    """A file of the folder Resources, such as "UI/DeepRegSlicer.ui"."""
+    return _first_that_has(f"Resources/{relative}") / "Resources" / relative
+
+
+def make_regcore_importable() -> None:
+    """Let `import RegCore` find the package, also when Slicer was only given this module's folder."""
+    if find_spec("RegCore") is None:
+        sys.path.append(str(regcore_folder()))

@@ -1,0 +1,111 @@
+"""A child process that answers like RegCore's at once, or misbehaves on demand, for the tests of the module.
+
+The setting "play" of a request says what to do: "shift" (an affine transform), "bend" (a displacement field),
+"crash", "exit", "deaf", "input", "memory", "missing", "spoilt". "steps" and "seconds" say how long it takes.
+Called with --launcher, this file starts itself again and waits, as Slicer's PythonSlicer does.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+if __name__ == "__main__" and "--launcher" in sys.argv:
+    raise SystemExit(subprocess.call([sys.executable, __file__]))
+
+import numpy as np  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from scipy.ndimage import map_coordinates  # noqa: E402
+
+from RegCore import worker  # noqa: E402
+from RegCore.geometry import InputError  # noqa: E402
+from RegCore.transforms import AffineTransform, DisplacementField  # noqa: E402
+from RegCore.volume import Volume  # noqa: E402
+
+TURN = 0.08  # radians about the S axis
+SHIFT = np.array([2.0, -3.0, 1.5])  # mm
+
+
+def shift() -> AffineTransform:
+    """A small rotation and a shift."""
+    matrix = np.eye(4)
+    matrix[:2, :2] = [[np.cos(TURN), -np.sin(TURN)], [np.sin(TURN), np.cos(TURN)]]
+    matrix[:3, 3] = SHIFT
+    return AffineTransform(matrix)
+
+
+def bend(fixed: Volume) -> DisplacementField:
+    """A smooth field on the fixed grid, different along each axis."""
+    x = fixed.geometry.world_grid() / 20
+    waves = [2 * np.sin(x[..., 1]) + 1, 1.5 * np.cos(x[..., 2]), np.sin(x[..., 0] + x[..., 1]) - 1]
+    return DisplacementField(fixed.geometry, np.stack(waves, -1))
+
+
+def warped(volume: Volume, transform, fixed: Volume) -> Volume:
+    """The moving volume pulled onto the fixed grid, by SciPy alone."""
+    index = volume.geometry.to_index(transform.map(fixed.geometry.world_grid()))
+    order = 0 if volume.kind == "labels" else 1
+    channels = volume.array if volume.array.ndim == 4 else volume.array[..., None]
+    pulled = [
+        map_coordinates(channel, np.moveaxis(index, -1, 0), order=order)
+        for channel in np.moveaxis(channels, -1, 0)
+    ]
+    array = np.stack(pulled, -1) if volume.array.ndim == 4 else pulled[0]
+    return Volume(array, fixed.geometry, volume.kind)
+
+
+def misbehave(play: str) -> None:
+    """Fail in the way asked for, if one is."""
+    if play == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if play == "exit":
+        os._exit(3)
+    if play == "deaf":
+        time.sleep(60)
+    if play == "input":
+        raise InputError("moving: the image is constant (every voxel is 0), there is nothing to align")
+    if play == "memory":
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+    if play == "missing":
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+
+def register(arguments: dict, progress) -> dict:
+    """What `RegCore.worker.register_command` gives, made up."""
+    settings = arguments["settings"] or {}
+    play, steps = settings.get("play", "shift"), settings.get("steps", 3)
+    for step in range(steps):
+        progress(
+            step / steps, "stage one" if 2 * step < steps else "stage two", {"iteration": step, "loss": 0.5}
+        )
+        time.sleep(settings.get("seconds", 0.01))
+    misbehave(play)
+    fixed, moving = arguments["fixed"], arguments["moving"]
+    transform = bend(fixed) if play == "bend" else shift()
+    labels = arguments.get("moving_labels")
+    result = {
+        "transform": transform,
+        "warped": warped(moving, transform, fixed),
+        "warped_labels": None if labels is None else warped(labels, transform, fixed),
+        "metrics": {
+            "dice": {"before": {1: 0.41, 2: 0.35}, "after": {1: 0.93, 2: 0.88}},
+            "dice_mean": {"before": 0.38, "after": 0.905},
+            "ncc": {"before": 0.61, "after": 0.97},
+            "fold_percent": 0.0,
+        },
+        "seconds": 1.25,
+    }
+    if play == "spoilt":
+        result["warped"] = Volume(
+            result["warped"].array[1:], fixed.geometry.cropped((1, 0, 0), fixed.array.shape)
+        )
+    return result
+
+
+if __name__ == "__main__":
+    worker.COMMANDS["register"] = register
+    raise SystemExit(worker.main())
