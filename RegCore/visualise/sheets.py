@@ -1,0 +1,170 @@
+"""Sheets of points through the fixed image, and what the images, labels and the transform are there.
+
+A sheet is a plane of the fixed grid, seen as a doctor sees it. Everything is sampled at its points, which
+the transform carries into the moving image: volumes of any size cost the same, and oblique or differing
+grids need no care.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import binary_erosion, find_objects, gaussian_filter, map_coordinates
+from scipy.optimize import linear_sum_assignment
+
+from RegCore.geometry import Geometry
+from RegCore.transforms import Transform
+from RegCore.volume import Volume
+
+# Name; RAS axes against which it runs to the right and downwards; letters at the left, right, top, bottom.
+PLANES = (("Axial", 0, 1, "RLAP"), ("Coronal", 0, 2, "RLSI"), ("Sagittal", 1, 2, "APSI"))
+SEARCHED = 4_000_000  # voxels looked at to find where the structures are; larger volumes are thinned out
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A plane of the fixed grid as points.
+
+    index: (H, W, 3) fixed voxel indices; world: the same in RAS mm; pixel_mm: their distance;
+    letters: the sides of the patient at the left, right, top and bottom.
+    """
+
+    name: str
+    letters: str
+    index: np.ndarray
+    world: np.ndarray
+    pixel_mm: float
+
+    def in_plane(self, vectors: np.ndarray) -> np.ndarray:
+        """Vectors (..., 3) in mm as steps (right, down) in pixels of the sheet, (..., 2)."""
+        right = self.world[0, -1] - self.world[0, 0]
+        down = self.world[-1, 0] - self.world[0, 0]
+        axes = np.stack([right / np.linalg.norm(right), down / np.linalg.norm(down)], -1)
+        return vectors @ axes / self.pixel_mm
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What there is on a sheet; arrays (H, W), NaN where an image does not reach.
+
+    mm: u of the transform, (H, W, 3). outlines: the edges of the structures as masks, under the names
+    "fixed", "before" and "after"; a name is absent where there are no labels.
+    """
+
+    fixed: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+    mm: np.ndarray
+    outlines: dict[str, np.ndarray]
+
+
+def make_sheets(fixed: Volume, labels: Volume | None, pixels: int) -> list[Sheet]:
+    """The three planes of a volume through its structures; its longest side takes `pixels`."""
+    geometry = fixed.geometry
+    # Which voxel axis is nearest to which patient axis, one to one.
+    _, voxel_axis = linear_sum_assignment(-np.abs(geometry.direction))
+    extent = geometry.spacing * geometry.shape
+    pixel_mm = float(extent.max()) / pixels
+    focus = _focus(fixed, labels)
+    sheets = []
+    for name, right, down, letters in PLANES:
+        axes = [int(voxel_axis[right]), int(voxel_axis[down])]
+        ticks = []
+        for ras, axis in zip((right, down), axes, strict=True):
+            count = max(2, round(extent[axis] / pixel_mm))
+            places = (np.arange(count) + 0.5) / count * geometry.shape[axis] - 0.5
+            ticks.append(places[::-1] if geometry.direction[ras, axis] > 0 else places)
+        index = np.empty((len(ticks[1]), len(ticks[0]), 3))
+        index[:] = focus
+        index[..., axes[0]], index[..., axes[1]] = ticks[0], ticks[1][:, None]
+        sheets.append(Sheet(name, letters, index, geometry.to_world(index), pixel_mm))
+    return sheets
+
+
+def _focus(fixed: Volume, labels: Volume | None) -> np.ndarray:
+    """The voxel through which the planes run: they meet most structures there, or the middle of the body."""
+    source = fixed if labels is None else labels
+    step = max(1, int(np.ceil((source.geometry.voxels / SEARCHED) ** (1 / 3))))
+    array = source.array[::step, ::step, ::step]
+    if labels is None:
+        finite = array[np.isfinite(array)]
+        low, high = np.percentile(finite, (1, 99)) if finite.size else (0, 0)
+        inside = array > low + 0.15 * (high - low)
+        return step * _middle([inside], array.shape)
+    channels = np.moveaxis(array, -1, 0) if array.ndim == 4 else [array == v for v in labels.labels()]
+    return step * _middle([channel != 0 for channel in channels], array.shape[:3])
+
+
+def _middle(masks: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """For each axis the index whose plane cuts most of the masks, and these near their middles."""
+    best = []
+    for axis, count in enumerate(shape):
+        score = np.zeros(count)
+        others = tuple(other for other in range(3) if other != axis)
+        for mask in masks:
+            area = np.sqrt(mask.sum(others))
+            if area.max() > 0:
+                score += area / area.max()
+        best.append(int(np.argmax(gaussian_filter(score, count / 20))) if score.any() else count // 2)
+    return np.array(best)
+
+
+def sample_sheet(
+    sheet: Sheet,
+    transform: Transform,
+    warped: Volume,
+    fixed: Volume,
+    moving: Volume,
+    labels: dict[str, Volume | None],
+) -> Samples:
+    """All that is shown of one sheet; labels "fixed", "before" (the moving ones) and "after" (warped)."""
+    mapped = transform.map(sheet.world)
+    start = moving.geometry.to_index(sheet.world)
+    places = {"fixed": sheet.index, "before": start, "after": sheet.index}
+    given = {name: volume for name, volume in labels.items() if volume is not None}
+    outlines = {name: _outlines(volume, places[name], sheet.pixel_mm) for name, volume in given.items()}
+    after = _values(warped.array, sheet.index)
+    after[~_inside(moving.geometry, moving.geometry.to_index(mapped))] = np.nan
+    return Samples(
+        _values(fixed.array, sheet.index), _values(moving.array, start), after, mapped - sheet.world, outlines
+    )
+
+
+def _inside(geometry: Geometry, index: np.ndarray) -> np.ndarray:
+    """Where indices (..., 3) lie on the grid, the outer halves of the border voxels included."""
+    return ((index >= -0.5) & (index <= np.array(geometry.shape) - 0.5)).all(-1)
+
+
+def _values(array: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Linear interpolation of an array (I, J, K) at indices (..., 3), float64, NaN outside the array."""
+    values = map_coordinates(array, np.moveaxis(index, -1, 0), order=1, mode="nearest", output=np.float64)
+    inside = ((index >= -0.5) & (index <= np.array(array.shape) - 0.5)).all(-1)
+    return np.where(inside, values, np.nan)
+
+
+def _outlines(labels: Volume, index: np.ndarray, pixel_mm: float) -> np.ndarray:
+    """The edges of all structures on a sheet, (H, W) bool, two pixels wide and smoothed over half a voxel."""
+    nearest = np.rint(index).astype(np.int64)
+    limits = np.array(labels.geometry.shape) - 1
+    inside = ((nearest >= 0) & (nearest <= limits)).all(-1)
+    values = labels.array[tuple(np.moveaxis(np.clip(nearest, 0, limits), -1, 0))]
+    smooth = float(labels.geometry.spacing.mean()) / pixel_mm / 2
+    edges = np.zeros(index.shape[:2], bool)
+    channels = np.moveaxis(values, -1, 0) if values.ndim == 3 else [values]
+    for channel in channels:
+        numbers = np.where(inside, channel, 0)
+        found, compact = np.unique(numbers, return_inverse=True)
+        compact = compact.reshape(numbers.shape) + (0 if found[0] == 0 else 1)
+        for number, box in enumerate(find_objects(compact), start=1):
+            if box is not None:
+                edges |= _edge(compact == number, box, smooth)
+    return edges
+
+
+def _edge(mask: np.ndarray, box: tuple[slice, slice], smooth: float) -> np.ndarray:
+    """The inner edge of one structure, computed in its box only."""
+    margin = int(4 * smooth) + 3
+    window = tuple(slice(max(part.start - margin, 0), part.stop + margin) for part in box)
+    soft = gaussian_filter(mask[window].astype(np.float32), smooth) > 0.5
+    edge = np.zeros_like(mask)
+    edge[window] = soft & ~binary_erosion(soft, iterations=3, border_value=1)
+    return edge
