@@ -48,8 +48,7 @@ class qMRMLNodeComboBox(qt.QWidget):
     """A selector of scene nodes. Its items: "None" if enabled, the nodes, then what can be done with them.
 
     As in Slicer, what happens to the choice when nodes come and go is left to QComboBox: without "None" and
-    without menu entries the first node is chosen by itself; a chosen node that is removed gives way to the
-    one before it.
+    without menu entries the first node is chosen by itself; a removed one gives way to another.
     """
 
     currentNodeChanged = Signal(object)
@@ -234,7 +233,8 @@ class qMRMLNodeComboBox(qt.QWidget):
         del self._ids[index]
         self._combo.removeItem(self._first_row() + index)
         if not self.currentNodeID:
-            self._choose("")
+            on_menu_entry = self._combo.currentData is not None
+            self._choose(self._ids[-1] if self._ids and on_menu_entry else "")
 
     def _rebuild(self):
         """Look at the whole scene again; the chosen node stays chosen if it is still offered."""

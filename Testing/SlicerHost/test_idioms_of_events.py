@@ -1,7 +1,7 @@
 """What PythonQt answers when a panel uses signals, timers and child processes, and that the host agrees.
 
-The expected answers were recorded with PythonQt itself. Two idioms differ; they stand at the end. Modules keep
-away from both: a slot takes no arguments or named ones.
+The expected answers were recorded with PythonQt itself. Two idioms differ; they stand at the end. Modules
+keep away from both: a slot takes no arguments or named ones.
 """
 
 import functools
