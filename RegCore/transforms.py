@@ -154,7 +154,7 @@ class DisplacementField:
             matrix[:3, 3] = self.mm.reshape(-1, 3).mean(0, dtype=np.float64)
         return AffineTransform(matrix)
 
-    def jacobiandeterminants(self) -> np.ndarray:
+    def jacobian_determinant(self) -> np.ndarray:
         """det(I + du/dx) at each voxel, (I, J, K) float32; at most 0 where the transform folds.
 
         du/dx = du/di · A⁻¹, with central differences along the voxel axes (one-sided at the border).

@@ -47,6 +47,14 @@ class Volume:
         return [value for value in distinct_values(self.array) if value != 0]
 
 
+def slabs(array: np.ndarray) -> np.ndarray:
+    """The array to iterate over for slabs that lie together in memory: axes reversed in Fortran order.
+
+    Work on slab after slab needs no second copy of the volume.
+    """
+    return array.T if array.flags.f_contiguous else array
+
+
 def distinct_values(array: np.ndarray) -> list[int]:
     """The sorted distinct values of an array of integers or booleans, without sorting all voxels."""
     if array.size == 0:
@@ -57,7 +65,7 @@ def distinct_values(array: np.ndarray) -> list[int]:
     if high - low > 1 << 24:
         return [int(value) for value in np.unique(array)]
     seen = np.zeros(high - low + 1, dtype=bool)
-    for slab in array:  # slab by slab: the indices need 8 bytes per voxel
+    for slab in slabs(array):  # the indices need 8 bytes per voxel
         seen[slab.astype(np.int64) - low] = True
     return [int(value) + low for value in np.flatnonzero(seen)]
 
@@ -65,15 +73,16 @@ def distinct_values(array: np.ndarray) -> list[int]:
 def looks_like_labels(array: np.ndarray) -> bool:
     """True for an array of whole numbers made of patches of equal values, as label maps are and images not.
 
-    The rule: of all pairs of neighbours along the first axis that are not both background (the most
-    frequent of the two extreme values), at least 80 % are equal. Noise and gradients break this at once.
+    The rule: of all pairs of neighbours along one axis that are not both background (the more frequent
+    one of the two extreme values), at least 80 % are equal. Noise and gradients break this at once.
     """
     if array.dtype.kind not in "biu" or array.size < 2:
         return array.dtype.kind == "b"
     low, high = array.min(), array.max()
     background = low if np.count_nonzero(array == low) >= np.count_nonzero(array == high) else high
     equal = total = 0
-    for first, second in zip(array[:-1], array[1:], strict=True):
+    planes = slabs(array)
+    for first, second in zip(planes[:-1], planes[1:], strict=True):
         either = (first != background) | (second != background)
         total += int(np.count_nonzero(either))
         equal += int(np.count_nonzero(either & (first == second)))
@@ -95,7 +104,7 @@ def check_image(volume: Volume, name: str) -> None:
         raise InputError(f"{name}: a 3-D image was expected, but {array.shape} is a single slice")
     low, high = array.min(), array.max()  # either is NaN if one voxel is
     if not (np.isfinite(low) and np.isfinite(high)):
-        bad = array.size - sum(int(np.count_nonzero(np.isfinite(slab))) for slab in array)
+        bad = array.size - sum(int(np.count_nonzero(np.isfinite(slab))) for slab in slabs(array))
         raise InputError(f"{name}: all voxels must be finite, but {bad} are NaN or infinite")
     if low == high:
         raise InputError(f"{name}: the image is constant (every voxel is {low:g}), there is nothing to align")
@@ -111,7 +120,7 @@ def check_labels(volume: Volume, name: str) -> None:
     if volume.kind != "labels":
         raise InputError(f"{name}: a label map was expected, but this is an image")
     if array.ndim == 4:
-        if not all(bool(((slab == 0) | (slab == 1)).all()) for slab in array):
+        if not all(bool(((slab == 0) | (slab == 1)).all()) for slab in slabs(array)):
             raise InputError(f"{name}: a 4-D label map holds 0 and 1 only, one channel per structure")
         if not array.any():
             raise InputError(f"{name}: the label map is empty (every voxel is 0)")

@@ -14,7 +14,7 @@ from RegCore.geometry import Geometry, InputError
 from RegCore.io import itk, metaimage, nifti, npz, nrrd
 from RegCore.io.files import Contents
 from RegCore.transforms import AffineTransform, DisplacementField, Transform
-from RegCore.volume import Volume
+from RegCore.volume import Volume, slabs
 
 READERS = {
     ".nii.gz": nifti.read,
@@ -184,12 +184,12 @@ def _field(found: Contents) -> DisplacementField:
 def _whole_numbers(array: np.ndarray) -> np.ndarray:
     """Label values as integers; raises InputError where they are none, or where channels are not binary."""
     if array.ndim == 4:
-        if not all(bool(((plane == 0) | (plane == 1)).all()) for plane in array):
+        if not all(bool(((plane == 0) | (plane == 1)).all()) for plane in slabs(array)):
             raise InputError("a 4-D label map must hold 0 and 1 only, one channel per structure")
         return array.astype(np.uint8, copy=False)
     if array.dtype.kind in "biu":
         return array
-    for plane in array:  # plane by plane: no second copy of the volume
+    for plane in slabs(array):
         fraction = plane[~(plane == np.rint(plane)) | ~np.isfinite(plane)]
         if fraction.size:
             raise InputError(f"a label map must hold whole numbers, but it holds {fraction[0]:g}")
