@@ -66,6 +66,23 @@ def _linear(image: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
     return out.view(batch, channels, points)
 
 
+def _linear_left(image: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
+    """As `_linear`, but a whole coordinate counts to the cell before it: there DeepReg takes the slope."""
+    flat, low, part, total = image.flatten(2), [], [], 0
+    for d, n in enumerate(image.shape[2:]):
+        first = torch.ceil(coordinates[:, d].detach()).clamp_(1, max(n - 1, 1)) - 1
+        low.append(first.to(torch.int64))
+        part.append(coordinates[:, d] - first)
+    for corner in product((0, 1), repeat=3):
+        index, weight = 0, 1
+        for d, (n, upper) in enumerate(zip(image.shape[2:], corner, strict=True)):
+            index = index * n + (low[d] + upper).clamp_max(n - 1)
+            weight = weight * (part[d] if upper else 1 - part[d])
+        values = flat.gather(2, index[:, None].expand(-1, flat.shape[1], -1))
+        total = total + weight[:, None] * values
+    return total
+
+
 def _nearest(image: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
     """Values of the nearest voxels at ``(B, 3, N)``, edge-extended, in the image's own dtype: ``(B, C, N)``."""
     index = None
@@ -103,7 +120,8 @@ def sample(
     if border not in BORDERS:
         raise ValueError(f"border is {border!r}, expected one of {', '.join(BORDERS)}")
     flat = coordinates.flatten(2)
-    values = (_nearest if nearest else _linear)(image, flat)
+    linear = _linear_left if border == "zero_boundary" else _linear
+    values = (_nearest if nearest else linear)(image, flat)
     if border != "edge":
         outside = ~_inside(flat, image.shape[2:], border)
         values = values.masked_fill(outside, fill if border == "constant" else 0)
@@ -316,7 +334,9 @@ def warp(
     return Volume(out, onto, volume.kind)
 
 
-def field_of(transform: AffineTransform, onto: Geometry, ddf: torch.Tensor | None = None) -> DisplacementField:
+def field_of(
+    transform: AffineTransform, onto: Geometry, ddf: torch.Tensor | None = None
+) -> DisplacementField:
     """Displacements in mm of x -> A(x + u(x)) on a grid, u being a DDF ``(1, 3, I, J, K)`` in voxels of it."""
     mm = np.empty((*onto.shape, 3), np.float32)
     step = (transform.matrix - np.eye(4)) @ onto.affine
