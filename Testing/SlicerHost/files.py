@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import slicer
+import vtk
 
 # file type of slicer.util -> (node class, storage class)
 READERS = {
@@ -19,7 +20,6 @@ TYPE_BY_ENDING = (
     ((".csv", ".tsv"), "TableFile"),
     ((".nrrd", ".nhdr", ".nii.gz", ".nii", ".mha", ".mhd"), "VolumeFile"),
 )
-LINEAR = "vtkMRMLLinearTransformNode"
 
 
 class CoreIOManager:
@@ -39,7 +39,7 @@ class CoreIOManager:
         path = Path(properties["fileName"])
         if filetype not in READERS or not path.is_file():
             messages.AddMessage(
-                slicer.vtkCommand.ErrorEvent, f"no such file or no reader for {filetype}: {path}"
+                vtk.vtkCommand.ErrorEvent, f"no such file or no reader for {filetype}: {path}"
             )
             return False
         node_class, storage_class = READERS[filetype]
@@ -51,7 +51,7 @@ class CoreIOManager:
             else self._read(path, node_class, storage_class)
         )
         if node is None:
-            messages.AddMessage(slicer.vtkCommand.ErrorEvent, f"{storage_class} can't read {path}")
+            messages.AddMessage(vtk.vtkCommand.ErrorEvent, f"{storage_class} can't read {path}")
             return False
         if properties.get("name"):
             node.SetName(properties["name"])
@@ -62,7 +62,7 @@ class CoreIOManager:
         """Write node `properties["nodeID"]` to `properties["fileName"]`; False if that fails."""
         node = slicer.mrmlScene.GetNodeByID(properties["nodeID"])
         if not node.AddDefaultStorageNode():
-            messages.AddMessage(slicer.vtkCommand.ErrorEvent, f"no writer for {node.GetClassName()}")
+            messages.AddMessage(vtk.vtkCommand.ErrorEvent, f"no writer for {node.GetClassName()}")
             return False
         storage = node.GetStorageNode()
         storage.SetFileName(str(properties["fileName"]))
@@ -84,14 +84,8 @@ class CoreIOManager:
         return node
 
     def _read_transform(self, path):
-        """As Slicer: the node's class follows from what the file holds."""
-        for node_class in (
-            LINEAR,
-            "vtkMRMLGridTransformNode",
-            "vtkMRMLBSplineTransformNode",
-            "vtkMRMLTransformNode",
-        ):
-            node = self._read(path, node_class, "vtkMRMLTransformStorageNode")
-            if node is not None:
-                return node
-        return None
+        """As Slicer: what the file holds decides on the node's class. None if the file can't be read."""
+        node = slicer.modules.transforms.logic().AddTransform(str(path), slicer.mrmlScene)
+        if node is not None:
+            node.SetName(slicer.mrmlScene.GenerateUniqueName(path.name.split(".")[0]))
+        return node

@@ -173,6 +173,7 @@ class Host:
     def close_scene(self):
         """What File - Close Scene does: every node goes, singletons are reset."""
         self.scene.Clear(0)
+        self.slicer.vtkMRMLSubjectHierarchyNode.ResolveSubjectHierarchy(self.scene)
         self.spin(0)
 
     def screenshot(self, widget, path, size=None):
