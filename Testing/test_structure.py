@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SPACE = {"geometry", "volume", "transforms"}
 OPTIMISERS = SPACE | {"preprocess", "resampler", "features", "losses", "metrics", "progress"}
 EVERYTHING = OPTIMISERS | {"io", "exchange", "optimise", "registration", "phantom", "visualise", "report"}
-EVERYTHING |= {"worker"}
+EVERYTHING |= {"worker", "results"}
 
 # What each room of RegCore may import from RegCore. A new room is entered here on purpose.
 MAY_KNOW = {
@@ -30,15 +30,17 @@ MAY_KNOW = {
     "optimise": OPTIMISERS,
     "registration": OPTIMISERS | {"optimise"},
     "phantom": SPACE,
-    "visualise": SPACE,
-    "report": {"geometry"},
+    "visualise": SPACE | {"report"},
+    "report": set(),
+    "results": SPACE | {"io", "visualise"},
     "worker": EVERYTHING,
     "cli": EVERYTHING,
     "__main__": {"cli"},
     "__init__": set(),
 }
 GUI = {"slicer", "vtk", "vtkmodules", "qt", "ctk", "PySide6", "PythonQt", "matplotlib", "SimpleITK", "itk"}
-WITHOUT_TORCH = SPACE | {"io", "progress", "phantom", "visualise", "report", "cli", "__main__", "__init__"}
+WITHOUT_TORCH = SPACE | {"io", "progress", "phantom", "visualise", "report", "results", "cli"}
+WITHOUT_TORCH |= {"__main__", "__init__"}
 READERS = {"nibabel", "h5py"}
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 

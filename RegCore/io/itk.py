@@ -4,6 +4,7 @@ Layout of .h5: TransformGroup/<n>/{TransformType, TransformParameters, Transform
 .tfm: the same three as lines of text. Both map fixed points to moving points.
 """
 
+import io
 import math
 import platform
 from pathlib import Path
@@ -183,12 +184,37 @@ def _field_fixed_parameters(geometry: Geometry) -> np.ndarray:
 
 def write_h5(path: Path, transform: Transform) -> None:
     """The transform as ITK's HDF5TransformIO lays it out, in double precision."""
-    with whole(path) as side:
+    with whole(path) as side, _Unfailing(side, "x+") as stream:
+        with h5py.File(stream, "w") as file:
+            _fill(file, transform)
+        if stream.failure is not None:
+            raise stream.failure
+
+
+class _Unfailing(io.FileIO):
+    """A file that keeps its first failure to write for later, and takes what comes after for written.
+
+    HDF5 can't close a file that a full disk kept it from writing: it ends the whole process.
+    """
+
+    failure: OSError | None = None
+
+    def write(self, data) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        while done < len(view) and self.failure is None:
+            try:
+                done += super().write(view[done:])
+            except OSError as error:
+                self.failure = error
+        return len(view)
+
+    def truncate(self, size=None) -> int:
         try:
-            with h5py.File(side, "x") as file:
-                _fill(file, transform)
-        except RuntimeError as error:  # HDF5 reports some failures to write in this way
-            raise OSError(str(error)) from error
+            return super().truncate(size)
+        except OSError as error:
+            self.failure = self.failure or error
+            return self.tell() if size is None else size
 
 
 def _fill(file: h5py.File, transform: Transform) -> None:

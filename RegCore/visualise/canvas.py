@@ -25,6 +25,7 @@ from RegCore.volume import Volume
 
 PANEL = 270  # pixels of the longest side of the fixed image
 FINE = 2  # panels are drawn this much larger and then reduced, which smooths every line
+NARROWEST = 200  # pixels of a column, that the title and the figures have room
 GAP, LEFT, TOP, BOTTOM = 8, 52, 128, 62
 BACKGROUND, TEXT, DIM = (16, 18, 24), (240, 242, 246), (150, 157, 170)
 ACCENT, LETTERS = (94, 210, 196), (255, 226, 120)
@@ -102,7 +103,7 @@ class _Canvas:
     """The picture and where things are in it."""
 
     def __init__(self, rows: list[list[Image.Image]]):
-        self.width = max(row[0].width for row in rows)
+        self.width = max(NARROWEST, *(row[0].width for row in rows))
         self.heights = [row[0].height for row in rows]
         total = LEFT + len(COLUMNS) * (self.width + GAP) + 16
         below = TOP + sum(self.heights) + GAP * len(rows)

@@ -1,0 +1,249 @@
+"""The command ``regcore``: registers files, shows a phantom, serves Slicer. Errors are one sentence each."""
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from RegCore.geometry import InputError
+from RegCore.progress import Cancelled
+
+METHODS = ("rigid", "affine", "deformable", "classical-affine", "classical-nonrigid")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+BAD_INPUT, FAILED, CANCELLED = 2, 1, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with these arguments (default: those of the process) and return its exit code.
+
+    0: done; 2: something given can't be used, said in one sentence on standard error; 130: cancelled;
+    1: out of memory, or a package is missing.
+    """
+    try:
+        arguments = _parser().parse_args(sys.argv[1:] if argv is None else list(argv))
+        arguments.run(arguments)
+    except InputError as error:
+        return _complain(f"error: {error}", BAD_INPUT)
+    except (Cancelled, KeyboardInterrupt):
+        return _complain("cancelled, nothing was written", CANCELLED)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        return _complain("error: PyTorch is missing; install it with: pip install torch", FAILED)
+    except MemoryError:
+        return _complain("error: there is not enough memory for volumes of this size", FAILED)
+    except SystemExit as end:  # argparse after --help
+        return int(end.code or 0)
+    return 0
+
+
+def _complain(sentence: str, code: int) -> int:
+    print(f"regcore: {' '.join(sentence.split())}", file=sys.stderr)
+    return code
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are `InputError`s, so that they look like all others."""
+
+    def error(self, message: str):
+        raise InputError(f"{message} (see {self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="regcore", description="Registration of medical images.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_register(commands)
+    _add_demo(commands)
+    worker = commands.add_parser("worker", help="serve 3D Slicer over standard input and output")
+    worker.set_defaults(run=_run_worker)
+    return parser
+
+
+def _add_register(commands) -> None:
+    parser = commands.add_parser(
+        "register",
+        help="register the moving image to the fixed one",
+        description="Registers the moving image to the fixed one and writes transform.h5, inverse.h5, "
+        "warped.nii.gz, warped_seg.nii.gz (with segmentations), metrics.json and overview.png.",
+    )
+    file = {"type": Path, "metavar": "FILE"}
+    parser.add_argument("--fixed", required=True, help="image that stays (NIfTI, NRRD, mha, npz)", **file)
+    parser.add_argument("--moving", required=True, help="image that is brought to the fixed one", **file)
+    parser.add_argument("--fixed-seg", help="segmentation of the fixed image; helps and measures", **file)
+    parser.add_argument("--moving-seg", help="segmentation of the moving image", **file)
+    parser.add_argument("--fixed-mask", help="where the fixed image counts", **file)
+    parser.add_argument("--moving-mask", help="where the moving image counts", **file)
+    parser.add_argument("--landmarks", help="CSV with fx,fy,fz,mx,my,mz in RAS mm; measures only", **file)
+    parser.add_argument("--initial", help="transform to start from", **file)
+    parser.add_argument(
+        "--settings", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the method, e.g. levels=3"
+    )
+    _add_common(parser)
+    parser.set_defaults(run=_run_register)
+
+
+def _add_demo(commands) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="register a made-up pair with a known answer",
+        description="Makes two scans of a made-up torso whose exact deformation is known, registers them and "
+        "shows how near the answer came. Downloads nothing.",
+    )
+    parser.add_argument(
+        "--save-pair", type=Path, metavar="DIR", help="write the scans, segmentations and landmarks there too"
+    )
+    _add_common(parser)
+    parser.set_defaults(run=_run_demo)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
+    method, device = _one_of("method", METHODS), _one_of("device", DEVICES)
+    parser.add_argument("--method", default="deformable", type=method, help=", ".join(METHODS))
+    parser.add_argument("--device", default="auto", type=device, help=", ".join(DEVICES))
+    parser.add_argument("--seed", default=0, type=_seed, metavar="N", help="number that fixes all randomness")
+    parser.add_argument("--quiet", action="store_true", help="neither progress nor table")
+
+
+def _one_of(what: str, names: Sequence[str]):
+    """A reader of an argument that must be one of these names; it proposes the nearest."""
+
+    def read(text: str) -> str:
+        if text in names:
+            return text
+        near = difflib.get_close_matches(text, names, n=1)
+        hint = f", did you mean {near[0]}?" if near else ""
+        raise argparse.ArgumentTypeError(f"unknown {what} {text!r}; it is one of {', '.join(names)}{hint}")
+
+    return read
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a whole number of at least 0 was expected, not {text!r}")
+    return int(text)
+
+
+class _ProgressLine:
+    """Progress on a stream: one line that is written over on a terminal, else a line for each stage."""
+
+    def __init__(self, stream, quiet: bool):
+        self.stream, self.quiet = stream, quiet
+        self.terminal = stream.isatty()
+        self.stage = ""
+
+    def __call__(self, fraction: float, stage: str, values: dict) -> None:
+        if self.quiet:
+            return
+        if self.terminal:
+            bar = "█" * round(24 * fraction)
+            figures = "  ".join(f"{name} {_short(value)}" for name, value in values.items())
+            self.stream.write(f"\r\x1b[K{fraction:4.0%} {bar:░<24} {stage}  {figures}"[:160])
+        elif stage != self.stage:
+            self.stream.write(f"{fraction:4.0%}  {stage}\n")
+        self.stage = stage
+        self.stream.flush()
+
+    def end(self) -> None:
+        """Leave the line empty for what comes next."""
+        if self.terminal and not self.quiet:
+            self.stream.write("\r\x1b[K")
+            self.stream.flush()
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _run_register(arguments: argparse.Namespace) -> None:
+    from RegCore.io import load, load_landmarks
+
+    def read(path: Path | None, kind: str) -> Any:
+        return None if path is None else load(path, kind)
+
+    given = {
+        "fixed": load(arguments.fixed, "image"),
+        "moving": load(arguments.moving, "image"),
+        "fixed_labels": read(arguments.fixed_seg, "labels"),
+        "moving_labels": read(arguments.moving_seg, "labels"),
+        "fixed_mask": read(arguments.fixed_mask, "labels"),
+        "moving_mask": read(arguments.moving_mask, "labels"),
+        "landmarks": None if arguments.landmarks is None else load_landmarks(arguments.landmarks),
+        "initial": read(arguments.initial, "transform"),
+        "settings": _settings(arguments.settings),
+    }
+    files = {name: str(getattr(arguments, name)) for name in ("fixed", "moving")}
+    _register_and_write(arguments, given, files, names=None)
+
+
+def _run_demo(arguments: argparse.Namespace) -> None:
+    from RegCore.phantom import LABELS, make_phantom
+
+    case = make_phantom(arguments.seed)
+    if arguments.save_pair is not None:
+        _save_pair(arguments.save_pair, case)
+    names = ("fixed", "moving", "fixed_labels", "moving_labels", "landmarks")
+    given = {name: getattr(case, name) for name in names}
+    _register_and_write(arguments, given, {"fixed": "phantom", "moving": "phantom"}, LABELS)
+
+
+def _run_worker(arguments: argparse.Namespace) -> None:
+    from RegCore import worker
+
+    worker.main([])
+
+
+def _register_and_write(arguments, given: dict[str, Any], files: dict[str, str], names) -> None:
+    """Register, write the six files and print the table; the folder is made sure of before the work."""
+    from RegCore.report import table
+    from RegCore.results import prepared_folder, write_results
+
+    progress = _ProgressLine(sys.stderr, arguments.quiet)
+    with prepared_folder(arguments.out) as folder:
+        progress(0.0, "loading PyTorch", {})
+        from RegCore.registration import register
+
+        try:
+            common = {"device": arguments.device, "seed": arguments.seed, "progress": progress}
+            result = register(method=arguments.method, **given, **common)
+            progress(1.0, "writing the results", {})
+            volumes = (given[name] for name in ("fixed", "moving", "fixed_labels", "moving_labels"))
+            about = {"method": arguments.method, "seed": arguments.seed, **files}
+            written = write_results(folder, result, *volumes, about)
+        finally:
+            progress.end()
+    if not arguments.quiet:
+        print(table(result.metrics, result.seconds, names))
+        print(f"\n{arguments.out}: {', '.join(path.name for path in written)}")
+
+
+def _settings(pairs: list[str]) -> dict[str, Any] | None:
+    """KEY=VALUE as a dict; values are numbers, true, false or null where they read as such, else text."""
+    found = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not key or not equals:
+            raise InputError(f"argument --settings: KEY=VALUE was expected, not {pair!r}")
+        try:
+            found[key] = json.loads(text)
+        except json.JSONDecodeError:
+            found[key] = text
+    return found or None
+
+
+def _save_pair(folder: Path, case: Any) -> None:
+    """Write a phantom's scans, label maps and landmarks as files to register."""
+    from RegCore.io import save
+    from RegCore.results import prepared_folder
+
+    with prepared_folder(folder):
+        for name, volume in (("fixed", case.fixed), ("moving", case.moving)):
+            save(volume, folder / f"{name}.nii.gz")
+        for name, volume in (("fixed_seg", case.fixed_labels), ("moving_seg", case.moving_labels)):
+            save(volume, folder / f"{name}.nii.gz")
+        rows = [",".join(f"{value:.6f}" for value in row) for row in case.landmarks]
+        text = "\n".join(["fx,fy,fz,mx,my,mz", *rows, ""])
+        (folder / "landmarks.csv").write_text(text, encoding="utf-8")
