@@ -4,6 +4,7 @@ import tempfile
 import types
 
 import slicer
+import vtk
 
 from . import qt
 from .files import CoreIOManager
@@ -170,6 +171,8 @@ def make_scene():
     color_logic.SetMRMLScene(scene)
     color_logic.AddDefaultColorNodes()
     logic.SetModuleLogic("Colors", color_logic)
+    logic.SetSliceLogics(vtk.vtkCollection())
+    logic.SetViewLogics(vtk.vtkCollection())
     slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(scene, True)
     modules = types.SimpleNamespace(colors=make_module("Colors", color_logic))
     for name, class_name in MODULE_LOGICS.items():
