@@ -91,7 +91,9 @@ def _focus(fixed: Volume, labels: Volume | None) -> np.ndarray:
         inside = array > low + 0.15 * (high - low)
         return step * _middle([inside], array.shape)
     channels = np.moveaxis(array, -1, 0) if array.ndim == 4 else [array == v for v in labels.labels()]
-    return step * _middle([channel != 0 for channel in channels], array.shape[:3])
+    middle = step * _middle([channel != 0 for channel in channels], array.shape[:3])
+    index = np.rint(fixed.geometry.to_index(source.geometry.to_world(middle)))
+    return np.clip(index, 0, np.array(fixed.geometry.shape) - 1)
 
 
 def _middle(masks: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
@@ -119,9 +121,8 @@ def sample_sheet(
     """All that is shown of one sheet; labels "fixed", "before" (the moving ones) and "after" (warped)."""
     mapped = transform.map(sheet.world)
     start = moving.geometry.to_index(sheet.world)
-    places = {"fixed": sheet.index, "before": start, "after": sheet.index}
     given = {name: volume for name, volume in labels.items() if volume is not None}
-    outlines = {name: _outlines(volume, places[name], sheet.pixel_mm) for name, volume in given.items()}
+    outlines = {name: _outlines(volume, sheet) for name, volume in given.items()}
     after = _values(warped.array, sheet.index)
     after[~_inside(moving.geometry, moving.geometry.to_index(mapped))] = np.nan
     return Samples(
@@ -141,14 +142,14 @@ def _values(array: np.ndarray, index: np.ndarray) -> np.ndarray:
     return np.where(inside, values, np.nan)
 
 
-def _outlines(labels: Volume, index: np.ndarray, pixel_mm: float) -> np.ndarray:
-    """The edges of all structures on a sheet, (H, W) bool, two pixels wide and smoothed over half a voxel."""
-    nearest = np.rint(index).astype(np.int64)
+def _outlines(labels: Volume, sheet: Sheet) -> np.ndarray:
+    """The edges of all structures on a sheet, (H, W) bool, three pixels wide, smoothed over half a voxel."""
+    nearest = np.rint(labels.geometry.to_index(sheet.world)).astype(np.int64)
     limits = np.array(labels.geometry.shape) - 1
     inside = ((nearest >= 0) & (nearest <= limits)).all(-1)
     values = labels.array[tuple(np.moveaxis(np.clip(nearest, 0, limits), -1, 0))]
-    smooth = float(labels.geometry.spacing.mean()) / pixel_mm / 2
-    edges = np.zeros(index.shape[:2], bool)
+    smooth = float(labels.geometry.spacing.mean()) / sheet.pixel_mm / 2
+    edges = np.zeros(sheet.index.shape[:2], bool)
     channels = np.moveaxis(values, -1, 0) if values.ndim == 3 else [values]
     for channel in channels:
         numbers = np.where(inside, channel, 0)

@@ -118,6 +118,22 @@ def test_outlines_lie_on_the_edge_of_the_structures():
             assert radius.min() > 9.5 and radius.max() < 12.8 and len(radius) > 200
 
 
+def test_labels_on_a_grid_of_their_own_are_shown_in_their_place():
+    geometry = grid(degrees=(0, 0, 0), shape=(40, 40, 40), spacing=(1, 1, 1))
+    image = shifted(np.zeros(3), geometry)
+    other = Geometry((50, 60, 30), np.diag([-1.0, 1.0, 2.0, 1.0])).moved(
+        np.array([[1, 0, 0, 30], [0, 1, 0, -35], [0, 0, 1, -22], [0, 0, 0, 1]])
+    )
+    place = geometry.centre + [6, -4, 5]
+    ball = np.linalg.norm(other.world_grid() - place, axis=-1) < 8
+    labels = Volume(ball.astype(np.uint8), other, "labels")
+    for sheet in make_sheets(image, labels, pixels=160):
+        given = {"fixed": labels, "before": None, "after": None}
+        found = sample_sheet(sheet, AffineTransform.identity(), image, image, image, given)
+        distance = np.linalg.norm(sheet.world - place, axis=-1)[found.outlines["fixed"]]
+        assert len(distance) > 200 and distance.min() > 4.5 and distance.max() < 9.5
+
+
 def test_registered_images_differ_less_and_the_grid_bends(case):
     mapped = case.truth.map(case.fixed.geometry.world_grid())
     index = np.rint(case.moving.geometry.to_index(mapped)).astype(int)
