@@ -1,0 +1,22 @@
+"""MRML nodes to RegCore's values and back; the only place of the module that touches MRML's data.
+
+World coordinates are RAS mm. A node's parent transforms count: what is read is where the user sees it.
+"""
+
+from .reading import affine_of_parents, initial_transform, landmarks, volume
+from .segments import Structures, label_volumes, mask
+from .writing import Outputs, Placement, Written, write
+
+__all__ = [
+    "Outputs",
+    "Placement",
+    "Structures",
+    "Written",
+    "affine_of_parents",
+    "initial_transform",
+    "label_volumes",
+    "landmarks",
+    "mask",
+    "volume",
+    "write",
+]

@@ -1,0 +1,171 @@
+"""From MRML nodes to volumes, landmarks and transforms in world coordinates (RAS mm). Changes no node."""
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util.numpy_support import vtk_to_numpy
+
+from RegCore.geometry import Geometry, InputError
+from RegCore.transforms import AffineTransform, DisplacementField
+from RegCore.volume import Volume
+
+SAMPLES = 128  # voxels per axis at most at which a non-linear initial transform is sampled
+
+
+def matrix_of(vtk_matrix) -> np.ndarray:
+    """A vtkMatrix4x4 as a NumPy array."""
+    return np.array([[vtk_matrix.GetElement(row, column) for column in range(4)] for row in range(4)])
+
+
+def vtk_matrix_of(matrix) -> vtk.vtkMatrix4x4:
+    """A 4×4 array as a vtkMatrix4x4."""
+    out = vtk.vtkMatrix4x4()
+    for row in range(4):
+        for column in range(4):
+            out.SetElement(row, column, matrix[row][column])
+    return out
+
+
+def _parents(node, below=None) -> list:
+    """The transform nodes above a node, the nearest first; those from `below` on left out, if it is there."""
+    parents, parent = [], node.GetParentTransformNode()
+    while parent is not None:
+        parents.append(parent)
+        parent = parent.GetParentTransformNode()
+    places = [place for place, one in enumerate(parents) if one is below]
+    return parents[: places[0]] if places else parents
+
+
+def is_under(node, transform_node) -> bool:
+    """Whether the transform node is among the node's parents."""
+    return any(parent is transform_node for parent in _parents(node))
+
+
+def affine_of_parents(node, below=None) -> np.ndarray | None:
+    """The matrix from the node's own coordinates to the world; None if a parent is not linear.
+
+    below: a transform node. Where it is among the parents, it and those above it do not count. So a volume
+    that shows the last result is read as it was before, when that result is to be replaced.
+    """
+    product, matrix = np.eye(4), vtk.vtkMatrix4x4()
+    for parent in _parents(node, below):
+        if not parent.IsLinear():
+            return None
+        parent.GetMatrixTransformToParent(matrix)
+        product = matrix_of(matrix) @ product
+    return product
+
+
+def transform_of_parents(node, below=None) -> vtk.vtkGeneralTransform:
+    """As `affine_of_parents`, for parents that need not be linear."""
+    target = below if below is not None and is_under(node, below) else None
+    transform = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(node.GetParentTransformNode(), target, transform)
+    return transform
+
+
+def volume(node, below=None) -> Volume:
+    """A scalar volume node as an image where the user sees it; its voxels are not copied where possible.
+
+    Linear parent transforms are folded into the affine. Under another one the volume is resampled, as
+    Slicer's "Harden transform" does, on a copy. Raises InputError if the node holds no 3-D scalar image.
+    """
+    image = node.GetImageData()
+    name = f"The volume '{node.GetName()}'"
+    if image is None or min(image.GetDimensions()) < 1:
+        raise InputError(f"{name} holds no image.")
+    components = image.GetNumberOfScalarComponents()
+    if components != 1:
+        raise InputError(f"{name} has {components} values per voxel; a volume with one is expected.")
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    parents = affine_of_parents(node, below)
+    if parents is None:
+        return hardened(image, matrix_of(matrix), transform_of_parents(node, below), node.GetClassName())
+    array = array_of(image)
+    return Volume(array, Geometry(array.shape, parents @ matrix_of(matrix)))
+
+
+def array_of(image) -> np.ndarray:
+    """The voxels of a vtkImageData with one component, (I, J, K), a view."""
+    flat = vtk_to_numpy(image.GetPointData().GetScalars())
+    return flat.reshape(image.GetDimensions()[::-1]).transpose(2, 1, 0)
+
+
+def image_of(array: np.ndarray) -> vtk.vtkImageData:
+    """A vtkImageData with the voxels (I, J, K) or (I, J, K, components), copied."""
+    components = array.shape[3] if array.ndim == 4 else 1
+    if array.dtype == bool:
+        array = array.astype(np.uint8)
+    image = vtk.vtkImageData()
+    image.SetDimensions(*array.shape[:3])
+    image.AllocateScalars(vtk.util.numpy_support.get_vtk_array_type(array.dtype), components)
+    flat = vtk_to_numpy(image.GetPointData().GetScalars())
+    axes = (2, 1, 0, 3) if array.ndim == 4 else (2, 1, 0)
+    ordered = array.transpose(axes)
+    flat.reshape(ordered.shape)[...] = ordered
+    return image
+
+
+def hardened(image, matrix: np.ndarray, transform, class_name: str) -> Volume:
+    """An image resampled through a non-linear transform by Slicer, in a scene of its own."""
+    scene = slicer.vtkMRMLScene()
+    copy, parent = getattr(slicer, class_name)(), slicer.vtkMRMLTransformNode()
+    parent.SetAndObserveTransformToParent(transform)
+    scene.AddNode(parent)
+    copy.SetIJKToRASMatrix(vtk_matrix_of(matrix))
+    copy.SetAndObserveImageData(image)
+    scene.AddNode(copy)
+    copy.SetAndObserveTransformNodeID(parent.GetID())
+    copy.HardenTransform()
+    moved = vtk.vtkMatrix4x4()
+    copy.GetIJKToRASMatrix(moved)
+    array = array_of(copy.GetImageData()).copy()
+    return Volume(array, Geometry(array.shape, matrix_of(moved)))
+
+
+def landmarks(fixed_node, moving_node, below=None) -> np.ndarray:
+    """Pairs of points (N, 6), world RAS mm, fixed then moving, paired in the order of the two lists.
+
+    Raises InputError if the lists differ in length or are empty.
+    """
+    fixed, moving = _points(fixed_node), _points(moving_node)
+    if len(fixed) != len(moving) or len(fixed) == 0:
+        raise InputError(
+            f"Landmarks are paired by their order: '{fixed_node.GetName()}' has {len(fixed)} points and "
+            f"'{moving_node.GetName()}' has {len(moving)}; the same number, at least one, is expected."
+        )
+    to_world = transform_of_parents(moving_node, below)
+    return np.concatenate([mapped(fixed, transform_of_parents(fixed_node)), mapped(moving, to_world)], 1)
+
+
+def _points(node) -> np.ndarray:
+    points = [node.GetNthControlPointPosition(n) for n in range(node.GetNumberOfDefinedControlPoints())]
+    return np.array(points, dtype=np.float64).reshape(-1, 3)
+
+
+def mapped(points: np.ndarray, transform) -> np.ndarray:
+    """Points (N, 3) mapped by a VTK transform, in double precision."""
+    before, after = vtk.vtkPoints(), vtk.vtkPoints()
+    before.SetDataTypeToDouble()
+    after.SetDataTypeToDouble()
+    before.SetData(vtk.util.numpy_support.numpy_to_vtk(np.ascontiguousarray(points), deep=True))
+    transform.TransformPoints(before, after)
+    return vtk_to_numpy(after.GetData()).copy()
+
+
+def initial_transform(node, fixed: Geometry) -> AffineTransform | DisplacementField:
+    """A transform node as x_moving = T(x_fixed): with the moving volume under it, the two would fit.
+
+    A non-linear one is sampled on the fixed grid, or on a coarser one of the same extent.
+    """
+    transform = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(None, node, transform)
+    if node.IsTransformToWorldLinear():
+        matrix = vtk.vtkMatrix4x4()
+        node.GetMatrixTransformFromWorld(matrix)
+        return AffineTransform(matrix_of(matrix))
+    grid = fixed.resized(tuple(min(n, SAMPLES) for n in fixed.shape))
+    points = grid.world_grid().reshape(-1, 3)
+    field = (mapped(points, transform) - points).reshape(*grid.shape, 3)
+    return DisplacementField(grid, field)

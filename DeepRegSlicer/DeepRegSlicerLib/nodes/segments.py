@@ -1,0 +1,192 @@
+"""From segmentation nodes to label maps, with the segments of fixed and moving paired by name."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import slicer
+import vtk
+
+from RegCore.geometry import Geometry, InputError
+from RegCore.volume import Volume
+
+from .reading import affine_of_parents, array_of, hardened, image_of, matrix_of, transform_of_parents, volume
+
+BINARY_LABELMAP = "Binary labelmap"
+
+
+@dataclass(frozen=True)
+class Structures:
+    """What the numbers in the label maps stand for.
+
+    names: the names of the structures, as the user sees them.
+    moving: segment id in the moving segmentation -> place in `names`.
+    overlapping: False: structure n has the label n + 1. True: it is the channel n of a 4-D label map.
+    """
+
+    names: tuple[str, ...]
+    moving: dict[str, int]
+    overlapping: bool
+
+    def name_of(self, label: int) -> str:
+        """The name of a label, or of a channel."""
+        place = label if self.overlapping else label - 1
+        return self.names[place] if 0 <= place < len(self.names) else str(label)
+
+
+def label_volumes(fixed_node, moving_node, below=None) -> tuple[Volume | None, Volume | None, Structures]:
+    """The two segmentations, either of which may be None, as label maps on their own reference grids.
+
+    Segments of the same name get the same label, whatever their order. Where segments of one segmentation
+    overlap, both label maps are 4-D, one channel per structure. `below`: see `affine_of_parents`.
+    Raises InputError if both are given and share no name, unless each has just one segment.
+    """
+    places = _paired(fixed_node, moving_node)
+    nodes = (fixed_node, moving_node)
+    layers = [_Layers(node, below if node is moving_node else None) if node else None for node in nodes]
+    names = _names(nodes, places)
+    overlapping = any(one is not None and one.overlap(places[n]) for n, one in enumerate(layers))
+    made = [one and one.merged(places[n], len(names), overlapping) for n, one in enumerate(layers)]
+    return made[0], made[1], Structures(tuple(names), places[1], overlapping)
+
+
+def mask(node, below=None) -> Volume:
+    """Where a mask is on: the union of a segmentation's segments, or the voxels of a volume other than 0."""
+    if node.IsA("vtkMRMLSegmentationNode"):
+        segments = dict.fromkeys(_segment_ids(node), 0)
+        if not segments:
+            raise InputError(f"The segmentation '{node.GetName()}' has no segment.")
+        return _Layers(node, below).merged(segments, 1, False)
+    read = volume(node, below)
+    return Volume((read.array != 0).astype(np.uint8), read.geometry, "labels")
+
+
+def _segment_ids(node) -> list[str]:
+    return list(node.GetSegmentation().GetSegmentIDs()) if node else []
+
+
+def _keys(node) -> dict[str, tuple[str, int]]:
+    """Segment id -> its name without regard to case, and how often that name came before."""
+    keys, seen = {}, {}
+    for segment_id in _segment_ids(node):
+        name = node.GetSegmentation().GetSegment(segment_id).GetName().strip().casefold()
+        seen[name] = seen.get(name, -1) + 1
+        keys[segment_id] = (name, seen[name])
+    return keys
+
+
+def _paired(fixed_node, moving_node) -> tuple[dict[str, int], dict[str, int]]:
+    """For each segmentation: segment id -> number of the structure."""
+    fixed, moving = _keys(fixed_node), _keys(moving_node)
+    for node, keys in ((fixed_node, fixed), (moving_node, moving)):
+        if node and not keys:
+            raise InputError(f"The segmentation '{node.GetName()}' has no segment.")
+    if fixed and moving and not set(fixed.values()) & set(moving.values()):
+        if len(fixed) > 1 or len(moving) > 1:
+            listed = [", ".join(f"'{name}'" for name, _ in keys.values()) for keys in (fixed, moving)]
+            raise InputError(
+                "Segments are paired by their names, but the two segmentations share none: "
+                f"'{fixed_node.GetName()}' has {listed[0]}; '{moving_node.GetName()}' has {listed[1]}."
+            )
+        moving = dict.fromkeys(moving, next(iter(fixed.values())))
+    order = {key: place for place, key in enumerate(dict.fromkeys([*fixed.values(), *moving.values()]))}
+    return {i: order[key] for i, key in fixed.items()}, {i: order[key] for i, key in moving.items()}
+
+
+def _names(nodes, places) -> list[str]:
+    """The name of each structure, in its place; the fixed segmentation's spelling comes first."""
+    names: dict[int, str] = {}
+    for node, of_segment in zip(nodes, places, strict=True):
+        for segment_id, place in of_segment.items():
+            names.setdefault(place, node.GetSegmentation().GetSegment(segment_id).GetName())
+    return [names[place] for place in range(len(names))]
+
+
+class _Layers:
+    """The label maps that a segmentation consists of, brought onto one grid; each may hold many segments."""
+
+    def __init__(self, node, below):
+        self.node, self.below = node, below
+        self.segmentation = _with_labelmaps(node)
+        self.reference = self._reference()
+        self._arrays: dict[int, np.ndarray] = {}  # by the number of the layer
+
+    def _reference(self):
+        """The grid: the reference geometry, enlarged where segments reach beyond it."""
+        text = self.segmentation.DetermineCommonLabelmapGeometry(
+            slicer.vtkSegmentation.EXTENT_UNION_OF_EFFECTIVE_SEGMENTS_AND_REFERENCE_GEOMETRY, None
+        )
+        image = slicer.vtkOrientedImageData()
+        if not text or not slicer.vtkSegmentationConverter.DeserializeImageGeometry(text, image, False):
+            raise InputError(
+                f"The segmentation '{self.node.GetName()}' holds nothing to be read as a label map."
+            )
+        return image
+
+    def mask(self, segment_id: str) -> np.ndarray:
+        """Where a segment is, (I, J, K) of booleans on the common grid."""
+        segment = self.segmentation.GetSegment(segment_id)
+        layer = segment.GetRepresentation(BINARY_LABELMAP)
+        key = self.segmentation.GetLayerIndex(segment_id)
+        if key not in self._arrays:
+            image = slicer.vtkOrientedImageData()
+            resample = slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage
+            if layer is None or not resample(layer, self.reference, image, False):
+                raise InputError(
+                    f"The segment '{segment.GetName()}' of '{self.node.GetName()}' can't be read."
+                )
+            self._arrays[key] = array_of(image)
+        return self._arrays[key] == segment.GetLabelValue()
+
+    def overlap(self, places: dict[str, int]) -> bool:
+        """Whether two of the segments share a voxel. Those of one layer can't."""
+        if len({self.segmentation.GetLayerIndex(segment_id) for segment_id in places}) < 2:
+            return False
+        taken = None
+        for segment_id in places:
+            mask = self.mask(segment_id)
+            if taken is not None and (taken & mask).any():
+                return True
+            taken = mask if taken is None else taken | mask
+        return False
+
+    def merged(self, places: dict[str, int], count: int, overlapping: bool) -> Volume:
+        """The label map in world coordinates: 3-D with labels place + 1, or 4-D with `count` channels."""
+        shape = self.reference.GetDimensions()
+        if overlapping:
+            array = np.zeros((*shape, count), np.uint8)
+            for segment_id, place in places.items():
+                array[..., place][self.mask(segment_id)] = 1
+        else:
+            array = np.zeros(shape, np.uint8 if count < 256 else np.uint16)
+            for segment_id, place in places.items():
+                array[self.mask(segment_id)] = place + 1
+        return self._placed(array)
+
+    def _placed(self, array: np.ndarray) -> Volume:
+        matrix = vtk.vtkMatrix4x4()
+        self.reference.GetImageToWorldMatrix(matrix)
+        own = matrix_of(matrix)
+        own[:3, 3] += own[:3, :3] @ np.array(self.reference.GetExtent()[::2])  # index 0 is the first voxel
+        parents = affine_of_parents(self.node, self.below)
+        if parents is not None:
+            return Volume(array, Geometry(array.shape[:3], parents @ own), "labels")
+        transform = transform_of_parents(self.node, self.below)
+        channels = array[..., None] if array.ndim == 3 else array
+        moved = [
+            hardened(image_of(channel), own, transform, "vtkMRMLLabelMapVolumeNode")
+            for channel in np.moveaxis(channels, -1, 0)
+        ]
+        voxels = np.stack([one.array for one in moved], -1) if array.ndim == 4 else moved[0].array
+        return Volume(voxels, moved[0].geometry, "labels")
+
+
+def _with_labelmaps(node):
+    """The node's vtkSegmentation, or a copy with label maps where it holds surfaces only."""
+    segmentation = node.GetSegmentation()
+    if segmentation.ContainsRepresentation(BINARY_LABELMAP):
+        return segmentation
+    copy = slicer.vtkSegmentation()
+    copy.DeepCopy(segmentation)
+    if not copy.CreateRepresentation(BINARY_LABELMAP):
+        raise InputError(f"The segmentation '{node.GetName()}' can't be converted to a label map.")
+    return copy

@@ -1,0 +1,240 @@
+"""From a finished registration to MRML nodes: the transform, the warped volume, the warped segmentation.
+
+Everything is built outside the scene first; the scene is then changed in one step, or not at all.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import slicer
+import vtk
+
+from RegCore.geometry import Geometry, InputError
+from RegCore.transforms import AffineTransform, DisplacementField
+from RegCore.volume import Volume
+
+from .changes import Changes
+from .reading import affine_of_parents, image_of, is_under, matrix_of, vtk_matrix_of
+from .segments import BINARY_LABELMAP, Structures
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The nodes to write to; None: a new one. `images`: False to write the transform alone."""
+
+    transform: object = None
+    volume: object = None
+    segmentation: object = None
+    images: bool = True
+
+    def check(self, inputs: list) -> None:
+        """Raise InputError where an output is an input too."""
+        for node in (self.transform, self.volume, self.segmentation):
+            if node is not None and any(node is one for one in inputs):
+                raise InputError(f"'{node.GetName()}' can't be input and output at the same time.")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the fixed volume was when the registration began; the warped nodes are put there.
+
+    The result has the fixed node's own grid and stands under the same parent transform, so it lies on the
+    fixed volume and follows it. Under a parent that is not linear the fixed volume was resampled; then the
+    result has that grid, in the world.
+    """
+
+    fixed: object
+    moving: object
+    moving_segmentation: object
+    matrix: np.ndarray  # index -> RAS mm of the warped nodes, in the coordinates of `parent`
+    parent: object  # transform node or None
+
+    @classmethod
+    def of(cls, fixed, moving, moving_segmentation, grid: Geometry, output_transform) -> "Placement":
+        """grid: of the fixed volume as it was read. Raises InputError if it is under the output transform."""
+        if output_transform is not None and is_under(fixed, output_transform):
+            raise InputError(
+                f"The fixed volume '{fixed.GetName()}' is under the transform "
+                f"'{output_transform.GetName()}', which is to be overwritten: choose another one."
+            )
+        own = vtk.vtkMatrix4x4()
+        fixed.GetIJKToRASMatrix(own)
+        linear = affine_of_parents(fixed) is not None
+        parent = fixed.GetParentTransformNode() if linear else None
+        matrix = matrix_of(own) if linear else grid.affine
+        return cls(fixed, moving, moving_segmentation, matrix, parent)
+
+    def missing(self, scene) -> list[str]:
+        """Names of the nodes that left the scene since."""
+        nodes = (self.fixed, self.moving, self.moving_segmentation)
+        return [n.GetName() for n in nodes if n is not None and not scene.IsNodePresent(n)]
+
+
+@dataclass(frozen=True)
+class Written:
+    """The nodes that hold the result; None where none was asked for."""
+
+    transform: object
+    volume: object
+    segmentation: object
+
+
+def write(
+    transform: AffineTransform | DisplacementField,
+    warped: Volume,
+    warped_labels: Volume | None,
+    structures: Structures,
+    placement: Placement,
+    outputs: Outputs,
+) -> Written:
+    """Put the result of a registration into the scene, whole or not at all.
+
+    An affine transform goes to a vtkMRMLLinearTransformNode, a field to a vtkMRMLGridTransformNode; an output
+    node of another class is replaced by one of the right class with the same name. Raises InputError if
+    what came does not fit the fixed grid.
+    """
+    scene = slicer.mrmlScene
+    vtk_transform = vtk_transform_of(transform)
+    image = segmentation = None
+    if outputs.images:
+        image = image_of(warped.array)
+        if warped_labels is not None:
+            segmentation = _segmentation(warped_labels, structures, placement)
+    source = placement.moving_segmentation
+    with Changes(scene) as changes:
+        written = Written(
+            _write_transform(changes, vtk_transform, placement, _present(scene, outputs.transform)),
+            image and _write_volume(changes, image, placement, _present(scene, outputs.volume)),
+            segmentation
+            and _write_segmentation(
+                changes, segmentation, source, placement, _present(scene, outputs.segmentation)
+            ),
+        )
+        _retire(changes, _present(scene, outputs.transform), written.transform)
+    return written
+
+
+def vtk_transform_of(transform: AffineTransform | DisplacementField):
+    """The VTK transform that maps as the given one does: linear, or a grid with linear interpolation."""
+    if isinstance(transform, AffineTransform):
+        linear = vtk.vtkTransform()
+        linear.SetMatrix(vtk_matrix_of(transform.matrix))
+        return linear
+    spacing, direction = transform.geometry.spacing, np.eye(4)
+    direction[:3, :3] = transform.geometry.affine[:3, :3] / spacing
+    image = image_of(transform.mm)
+    image.SetSpacing(*spacing)
+    image.SetOrigin(*transform.geometry.origin)
+    grid = slicer.vtkOrientedGridTransform()
+    grid.SetInterpolationModeToLinear()
+    grid.SetDisplacementGridData(image)
+    grid.SetGridDirectionMatrix(vtk_matrix_of(direction))
+    return grid
+
+
+def _present(scene, node):
+    """The node, or None if it left the scene."""
+    return node if node is not None and scene.IsNodePresent(node) else None
+
+
+def _write_transform(changes: Changes, transform, placement: Placement, node):
+    """The transform, in world coordinates, with the references that other registration modules set too."""
+    is_linear = transform.IsA("vtkTransform")
+    wanted = "vtkMRMLLinearTransformNode" if is_linear else "vtkMRMLGridTransformNode"
+    if node is None:
+        node = changes.add_node(wanted, f"{placement.moving.GetName()} to {placement.fixed.GetName()}")
+    elif node.GetClassName() != wanted:
+        node = changes.add_node(wanted, node.GetName())
+    before = getattr(slicer, wanted)()
+    before.CopyContent(node, False)
+    changes.undo(lambda: node.CopyContent(before))
+    changes.put_under(node, None)
+    if is_linear:
+        node.SetMatrixTransformFromParent(transform.GetMatrix())
+    else:
+        node.SetAndObserveTransformFromParent(transform)
+    changes.refer(node, slicer.vtkMRMLTransformNode.GetFixedNodeReferenceRole(), placement.fixed)
+    changes.refer(node, slicer.vtkMRMLTransformNode.GetMovingNodeReferenceRole(), placement.moving)
+    return node
+
+
+def _retire(changes: Changes, old, new) -> None:
+    """Where the output transform had to be of another class, the new node takes the old one's place."""
+    if old is None or old is new:
+        return
+    scene = changes.scene
+    for number in range(scene.GetNumberOfNodesByClass("vtkMRMLTransformableNode")):
+        node = scene.GetNthNodeByClass(number, "vtkMRMLTransformableNode")
+        if node.GetParentTransformNode() is old:
+            changes.put_under(node, new)
+    name = old.GetName()
+    new.SetName(name)
+    scene.RemoveNode(old)  # last of all changes: nothing after it can fail
+
+
+def _write_volume(changes: Changes, image, placement: Placement, node):
+    if node is None:
+        node = changes.add_node("vtkMRMLScalarVolumeNode", f"{placement.moving.GetName()} registered")
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    old_image = node.GetImageData()
+    changes.undo(lambda: node.SetAndObserveImageData(old_image))
+    changes.undo(lambda: node.SetIJKToRASMatrix(matrix))
+    node.SetAndObserveImageData(image)
+    node.SetIJKToRASMatrix(vtk_matrix_of(placement.matrix))
+    changes.put_under(node, placement.parent)
+    source = placement.moving.GetDisplayNode()
+    if changes.give_display(node) and source is not None:
+        node.GetDisplayNode().CopyContent(source)
+        node.GetDisplayNode().SetAndObserveColorNodeID(source.GetColorNodeID())
+    return node
+
+
+def _segmentation(labels: Volume, structures: Structures, placement: Placement):
+    """A vtkSegmentation with the moving segments' ids, names, colours, terminology, and the warped voxels."""
+    source = placement.moving_segmentation.GetSegmentation()
+    made = slicer.vtkSegmentation()
+    made.SetSourceRepresentationName(BINARY_LABELMAP)
+    geometry = slicer.vtkSegmentationConverter
+    array = _small(labels.array)
+    shared = None if structures.overlapping else _oriented(array, placement.matrix)
+    for segment_id, place in structures.moving.items():
+        segment = slicer.vtkSegment()
+        segment.DeepCopyMetadata(source.GetSegment(segment_id))
+        if shared is None:
+            segment.SetLabelValue(1)
+            image = _oriented(array[..., place], placement.matrix)
+        else:
+            segment.SetLabelValue(place + 1)
+            image = shared
+        segment.AddRepresentation(BINARY_LABELMAP, image)
+        made.AddSegment(segment, segment_id)
+    text = geometry.SerializeImageGeometry(image)
+    made.SetConversionParameter(geometry.GetReferenceImageGeometryParameterName(), text)
+    return made
+
+
+def _small(labels: np.ndarray) -> np.ndarray:
+    """Labels in the smallest type that holds them."""
+    return labels.astype(np.uint8 if labels.max(initial=0) < 256 else np.uint16, copy=False)
+
+
+def _oriented(array: np.ndarray, matrix: np.ndarray):
+    """A label map (I, J, K) as a vtkOrientedImageData in its place."""
+    image = slicer.vtkOrientedImageData()
+    image.ShallowCopy(image_of(array))
+    image.SetImageToWorldMatrix(vtk_matrix_of(matrix))
+    return image
+
+
+def _write_segmentation(changes: Changes, segmentation, source, placement: Placement, node):
+    if node is None:
+        node = changes.add_node("vtkMRMLSegmentationNode", f"{source.GetName()} registered")
+    old = node.GetSegmentation()
+    changes.undo(lambda: node.SetAndObserveSegmentation(old))
+    node.SetAndObserveSegmentation(segmentation)
+    changes.put_under(node, placement.parent)
+    changes.refer(node, node.GetReferenceImageGeometryReferenceRole(), placement.fixed)
+    if changes.give_display(node) and source.GetDisplayNode() is not None:
+        node.GetDisplayNode().CopyContent(source.GetDisplayNode())
+    return node
