@@ -146,7 +146,7 @@ def _write_transform(changes: Changes, transform, placement: Placement, node):
     elif node.GetClassName() != wanted:
         node = changes.add_node(wanted, node.GetName())
     before = getattr(slicer, wanted)()
-    before.CopyContent(node, False)
+    before.CopyContent(node, is_linear)  # a copy of the matrix, which is written in place, but not of a grid
     changes.undo(lambda: node.CopyContent(before))
     changes.put_under(node, None)
     if is_linear:
