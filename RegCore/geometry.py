@@ -28,9 +28,19 @@ def homogeneous(matrix, name: str = "the matrix") -> np.ndarray:
     return array
 
 
+def apply_linear(matrix: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Vectors (..., 3) mapped by a 3×3 matrix, float64.
+
+    Not ``vectors @ matrix.T``: BLAS threads gain nothing on 3 columns, and lose much on a busy machine.
+    """
+    return np.einsum("...j,ij->...i", np.asarray(vectors, dtype=np.float64), matrix)
+
+
 def apply_affine(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points (..., 3) mapped by a 4×4 matrix: ``p @ M[:3, :3].T + M[:3, 3]``, float64."""
-    return np.asarray(points, dtype=np.float64) @ matrix[:3, :3].T + matrix[:3, 3]
+    """Points (..., 3) mapped by a 4×4 matrix, ``M[:3, :3] p + M[:3, 3]``, float64."""
+    mapped = apply_linear(matrix[:3, :3], points)
+    mapped += matrix[:3, 3]
+    return mapped
 
 
 def _checked_shape(shape) -> tuple[int, int, int]:

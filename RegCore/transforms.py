@@ -6,7 +6,7 @@ from typing import Union
 import numpy as np
 from scipy.ndimage import map_coordinates
 
-from RegCore.geometry import Geometry, InputError, apply_affine, homogeneous
+from RegCore.geometry import Geometry, InputError, apply_affine, apply_linear, homogeneous
 
 CHUNK = 1 << 20  # points handled at a time: bounds the float64 copies
 
@@ -253,7 +253,7 @@ class _Search:
     def evaluate(self, points: np.ndarray, which) -> tuple[np.ndarray, np.ndarray]:
         """T(x) - y in mm and its length in voxels, of the points numbered `which`."""
         residual = points + sample(self.field.mm, apply_affine(self.to_index, points)) - self.target[which]
-        return residual, np.linalg.norm(residual @ self.to_index[:3, :3].T, axis=1)
+        return residual, np.linalg.norm(apply_linear(self.to_index[:3, :3], residual), axis=1)
 
     def accept(self, which: np.ndarray, points: np.ndarray) -> np.ndarray:
         """Take those new points that are nearer than the old ones; return which they are (mask)."""
@@ -270,7 +270,9 @@ class _Search:
         for _ in range(iterations):
             if not len(active):
                 return
-            better = self.accept(active, self.points[active] - self.residual[active] @ linear_inverse.T)
+            better = self.accept(
+                active, self.points[active] - apply_linear(linear_inverse, self.residual[active])
+            )
             active = active[better & (self.error[active] > self.tolerance)]
 
     def newton(self, linear_inverse: np.ndarray, iterations: int) -> None:
