@@ -46,6 +46,10 @@ class Emitter:
         self._slots[signature].remove(slot)
         return True
 
+    def drop_connections(self):
+        """Disconnect everything."""
+        self._slots.clear()
+
     def emit(self, signature, *values):
         """Call what is connected."""
         for slot in list(self._slots.get(signature, [])):

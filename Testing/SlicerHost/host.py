@@ -91,6 +91,9 @@ class Host:
         from . import ctk
 
         sys.modules["ctk"] = self.ctk = ctk
+        from . import sampledata
+
+        sys.modules["SampleData"] = self.sample_data = sampledata
         from . import mrmlwidgets  # noqa: F401  (makes slicer.qMRMLNodeComboBox and the others)
 
     def _import_base_classes(self):
@@ -201,5 +204,7 @@ class Host:
         """Back to the start: no module, an empty scene, no recorded installations, settings and errors."""
         self.close_all()
         self.packaging.record.clear()
+        self.sample_data.SampleDataLogic.clear()
+        self.app.drop_connections()
         self.app.userSettings().clear()
         self.errors.clear()

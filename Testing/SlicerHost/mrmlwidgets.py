@@ -5,6 +5,7 @@ import slicer
 from . import qt
 from .nodecombobox import qMRMLNodeComboBox  # noqa: F401  (known to .ui files, and to slicer below)
 from .numberwidgets import RangeOfSpinBoxes, SliderAndSpinBox, ctkDoubleSpinBox
+from .segmentselector import qMRMLSegmentSelectorWidget  # noqa: F401  (as above)
 
 Signal, Property = qt.Signal, qt.Property
 

@@ -9,7 +9,7 @@ Signal, Property = qt.Signal, qt.Property
 SCENE_CHANGED_AS_A_WHOLE = ("EndCloseEvent", "EndImportEvent", "EndRestoreEvent")
 
 
-def _forget(observations):
+def forget(observations):
     """Remove all (object, tag) observers and empty the list."""
     while observations:
         observed, tag = observations.pop()
@@ -74,7 +74,7 @@ class qMRMLNodeComboBox(qt.QWidget):
         super().__init__(parent)
         self._scene, self._observations = None, []
         observations = self._observations  # the widget itself can't be asked any more when it is destroyed
-        self.destroyed.connect(lambda: _forget(observations))
+        self.destroyed.connect(lambda: forget(observations))
         self._none, self._add, self._remove, self._edit, self._rename = False, True, True, False, False
         self._hidden, self._children_too, self._select_new = False, True, True
         self._types, self._excluded, self._attributes = [], [], {}
@@ -159,7 +159,7 @@ class qMRMLNodeComboBox(qt.QWidget):
         """Offer the nodes of this scene, or none at all."""
         if scene is self._scene:
             return
-        _forget(self._observations)
+        forget(self._observations)
         self._scene = scene
         if scene is not None:
             self._observe_nodes(scene.NodeAddedEvent, self._on_added)

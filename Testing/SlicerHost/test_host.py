@@ -21,7 +21,13 @@ class Smoother(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         self.parent.title = _("Smoother")
         self.parent.categories = ["Filtering"]
-        slicer.app.connect("startupCompleted()", lambda: None)
+        slicer.app.connect("startupCompleted()", register_sample_data)
+
+
+def register_sample_data():
+    from SampleData import SampleDataLogic
+
+    SampleDataLogic.registerCustomSampleDataSource(category="Smoother", sampleName="Noise", uris="https://x/n.nrrd")
 
 
 @parameterNodeWrapper
@@ -248,6 +254,13 @@ def _requirements(host, text):
     path = Path(host.app.temporaryPath) / "requirements.txt"
     path.write_text(text)
     return path
+
+
+def test_sample_data_is_registered_when_slicer_has_started(host, smoother):
+    logic = host.sample_data.SampleDataLogic
+    assert logic.registered == []
+    host.app.emit("startupCompleted()")
+    assert [(source.category, source.sampleName) for source in logic.registered] == [("Smoother", "Noise")]
 
 
 def test_settings_are_the_runs_own(host):
