@@ -133,19 +133,27 @@ class Host:
         file = sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(file)
         module = getattr(file, name)(types.SimpleNamespace(path=str(path), name=name, icon=None))
-        panel = self.slicer.qMRMLWidget()
+        panel = self.slicer.qSlicerScriptedLoadableModuleWidget()
         panel.setLayout(self.qt.QVBoxLayout())
         panel.setMRMLScene(self.scene)
-        entry = types.SimpleNamespace(
-            path=str(path), name=name, widgetRepresentation=lambda: panel, logic=lambda: None
-        )
+        entry = self.slicer.qSlicerScriptedLoadableModule(name, str(path), panel)
         setattr(self.slicer.modules, name.lower(), entry)
+        try:
+            return self._open(file, module, panel)
+        except Exception:
+            panel.deleteLater()
+            raise
+
+    def _open(self, file, module, panel):
+        """Make the panel's Python widget, set it up and enter it."""
+        name = module.moduleName
         widget = getattr(file, name + "Widget")(panel)
+        panel._python_widget = widget
         setattr(self.slicer.modules, name + "Widget", widget)
+        widget.setup()
         loaded = LoadedModule(file, module, widget)
         self._loaded.append(loaded)
-        widget.setup()
-        panel.isEntered = True
+        panel._entered = True
         if hasattr(widget, "enter"):
             widget.enter()
         return loaded
@@ -153,7 +161,7 @@ class Host:
     def close_module(self, loaded):
         """Leave the panel, have it clean up and destroy it, as Slicer does when it quits."""
         self._loaded.remove(loaded)
-        loaded.panel.isEntered = False
+        loaded.panel._entered = False
         if hasattr(loaded.widget, "exit"):
             loaded.widget.exit()
         self.app.moduleManager().emit("moduleAboutToBeUnloaded(QString)", loaded.widget.moduleName)

@@ -20,7 +20,6 @@ class qMRMLWidget(qt.QWidget):
     def __init__(self, parent=None):
         super().__init__(parent)
         self._scene = None
-        self._entered = False
 
     def setMRMLScene(self, scene):
         """Use this scene, or none."""
@@ -32,10 +31,35 @@ class qMRMLWidget(qt.QWidget):
         """The scene in use."""
         return self._scene
 
-    # A property of Slicer's module panel (qSlicerAbstractModuleWidget): whether this module is the shown one.
-    isEntered = Property(
-        bool, lambda self: self._entered, lambda self, value: setattr(self, "_entered", value)
-    )
+
+@qt.stand_in
+class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
+    """What a module's panel has for a parent. `isEntered` is true while the user sees this module."""
+
+    def __init__(self, parent=None):
+        super().__init__(parent)
+        self._entered, self._python_widget = False, None
+
+    def self(self):
+        """The module's Python widget."""
+        return self._python_widget
+
+    isEntered = Property(bool, lambda self: self._entered)
+
+
+class qSlicerScriptedLoadableModule:
+    """An entry of `slicer.modules` for a scripted module."""
+
+    def __init__(self, name, path, panel):
+        self.name, self.path, self._panel = name, path, panel
+
+    def widgetRepresentation(self):
+        """The panel."""
+        return self._panel
+
+    def logic(self):
+        """None: the logic of a scripted module belongs to its panel."""
+        return None
 
 
 @qt.stand_in
@@ -53,6 +77,7 @@ class qMRMLRangeWidget(RangeOfSpinBoxes):
     """A range of a quantity with a unit."""
 
 
+slicer.qSlicerScriptedLoadableModule = qSlicerScriptedLoadableModule
 for _name, _cls in qt.STAND_INS.items():
-    if _name.startswith("qMRML"):
+    if _name.startswith(("qMRML", "qSlicer")):
         setattr(slicer, _name, _cls)

@@ -26,6 +26,7 @@ class WithinRange:
     maximum: float
 
     def validate(self, value):
+        """ValueError if not."""
         if not self.minimum <= value <= self.maximum:
             raise ValueError(f"Value must be within range [{self.minimum}, {self.maximum}], is {value}")
 
@@ -37,6 +38,7 @@ class Minimum:
     minimum: float
 
     def validate(self, value):
+        """ValueError if not."""
         if value < self.minimum:
             raise ValueError(f"Value must be at least {self.minimum}, is {value}")
 
@@ -48,6 +50,7 @@ class Maximum:
     maximum: float
 
     def validate(self, value):
+        """ValueError if not."""
         if value > self.maximum:
             raise ValueError(f"Value must be at most {self.maximum}, is {value}")
 
@@ -59,6 +62,7 @@ class Choice:
     choices: list
 
     def validate(self, value):
+        """ValueError if not."""
         if value not in self.choices:
             raise ValueError(f"Value must be one of {self.choices}, is {value!r}")
 
@@ -187,15 +191,19 @@ class _Wrapper:
         return self.allParameters[name]
 
     def getValue(self, name):
+        """The value of the parameter of that name."""
         return self._parameter(name).read(self.parameterNode)
 
     def setValue(self, name, value):
+        """Keep a value under that name."""
         self._parameter(name).write(self.parameterNode, value)
 
     def default(self, name):
+        """The Default of the parameter of that name."""
         return Default(self._parameter(name).default)
 
     def dataType(self, name):
+        """The type as annotated."""
         return self._parameter(name).annotated
 
     def connectGui(self, gui):
@@ -218,6 +226,7 @@ class _Wrapper:
         return self._next_tag
 
     def disconnectGui(self, tag):
+        """Undo the binding that was given this tag."""
         connectors, observer = self._bindings.pop(tag, ({}, None))
         for connector in connectors.values():
             connector.disconnect()
@@ -241,18 +250,23 @@ class _Wrapper:
             self._updating = False
 
     def StartModify(self):
+        """Hold back events; returns what EndModify wants."""
         return self.parameterNode.StartModify()
 
     def EndModify(self, wasModified):
+        """Send one event for all changes since StartModify."""
         return self.parameterNode.EndModify(wasModified)
 
     def Modified(self):
+        """Send an event."""
         self.parameterNode.Modified()
 
     def AddObserver(self, event, callback, priority=0.0):
+        """Observe the node; returns the tag."""
         return self.parameterNode.AddObserver(event, callback, priority)
 
     def RemoveObserver(self, tag):
+        """Undo AddObserver."""
         self.parameterNode.RemoveObserver(tag)
 
 

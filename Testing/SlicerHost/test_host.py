@@ -142,6 +142,20 @@ def test_module_is_set_up_and_entered(host, smoother, module_file):
     assert smoother.ui.inputSelector.mrmlScene() is host.scene
 
 
+def test_module_can_be_asked_for_as_from_the_console(host, smoother):
+    assert host.slicer.util.getModuleWidget("Smoother") is smoother.widget
+    assert host.slicer.util.getModuleLogic("Smoother") is smoother.logic
+    assert host.slicer.util.getModuleLogic("Volumes") is host.slicer.modules.volumes.logic()
+
+
+def test_panel_that_fails_to_set_up_is_not_left_open(host, module_file):
+    module_file.write_text(MODULE.replace("self.logic = SmootherLogic()", "raise RuntimeError('no logic')"))
+    with pytest.raises(RuntimeError, match="no logic"):
+        host.load_module(module_file)
+    host.close_all()
+    assert host.errors == []
+
+
 def test_click_runs_the_panel(host, smoother):
     smoother.ui.inputSelector.setCurrentNode(add_volume(host))
     smoother.ui.applyButton.click()
@@ -288,6 +302,17 @@ def test_module_logics_know_the_scene(host, name):
 def test_message_boxes_are_logged_and_do_not_wait(host, caplog):
     host.slicer.util.errorDisplay("The network has no weights")
     assert "The network has no weights" in caplog.text
+
+
+def test_missing_packages_are_named(monkeypatch):
+    from SlicerHost import host as host_file
+
+    assert host_file.missing_reason() == ""
+    monkeypatch.setattr(
+        host_file.importlib.util, "find_spec", lambda name: None if name == "PySide6" else True
+    )
+    assert "PySide6-Essentials" in host_file.missing_reason()
+    assert "slicer-core" not in host_file.missing_reason()
 
 
 def test_importing_the_package_imports_neither_qt_nor_slicer():
