@@ -161,22 +161,43 @@ def _short(value: Any) -> str:
 def _run_register(arguments: argparse.Namespace) -> None:
     from RegCore.io import load, load_landmarks
 
-    def read(path: Path | None, kind: str) -> Any:
-        return None if path is None else load(path, kind)
-
     given = {
-        "fixed": load(arguments.fixed, "image"),
-        "moving": load(arguments.moving, "image"),
-        "fixed_labels": read(arguments.fixed_seg, "labels"),
-        "moving_labels": read(arguments.moving_seg, "labels"),
-        "fixed_mask": read(arguments.fixed_mask, "labels"),
-        "moving_mask": read(arguments.moving_mask, "labels"),
+        "fixed": _image(arguments.fixed),
+        "moving": _image(arguments.moving),
+        "fixed_labels": _labels(arguments.fixed_seg),
+        "moving_labels": _labels(arguments.moving_seg),
+        "fixed_mask": _labels(arguments.fixed_mask),
+        "moving_mask": _labels(arguments.moving_mask),
         "landmarks": None if arguments.landmarks is None else load_landmarks(arguments.landmarks),
-        "initial": read(arguments.initial, "transform"),
+        "initial": None if arguments.initial is None else load(arguments.initial, "transform"),
         "settings": _settings(arguments.settings),
     }
     files = {name: str(getattr(arguments, name)) for name in ("fixed", "moving")}
     _register_and_write(arguments, given, files, names=None)
+
+
+def _image(path: Path) -> Any:
+    """An image that can be registered. A label map in its place is refused: the roles were mixed up."""
+    from RegCore.io import load
+    from RegCore.volume import check_image, looks_like_labels
+
+    volume = load(path, "image")
+    check_image(volume, str(path))
+    if looks_like_labels(volume.array):
+        raise InputError(f"{path}: an image was expected, but this is a label map (whole numbers in patches)")
+    return volume
+
+
+def _labels(path: Path | None) -> Any:
+    """A label map or a mask with something in it; None for no path."""
+    from RegCore.io import load
+    from RegCore.volume import check_labels
+
+    if path is None:
+        return None
+    volume = load(path, "labels")
+    check_labels(volume, str(path))
+    return volume
 
 
 def _run_demo(arguments: argparse.Namespace) -> None:
