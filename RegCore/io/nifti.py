@@ -10,6 +10,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from RegCore.geometry import Geometry, InputError
 from RegCore.io.files import (
+    FLIP,
     Contents,
     Inflated,
     fortran_blocks,
@@ -28,9 +29,9 @@ MILLIMETRES = {1: 1000.0, 3: 0.001}  # unit codes metre and micrometre; the rest
 def read(path: Path) -> Contents:
     """The voxels and the place of a NIfTI file.
 
-    The sform holds if its code is above 0, else the qform, else the voxel sizes alone (as ITK and Slicer
-    do). Scaled voxels become float32. Vectors (5-D, (I, J, K, 1, 3)) of intent 1006 are displacements in
-    RAS, of intent 1007 vectors in LPS, as ITK and ANTs write them.
+    The sform holds if its code is above 0, else the qform, else the voxel sizes along L, P, S from the
+    origin (as for ITK and Slicer). Scaled voxels become float32. Vectors (5-D, (I, J, K, 1, 3)) of intent
+    1006 are displacements in RAS, of intent 1007 vectors in LPS, as ITK and ANTs write them.
     """
     with open(path, "rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
@@ -104,7 +105,7 @@ def _affine(header) -> np.ndarray:
         except HeaderDataError as error:
             raise InputError(f"the qform of the header is damaged ({error})") from None
     else:
-        affine = np.diag([*np.abs(header["pixdim"][1:4]).astype(np.float64), 1.0])
+        affine = FLIP @ np.diag([*np.abs(header["pixdim"][1:4]).astype(np.float64), 1.0])
     affine[:3] *= MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
     return affine
 
