@@ -71,16 +71,15 @@ class ctkCollapsibleButton(qt.QWidget):
         self.contentsCollapsed.emit(self._collapsed)
 
     def _show_contents(self):
-        """Hide the contents, or show again those that had not been hidden by the panel itself."""
-        contents = [child for child in self.children() if child.isWidgetType() and child is not self._header]
-        if self._collapsed:
-            self._shown_before = {
-                child: not child.isHidden() for child in contents if child not in self._shown_before
-            }
-        for child in contents:
-            child.setVisible(not self._collapsed and self._shown_before.get(child, not child.isHidden()))
-        if not self._collapsed:
-            self._shown_before = {}
+        """Hide the contents, or show again those that the panel itself had not hidden."""
+        for child in self.children():
+            if not child.isWidgetType() or child is self._header:
+                continue
+            if self._collapsed:
+                self._shown_before.setdefault(child, not child.isHidden())
+                child.hide()
+            else:
+                child.setVisible(self._shown_before.pop(child, not child.isHidden()))
         self.setMaximumHeight(HEADER_HEIGHT if self._collapsed else UNLIMITED_HEIGHT)
 
     def showEvent(self, event):

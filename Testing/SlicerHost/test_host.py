@@ -222,16 +222,6 @@ def test_ui_file_with_a_broken_connection_is_refused(host, module_file):
             host.slicer.util.loadUI(str(ui))
 
 
-def test_collapsible_button_hides_its_contents(host, smoother):
-    smoother.panel.show()
-    assert smoother.ui.inputSelector.visible
-    smoother.ui.inputs.collapsed = True
-    assert not smoother.ui.inputSelector.visible
-    smoother.ui.inputs.collapsed = False
-    assert smoother.ui.inputSelector.visible
-    smoother.panel.hide()
-
-
 def test_screenshot_shows_the_panel(host, smoother, tmp_path):
     path = tmp_path / "pictures" / "panel.png"
     host.screenshot(smoother.panel, path, size=(300, 200))
