@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 MODULE_FOLDER = Path(__file__).resolve().parents[2] / "DeepRegSlicer"
+STAND_IN = Path(__file__).with_name("stand_in_worker.py")
 
 
 @pytest.fixture
@@ -15,3 +16,13 @@ def library(host):
     if str(MODULE_FOLDER) not in sys.path:
         sys.path.insert(0, str(MODULE_FOLDER))
     return lambda name: importlib.import_module(f"DeepRegSlicerLib.{name}")
+
+
+@pytest.fixture
+def stand_in(library, monkeypatch):
+    """The shared worker starts the stand-in instead of RegCore; returns the worker."""
+    process = library("process")
+    monkeypatch.setattr(process, "worker_command", lambda: [sys.executable, str(STAND_IN)])
+    monkeypatch.setattr(process, "_shared", None)
+    yield process.shared_worker()
+    process.stop_shared_worker()

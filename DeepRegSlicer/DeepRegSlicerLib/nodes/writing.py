@@ -48,6 +48,7 @@ class Placement:
     moving_segmentation: object
     matrix: np.ndarray  # index -> RAS mm of the warped nodes, in the coordinates of `parent`
     parent: object  # transform node or None
+    grid: Geometry  # of the fixed volume, in the world
 
     @classmethod
     def of(cls, fixed, moving, moving_segmentation, grid: Geometry, output_transform) -> "Placement":
@@ -62,7 +63,7 @@ class Placement:
         linear = affine_of_parents(fixed) is not None
         parent = fixed.GetParentTransformNode() if linear else None
         matrix = matrix_of(own) if linear else grid.affine
-        return cls(fixed, moving, moving_segmentation, matrix, parent)
+        return cls(fixed, moving, moving_segmentation, matrix, parent, grid)
 
     def missing(self, scene) -> list[str]:
         """Names of the nodes that left the scene since."""
@@ -93,6 +94,9 @@ def write(
     node of another class is replaced by one of the right class with the same name. Raises InputError if
     what came does not fit the fixed grid.
     """
+    for came in (warped, warped_labels):
+        if came is not None and not came.geometry.is_close(placement.grid):
+            raise InputError(f"the result {came.array.shape} does not lie on the fixed volume's grid")
     scene = slicer.mrmlScene
     vtk_transform = vtk_transform_of(transform)
     image = segmentation = None
