@@ -17,31 +17,43 @@ MODULES = "lib/Slicer/qt-scripted-modules"
 # What a build of Slicer offers to an extension, as far as this extension asks for it.
 SLICER_CONFIG = """
 set(Slicer_USE_PYTHONQT ON)
-set(Slicer_QTSCRIPTEDMODULES_LIB_DIR {modules})
-set(Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR {modules})
-set(Slicer_USE_FILE ${{CMAKE_CURRENT_LIST_DIR}}/use.cmake)
-set(Slicer_EXTENSION_GENERATE_CONFIG ${{CMAKE_CURRENT_LIST_DIR}}/end.cmake)
-set(Slicer_EXTENSION_CPACK ${{CMAKE_CURRENT_LIST_DIR}}/end.cmake)
-function(slicer_add_python_unittest)
-endfunction()
+set(Slicer_QTSCRIPTEDMODULES_LIB_DIR @modules@)
+set(Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR @modules@)
+set(Slicer_USE_FILE ${CMAKE_CURRENT_LIST_DIR}/use.cmake)
+set(Slicer_EXTENSION_GENERATE_CONFIG ${CMAKE_CURRENT_LIST_DIR}/end.cmake)
+set(Slicer_EXTENSION_CPACK ${CMAKE_CURRENT_LIST_DIR}/end.cmake)
+"""
+STAND_IN = """
 function(slicerMacroBuildScriptedModule)
-  cmake_parse_arguments(GIVEN "WITH_GENERIC_TESTS;WITH_SUBDIR;VERBOSE" "NAME" "SCRIPTS;RESOURCES" ${{ARGN}})
+  cmake_parse_arguments(GIVEN "WITH_GENERIC_TESTS;WITH_SUBDIR;VERBOSE" "NAME" "SCRIPTS;RESOURCES" ${ARGN})
   if(GIVEN_UNPARSED_ARGUMENTS OR NOT GIVEN_NAME OR NOT GIVEN_SCRIPTS)
-    message(FATAL_ERROR "bad call: ${{ARGN}}")
+    message(FATAL_ERROR "bad call: ${ARGN}")
   endif()
-  set(place ${{Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR}})
+  set(place ${Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR})
   if(GIVEN_WITH_SUBDIR)
-    get_filename_component(folder ${{CMAKE_CURRENT_SOURCE_DIR}} NAME)
-    string(APPEND place "/${{folder}}")
+    get_filename_component(folder ${CMAKE_CURRENT_SOURCE_DIR} NAME)
+    string(APPEND place "/${folder}")
   endif()
   foreach(file IN LISTS GIVEN_SCRIPTS GIVEN_RESOURCES)
-    if(NOT EXISTS ${{CMAKE_CURRENT_SOURCE_DIR}}/${{file}})
-      message(FATAL_ERROR "${{GIVEN_NAME}} names ${{file}}, which is not there")
+    if(NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${file})
+      message(FATAL_ERROR "${GIVEN_NAME} names ${file}, which is not there")
     endif()
-    get_filename_component(folder ${{file}} DIRECTORY)
-    install(FILES ${{file}} DESTINATION ${{place}}/${{folder}})
+    get_filename_component(folder ${file} DIRECTORY)
+    install(FILES ${file} DESTINATION ${place}/${folder})
   endforeach()
 endfunction()
+"""
+# Slicer's own macro, from copies of the sources of Slicer and CTK that the environment names.
+REAL = """
+set(CTK_CMAKE_DIR $ENV{CTK_SOURCE}/CMake)
+list(APPEND CMAKE_MODULE_PATH $ENV{SLICER_SOURCE}/CMake ${CTK_CMAKE_DIR})
+set(PYTHONINTERP_FOUND ON)
+set(PYTHONLIBS_FOUND ON)
+set(PYTHON_EXECUTABLE @python@)
+set(PYTHON_LIBRARIES python3)
+include(${CTK_CMAKE_DIR}/ctkFunctionExtractOptimizedLibrary.cmake)
+include(${CTK_CMAKE_DIR}/ctkMacroCompilePythonScript.cmake)
+include(SlicerMacroBuildScriptedModule)
 """
 
 
@@ -65,22 +77,32 @@ def test_cmake_names_every_file_that_ships_and_no_other(room):
     assert sorted(named(room) - shipped(room)) == [], f"take them out of {room}/CMakeLists.txt"
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory) -> Path:
-    """The folder of scripted modules after CMake configured and installed the extension."""
+@pytest.fixture(scope="module", params=["stand-in", "Slicer's own macro"])
+def installed(request, tmp_path_factory) -> Path:
+    """The folder of scripted modules after CMake configured, built and installed the extension."""
     if shutil.which("cmake") is None or shutil.which("cc") is None or shutil.which("make") is None:
         pytest.skip("cmake, make or a compiler is not on this machine")
+    real = request.param != "stand-in"
+    if real and not {"SLICER_SOURCE", "CTK_SOURCE"} <= set(os.environ):
+        pytest.skip("SLICER_SOURCE and CTK_SOURCE do not name copies of the sources of Slicer and CTK")
     base = tmp_path_factory.mktemp("cmake")
     stub = base / "slicer"
     stub.mkdir()
-    (stub / "SlicerConfig.cmake").write_text(SLICER_CONFIG.format(modules=MODULES))
+    config = (SLICER_CONFIG + (REAL if real else STAND_IN)).replace("@modules@", MODULES)
+    (stub / "SlicerConfig.cmake").write_text(config.replace("@python@", sys.executable))
     (stub / "use.cmake").write_text("")
     (stub / "end.cmake").write_text("")
-    configure = ["cmake", "-S", ROOT, "-B", base / "build", f"-DSlicer_DIR={stub}", "-G", "Unix Makefiles"]
-    for command in (configure, ["cmake", "--install", base / "build", "--prefix", base / "installed"]):
-        run = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-        assert run.returncode == 0, run.stdout + run.stderr
+    options = [f"-DSlicer_DIR={stub}", "-DBUILD_TESTING=OFF", "-G", "Unix Makefiles"]
+    run("cmake", "-S", ROOT, "-B", base / "build", *options)
+    run("cmake", "--build", base / "build")
+    run("cmake", "--install", base / "build", "--prefix", base / "installed")
     return base / "installed" / MODULES
+
+
+def run(*command) -> None:
+    """Run a program that must succeed."""
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_only_the_module_stands_at_module_level(installed):
@@ -91,20 +113,20 @@ def test_every_shipped_file_is_installed(installed):
     expected = {f"RegCore/{name}" for name in shipped("RegCore")}
     expected |= {f"Resources/{name}" for name in shipped("Resources")}
     expected |= shipped("DeepRegSlicer")
-    found = {path.relative_to(installed).as_posix() for path in installed.rglob("*") if path.is_file()}
+    found = {path.relative_to(installed).as_posix() for path in installed.rglob("*.*") if path.is_file()}
+    found = {name for name in found if not name.endswith(".pyc")}
     assert found == expected
 
 
 def test_the_installed_package_is_importable_and_is_the_one_imported(installed):
     code = "import RegCore; print(RegCore.__file__); print(RegCore.make_phantom.__module__)"
-    # -P and -S keep the working copy, in whatever way it was installed, out of sight.
+    # -S keeps the working copy, in whatever way it was installed, out of sight.
     paths = [str(installed), *(path for path in sys.path if path.endswith("site-packages"))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    run = subprocess.run(
-        [sys.executable, "-S", "-c", code], cwd=installed, env=environment, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.split() == [str(installed / "RegCore" / "__init__.py"), "RegCore.phantom"]
+    command = [sys.executable, "-S", "-c", code]
+    done = subprocess.run(command, cwd=installed, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(installed / "RegCore" / "__init__.py"), "RegCore.phantom"]
 
 
 def description() -> dict[str, str]:
