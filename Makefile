@@ -49,7 +49,7 @@ $(RUNTIME): pyproject.toml
 	@[ -d $(VENV) ] || { echo "Setting up $(VENV), once"; $(PYTHON) -m venv $(VENV); }
 	@touch $(MARKER)
 	$(PIP) $(TORCH)
-	$(PIP) "setuptools>=68"
+	$(PIP) "setuptools>=77"
 	$(PIP) --no-build-isolation --editable .
 	@rm $(MARKER)
 	@touch $@

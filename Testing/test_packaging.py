@@ -78,7 +78,9 @@ def pip_stand_in(folder: Path, fails_at: str) -> Path:
 case "$*" in
   *"-m venv"*) mkdir -p .venv/bin; cp "$0" .venv/bin/python; echo venv >> log ;;
   *"pip --version"*) exit 0 ;;
-  *install*) echo "$*" | sed 's/.*--quiet //' >> log; case "$*" in *{fails_at}*) [ -e fixed ] || exit 1 ;; esac ;;
+  *install*)
+    echo "$*" | sed 's/.*--quiet //' >> log
+    case "$*" in *{fails_at}*) [ -e fixed ] || exit 1 ;; esac ;;
 esac
 exit 0
 """
