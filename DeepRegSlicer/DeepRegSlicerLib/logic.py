@@ -106,9 +106,8 @@ class RegistrationRun:
         gone = self._order.placement.missing(slicer.mrmlScene)
         if gone and not self._dropped:
             names = " and ".join(f"'{name}'" for name in gone)
-            self._dropped = (
-                f"The registration was stopped, because {names} left the scene. Nothing was changed."
-            )
+            why = "the scene was closed" if slicer.mrmlScene.IsClosing() else f"{names} left the scene"
+            self._dropped = f"The registration was stopped, because {why}. Nothing was changed."
             self._worker.cancel()
 
     def _on_done(self, job) -> None:
