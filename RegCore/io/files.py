@@ -119,7 +119,7 @@ def read_array(stream, shape, dtype, available: int) -> np.ndarray:
     if got < wanted:
         raise InputError(f"the file is cut short: {in_words(wanted)} promised, {in_words(got)} found")
     if isinstance(stream, Inflated):
-        read_bytes(stream, 1)  # reaches the checksum at the end, which tells damaged data
+        read_bytes(stream, BLOCK)  # reaches the checksum at the end, which tells damaged data
     return native(array)
 
 

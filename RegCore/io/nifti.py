@@ -84,7 +84,7 @@ def _shape(header) -> tuple[int, ...]:
 def _check_type(header) -> None:
     try:
         dtype = header.get_data_dtype()
-    except HeaderDataError:
+    except (HeaderDataError, KeyError):
         raise InputError(f"the header names an unknown voxel type ({int(header['datatype'])})") from None
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise InputError(f"voxels of one real number each were expected, but they are {_type_name(dtype)}")
@@ -102,7 +102,7 @@ def _affine(header) -> np.ndarray:
     elif header["qform_code"] > 0:
         try:
             affine = header.get_qform()
-        except HeaderDataError as error:
+        except (HeaderDataError, ValueError) as error:
             raise InputError(f"the qform of the header is damaged ({error})") from None
     else:
         affine = FLIP @ np.diag([*np.abs(header["pixdim"][1:4]).astype(np.float64), 1.0])
