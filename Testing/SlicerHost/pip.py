@@ -1,23 +1,33 @@
 """`slicer.packaging` for tests: says what is installed, and records installations instead of making them."""
 
 import importlib.metadata
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
+OPTIONS_WITH_A_VALUE = {"-c", "--constraint", "-r", "--requirement", "-i", "--index-url", "--extra-index-url"}
+
 
 @dataclass
 class Record:
-    """What the module asked for. Set `failure` to an exception to have the next installation fail with it."""
+    """What the module asked for.
+
+    installed: requirements, as written. constraints: the lines of the last constraints file.
+    missing: names of packages that count as not installed. failure: set to an exception to have the next
+    installation fail with it; a RuntimeError is what Slicer raises when the user declines.
+    """
 
     installed: list = field(default_factory=list)
+    constraints: list = field(default_factory=list)
     missing: set = field(default_factory=set)
     failure: Exception | None = None
 
     def clear(self):
         """Back to the start: nothing asked for, nothing missing beyond what is, no failure."""
         self.installed.clear()
+        self.constraints.clear()
         self.missing.clear()
         self.failure = None
 
@@ -26,9 +36,19 @@ record = Record()
 
 
 def _as_requirements(requirements):
-    entries = requirements.split() if isinstance(requirements, str) else requirements
-    entries = [entries] if isinstance(entries, Requirement) else entries
-    return [entry if isinstance(entry, Requirement) else Requirement(entry) for entry in entries]
+    """Requirement objects from what Slicer takes: arguments for pip, in a line or a list, or such objects."""
+    if isinstance(requirements, Requirement):
+        return [requirements]
+    entries = iter(shlex.split(requirements) if isinstance(requirements, str) else requirements)
+    found = []
+    for entry in entries:
+        if isinstance(entry, Requirement):
+            found.append(entry)
+        elif entry in OPTIONS_WITH_A_VALUE:
+            next(entries)
+        elif not entry.startswith("-"):
+            found.append(Requirement(entry))
+    return found
 
 
 def load_requirements(path):
@@ -71,6 +91,8 @@ def pip_install(
             raise failure
         completedCallback(1)
         return
+    if constraints is not None:
+        record.constraints[:] = Path(constraints).read_text(encoding="utf-8").splitlines()
     for requirement in _as_requirements(requirements):
         record.installed.append(str(requirement))
         record.missing.discard(requirement.name)

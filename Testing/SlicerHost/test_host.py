@@ -245,11 +245,14 @@ def test_installations_are_recorded_and_not_made(host):
         _requirements(host, "numpy>=1.20\n# why\n-r other.txt\nno-such-thing==1.0\n")
     )
     assert [str(entry) for entry in wanted] == ["numpy>=1.20", "no-such-thing==1.0"]
-    packaging.pip_ensure(wanted, requester="test")
+    packaging.pip_ensure(wanted, constraints=_requirements(host, "numpy==2.0\n"), requester="test")
     assert host.packaging.record.installed == ["no-such-thing==1.0"]
+    assert host.packaging.record.constraints == ["numpy==2.0"]
     host.packaging.record.failure = subprocess.CalledProcessError(1, "pip")
     with pytest.raises(subprocess.CalledProcessError):
         host.slicer.util.pip_install("no-such-thing")
+    host.slicer.util.pip_install("other --index-url https://x/simple --upgrade")
+    assert host.packaging.record.installed == ["no-such-thing==1.0", "other"]
     host.packaging.record.missing.add("numpy")
     assert not packaging.pip_check("numpy")
 
