@@ -22,7 +22,7 @@ from RegCore.io.files import (
 from RegCore.transforms import DisplacementField
 from RegCore.volume import Volume
 
-DISPLACEMENT, VECTOR = 1006, 1007  # intent codes
+LABELS, DISPLACEMENT, VECTOR = 1002, 1006, 1007  # intent codes
 MILLIMETRES = {1: 1000.0, 3: 0.001}  # unit codes metre and micrometre; the rest are millimetres
 
 
@@ -50,7 +50,7 @@ def read(path: Path) -> Contents:
     if len(shape) == 5 and shape[3:] == (1, 3) and intent in (DISPLACEMENT, VECTOR):
         space = "RAS" if intent == DISPLACEMENT else "LPS"
         return Contents(array[:, :, :, 0], _affine(header), space, declared=True)
-    return Contents(array, _affine(header))
+    return Contents(array, _affine(header), kind="labels" if intent == LABELS else None)
 
 
 def _read_header(stream, misnamed: bool):
@@ -122,9 +122,11 @@ def _scaled(array: np.ndarray, slope: float, offset: float) -> np.ndarray:
 
 
 def write_volume(path: Path, volume: Volume) -> None:
-    """A volume with its geometry in sform and qform; a sheared grid in the sform alone."""
+    """A volume with its geometry in sform and qform (a sheared grid: in the sform alone); labels say so."""
     dtype = stored_type(volume.array)
     header = _header(volume.array.shape, dtype, volume.geometry)
+    if volume.kind == "labels":
+        header.set_intent(LABELS)
     _write(path, header, volume.array, dtype)
 
 

@@ -63,9 +63,12 @@ def read(path: Path) -> Contents:
             beside = second_file(path, data)
             with open(beside, "rb") as second:
                 array = _voxels(second, beside, fields, shape, dtype)
+    kind = "labels" if "segment0_labelvalue" in fields else None
     if channel is None:
-        return Contents(array, affine)
+        return Contents(array, affine, kind=kind)
     array = np.moveaxis(array, channel, -1)
+    if kind == "labels":
+        return Contents(_segments(array, fields), affine, kind=kind)
     vector = shape[channel] == 3 and (not kinds or kinds[channel] in VECTORS)
     if vector and _space(fields) is not FLIP:
         raise InputError("vectors are read in the space left-posterior-superior only")
@@ -73,7 +76,7 @@ def read(path: Path) -> Contents:
 
 
 def _read_header(file) -> dict[str, str]:
-    """The fields by their names in lower case, without metadata (key:=value); ends behind the empty line."""
+    """Fields and metadata (key:=value) by their names in lower case; ends behind the empty line."""
     if not file.read(8).startswith(b"NRRD000"):
         raise InputError("not an image: this is not a NRRD file")
     file.readline()
@@ -85,9 +88,9 @@ def _read_header(file) -> dict[str, str]:
             return fields
         if text.startswith("#"):
             continue
-        key, separator, value = text.partition(": ")
-        if separator and ":=" not in key:
-            fields[key.strip().lower()] = value.strip()
+        key, separator, value = text.partition(":=" if ":=" in text.partition(": ")[0] else ": ")
+        if separator:
+            fields.setdefault(key.strip().lower(), value.strip())
     raise InputError("the NRRD header does not end")
 
 
@@ -165,6 +168,20 @@ def _place(fields: dict[str, str], shape: tuple, kinds: list[str]) -> tuple[np.n
         affine[:3, 3] = origin[0]
     others = [axis for axis in range(count) if axis not in spatial]
     return _space(fields) @ affine, others[0] if others else None
+
+
+def _segments(layers: np.ndarray, fields: dict[str, str]) -> np.ndarray:
+    """One binary channel for each segment of a segmentation that Slicer spread over layers (I, J, K, L)."""
+    channels = []
+    while (name := f"segment{len(channels)}") + "_labelvalue" in fields:
+        (value,), (layer,) = (
+            _numbers(fields, f"{name}_labelvalue", int),
+            _numbers(fields, f"{name}_layer", int),
+        )
+        if not 0 <= layer < layers.shape[3]:
+            raise InputError(f"the header puts {name} in layer {layer}, but there are {layers.shape[3]}")
+        channels.append(layers[..., layer] == value)
+    return np.stack(channels, -1).astype(np.uint8)
 
 
 def _skipped(fields: dict[str, str], name: str) -> int:

@@ -2,17 +2,19 @@
 
 import gzip
 import tracemalloc
+from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from RegCore.geometry import Geometry
+from RegCore.geometry import Geometry, InputError
 from RegCore.io import load, save
 from RegCore.volume import Volume
 from Testing.RegCore.grids import GRIDS, LEFT_HANDED, LPS, OBLIQUE, SHAPE, SHEARED
 
+CASES = Path(__file__).resolve().parents[3] / "shared" / "data"
 FORMATS = ["nii", "nii.gz", "nrrd", "mha", "npz"]
 ITK_FORMATS = FORMATS[:4]
 TYPES = ["uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"]
@@ -329,3 +331,44 @@ def test_the_same_volume_gives_the_same_bytes(tmp_path, ending):
     for name in ("a", "b"):
         save(Volume(noise(), OBLIQUE), tmp_path / f"{name}.{ending}")
     assert (tmp_path / f"a.{ending}").read_bytes() == (tmp_path / f"b.{ending}").read_bytes()
+
+
+def test_a_segmentation_of_slicer_in_layers_becomes_channels(tmp_path):
+    layers = np.random.default_rng(0).integers(0, 3, (2, *SHAPE)).astype(np.uint8)
+    header = nrrd_text(
+        type="uchar",
+        dimension="4",
+        sizes="2 7 8 9",
+        kinds="list domain domain domain",
+        space_directions="none (-1,0,0) (0,-2,0) (0,0,3)",
+    )
+    marks = [(1, 0), (2, 0), (2, 1)]  # value and layer of each segment
+    text = "".join(f"Segment{n}_LabelValue:={v}\nSegment{n}_Layer:={at}\n" for n, (v, at) in enumerate(marks))
+    path = tmp_path / "s.seg.nrrd"
+    path.write_bytes(header.encode()[:-1] + text.encode() + b"\n" + layers.tobytes(order="F"))
+    volume = load(path)
+    assert volume.kind == "labels"
+    np.testing.assert_array_equal(volume.array, np.stack([layers[at] == v for v, at in marks], -1))
+    path.write_bytes(path.read_bytes().replace(b"Segment2_Layer:=1", b"Segment2_Layer:=7"))
+    with pytest.raises(InputError, match="segment2 in layer 7, but there are 2"):
+        load(path)
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "npz"])
+def test_labels_come_back_as_labels_where_the_format_can_say_so(tmp_path, ending):
+    save(Volume(np.abs(noise()), OBLIQUE, "labels"), tmp_path / f"s.{ending}")
+    assert load(tmp_path / f"s.{ending}").kind == "labels"
+    if ending == "nii.gz":
+        np.testing.assert_array_equal(
+            sitk.GetArrayFromImage(sitk.ReadImage(tmp_path / "s.nii.gz")).T, abs(noise())
+        )
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the real cases in ../shared/data are not here")
+def test_real_files_are_read_as_nibabel_reads_them():
+    for path in sorted(CASES.glob("*/*.nii.gz")):
+        kind = "labels" if "seg" in path.name or "mask" in path.name else "image"
+        volume, expected = load(path, kind), nibabel.load(path)
+        np.testing.assert_array_equal(volume.array, np.asarray(expected.dataobj))
+        np.testing.assert_allclose(volume.geometry.affine, expected.affine, atol=1e-6)
+        assert volume.array.dtype == expected.get_data_dtype()
