@@ -198,6 +198,9 @@ class _Canvas:
         self._ramp(self._left(5), line, COOL_WARM, "0", note)
 
     def _ramp(self, x: float, line: int, colours, low: str, high: str) -> None:
+        """A strip of colours between two words; further left where the words would leave the picture."""
+        words = sum(self.draw.textlength(word, font=_font(17)) for word in (low, high))
+        x = min(x, self.picture.width - 24 - words - 140)
         x = self.text((x, line), low, 17, DIM) + 10
         strip = np.broadcast_to(ramp(colours, np.linspace(0, 1, 120)), (12, 120, 3))
         self.picture.paste(Image.fromarray(np.ascontiguousarray(strip)), (int(x), line - 6))

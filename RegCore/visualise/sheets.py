@@ -17,6 +17,7 @@ from RegCore.volume import Volume
 
 # Name; RAS axes against which it runs to the right and downwards; letters at the left, right, top, bottom.
 PLANES = (("Axial", 0, 1, "RLAP"), ("Coronal", 0, 2, "RLSI"), ("Sagittal", 1, 2, "APSI"))
+CROWDED = 12  # structures on a sheet, from which on their outlines are thinner
 SEARCHED = 4_000_000  # voxels looked at to find where the structures are; larger volumes are thinned out
 
 
@@ -143,7 +144,7 @@ def _values(array: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 
 def _outlines(labels: Volume, sheet: Sheet) -> np.ndarray:
-    """The edges of all structures on a sheet, (H, W) bool, three pixels wide, smoothed over half a voxel."""
+    """The edges of all structures on a sheet, (H, W) bool, smoothed over half a voxel."""
     nearest = np.rint(labels.geometry.to_index(sheet.world)).astype(np.int64)
     limits = np.array(labels.geometry.shape) - 1
     inside = ((nearest >= 0) & (nearest <= limits)).all(-1)
@@ -155,17 +156,18 @@ def _outlines(labels: Volume, sheet: Sheet) -> np.ndarray:
         numbers = np.where(inside, channel, 0)
         found, compact = np.unique(numbers, return_inverse=True)
         compact = compact.reshape(numbers.shape) + (0 if found[0] == 0 else 1)
+        width = 3 if len(found) < CROWDED else 2
         for number, box in enumerate(find_objects(compact), start=1):
             if box is not None:
-                edges |= _edge(compact == number, box, smooth)
+                edges |= _edge(compact == number, box, smooth, width)
     return edges
 
 
-def _edge(mask: np.ndarray, box: tuple[slice, slice], smooth: float) -> np.ndarray:
-    """The inner edge of one structure, computed in its box only."""
+def _edge(mask: np.ndarray, box: tuple[slice, slice], smooth: float, width: int) -> np.ndarray:
+    """The inner edge of one structure, `width` pixels wide, computed in its box only."""
     margin = int(4 * smooth) + 3
     window = tuple(slice(max(part.start - margin, 0), part.stop + margin) for part in box)
     soft = gaussian_filter(mask[window].astype(np.float32), smooth) > 0.5
     edge = np.zeros_like(mask)
-    edge[window] = soft & ~binary_erosion(soft, iterations=3, border_value=1)
+    edge[window] = soft & ~binary_erosion(soft, iterations=width, border_value=1)
     return edge
