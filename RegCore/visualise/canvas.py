@@ -192,19 +192,21 @@ class _Canvas:
             if name in labelled:
                 self.draw.line([(x, line), (x + 26, line)], fill=colour, width=4)
                 x = self.text((x + 34, line), words, 17) + 28
-        self._ramp(self._left(3), line, BLUE_RED, "fixed darker", "fixed brighter")
         moved = float(np.linalg.norm(shift))
         note = f"{reach:.1f} mm" + (f" + {moved:.0f} mm shift" if moved else "")
-        self._ramp(self._left(5), line, COOL_WARM, "0", note)
+        free = self._ramp(self._left(5), self.picture.width - 24, COOL_WARM, "0", note)
+        self._ramp(self._left(3), free - 30, BLUE_RED, "darker", "brighter")
 
-    def _ramp(self, x: float, line: int, colours, low: str, high: str) -> None:
-        """A strip of colours between two words; further left where the words would leave the picture."""
+    def _ramp(self, left: float, right: float, colours, low: str, high: str) -> float:
+        """A strip of colours between two words at `left`, or further left to end at `right`; its start."""
+        line = self.below + 26
         words = sum(self.draw.textlength(word, font=_font(17)) for word in (low, high))
-        x = min(x, self.picture.width - 24 - words - 140)
-        x = self.text((x, line), low, 17, DIM) + 10
+        start = min(left, right - words - 140)
+        x = self.text((start, line), low, 17, DIM) + 10
         strip = np.broadcast_to(ramp(colours, np.linspace(0, 1, 120)), (12, 120, 3))
         self.picture.paste(Image.fromarray(np.ascontiguousarray(strip)), (int(x), line - 6))
         self.text((x + 130, line), high, 17, DIM)
+        return start
 
 
 def _round_length(limit_mm: float) -> float:
