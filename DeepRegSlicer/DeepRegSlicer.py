@@ -1,0 +1,144 @@
+"""The Slicer module DeepRegSlicer: registration of two volumes of the scene to a transform node."""
+
+import slicer
+import vtk
+from DeepRegSlicerLib import paths
+from DeepRegSlicerLib.process import stop_shared_worker
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+
+class DeepRegSlicer(ScriptedLoadableModule):
+    """What Slicer's list of modules shows."""
+
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        parent.title = "DeepRegSlicer"
+        parent.categories = [translate("qSlicerAbstractCoreModule", "Registration")]
+        parent.dependencies = []
+        parent.contributors = ["DeepRegSlicer contributors"]
+        parent.helpText = _(
+            "Brings a moving volume onto a fixed one: rigid, affine or deformable, of the same or of another "
+            "modality. Segmentations, masks and landmarks are welcome. A process of its own does the work."
+        )
+        parent.acknowledgementText = _(
+            "Built on PyTorch. Methods follow DeepReg and the papers named in RegCore."
+        )
+        slicer.app.connect("startupCompleted()", register_sample_data)
+
+
+def register_sample_data():
+    """Offer the made-up patient in the module Sample Data; it is computed, not downloaded."""
+    from SampleData import SampleDataLogic
+
+    SampleDataLogic.registerCustomSampleDataSource(
+        category="DeepRegSlicer",
+        sampleName="DeepRegPhantom",
+        customDownloader=load_phantom,
+    )
+
+
+def load_phantom(source=None):
+    """Put the made-up patient into the scene; returns its two volumes."""
+    from DeepRegSlicerLib.nodes.phantom import add_phantom
+
+    made = add_phantom()
+    return [made.fixed, made.moving]
+
+
+class DeepRegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """The panel's connection to Slicer: scene, parameter node, beginning and end; see `RegisterPanel`."""
+
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic = self.panel = self.ui = None
+        self._parameters = self._guiTag = None
+
+    def setup(self):
+        """Build the panel. Nothing is installed and nothing heavy imported."""
+        from DeepRegSlicerLib.panels.register import RegisterPanel
+
+        ScriptedLoadableModuleWidget.setup(self)
+        widget = slicer.util.loadUI(str(paths.resource("UI/DeepRegSlicer.ui")))
+        self.layout.addWidget(widget)
+        self.ui = slicer.util.childWidgetVariables(widget)
+        widget.setMRMLScene(slicer.mrmlScene)
+        self.logic = DeepRegSlicerLogic()
+        self.panel = RegisterPanel(self.ui)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.setParameters(self.logic.getParameterNode())
+
+    def cleanup(self):
+        """The panel is about to be destroyed."""
+        self.panel.close()
+        self.setParameters(None)
+        self.removeObservers()
+        stop_shared_worker()
+
+    def enter(self):
+        """The user comes to this module."""
+        self.panel.look_for_packages()
+        self.setParameters(self.logic.getParameterNode())
+
+    def exit(self):
+        """The user goes to another module; what runs goes on."""
+
+    def onSceneStartClose(self, caller, event):
+        """The parameter node is about to be reset."""
+        self.setParameters(None)
+
+    def onSceneEndClose(self, caller, event):
+        """A new scene: a new parameter node, if the panel is seen."""
+        if self.parent.isEntered:
+            self.setParameters(self.logic.getParameterNode())
+
+    def setParameters(self, parameters):
+        """Bind the widgets to a parameter node, or to none."""
+        if self._parameters is not None:
+            self._parameters.disconnectGui(self._guiTag)
+            self.removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
+        self._parameters = parameters
+        if parameters is not None:
+            self._guiTag = parameters.connectGui(self.ui)
+            self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
+        self.panel.set_parameters(parameters)
+
+    def onParametersChanged(self, caller=None, event=None):
+        """Something was chosen."""
+        self.panel.update()
+
+
+class DeepRegSlicerLogic(ScriptedLoadableModuleLogic):
+    """Gives the parameter node; registering is `DeepRegSlicerLib.logic.register_volumes`."""
+
+    def getParameterNode(self):
+        """The module's parameters in the scene."""
+        from DeepRegSlicerLib.parameters import RegisterParameters
+
+        return RegisterParameters(ScriptedLoadableModuleLogic.getParameterNode(self))
+
+
+class DeepRegSlicerTest(ScriptedLoadableModuleTest):
+    """The self test, started by "Reload and Test" in Slicer: the made-up patient is registered."""
+
+    def runTest(self):
+        """Affine registration of the phantom has to halve the distance of its landmarks."""
+        from DeepRegSlicerLib.logic import register_volumes
+        from DeepRegSlicerLib.nodes.phantom import add_phantom
+
+        slicer.mrmlScene.Clear()
+        made = add_phantom()
+        landmarks = {"fixedLandmarks": made.fixed_landmarks, "movingLandmarks": made.moving_landmarks}
+        result = register_volumes(made.fixed, made.moving, "affine", **landmarks)
+        distance = result.metrics["tre_mm"]
+        self.assertLess(distance["after"], 0.5 * distance["before"])
+        self.delayDisplay(f"Landmarks: {distance['before']:.1f} mm before, {distance['after']:.1f} mm after")

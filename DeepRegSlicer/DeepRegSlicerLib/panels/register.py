@@ -1,0 +1,210 @@
+"""The Register panel: what its widgets show, and what happens when they are used."""
+
+import time
+
+import qt
+from slicer.i18n import tr as _
+
+from RegCore.geometry import InputError
+
+from .. import install
+from ..logic import RegistrationCancelled, RegistrationError, register_volumes
+from ..nodes.showing import show_over
+from ..parameters import Method
+from . import results
+
+NORMAL, HINT, GOOD, BAD = "", "color: gray;", "color: #1b7837;", "color: #c62828; font-weight: bold;"
+
+
+class RegisterPanel:
+    """Binds the widgets of DeepRegSlicer.ui to a registration. Knows no MRML; nodes pass through it."""
+
+    def __init__(self, ui):
+        """ui: the widgets by name, from `slicer.util.childWidgetVariables`."""
+        self.ui = ui
+        self.parameters = None  # RegisterParameters, None while the scene is closed
+        self.run = None
+        self.missing: list[str] = []
+        self._started = 0.0
+        self._stage = ""
+        self._closed = False
+        self._idle = True  # nothing was said yet: the status line gives a hint
+        ui.registerButton.clicked.connect(self.on_register)
+        ui.cancelButton.clicked.connect(self.on_cancel)
+        ui.installButton.clicked.connect(self.on_install)
+        self.look_for_packages()
+
+    def close(self) -> None:
+        """Stop what runs; the widgets are not touched any more."""
+        self._closed = True
+        if self.run is not None:
+            self.run.cancel()
+
+    def set_parameters(self, parameters) -> None:
+        """Use this parameter node, None for none."""
+        self.parameters = parameters
+        self.update()
+
+    def look_for_packages(self) -> None:
+        """Show what is missing, and the button that installs it; imports and installs nothing."""
+        self.missing = install.missing()
+        names = ", ".join(f"<b>{name}</b>" for name in self.missing)
+        text = _("Registration needs Python packages that Slicer does not have yet: {names}.")
+        size = " " + _("PyTorch is large: 200 MB to 3 GB.") if "torch" in self.missing else ""
+        self.ui.missingLabel.text = text.format(names=names) + size
+        self.ui.missingBox.visible = bool(self.missing)
+        self.update()
+
+    def update(self) -> None:
+        """Enable what can be used now and say why the rest can't."""
+        ui, obstacle = self.ui, self.obstacle()
+        ui.registerButton.enabled = not obstacle
+        ui.registerButton.toolTip = obstacle or _("Bring the moving volume onto the fixed one")
+        ui.cancelButton.enabled = self.run is not None
+        if self._idle:
+            ui.statusLabel.setStyleSheet(HINT)
+            ui.statusLabel.text = obstacle or _("Ready")
+        deformable = self.parameters is not None and self.parameters.method is Method.deformable
+        ui.smoothnessSlider.enabled = ui.smoothnessSliderLabel.enabled = deformable
+
+    def obstacle(self) -> str:
+        """Why Register can't be clicked, empty if it can."""
+        p = self.parameters
+        if self.run is not None:
+            return _("A registration is running")
+        if self.missing:
+            return _("Install the missing packages first")
+        if p is None or p.fixedVolume is None or p.movingVolume is None:
+            return _("Choose a fixed and a moving volume")
+        if p.fixedVolume is p.movingVolume:
+            return _("Choose two different volumes")
+        if (p.fixedLandmarks is None) != (p.movingLandmarks is None):
+            return _("Choose landmarks for both volumes, or for none")
+        return ""
+
+    def on_register(self) -> None:
+        """Start; the rest follows from `on_progress` and `on_done`."""
+        ui, p = self.ui, self.parameters
+        ui.resultSection.visible = False
+        ui.progressBar.value = 0
+        ui.progressBar.visible = True
+        self._stage, self._started = "", time.monotonic()
+        self.say(_("Preparing …"))
+        self.note(
+            _("Registering '{moving}' to '{fixed}', {method}").format(
+                moving=p.movingVolume.GetName(), fixed=p.fixedVolume.GetName(), method=p.method.value
+            )
+        )
+        try:
+            self.run = self._start(p)
+        except (InputError, RegistrationError) as error:
+            self.fail(error)
+        self.update()
+
+    def _start(self, p):
+        return register_volumes(
+            p.fixedVolume,
+            p.movingVolume,
+            p.method.value,
+            p.fixedSegmentation,
+            p.movingSegmentation,
+            fixedLandmarks=p.fixedLandmarks,
+            movingLandmarks=p.movingLandmarks,
+            fixedMask=p.fixedMask,
+            movingMask=p.movingMask,
+            initialTransform=p.initialTransform,
+            outputTransform=p.outputTransform,
+            warpedVolume=p.warpedVolume,
+            warpedSegmentation=p.warpedSegmentation,
+            createImages=p.createImages,
+            settings=p.settings(),
+            device=p.device.value,
+            seed=p.seed,
+            wait=False,
+            progress=self.on_progress,
+            done=self.on_done,
+        )
+
+    def on_progress(self, fraction: float, stage: str, values: dict) -> None:
+        """Show how far it is."""
+        if self._closed:
+            return
+        self.ui.progressBar.value = round(100 * fraction)
+        figures = [f"{_('iteration')} {values['iteration']}"] if "iteration" in values else []
+        figures += [f"{_('loss')} {values['loss']:.4f}"] if "loss" in values else []
+        self.say(" · ".join([stage[:1].upper() + stage[1:], *figures]))
+        if stage != self._stage:
+            self._stage = stage
+            self.note(f"{time.monotonic() - self._started:6.1f} s  {stage}")
+
+    def on_cancel(self) -> None:
+        """Ask the registration to stop."""
+        if self.run is not None:
+            self.ui.cancelButton.enabled = False
+            self.say(_("Cancelling …"))
+            self.run.cancel()
+
+    def on_done(self, run) -> None:
+        """Show the result, or why there is none."""
+        self.run = None
+        if self._closed:
+            return
+        if run.error is not None:
+            self.fail(run.error)
+        else:
+            self.succeed(run.result)
+        self.update()
+
+    def succeed(self, result) -> None:
+        """Select the result's nodes, so that the next run overwrites them, and fill the table."""
+        p, ui = self.parameters, self.ui
+        ui.progressBar.value = 100
+        ui.progressBar.visible = False
+        if p is not None:
+            p.outputTransform = result.transform
+            p.warpedVolume = result.warpedVolume or p.warpedVolume
+            p.warpedSegmentation = result.warpedSegmentation or p.warpedSegmentation
+            if result.warpedVolume is not None:
+                show_over(p.fixedVolume, result.warpedVolume)
+        ui.resultSection.visible = True
+        results.fill(ui.resultTable, results.rows(result.metrics, result.seconds))
+        text = _("Done in {seconds:.1f} s. The result is in '{name}'.")
+        self.say(text.format(seconds=time.monotonic() - self._started, name=result.transform.GetName()), GOOD)
+        self.note(self.ui.statusLabel.text)
+
+    def fail(self, error: Exception) -> None:
+        """Say what went wrong in one sentence; the details go to the log."""
+        self.ui.progressBar.visible = False
+        cancelled = isinstance(error, RegistrationCancelled)
+        self.say(
+            _("Cancelled. The scene is as it was.") if cancelled else str(error), NORMAL if cancelled else BAD
+        )
+        self.note(str(error))
+        if getattr(error, "details", ""):
+            self.note(error.details)
+        if getattr(error, "missing", ()):
+            self.look_for_packages()
+
+    def on_install(self) -> None:
+        """Install what is missing; the user is asked by Slicer before."""
+        self.ui.installButton.enabled = False
+        self.say(_("Installing packages, this can take minutes …"))
+        qt.QApplication.processEvents()
+        try:
+            install.install()
+            self.say(_("The packages are installed."), GOOD)
+        except install.InstallError as error:
+            self.say(str(error), NORMAL if error.declined else BAD)
+            self.note(str(error))
+        self.ui.installButton.enabled = True
+        self.look_for_packages()
+
+    def say(self, text: str, style: str = NORMAL) -> None:
+        """Show a sentence in the status line."""
+        self._idle = False
+        self.ui.statusLabel.setStyleSheet(style)
+        self.ui.statusLabel.text = text
+
+    def note(self, text: str) -> None:
+        """Add lines to the log."""
+        self.ui.logText.appendPlainText(text)
