@@ -186,28 +186,15 @@ def register_volumes(
     """
     _check_pair(fixedNode, movingNode, fixedLandmarks, movingLandmarks)
     outputs = nodes.Outputs(outputTransform, warpedVolume, warpedSegmentation, createImages)
-    outputs.check(
-        [
-            fixedNode,
-            movingNode,
-            fixedSegmentation,
-            movingSegmentation,
-            fixedMask,
-            movingMask,
-            initialTransform,
-        ]
-    )
+    outputs.check([fixedNode, movingNode, fixedSegmentation, movingSegmentation, fixedMask, movingMask])
     things, structures = _read(fixedNode, movingNode, fixedSegmentation, movingSegmentation, outputTransform)
     grid = things["fixed"].geometry
+    things |= {"method": method, "settings": settings, "device": device, "seed": seed}
     things |= {
-        "method": method,
         "fixed_mask": fixedMask and nodes.mask(fixedMask),
         "moving_mask": movingMask and nodes.mask(movingMask, outputTransform),
         "landmarks": fixedLandmarks and nodes.landmarks(fixedLandmarks, movingLandmarks, outputTransform),
         "initial": initialTransform and nodes.initial_transform(initialTransform, grid),
-        "settings": settings,
-        "device": device,
-        "seed": seed,
     }
     placement = nodes.Placement.of(fixedNode, movingNode, movingSegmentation, grid, outputTransform)
     order = _Order(things, structures, placement, outputs)
