@@ -67,7 +67,8 @@ def load(path, kind: str | None = None) -> Volume | Transform:
     try:
         reader = _by_suffix(READERS, path, "read")
         _check_there(path)
-        return _as_kind(reader(path), kind)
+        with np.errstate(invalid="ignore", over="ignore"):  # an infinite header is refused by Geometry
+            return _as_kind(reader(path), kind)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except OSError as error:

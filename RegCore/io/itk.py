@@ -33,22 +33,27 @@ def read_h5(path: Path) -> Transform:
         if not isinstance(group, h5py.Group) or not len(group):
             raise InputError("not a transform of ITK: the group 'TransformGroup' is missing")
         try:
-            return _joined([_read_part(group[name]) for name in sorted(group, key=int)])
+            size = path.stat().st_size
+            return _joined([_read_part(group[name], size) for name in sorted(group, key=int)])
         except (KeyError, ValueError, OSError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"the transform file is damaged ({error})") from None
 
 
-def _read_part(part: h5py.Group) -> Transform | None:
-    name = np.ravel(part["TransformType"][()])[0]
+def _read_part(part: h5py.Group, available: int) -> Transform | None:
+    kind = part["TransformType"]
+    if kind.size != 1:
+        raise InputError(f"one TransformType was expected, but the file names {kind.size}")
+    name = np.ravel(kind[()])[0]
     name = name.decode() if isinstance(name, bytes) else str(name)
     if name.startswith("CompositeTransform"):
         return None
     numbers = []
     for key in ("TransformParameters", "TransformFixedParameters"):
         dataset = part[key if key in part else OLD_SPELLING[key]]
-        if dataset.size * dataset.dtype.itemsize > (dataset.id.get_storage_size() + 1024) * DEFLATE_LIMIT:
+        limit = available * (DEFLATE_LIMIT if dataset.chunks else 1)
+        if dataset.size * dataset.dtype.itemsize > limit:
             raise InputError(f"{key} promises {dataset.size} numbers, more than the file can hold")
         numbers.append(np.ravel(dataset[()]))
     return from_parameters(name, *numbers)
@@ -99,17 +104,17 @@ def from_parameters(name: str, parameters: np.ndarray, fixed: np.ndarray) -> Tra
     """The transform that ITK calls `name`, from its parameters and fixed parameters (LPS mm)."""
     kind = name.partition("_")[0]
     if not name.endswith("_3_3"):
-        raise InputError(f"a transform of 3-D space was expected, but this is {name}")
+        raise InputError(f"a transform of 3-D space was expected, but this is {name!r}")
     if not (np.isfinite(parameters).all() and np.isfinite(fixed).all()):
-        raise InputError(f"the parameters of {name} hold values that are NaN or infinite")
+        raise InputError(f"the parameters of {name!r} hold values that are NaN or infinite")
     if kind == FIELD:
         return _field(parameters, fixed)
     if kind not in LINEAR:
         known = ", ".join([FIELD, *LINEAR])
-        raise InputError(f"transforms of the type {name} can't be read (readable: {known})")
+        raise InputError(f"transforms of the type {name!r} can't be read (readable: {known})")
     count, linear_part = LINEAR[kind]
     if len(parameters) != count:
-        raise InputError(f"{name} has {count} parameters, but the file holds {len(parameters)}")
+        raise InputError(f"{name!r} has {count} parameters, but the file holds {len(parameters)}")
     centre = np.array(fixed[:3], np.float64) if len(fixed) >= 3 else np.zeros(3)
     linear, shift = linear_part(np.asarray(parameters, np.float64), fixed)
     matrix = np.eye(4)
