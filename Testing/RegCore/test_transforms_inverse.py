@@ -51,6 +51,16 @@ def test_the_default_grid_is_the_own_one():
     assert error_in_voxels(field, inverse, GRID.world_grid()).max() < 0.02
 
 
+def test_the_inverse_of_the_inverse_is_the_field():
+    linear = tilted_affine(1.2, (20.0, 5.0, -8.0))
+    field = linear.compose(smooth_field(GRID, mm=3.0, sigma=6.0))
+    inverse = field.inverse(GRID.moved(linear.matrix))
+    np.testing.assert_allclose(inverse.affine.map(linear.map(GRID.centre)), GRID.centre, atol=2)
+    np.testing.assert_allclose(inverse.affine.matrix[:3, :3] @ linear.matrix[:3, :3], np.eye(3), atol=0.1)
+    points = points_inside(GRID, margin=5.0)
+    np.testing.assert_allclose(inverse.inverse(GRID).map(points), field.map(points), atol=0.1)
+
+
 def test_an_analytic_inverse():
     """T stretches along one axis as z + 3 sin(z / 12): a root of one equation at each place."""
     grid = Geometry((5, 6, 60), np.diag([2.0, 2.0, 0.5, 1.0]))
