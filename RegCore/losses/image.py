@@ -5,12 +5,12 @@ better.
 """
 
 import torch
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from ..geometry import InputError
 from .checks import check_pair
 
-CHUNK = 2**16  # voxels whose bin memberships are held at a time
+CHUNK = 2**18  # voxels whose bin memberships are held at a time
 TINY = 1e-10  # squared variances of this size are those of a flat image in [0, 1]
 
 
@@ -36,26 +36,44 @@ def gncc(fixed: torch.Tensor, warped: torch.Tensor, *, deepreg: bool = False) ->
 
 
 def _memberships(values: torch.Tensor, centres: torch.Tensor, sigma: float) -> torch.Tensor:
-    """How much each of ``(N,)`` values belongs to each bin, ``(N, bins)``; rows sum to 1 (Parzen window)."""
-    return torch.softmax(-((values[:, None] - centres) ** 2) / (2 * sigma**2), 1)
+    """How much each of ``(N,)`` values belongs to each bin, ``(bins, N)``; columns sum to 1 (Parzen)."""
+    return torch.softmax((values - centres[:, None]).square_().mul_(-0.5 / sigma**2), 0)
 
 
-def _joint_counts(fixed, warped, centres, sigma: float) -> torch.Tensor:
-    return _memberships(fixed, centres, sigma).T @ _memberships(warped, centres, sigma)
+class _JointHistogram(torch.autograd.Function):
+    """Joint distribution ``(bins, bins)``, sum 1, of two ``(N,)``, and its derivative in closed form.
 
-
-def _joint_histogram(fixed: torch.Tensor, warped: torch.Tensor, num_bins: int, sigma_ratio: float):
-    """Joint distribution of two ``(N,)`` of values in [0, 1], ``(bins, bins)``, sum 1.
-
-    The memberships of all voxels at once would take 2 num_bins times the memory of the image: they are made
-    in chunks, and made again on the way back.
+    The memberships m_b of all voxels at once would take 2 bins times the memory of the image: they are
+    made in chunks, and again on the way back. There d m_b / d x = m_b (c_b - E[c]) / sigma^2, E the mean over
+    the bins weighted by m: the derivative of a sum of p_b m_b is the covariance of p and c over sigma^2.
     """
-    centres = torch.linspace(0, 1, num_bins, dtype=fixed.dtype, device=fixed.device)
-    sigma = sigma_ratio / (num_bins - 1)
-    total = 0
-    for f, w in zip(fixed.split(CHUNK), warped.split(CHUNK), strict=True):
-        total = total + checkpoint(_joint_counts, f, w, centres, sigma, use_reentrant=False)
-    return total / fixed.numel()
+
+    @staticmethod
+    def forward(ctx, fixed, warped, centres, sigma):
+        ctx.save_for_backward(fixed, warped, centres)
+        ctx.sigma = sigma
+        joint = centres.new_zeros(len(centres), len(centres))
+        for f, w in zip(fixed.split(CHUNK), warped.split(CHUNK), strict=True):
+            joint.addmm_(_memberships(f, centres, sigma), _memberships(w, centres, sigma).T)
+        return joint / fixed.numel()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        fixed, warped, centres = ctx.saved_tensors
+        outs = [
+            torch.empty_like(x) if n else None
+            for x, n in zip((fixed, warped), ctx.needs_input_grad[:2], strict=True)
+        ]
+        for start in range(0, fixed.numel(), CHUNK):
+            part = slice(start, start + CHUNK)
+            f, w = (_memberships(x[part], centres, ctx.sigma) for x in (fixed, warped))
+            for out, own, prices in ((outs[0], f, grad @ w), (outs[1], w, grad.T @ f)):
+                if out is not None:
+                    priced = prices.mul_(own)
+                    covariance = centres @ priced - priced.sum(0) * (centres @ own)
+                    out[part] = covariance / (ctx.sigma**2 * fixed.numel())
+        return (*outs, None, None)
 
 
 def gmi(
@@ -86,9 +104,10 @@ def gmi(
             f"but they are {num_bins} and {sigma_ratio}"
         )
     fixed, warped = fixed.clamp(0, 1).flatten(2), warped.clamp(0, 1).flatten(2)
+    centres = torch.linspace(0, 1, num_bins, dtype=fixed.dtype, device=fixed.device)
     values = []
     for pair in zip(fixed.flatten(0, 1), warped.flatten(0, 1), strict=True):
-        joint = _joint_histogram(*pair, num_bins, sigma_ratio)
+        joint = _JointHistogram.apply(*pair, centres, sigma_ratio / (num_bins - 1))
         product = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
         values.append((joint * torch.log((joint + 1e-5) / (product + 1e-5))).sum())
     return -torch.stack(values).view(fixed.shape[:2]).mean(1)

@@ -89,9 +89,9 @@ def box_sum(x: torch.Tensor, size: int, before: int) -> torch.Tensor:
     built from each other, so that 9 voxels take four additions. The adjoint is the same sum with
     ``before = size - 1 - before``.
     """
+    x = F.pad(x, [before, size - 1 - before] * 3)
     for axis in (1, 2, 3):
-        pad = [0, 0] * (axis - 1) + [before, size - 1 - before]
-        x = _window_sum(F.pad(x, pad), size, x.ndim - axis)
+        x = _window_sum(x, size, x.ndim - axis)
     return x
 
 
