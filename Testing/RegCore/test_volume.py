@@ -1,5 +1,8 @@
 """Volumes, their labels, and the sentences for what can't be registered."""
 
+from pathlib import Path
+
+import nibabel
 import numpy as np
 import pytest
 
@@ -14,6 +17,8 @@ from RegCore.volume import (
     slabs,
 )
 from Testing.RegCore.grids import OBLIQUE, SHAPE
+
+CASES = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def image(values) -> Volume:
@@ -82,6 +87,18 @@ def test_patches_look_like_labels_and_images_do_not(order):
     for array, expected in [(blocks(), True), (ramp, False), (coarse, False), (ct, False), (noise(), False)]:
         assert looks_like_labels(np.asarray(array, order=order)) is expected
     assert looks_like_labels(blocks() > 1)
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the real cases in ../shared/data are not here")
+def test_real_label_maps_and_scans_are_told_apart():
+    seen = set()
+    for path in CASES.glob("*/*.nii.gz"):
+        array = nibabel.load(path).get_fdata().astype(np.int32)
+        is_labels = "seg" in path.name or "mask" in path.name
+        if array.ndim == 3:
+            assert looks_like_labels(array) is is_labels, path
+            seen.add(is_labels)
+    assert seen == {True, False}
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
