@@ -83,7 +83,7 @@ def test_patches_look_like_labels_and_images_do_not(order):
     ramp = np.indices((20, 20, 20)).sum(0).astype(np.int16)
     ct = np.full((20, 20, 20), -1000, np.int16)
     ct[5:15, 5:15, 5:15] = noise((10, 10, 10))
-    coarse = ramp // 3  # two of three neighbours are equal
+    coarse = ramp * 2 // 3  # one of three neighbours is equal
     for array, expected in [(blocks(), True), (ramp, False), (coarse, False), (ct, False), (noise(), False)]:
         assert looks_like_labels(np.asarray(array, order=order)) is expected
     assert looks_like_labels(blocks() > 1)
