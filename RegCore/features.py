@@ -3,9 +3,9 @@
 import torch
 import torch.nn.functional as F
 
-from .resampler import box_mean
+from RegCore.resampler import box_mean
 
-# The six difference vectors between edge-adjacent neighbours: axis pairs (i, j), first sign +, second sign +-.
+# The six difference vectors between edge-adjacent neighbours: axis pairs, first sign +, second + or -.
 _PAIRS = [(i, j, sign) for i, j in ((0, 1), (0, 2), (1, 2)) for sign in (1, -1)]
 
 
@@ -49,3 +49,19 @@ def mind_ssc(image: torch.Tensor, *, radius: int = 1, dilation: int = 2) -> torc
     mean = variance.mean(dim=(2, 3, 4), keepdim=True)
     variance = torch.minimum(torch.maximum(variance, 0.001 * mean), 1000 * mean)
     return torch.exp_(distance.div_(variance.clamp_min_(1e-30)).neg_())
+
+
+def local_contrast(image: torch.Tensor, *, radius: int = 3) -> torch.Tensor:
+    """Each voxel against its neighbourhood: (I - mean) / (SD + 0.1 mean SD), clipped to 3, put in [-1, 1].
+
+    The squared distance of two such maps behaves as the local correlation of the images does, and does not
+    care for slow changes of brightness; it means something for images of one modality only.
+
+    Args:
+        image: ``(B, 1, I, J, K)``.
+        radius: of the neighbourhood, a cube of side 2 radius + 1 voxels.
+    """
+    mean = box_mean(image, radius)
+    spread = (box_mean(image * image, radius) - mean * mean).clamp_min_(0).sqrt_()
+    floor = 0.1 * spread.mean(dim=(2, 3, 4), keepdim=True)
+    return ((image - mean) / (spread + floor).clamp_min_(1e-30)).clamp_(-3, 3) / 3

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .geometry import Geometry
-from .progress import Progress, silent
-from .transforms import AffineTransform, DisplacementField
-from .volume import Volume
+from RegCore.geometry import Geometry
+from RegCore.progress import Progress, silent
+from RegCore.transforms import AffineTransform, DisplacementField
+from RegCore.volume import Volume
 
 BORDERS = ("edge", "constant", "zero_boundary")
 SLAB_VOXELS = 2**20  # output voxels per slab: 12 MiB of coordinates
@@ -26,7 +26,7 @@ def reference_grid(shape, *, dtype=torch.float32, device=None) -> torch.Tensor:
 
 
 def _normalised(coordinates: torch.Tensor, shape) -> torch.Tensor:
-    """Coordinates ``(B, 3, N)`` in voxels as `grid_sample` wants them: ``(B, N, 3)``, [-1, 1], last axis first."""
+    """Coordinates ``(B, 3, N)`` in voxels for `grid_sample`: ``(B, N, 3)``, [-1, 1], last axis first."""
     scale = [2.0 / (n - 1) if n > 1 else 0.0 for n in shape]
     return torch.stack([coordinates[:, d] * scale[d] - 1.0 for d in (2, 1, 0)], -1)
 
@@ -84,7 +84,7 @@ def _linear_left(image: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor
 
 
 def _nearest(image: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
-    """Values of the nearest voxels at ``(B, 3, N)``, edge-extended, in the image's own dtype: ``(B, C, N)``."""
+    """Values of the nearest voxels at ``(B, 3, N)``, edge-extended, in the image's dtype: ``(B, C, N)``."""
     index = None
     for d, n in enumerate(image.shape[2:]):
         axis = torch.floor(coordinates[:, d] + 0.5).clamp_(0, n - 1).to(torch.int64)
@@ -131,7 +131,7 @@ def sample(
 def warp_image_ddf(
     image: torch.Tensor, ddf: torch.Tensor, *, border: str = "edge", fill: float = 0.0, nearest: bool = False
 ) -> torch.Tensor:
-    """Pull an image ``(B, C, I, J, K)`` back by a DDF ``(B, 3, i, j, k)``: out(x) = image(x + ddf(x)), voxels."""
+    """Image ``(B, C, I, J, K)`` pulled by a DDF ``(B, 3, i, j, k)``: out(x) = image(x + ddf(x)), voxels."""
     grid = reference_grid(ddf.shape[2:], dtype=ddf.dtype, device=ddf.device)
     return sample(image, grid + ddf, border=border, fill=fill, nearest=nearest)
 
@@ -225,7 +225,7 @@ def gaussian_smooth(x: torch.Tensor, sigma) -> torch.Tensor:
 
 
 def index_map(transform_matrix: np.ndarray, onto: Geometry, source: Geometry) -> np.ndarray:
-    """4x4 matrix from indices of ``onto`` through a world matrix (fixed -> moving) to indices of ``source``."""
+    """4x4 matrix from indices of ``onto`` through a world matrix to indices of ``source``."""
     return np.linalg.inv(source.affine) @ transform_matrix @ onto.affine
 
 
@@ -337,7 +337,7 @@ def warp(
 def field_of(
     transform: AffineTransform, onto: Geometry, ddf: torch.Tensor | None = None
 ) -> DisplacementField:
-    """Displacements in mm of x -> A(x + u(x)) on a grid, u being a DDF ``(1, 3, I, J, K)`` in voxels of it."""
+    """Displacements in mm of x -> A(x + u(x)) on a grid, u a DDF ``(1, 3, I, J, K)`` in voxels of it."""
     mm = np.empty((*onto.shape, 3), np.float32)
     step = (transform.matrix - np.eye(4)) @ onto.affine
     turn = torch.from_numpy((transform.matrix @ onto.affine)[:3, :3]).float()

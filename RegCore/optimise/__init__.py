@@ -1,0 +1,1 @@
+"""Registration without training: affine, deformable, and DeepReg's classical methods."""

@@ -1,0 +1,250 @@
+"""Deformable registration by optimisation: Adam on a smooth displacement field, from coarse to fine."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from RegCore.geometry import Geometry, InputError
+from RegCore.optimise.pair import Codes, Side, local_agreement, make_layers
+from RegCore.preprocess import padded, working_geometry
+from RegCore.progress import Progress, part_of, silent
+from RegCore.resampler import affine_coordinates, box_mean, index_map, reference_grid, sample
+from RegCore.transforms import DisplacementField
+
+SAME_MODALITY = 0.5  # agreement of local contrasts from which on intensities are compared as well
+DENSE_VOXELS = 350_000  # up to here every voxel has parameters of its own, above every second along each axis
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the deformable stage works."""
+
+    working_voxels: int = 1_500_000
+    """At most about so many voxels in the finest working grid."""
+    levels: int = 3
+    """Number of grids, each with an eighth of the voxels of the next."""
+    iterations: int = 60
+    """Steps on the finest grid; two thirds of it on the others."""
+    smoothness: float = 1.25
+    """Weight of the squared gradient of the displacement; larger is stiffer."""
+    contrast: float = 3.0
+    """Weight of local contrasts beside MIND-SSC, used where both images turn out to be of one modality."""
+    label_weight: float = 4.0
+    """Weight of the segmentations, if both are given."""
+    landmark_weight: float = 0.0
+    """Weight of the landmarks, mm^-2; at 0 they only measure."""
+    rate: float = 0.5
+    """Adam's step, in spacings of the parameters."""
+
+    def __post_init__(self):
+        for name in ("working_voxels", "levels", "iterations"):
+            if getattr(self, name) < 1:
+                raise InputError(f"setting {name} is {getattr(self, name)}, expected at least 1")
+        for name in ("smoothness", "contrast", "label_weight", "landmark_weight", "rate"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"setting {name} is {getattr(self, name)}, expected a number of at least 0")
+
+
+@dataclass(frozen=True)
+class Level:
+    """One working grid; ``moving`` is pulled through the affine part, reaching ``margin`` voxels further."""
+
+    grid: Geometry
+    margin: int
+    stride: int  # voxels between parameters
+    fixed: torch.Tensor  # (1, C, i, j, k), means over blocks of ``stride`` voxels
+    moving: torch.Tensor  # (1, C + 1, ...), the same; the last channel says where it is known
+    weight: torch.Tensor  # (1, 1, i, j, k)
+    points: torch.Tensor | None  # (1, 3, N, 1, 1) landmarks in parameter indices
+    targets: torch.Tensor | None  # (1, 3, N, 1, 1) where they belong, as displacements in strides
+    stride_mm: float
+
+
+def _pool(x: torch.Tensor, size: int) -> torch.Tensor:
+    return x if size == 1 else F.avg_pool3d(x, size, size, ceil_mode=True, count_include_pad=False)
+
+
+def _landmarks(landmarks, matrix, grid: Geometry, stride: int, device):
+    """Landmark pairs as places and displacements on the parameter grid."""
+    if landmarks is None:
+        return None, None
+    start = grid.to_index(landmarks[:, :3])
+    stop = grid.to_index(landmarks[:, 3:] @ np.linalg.inv(matrix)[:3, :3].T + np.linalg.inv(matrix)[:3, 3])
+    places, shifts = (start - (stride - 1) / 2) / stride, (stop - start) / stride
+    return tuple(
+        torch.from_numpy(x.T.copy()).float().view(1, 3, -1, 1, 1).to(device) for x in (places, shifts)
+    )
+
+
+def make_level(fixed: Side, moving: Side, matrix, grid: Geometry, contrast: float, codes, landmarks, device):
+    """The pair on a working grid, the moving side pulled through the affine ``matrix``."""
+    stride = 1 if grid.voxels <= DENSE_VOXELS else 2
+    margin = 4 * stride
+    still = make_layers(fixed, grid, np.eye(4), codes, device).pulled(grid, np.eye(4), contrast)
+    wide = padded(grid, margin)
+    other = make_layers(moving, grid, matrix, codes, device).pulled(wide, matrix, contrast)
+    points, targets = _landmarks(landmarks, matrix, grid, stride, device)
+    return Level(
+        grid,
+        margin,
+        stride,
+        _pool(still[0], stride),
+        _pool(torch.cat(other, 1), stride),
+        _pool(still[1], stride),
+        points,
+        targets,
+        stride * float(grid.spacing.mean()),
+    )
+
+
+def _spread(level: Level, u: torch.Tensor) -> torch.Tensor:
+    """Displacements in strides at the parameters -> in voxels at every voxel of the grid."""
+    at = reference_grid(level.grid.shape, device=u.device)
+    return sample(u, (at - (level.stride - 1) / 2) / level.stride) * level.stride
+
+
+def _gathered(level: Level, ddf: torch.Tensor) -> torch.Tensor:
+    """The reverse of `_spread`: voxels -> strides, by means over blocks."""
+    return _pool(ddf, level.stride) / level.stride
+
+
+def carried(ddf: torch.Tensor, old: Geometry, new: Geometry) -> torch.Tensor:
+    """A DDF ``(1, 3, I, J, K)`` in voxels of one grid, on another grid and in voxels of that."""
+    at = affine_coordinates(index_map(np.eye(4), new, old), new.shape, device=ddf.device)
+    turn = torch.from_numpy(index_map(np.eye(4), old, new)[:3, :3]).float().to(ddf.device)
+    return torch.einsum("rc,bcijk->brijk", turn, sample(ddf, at))
+
+
+def smooth(parameters: torch.Tensor) -> torch.Tensor:
+    """The displacement that parameters stand for: three 3^3 means, nearly a cubic B-spline."""
+    for _ in range(3):
+        parameters = box_mean(parameters, 1)
+    return parameters
+
+
+class Objective:
+    """Feature distance + smoothness (+ landmarks) of a displacement in strides on a level."""
+
+    def __init__(self, level: Level, settings: Settings):
+        self.level, self.settings = level, settings
+        self.at = (
+            reference_grid(level.fixed.shape[2:], device=level.fixed.device) + level.margin / level.stride
+        )
+        self.total = level.weight.sum()
+
+    def __call__(self, u: torch.Tensor) -> torch.Tensor:
+        level = self.level
+        values = sample(level.moving, self.at + u)
+        distance = (level.fixed - values[:, :-1]).square().sum(1, keepdim=True)
+        loss = (distance * (values[:, -1:] * level.weight)).sum() / self.total
+        loss = loss + 3 * self.settings.smoothness * sum(
+            u.diff(dim=d).square().mean() for d in (2, 3, 4) if u.shape[d] > 1
+        )
+        if self.settings.landmark_weight > 0 and level.points is not None:
+            apart = (sample(u, level.points) - level.targets).square().sum(1).mean() * level.stride_mm**2
+            loss = loss + self.settings.landmark_weight * apart
+        return loss
+
+
+def descend(level: Level, start: torch.Tensor, iterations: int, settings: Settings, progress: Progress):
+    """Adam on the parameters of one level, from displacements in strides; returns the best ones seen."""
+    objective = Objective(level, settings)
+    parameters = start.clone().requires_grad_(True)
+    adam = torch.optim.Adam([parameters], lr=settings.rate, fused=True)
+    with torch.no_grad():
+        best = (float(objective(start)), start)
+    for n in range(iterations + 1):
+        u = smooth(parameters)
+        loss = objective(u)
+        value = float(loss.detach())
+        if value < best[0]:
+            best = (value, u.detach())
+        if n == iterations:
+            break
+        adam.zero_grad(set_to_none=False)
+        loss.backward()
+        adam.step()
+        spacing = "x".join(f"{s:.1f}" for s in level.grid.spacing)
+        progress(n / iterations, f"deformable: {spacing} mm", {"iteration": n, "loss": value})
+    return best
+
+
+def _grids(geometry: Geometry, settings: Settings) -> list[Geometry]:
+    """Working grids, coarse to fine; grids that would repeat the next one are left out."""
+    finest = working_geometry(geometry, settings.working_voxels)
+    grids = [finest]
+    for n in range(1, settings.levels):
+        grid = working_geometry(geometry, max(finest.voxels // 8**n, 512))
+        if grid.voxels < 0.7 * grids[-1].voxels:
+            grids.append(grid)
+    return grids[::-1]
+
+
+def deform(
+    fixed: Side,
+    moving: Side,
+    matrix: np.ndarray,
+    *,
+    settings: Settings | None = None,
+    initial: DisplacementField | None = None,
+    codes: Codes | None = None,
+    landmarks: np.ndarray | None = None,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> tuple[torch.Tensor, Geometry]:
+    """A smooth displacement that brings the moving volume, seen through an affine matrix, onto the fixed one.
+
+    The squared distance of MIND-SSC features is minimised together with the squared gradient of the
+    displacement, as in the instance optimisation of Siebert, Hansen and Heinrich (MICCAI workshop 2021), on
+    a pyramid of working grids. Where the local contrasts of the images agree after the affine stage, they
+    join the features; segmentations join them as well.
+
+    Args:
+        fixed, moving: image, and segmentation and mask if there are any.
+        matrix: 4x4, fixed -> moving, RAS mm.
+        settings: see `Settings`.
+        initial: a displacement field to start from, of which ``matrix`` is the affine part.
+        codes: of the structures that both segmentations hold.
+        landmarks: ``(N, 6)`` RAS mm, used if ``settings.landmark_weight`` is positive.
+        device: torch device.
+        progress: told of stage, iteration and loss.
+
+    Returns:
+        A DDF ``(1, 3, I, J, K)`` in voxels of the grid beside it: x_moving = matrix (x + u(x)). It is zero
+        (or ``initial``) where nothing with a lower objective was found.
+    """
+    settings = settings or Settings()
+    grids = _grids(fixed.image.geometry, settings)
+    contrast = settings.contrast if _same_modality(fixed, moving, matrix, device) else 0.0
+    ddf = _start(initial, matrix, grids[-1], device)
+    start, grid = ddf, grids[-1]
+    work = np.cumsum([0.0, *(g.voxels + 40_000 for g in grids)])
+    for n, new in enumerate(grids):
+        level = make_level(fixed, moving, matrix, new, contrast, codes, landmarks, device)
+        iterations = settings.iterations if n == len(grids) - 1 else -(-2 * settings.iterations // 3)
+        part = part_of(progress, work[n] / work[-1], work[n + 1] / work[-1])
+        begin = _gathered(level, carried(ddf, grid, new))
+        cost, u = descend(level, begin, iterations, settings, part)
+        ddf, grid = _spread(level, u), new
+    with torch.no_grad():
+        untouched = float(Objective(level, settings)(_gathered(level, start)))
+    return (ddf, grid) if cost < untouched else (start, grid)
+
+
+def _same_modality(fixed: Side, moving: Side, matrix: np.ndarray, device) -> bool:
+    """Whether local contrasts agree well enough, at a coarse resolution, to be compared directly."""
+    grid = working_geometry(fixed.image.geometry, 20_000)
+    still = make_layers(Side(fixed.image), grid, np.eye(4), None, device)
+    other = make_layers(Side(moving.image), grid, matrix, None, device)
+    return local_agreement(still, other, grid, matrix) >= SAME_MODALITY
+
+
+def _start(initial: DisplacementField | None, matrix: np.ndarray, grid: Geometry, device) -> torch.Tensor:
+    """The displacement to begin with, in voxels of the grid: zero, or what ``initial`` adds to the matrix."""
+    if initial is None:
+        return torch.zeros((1, 3, *grid.shape), device=device)
+    through = np.linalg.inv(matrix @ grid.affine)
+    index = initial.map(grid.world_grid()) @ through[:3, :3].T + through[:3, 3] - grid.index_grid()
+    return torch.from_numpy(index.astype(np.float32)).permute(3, 0, 1, 2)[None].contiguous().to(device)

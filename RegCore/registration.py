@@ -1,0 +1,362 @@
+"""Registration of two volumes: the one entry point, `register`, and what it gives back."""
+
+import difflib
+import resource
+import sys
+import time
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+
+from RegCore import metrics
+from RegCore.geometry import Geometry, InputError
+from RegCore.optimise import classical
+from RegCore.optimise.affine import align, given_position
+from RegCore.optimise.deformable import Settings, deform
+from RegCore.optimise.pair import Codes, Side
+from RegCore.progress import Progress, part_of, silent
+from RegCore.resampler import field_of, warp
+from RegCore.transforms import AffineTransform, DisplacementField, Transform
+from RegCore.volume import Volume, check_image, check_labels, common_labels
+
+FIELD_VOXELS = 2**24  # a field on more voxels than this is kept on a coarser grid over the same corners
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What a registration gives.
+
+    transform: x_moving = T(x_fixed), RAS mm; an `AffineTransform` for linear methods, else a
+        `DisplacementField` on the fixed grid (on a coarser one over the same corners for very large images).
+    inverse: x_fixed = T(x_moving), for fields on the moving grid.
+    warped: the moving image on the fixed grid.
+    warped_labels: the moving segmentation on the fixed grid, if one was given.
+    metrics: of `RegCore.metrics.summary`, with "method", "seconds" and "peak_memory_mib".
+    seconds: time of the whole registration.
+    """
+
+    transform: Transform
+    inverse: Transform
+    warped: Volume
+    warped_labels: Volume | None
+    metrics: dict
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a method may use; the volumes are checked."""
+
+    fixed: Side
+    moving: Side
+    landmarks: np.ndarray | None
+    initial: Transform | None
+    settings: dict
+    device: str
+    seed: int
+    progress: Progress
+
+    def codes(self, weight: float) -> Codes | None:
+        """Channels of the structures that both segmentations hold, if there are segmentations."""
+        if self.fixed.labels is None or weight == 0:
+            return None
+        return Codes.of(self.fixed.labels, self.moving.labels, weight, self.seed)
+
+
+# ---- methods -----------------------------------------------------------------------------------------------
+
+
+def _linear_start(initial: Transform | None) -> AffineTransform | None:
+    return initial.affine_part() if isinstance(initial, DisplacementField) else initial
+
+
+def _linear(task: Task, rigid: bool) -> AffineTransform:
+    """Starts, block matching and refinement on MIND-SSC; see `RegCore.optimise.affine.align`."""
+    _take_settings(task.settings, {"label_weight": float}, "rigid" if rigid else "affine")
+    return align(
+        task.fixed,
+        task.moving,
+        rigid=rigid,
+        initial=_linear_start(task.initial),
+        codes=task.codes(task.settings.get("label_weight", Settings.label_weight)),
+        device=task.device,
+        progress=task.progress,
+    )
+
+
+def _rigid(task: Task) -> AffineTransform:
+    """Rotation and translation."""
+    return _linear(task, rigid=True)
+
+
+def _affine(task: Task) -> AffineTransform:
+    """Twelve parameters."""
+    return _linear(task, rigid=False)
+
+
+def _deformable(task: Task) -> DisplacementField:
+    """Affine, then a smooth displacement field from coarse to fine; `Settings` lists what can be set.
+
+    A displacement field as the initial transform takes the place of the affine stage.
+    """
+    kinds = {field.name: field.type for field in fields(Settings)}
+    settings = Settings(**_take_settings(task.settings, kinds, "deformable"))
+    codes = task.codes(settings.label_weight)
+    field = task.initial if isinstance(task.initial, DisplacementField) else None
+    if field is not None:
+        linear = field.affine_part()
+    else:
+        linear = align(
+            task.fixed,
+            task.moving,
+            initial=task.initial,
+            codes=codes,
+            device=task.device,
+            progress=part_of(task.progress, 0.0, 0.35),
+        )
+    ddf, grid = deform(
+        task.fixed,
+        task.moving,
+        linear.matrix,
+        settings=settings,
+        initial=field,
+        codes=codes,
+        landmarks=task.landmarks,
+        device=task.device,
+        progress=part_of(task.progress, 0.35, 1.0),
+    )
+    coarse = field_of(linear, grid, ddf)
+    return DisplacementField(coarse.geometry, coarse.mm, linear).resampled(
+        _field_grid(task.fixed.image.geometry)
+    )
+
+
+def _field_grid(geometry: Geometry) -> Geometry:
+    """The grid on which a field is given back: that of the fixed image unless it is huge."""
+    if geometry.voxels <= FIELD_VOXELS:
+        return geometry
+    factor = (geometry.voxels / FIELD_VOXELS) ** (1 / 3)
+    return geometry.resized(tuple(max(2, int(n / factor)) for n in geometry.shape))
+
+
+_CLASSICAL = {
+    "image_loss": dict,
+    "learning_rate": float,
+    "max_iter": int,
+    "optimizer": str,
+    "border": str,
+    "working_size": int,
+}
+
+
+def _classical_start(task: Task) -> Transform:
+    """The initial transform, or a position that is no mirror image, whatever DeepReg would do with the arrays."""
+    return task.initial or given_position(task.fixed, task.moving, task.device)
+
+
+def _classical_affine(task: Task) -> AffineTransform:
+    """DeepReg's classical affine registration: gradient descent on the 12 parameters."""
+    return classical.register_classical_affine(
+        task.fixed.image,
+        task.moving.image,
+        **_take_settings(task.settings, _CLASSICAL, "classical-affine"),
+        initial=_linear_start(_classical_start(task)),
+        device=task.device,
+        progress=task.progress,
+    )
+
+
+def _classical_nonrigid(task: Task) -> DisplacementField:
+    """DeepReg's classical non-rigid registration: Adam on a free DDF."""
+    kinds = {**_CLASSICAL, "deform_loss": dict, "weight_deform_loss": float}
+    return classical.register_classical_nonrigid(
+        task.fixed.image,
+        task.moving.image,
+        **_take_settings(task.settings, kinds, "classical-nonrigid"),
+        initial=_classical_start(task),
+        device=task.device,
+        seed=task.seed,
+        progress=task.progress,
+    )
+
+
+METHODS = {
+    "rigid": _rigid,
+    "affine": _affine,
+    "deformable": _deformable,
+    "classical-affine": _classical_affine,
+    "classical-nonrigid": _classical_nonrigid,
+}
+"""Name -> function of a `Task` that gives the transform; a new method is one more entry."""
+
+
+# ---- checks ------------------------------------------------------------------------------------------------
+
+
+def _take_settings(given: dict, kinds: dict, method: str) -> dict:
+    """The settings of a method, each of the right kind. Raises InputError that names a wrong one.
+
+    A loss may be given by its name alone; a whole number will do where a number is expected.
+    """
+    taken = {}
+    for name, value in given.items():
+        if name not in kinds:
+            near = difflib.get_close_matches(name, kinds, n=1)
+            hint = f", did you mean {near[0]}?" if near else ""
+            raise InputError(f"method {method} has no setting {name!r}; it has {', '.join(kinds)}{hint}")
+        kind = kinds[name]
+        if kind is dict and isinstance(value, str):
+            value = {"name": value}
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            wanted = {float: "a number", int: "a whole number", str: "a word", dict: "a loss"}[kind]
+            raise InputError(f"setting {name} of method {method} is {value!r}, expected {wanted}")
+        taken[name] = value
+    return taken
+
+
+def choose_device(device: str) -> str:
+    """The torch device for a name: ``auto`` takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises InputError for an unknown name and for a device that this machine or this PyTorch lacks.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next(name for name in ("cuda", "mps", "cpu") if there[name])
+    if device not in there:
+        raise InputError(f"unknown device {device!r}; it is one of {', '.join(DEVICES)}")
+    if not there[device]:
+        raise InputError(f"device {device} was asked for, but PyTorch finds none here; choose auto or cpu")
+    return device
+
+
+def _check_pair(fixed: Side, moving: Side) -> None:
+    """Every volume fit for its role; InputError otherwise."""
+    for name, side in (("fixed", fixed), ("moving", moving)):
+        check_image(side.image, f"the {name} volume")
+        if side.labels is not None:
+            check_labels(side.labels, f"the {name} segmentation")
+    if (fixed.labels is None) != (moving.labels is None):
+        have, lack = ("fixed", "moving") if moving.labels is None else ("moving", "fixed")
+        raise InputError(f"a {have} segmentation was given without a {lack} one; give both or none")
+    if fixed.labels is not None:
+        common_labels(fixed.labels, moving.labels, "the fixed segmentation", "the moving segmentation")
+
+
+def _on_grid(volume: Volume | None, geometry: Geometry) -> Volume | None:
+    """A mask or segmentation on the grid of its image."""
+    if volume is None or volume.geometry.is_close(geometry):
+        return volume
+    return warp(volume, AffineTransform.identity(), geometry)
+
+
+def _as_labels(mask: Volume | None) -> Volume | None:
+    if mask is None:
+        return None
+    array = mask.array if mask.array.ndim == 3 else mask.array.any(-1)
+    return Volume((array != 0).astype(np.uint8), mask.geometry, "labels")
+
+
+def _check_landmarks(landmarks) -> np.ndarray | None:
+    if landmarks is None:
+        return None
+    landmarks = np.asarray(landmarks, float)
+    if landmarks.ndim != 2 or landmarks.shape[1] != 6 or not len(landmarks):
+        raise InputError(
+            f"landmarks are rows of 6 numbers (fixed x y z, moving x y z), not {landmarks.shape}"
+        )
+    if not np.isfinite(landmarks).all():
+        raise InputError("landmarks must be finite numbers, but some are NaN or infinite")
+    return landmarks
+
+
+def peak_memory_mib() -> float:
+    """Most memory that this process has held so far, MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+# ---- the whole ---------------------------------------------------------------------------------------------
+
+
+def register(
+    fixed: Volume,
+    moving: Volume,
+    method: str = "deformable",
+    *,
+    fixed_labels: Volume | None = None,
+    moving_labels: Volume | None = None,
+    fixed_mask: Volume | None = None,
+    moving_mask: Volume | None = None,
+    landmarks: np.ndarray | None = None,
+    initial: Transform | None = None,
+    settings: dict | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Registration:
+    """Register the moving volume to the fixed one.
+
+    Args:
+        fixed, moving: images ``(I, J, K)`` on any grids.
+        method: a name in `METHODS`.
+        fixed_labels, moving_labels: segmentations, both or none; they join the objective and are measured.
+        fixed_mask, moving_mask: where the images count (not 0).
+        landmarks: ``(N, 6)`` RAS mm, fixed and moving place of each; measured, and used by the deformable
+            method if its setting ``landmark_weight`` is positive.
+        initial: transform to start from, fixed -> moving.
+        settings: of the method, by name.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        seed: fixes all randomness; the same inputs and seed give the same transform.
+        progress: told of fraction, stage, iteration and loss; raising `Cancelled` in it stops.
+
+    Returns:
+        A `Registration`.
+
+    Raises:
+        InputError: one sentence that says what can't be used.
+    """
+    began = time.perf_counter()
+    if method not in METHODS:
+        raise InputError(f"unknown method {method!r}; it is one of {', '.join(METHODS)}")
+    device = choose_device(device)
+    masks = _as_labels(fixed_mask), _as_labels(moving_mask)
+    still, other = Side(fixed, fixed_labels, masks[0]), Side(moving, moving_labels, masks[1])
+    _check_pair(still, other)
+    landmarks = _check_landmarks(landmarks)
+    task = Task(still, other, landmarks, initial, settings or {}, device, seed, part_of(progress, 0.0, 0.85))
+    transform = METHODS[method](task)
+    return _finish(task, method, transform, began, part_of(progress, 0.85, 1.0))
+
+
+def _finish(task: Task, method: str, transform: Transform, began: float, progress: Progress) -> Registration:
+    """Warp, invert and measure."""
+    fixed, moving = task.fixed, task.moving
+    warped = warp(moving.image, transform, fixed.image.geometry, progress=part_of(progress, 0.0, 0.3))
+    labels = None
+    if moving.labels is not None:
+        labels = warp(moving.labels, transform, fixed.image.geometry)
+    progress(0.4, "inverse", {})
+    if isinstance(transform, AffineTransform):
+        inverse = transform.inverse()
+    else:
+        inverse = transform.inverse(_field_grid(moving.image.geometry))
+    progress(0.8, "figures", {})
+    found = metrics.summary(
+        transform,
+        fixed.image,
+        moving.image,
+        warped,
+        fixed_labels=_on_grid(fixed.labels, fixed.image.geometry),
+        moving_labels=moving.labels,
+        warped_labels=labels,
+        landmarks=task.landmarks,
+        fixed_mask=_on_grid(fixed.mask, fixed.image.geometry),
+    )
+    seconds = time.perf_counter() - began
+    extra = {"method": method, "seconds": seconds, "peak_memory_mib": peak_memory_mib()}
+    progress(1.0, "done", {})
+    return Registration(transform, inverse, warped, labels, extra | found, seconds)
