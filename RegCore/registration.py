@@ -152,7 +152,7 @@ _CLASSICAL = {
 
 
 def _classical_start(task: Task) -> Transform:
-    """The initial transform, or a position that is no mirror image, whatever DeepReg would do with the arrays."""
+    """The initial transform, or a position that is no mirror image (DeepReg lays array on array)."""
     return task.initial or given_position(task.fixed, task.moving, task.device)
 
 

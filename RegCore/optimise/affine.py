@@ -264,7 +264,7 @@ def choose_start(level: Level, candidates: dict, fit, tell) -> tuple[str, np.nda
 
 
 def given_position(fixed: Side, moving: Side, device: str = "cpu") -> AffineTransform:
-    """Where to begin without a search: the header position, or box on box where that matches clearly better."""
+    """Where to begin without a search: the header position, or box on box where that matches better."""
     level = make_level(fixed, moving, COARSE_VOXELS, None, device)
     best = (level.cost(np.eye(4)) * MARGIN, np.eye(4))
     box = stretched(fixed.image.geometry, moving.image.geometry)
