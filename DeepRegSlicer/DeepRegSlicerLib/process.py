@@ -327,9 +327,14 @@ class _Child:
 
 
 def _environment() -> dict[str, str]:
-    """Our environment, with RegCore where Python looks."""
+    """Our environment, with RegCore where Python looks.
+
+    torch's threads sleep while they wait for each other unless the user's environment says otherwise: by
+    default they spin, and on a computer that also does something else the work then takes many times longer.
+    """
     places = [str(regcore_folder()), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(place for place in places if place)}
+    path = os.pathsep.join(place for place in places if place)
+    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
 
 
 _shared: Worker | None = None

@@ -2,7 +2,7 @@
 
 import time
 
-import qt
+import slicer
 from slicer.i18n import tr as _
 
 from RegCore.geometry import InputError
@@ -189,7 +189,7 @@ class RegisterPanel:
         """Install what is missing; the user is asked by Slicer before."""
         self.ui.installButton.enabled = False
         self.say(_("Installing packages, this can take minutes …"))
-        qt.QApplication.processEvents()
+        slicer.app.processEvents()
         try:
             install.install()
             self.say(_("The packages are installed."), GOOD)

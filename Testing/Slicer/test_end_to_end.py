@@ -1,0 +1,88 @@
+"""The whole way with RegCore itself in the child process: nodes, computation, nodes."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def answers(library, monkeypatch):
+    """What came back from the child process, as it is written to the scene."""
+    process, nodes = library("process"), library("nodes")
+    monkeypatch.setattr(process, "worker_command", lambda: [sys.executable, "-m", "RegCore", "worker"])
+    monkeypatch.setattr(process, "_shared", None)
+    seen, write = [], nodes.write
+
+    def record(*arguments):
+        seen.append(arguments)
+        return write(*arguments)
+
+    monkeypatch.setattr(nodes, "write", record)
+    yield seen
+    process.stop_shared_worker()
+
+
+@pytest.mark.slow
+def test_the_panel_registers_with_regcore(host, library, answers):
+    import RegCore
+    from Testing.Slicer import scenes
+
+    case = RegCore.make_phantom(fixed_shape=(30, 26, 24), moving_shape=(28, 27, 25), landmarks=40)
+    made = library("nodes.phantom").add_phantom(case)
+    bed, _ = scenes.linear_parent("Bed")
+    for node in (made.fixed, made.fixed_segmentation, made.fixed_landmarks):
+        scenes.under(node, bed)
+    panel = host.load_module(ROOT / "DeepRegSlicer" / "DeepRegSlicer.py")
+    ui, parameters = panel.ui, panel.widget.panel.parameters
+    for name in ("fixed", "moving"):
+        parameters_of = {"Volume": "", "Segmentation": "_segmentation", "Landmarks": "_landmarks"}
+        for kind, suffix in parameters_of.items():
+            getattr(ui, f"{name}{kind}Selector").setCurrentNode(getattr(made, name + suffix))
+    stages = set()
+    ui.registerButton.click()
+    while panel.widget.panel.run is not None and len(stages) < 10_000:
+        host.spin(0.02)
+        stages.add(ui.statusLabel.text.split(" · ")[0])
+    assert ui.statusLabel.text.startswith("Done"), ui.statusLabel.text
+    assert any("eformable" in stage for stage in stages), stages
+    transform, warped, labels = answers[0][:3]
+    node = parameters.outputTransform
+    assert node.GetClassName() == "vtkMRMLGridTransformNode"
+    grid = library("nodes").volume(made.fixed).geometry
+    points = grid.to_world(np.random.default_rng(0).uniform(0, 22, (1000, 3)))
+    np.testing.assert_allclose(scenes.mapped_by(node, points), transform.map(points), atol=1e-4)
+    np.testing.assert_array_equal(scenes.array(parameters.warpedVolume), warped.array)
+    np.testing.assert_allclose(
+        scenes.world_matrix(parameters.warpedVolume), scenes.world_matrix(made.fixed), atol=1e-6
+    )
+    spleen = made.moving_segmentation.GetSegmentation().GetSegmentIdBySegmentName("spleen")
+    found = scenes.segment_mask(parameters.warpedSegmentation, spleen, made.fixed)
+    np.testing.assert_array_equal(found, labels.array == answers[0][3].moving[spleen] + 1)
+    table = {ui.resultTable.item(row, 0).text(): row for row in range(ui.resultTable.rowCount)}
+    row = table["Landmark distance, mean (mm)"]
+    before, after = (float(ui.resultTable.item(row, column).text()) for column in (1, 2))
+    assert after < 0.5 * before
+    mapped = scenes.mapped_by(
+        node, library("nodes").landmarks(made.fixed_landmarks, made.moving_landmarks)[:, :3]
+    )
+    distance = np.linalg.norm(mapped - case.landmarks[:, 3:], axis=1).mean()
+    assert distance == pytest.approx(after, abs=0.01)
+
+
+def test_regcores_own_sentence_reaches_the_user(host, library, answers):
+    from Testing.Slicer import scenes
+
+    fixed = scenes.volume("F")
+    flat = scenes.volume("Flat", array=np.zeros((9, 8, 7), np.float32))
+    before = scenes.inventory()
+    logic = library("logic")
+    with pytest.raises(logic.RegistrationError, match="constant"):
+        logic.register_volumes(fixed, flat, "rigid")
+    with pytest.raises(logic.RegistrationError, match="teleport"):
+        logic.register_volumes(fixed, flat, "teleport")
+    assert answers == []
+    assert scenes.inventory() == before

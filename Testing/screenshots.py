@@ -1,0 +1,140 @@
+"""Pictures the Register panel and slice views before and after a registration, into Docs/screenshots.
+
+Run by `make screenshots`; `python Testing/screenshots.py --help` tells of other folders and methods. The
+panel is the shipped one in the test host, the computation the real one, and the slice views are drawn by
+Slicer's own code.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "Testing"), str(ROOT)]
+
+import SlicerHost  # noqa: E402
+
+PANEL = (470, 640)  # pixels; grows for the table of results
+VIEW = (420, 400)
+FIXED_COLOUR, MOVING_COLOUR = (0.25, 0.95, 0.45), (1.0, 0.55, 0.1)
+SHAPES = {"fixed_shape": (80, 68, 60), "moving_shape": (72, 70, 64)}
+GAP = 6  # pixels between pictures
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "Docs" / "screenshots")
+    parser.add_argument("--method", default="deformable")
+    parser.add_argument("--minutes", type=float, default=15, help="how long to wait for the registration")
+    return parser.parse_args(arguments)
+
+
+def choose(panel, made) -> None:
+    """Select the made-up patient in the panel, landmarks included."""
+    ui = panel.ui
+    ui.fixedVolumeSelector.setCurrentNode(made.fixed)
+    ui.movingVolumeSelector.setCurrentNode(made.moving)
+    ui.fixedSegmentationSelector.setCurrentNode(made.fixed_segmentation)
+    ui.movingSegmentationSelector.setCurrentNode(made.moving_segmentation)
+    ui.fixedLandmarksSelector.setCurrentNode(made.fixed_landmarks)
+    ui.movingLandmarksSelector.setCurrentNode(made.moving_landmarks)
+
+
+def picture_panel(host, made, method: str, out: Path, minutes: float):
+    """The panel idle, running and finished; returns its parameter node with the result."""
+    panel = host.load_module(ROOT / "DeepRegSlicer" / "DeepRegSlicer.py")
+    choose(panel, made)
+    panel.widget.panel.parameters.method = type(panel.widget.panel.parameters.method)(method)
+    host.screenshot(panel.panel, out / "panel_idle.png", PANEL)
+    panel.ui.registerButton.click()
+    working = panel.widget.panel
+    host.spin(60 * minutes, until=lambda: working.run is None or panel.ui.progressBar.value >= 45)
+    host.screenshot(panel.panel, out / "panel_running.png", PANEL)
+    if not host.spin(60 * minutes, until=lambda: working.run is None):
+        panel.ui.cancelButton.click()
+        host.spin(3, until=lambda: working.run is None)
+    if working.parameters.outputTransform is None:
+        raise SystemExit(f"The registration brought no result: {panel.ui.statusLabel.text}")
+    host.spin(0.2)
+    height = panel.panel.layout().sizeHint().height() + 20
+    host.screenshot(panel.panel, out / "panel_finished.png", (PANEL[0], height))
+    return working.parameters
+
+
+def colour(segmentation, rgb) -> None:
+    """All segments as outlines of one colour."""
+    from SlicerHost.sliceview import show_outlines
+
+    segments = segmentation.GetSegmentation()
+    for number in range(segments.GetNumberOfSegments()):
+        segments.GetNthSegment(number).SetColor(*rgb)
+    show_outlines(segmentation, thickness=2)
+
+
+def views(host, volume, at) -> Image.Image:
+    """The volume in a coronal and an axial view, side by side, with all that is visible in the scene."""
+    from SlicerHost.sliceview import SliceView
+
+    pictures = []
+    for name, orientation in (("Green", "Coronal"), ("Red", "Axial")):
+        with SliceView(host, name, orientation, VIEW) as view:
+            view.show(volume)
+            pictures.append(Image.fromarray(view.render(at)))
+    out = Image.new("RGB", (len(pictures) * VIEW[0] + GAP, VIEW[1]), "white")
+    for number, picture in enumerate(pictures):
+        out.paste(picture, (number * (VIEW[0] + GAP), 0))
+    return out
+
+
+def picture_slices(host, made, parameters, out: Path) -> None:
+    """Moving and warped volume under the fixed outlines, and the deformation grid."""
+    from SlicerHost.sliceview import show_deformation_grid
+
+    warped_segmentation = parameters.warpedSegmentation
+    for segmentation in (made.moving_segmentation, warped_segmentation):
+        colour(segmentation, MOVING_COLOUR)
+    colour(made.fixed_segmentation, FIXED_COLOUR)
+    at = np.zeros(6)
+    made.fixed.GetRASBounds(at)
+    centre = 0.5 * (at[::2] + at[1::2]) + (0, -8, -18)  # through liver, spleen and kidneys
+    warped_segmentation.GetDisplayNode().SetVisibility(False)
+    views(host, made.moving, centre).save(out / "slices_before.png", optimize=True)
+    warped_segmentation.GetDisplayNode().SetVisibility(True)
+    made.moving_segmentation.GetDisplayNode().SetVisibility(False)
+    views(host, parameters.warpedVolume, centre).save(out / "slices_after.png", optimize=True)
+    for segmentation in (made.fixed_segmentation, warped_segmentation):
+        segmentation.GetDisplayNode().SetVisibility(False)
+    show_deformation_grid(parameters.outputTransform, spacing_mm=10)
+    views(host, parameters.warpedVolume, centre).save(out / "deformation_grid.png", optimize=True)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Make all pictures; the exit code."""
+    options = parse(arguments)
+    reason = SlicerHost.missing_reason()
+    if reason:
+        raise SystemExit(reason)
+    host = SlicerHost.start()
+    from SlicerHost.sliceview import missing_reason
+
+    if missing_reason():
+        raise SystemExit(missing_reason())
+    options.out.mkdir(parents=True, exist_ok=True)
+    sys.path.insert(0, str(ROOT / "DeepRegSlicer"))
+    from DeepRegSlicerLib.nodes.phantom import add_phantom
+
+    import RegCore
+
+    made = add_phantom(RegCore.make_phantom(**SHAPES))
+    parameters = picture_panel(host, made, options.method, options.out, options.minutes)
+    picture_slices(host, made, parameters, options.out)
+    host.reset()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
