@@ -12,6 +12,9 @@ TESTING := $(VENV)/testing-is-ready
 MARKER := $(VENV)/set-up-in-progress
 TORCH := torch==2.13.0
 
+# Waiting threads sleep: on a busy machine those that spin make everything ten times slower.
+export OMP_WAIT_POLICY ?= passive
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench screenshots clean
 
@@ -33,7 +36,7 @@ lint: $(TESTING)
 	$(PY) -m ruff check .
 
 bench: $(TESTING)
-	$(PY) Testing/bench.py
+	$(PY) Testing/benchmarks/cases.py
 
 screenshots: $(TESTING)
 	QT_QPA_PLATFORM=offscreen $(PY) Testing/screenshots.py

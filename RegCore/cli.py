@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done; 2: something given can't be used, said in one sentence on standard error; 130: cancelled;
     1: out of memory, or a package is missing.
     """
+    # Waiting threads must sleep: on a busy machine those that spin make the work ten times slower. OpenMP
+    # reads this when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         arguments = _parser().parse_args(sys.argv[1:] if argv is None else list(argv))
         arguments.run(arguments)
@@ -172,6 +176,7 @@ def _run_register(arguments: argparse.Namespace) -> None:
         "initial": None if arguments.initial is None else load(arguments.initial, "transform"),
         "settings": _settings(arguments.settings),
     }
+    _check_places(arguments, given)
     files = {name: str(getattr(arguments, name)) for name in ("fixed", "moving")}
     _register_and_write(arguments, given, files, names=None)
 
@@ -198,6 +203,32 @@ def _labels(path: Path | None) -> Any:
     volume = load(path, "labels")
     check_labels(volume, str(path))
     return volume
+
+
+def _check_places(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
+    """Segmentations and masks must overlap their image in space, and the images where --initial puts them."""
+    pairs = (("fixed_seg", "fixed_labels"), ("moving_seg", "moving_labels"))
+    for option, name in (*pairs, ("fixed_mask", "fixed_mask"), ("moving_mask", "moving_mask")):
+        image = name.split("_")[0]
+        if given[name] is not None and not _overlap(given[name].geometry, given[image].geometry):
+            where = f"it does not overlap the {image} image {getattr(arguments, image)} in space"
+            raise InputError(f"{getattr(arguments, option)}: {where}")
+    if given["initial"] is not None:
+        fixed, moving = given["fixed"].geometry, given["moving"].geometry
+        if not _overlap(fixed, moving, given["initial"].map):
+            what = "with this transform the two images do not overlap in space"
+            raise InputError(f"{arguments.initial}: {what}")
+
+
+def _overlap(one: Any, other: Any, mapping=lambda points: points) -> bool:
+    """Whether the box around a grid, mapped, meets the other grid; along the axes of the other one."""
+    import numpy as np
+
+    ticks = [np.linspace(-0.5, n - 0.5, 25) for n in one.shape]
+    points = mapping(one.to_world(np.stack(np.meshgrid(*ticks, indexing="ij"), -1)))
+    index = other.to_index(points)
+    low, high = index.min((0, 1, 2)), index.max((0, 1, 2))
+    return bool(((high > -0.5) & (low < np.array(other.shape) - 0.5)).all())
 
 
 def _run_demo(arguments: argparse.Namespace) -> None:

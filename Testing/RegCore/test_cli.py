@@ -41,13 +41,13 @@ def test_the_names_of_the_methods_are_those_of_the_registration():
 def test_registering_files_writes_the_six_files_and_prints_the_table(pair, tmp_path, capsys):
     out = tmp_path / "new" / "out"
     segmented = [f"--{name}-seg={pair / name}_seg.nii.gz" for name in ("fixed", "moving")]
-    more = [*segmented, f"--landmarks={pair}/landmarks.csv", "--method=affine", "--seed=3"]
+    more = [*segmented, f"--landmarks={pair}/landmarks.csv", "--method=rigid", "--seed=3"]
     code = main(arguments(pair, out, *more))
     text = capsys.readouterr()
     assert code == 0, text.err
     assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
     figures = json.loads((out / "metrics.json").read_text())
-    assert figures["method"] == "affine" and figures["seed"] == 3
+    assert figures["method"] == "rigid" and figures["seed"] == 3
     assert figures["tre_mm"]["after"] < figures["tre_mm"]["before"]
     assert figures["seconds"] > 0 and figures["fold_percent"] == 0
     assert "landmark error" in text.out and "Dice, label 4" in text.out and "transform.h5" in text.out

@@ -12,6 +12,7 @@ import pytest
 from RegCore.cli import main
 from RegCore.geometry import Geometry
 from RegCore.io import save
+from RegCore.transforms import AffineTransform
 from RegCore.volume import Volume
 
 SHAPE = (9, 10, 11)
@@ -123,12 +124,11 @@ BAD_FILES = {
     "no transform": ("initial", "x.h5", LETTER, r"not an HDF5 file.*"),
 }
 
-# What is wrong with two files together, judged by the registration: the sentence names their roles.
+# What is wrong with two files together: the argument and its file, and the sentence.
 BAD_TOGETHER = {
-    "other labels": ("moving_seg", labels((0, 8, 9)), affine(), r".*(share no label|no label in common).*"),
-    "segmentation on another grid": ("fixed_seg", labels(shape=(8, 9, 10)), affine(), r".*fixed.*grid.*"),
-    "mask on another grid": ("fixed_mask", labels(shape=(8, 9, 10)), affine(), r".*fixed.*grid.*"),
-    "no overlap in space": ("moving", array(*SHAPE), affine(4000.0), r".*(overlap|apart).*"),
+    "other labels": ("moving_seg", labels((0, 8, 9)), affine(), r".* share no label \(1, 2 against 8, 9\)"),
+    "segmentation elsewhere": ("fixed_seg", labels(), affine(300.0), r".*bad.nii.gz: .* the fixed image.*"),
+    "mask elsewhere": ("moving_mask", labels(), affine(-300.0), r".*bad.nii.gz: .* the moving image.*"),
 }
 
 
@@ -205,6 +205,16 @@ def test_a_bad_argument_gets_one_sentence(case, good, tmp_path, capsys):
     more, sentence = BAD_ARGUMENTS[case]
     code = run({key: good[key] for key in ("fixed", "moving")}, tmp_path / "out", *more)
     assert_refused(code, capsys, sentence)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_start_from_which_the_images_do_not_overlap_gets_one_sentence(good, tmp_path, capsys):
+    matrix = np.eye(4)
+    matrix[1, 3] = 400.0
+    save(AffineTransform(matrix), tmp_path / "start.tfm")
+    pair = {key: good[key] for key in ("fixed", "moving")}
+    code = run({**pair, "initial": tmp_path / "start.tfm"}, tmp_path / "out")
+    assert_refused(code, capsys, r".*start.tfm: with this transform the two images do not overlap in space")
     assert not (tmp_path / "out").exists()
 
 
