@@ -53,11 +53,13 @@ def missing_packages() -> list[str]:
 def register_command(arguments: dict, progress: Progress) -> dict:
     """`RegCore.register` with the arguments of the request; the result by the names of `Registration`.
 
-    Where the device was left to the program and the graphics card's memory does not suffice, the work is
-    done again on the processor.
+    A moving segmentation without a fixed one can't guide the registration; it is just warped. Where the
+    device was left to the program and the graphics card's memory does not suffice, the work is done again on
+    the processor.
     """
     arguments = dict(arguments)
     fixed, moving = arguments.pop("fixed"), arguments.pop("moving")
+    alone = arguments.pop("moving_labels", None) if arguments.get("fixed_labels") is None else None
     if "torch" not in sys.modules:
         progress(0.0, "loading PyTorch", {})
     try:
@@ -72,7 +74,7 @@ def register_command(arguments: dict, progress: Progress) -> dict:
     return {
         "transform": done.transform,
         "warped": done.warped,
-        "warped_labels": done.warped_labels,
+        "warped_labels": RegCore.warp(alone, done.transform, fixed.geometry) if alone else done.warped_labels,
         "metrics": done.metrics,
         "seconds": done.seconds,
     }

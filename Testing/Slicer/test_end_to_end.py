@@ -73,6 +73,35 @@ def test_the_panel_registers_with_regcore(host, library, answers):
     assert distance == pytest.approx(after, abs=0.01)
 
 
+@pytest.mark.slow
+def test_a_moving_segmentation_alone_is_warped_by_the_transform(host, library, answers):
+    import RegCore
+    from Testing.Slicer import scenes
+
+    case = RegCore.make_phantom(fixed_shape=(22, 20, 18), moving_shape=(21, 22, 19), landmarks=9)
+    made = library("nodes.phantom").add_phantom(case)
+    result = library("logic").register_volumes(
+        made.fixed, made.moving, "rigid", movingSegmentation=made.moving_segmentation
+    )
+    assert result.transform.GetClassName() == "vtkMRMLLinearTransformNode"
+    transform, _, labels = answers[0][:3]
+    index = case.moving.geometry.to_index(transform.map(case.fixed.geometry.world_grid()))
+    nearest = np.rint(index).astype(int)
+    inside = ((nearest >= 0) & (nearest < case.moving.array.shape)).all(-1)
+    expected = np.zeros(case.fixed.array.shape, int)
+    expected[inside] = case.moving_labels.array[tuple(nearest[inside].T)]
+    clear = (np.abs(index - np.floor(index) - 0.5) > 0.01).all(-1)  # no tie between two voxels
+    np.testing.assert_array_equal(labels.array[clear], expected[clear])
+    assert (
+        scenes.segment_mask(
+            result.warpedSegmentation,
+            result.warpedSegmentation.GetSegmentation().GetNthSegmentID(3),
+            made.fixed,
+        ).sum()
+        > 10
+    )
+
+
 def test_regcores_own_sentence_reaches_the_user(host, library, answers):
     from Testing.Slicer import scenes
 

@@ -85,6 +85,9 @@ def test_register_says_what_it_waits_for(panel):
     assert ui.registerButton.toolTip == "Choose two different volumes"
     ui.movingVolumeSelector.setCurrentNode(panel.moving)
     assert ui.registerButton.enabled and not ui.cancelButton.enabled
+    ui.fixedSegmentationSelector.setCurrentNode(panel.fixed_segmentation)
+    assert ui.registerButton.toolTip == "Choose a moving segmentation too, or no fixed one"
+    ui.fixedSegmentationSelector.setCurrentNode(None)
     import slicer
 
     ui.fixedLandmarksSelector.setCurrentNode(

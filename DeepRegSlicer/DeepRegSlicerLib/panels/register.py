@@ -78,6 +78,8 @@ class RegisterPanel:
             return _("Choose a fixed and a moving volume")
         if p.fixedVolume is p.movingVolume:
             return _("Choose two different volumes")
+        if p.fixedSegmentation is not None and p.movingSegmentation is None:
+            return _("Choose a moving segmentation too, or no fixed one")
         if (p.fixedLandmarks is None) != (p.movingLandmarks is None):
             return _("Choose landmarks for both volumes, or for none")
         return ""
