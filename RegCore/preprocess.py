@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from RegCore.geometry import Geometry
-from RegCore.resampler import affine_coordinates, gaussian_smooth, index_map, sample
+from RegCore.resampler import affine_coordinates, gaussian_smooth, index_map, sample, tensor_of
 from RegCore.volume import Volume
 
 
@@ -46,7 +46,7 @@ def _pooled(image: torch.Tensor, geometry: Geometry, factors) -> tuple[torch.Ten
 def as_tensor(volume: Volume, *, device=None) -> torch.Tensor:
     """The array of a one-channel volume as float32 ``(1, 1, I, J, K)``, i slowest in memory."""
     array = np.ascontiguousarray(volume.array, np.float32)
-    return torch.from_numpy(array)[None, None].to(device)
+    return tensor_of(array)[None, None].to(device)
 
 
 def coarser(

@@ -5,6 +5,7 @@ that is sampled, channel order i, j, k.
 """
 
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -275,6 +276,22 @@ def _slabs(shape):
     return [(s, min(s + step, shape[0])) for s in range(0, shape[0], step)]
 
 
+def tensor_of(array: np.ndarray) -> torch.Tensor:
+    """A tensor to read from, in the memory of the array wherever torch can address it.
+
+    Torch takes neither foreign byte orders nor reversed axes, which are copied. It warns of read-only arrays,
+    such as memory-mapped files, which are too large to be copied for that: they are given as writable ones.
+    """
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if min(array.strides) < 0:
+        array = array.copy()
+    if not array.flags.writeable:
+        memory = {**array.__array_interface__, "data": (array.__array_interface__["data"][0], False)}
+        array = np.asarray(SimpleNamespace(owner=array, __array_interface__=memory))
+    return torch.from_numpy(array)
+
+
 def _source_tensor(volume: Volume, nearest: bool) -> torch.Tensor:
     """The array of a volume as ``(1, C, I, J, K)``, without a copy where its dtype allows."""
     array = volume.array if volume.array.ndim == 4 else volume.array[..., None]
@@ -282,11 +299,7 @@ def _source_tensor(volume: Volume, nearest: bool) -> torch.Tensor:
         array = np.asarray(array, np.float32)
     elif array.dtype == bool or array.dtype.kind == "u" and array.dtype.itemsize > 1:
         array = array.astype(np.int64 if array.dtype.itemsize > 2 else np.int32)
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    if not array.flags.writeable:
-        array = array.view()
-    return torch.from_numpy(array).permute(3, 0, 1, 2)[None]
+    return tensor_of(array).permute(3, 0, 1, 2)[None]
 
 
 def warp(
