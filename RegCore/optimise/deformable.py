@@ -1,6 +1,6 @@
 """Deformable registration by optimisation: Adam on a smooth displacement field, from coarse to fine."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from RegCore.resampler import affine_coordinates, box_mean, index_map, reference
 from RegCore.transforms import DisplacementField
 
 SAME_MODALITY = 0.5  # agreement of local contrasts from which on intensities are compared as well
+FOLDED = 1e-4  # share of folded voxels from which on the finest grid is done again, stiffer
 DENSE_VOXELS = 350_000  # up to here every voxel has parameters of its own, above every second along each axis
 
 
@@ -31,7 +32,7 @@ class Settings:
     """Weight of the squared gradient of the displacement; larger is stiffer."""
     contrast: float = 3.0
     """Weight of local contrasts beside MIND-SSC, used where both images turn out to be of one modality."""
-    label_weight: float = 4.0
+    label_weight: float = 20.0
     """Weight of the segmentations, if both are given."""
     landmark_weight: float = 0.0
     """Weight of the landmarks, mm^-2; at 0 they only measure."""
@@ -125,7 +126,11 @@ def smooth(parameters: torch.Tensor) -> torch.Tensor:
 
 
 class Objective:
-    """Feature distance + smoothness (+ landmarks) of a displacement in strides on a level."""
+    """Feature distance + smoothness (+ landmarks) of a displacement in strides on a level.
+
+    What maps to where nothing is known costs as much as the average voxel does without a displacement: were
+    it free, the field would flee there.
+    """
 
     def __init__(self, level: Level, settings: Settings):
         self.level, self.settings = level, settings
@@ -133,12 +138,17 @@ class Objective:
             reference_grid(level.fixed.shape[2:], device=level.fixed.device) + level.margin / level.stride
         )
         self.total = level.weight.sum()
+        values = sample(level.moving, self.at)
+        known = values[:, -1:] * level.weight
+        distance = (level.fixed - values[:, :-1]).square().sum(1, keepdim=True)
+        self.unknown = float((distance * known).sum() / known.sum().clamp_min(1e-6))
 
     def __call__(self, u: torch.Tensor) -> torch.Tensor:
         level = self.level
         values = sample(level.moving, self.at + u)
         distance = (level.fixed - values[:, :-1]).square().sum(1, keepdim=True)
-        loss = (distance * (values[:, -1:] * level.weight)).sum() / self.total
+        distance = (distance - self.unknown) * values[:, -1:] + self.unknown
+        loss = (distance * level.weight).sum() / self.total
         loss = loss + 3 * self.settings.smoothness * sum(
             u.diff(dim=d).square().mean() for d in (2, 3, 4) if u.shape[d] > 1
         )
@@ -228,9 +238,28 @@ def deform(
         begin = _gathered(level, carried(ddf, grid, new))
         cost, u = descend(level, begin, iterations, settings, part)
         ddf, grid = _spread(level, u), new
+    for n in range(3):
+        if folded(ddf) < FOLDED:
+            break
+        settings = replace(settings, smoothness=2 * settings.smoothness)
+        tell = part_of(progress, 1 - 0.5 ** (n + 4), 1.0)
+        cost, u = descend(level, smooth(u), settings.iterations, settings, tell)
+        ddf = _spread(level, u)
     with torch.no_grad():
         untouched = float(Objective(level, settings)(_gathered(level, start)))
     return (ddf, grid) if cost < untouched else (start, grid)
+
+
+def folded(ddf: torch.Tensor) -> float:
+    """Share of voxels at which a DDF ``(1, 3, I, J, K)`` folds: determinant of I + forward differences <= 0."""
+    if min(ddf.shape[2:]) < 2:
+        return 0.0
+    n = [size - 1 for size in ddf.shape[2:]]
+    columns = [ddf.diff(dim=d + 2)[0, :, : n[0], : n[1], : n[2]].clone() for d in range(3)]
+    for d, column in enumerate(columns):
+        column[d] += 1
+    a, b, c = columns
+    return float(((torch.linalg.cross(a, b, dim=0) * c).sum(0) <= 0).float().mean())
 
 
 def _same_modality(fixed: Side, moving: Side, matrix: np.ndarray, device) -> bool:
