@@ -31,7 +31,7 @@ def small_phantom(tmp_path, monkeypatch):
     """An empty folder to work in, and a phantom that is registered in seconds."""
     monkeypatch.chdir(tmp_path)
     make = RegCore.phantom.make_phantom
-    shapes = {"fixed_shape": (44, 37, 32), "moving_shape": (40, 39, 35)}
+    shapes = {"fixed_shape": (30, 26, 22), "moving_shape": (28, 27, 24)}
     monkeypatch.setattr(RegCore.phantom, "make_phantom", lambda seed=0: make(seed, **shapes))
     return tmp_path
 
