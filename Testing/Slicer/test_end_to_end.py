@@ -26,6 +26,27 @@ def answers(library, monkeypatch):
     process.stop_shared_worker()
 
 
+def choose(ui, made) -> None:
+    """Select volumes, segmentations and landmarks of the made-up patient."""
+    for name in ("fixed", "moving"):
+        for kind, suffix in (("Volume", ""), ("Segmentation", "_segmentation"), ("Landmarks", "_landmarks")):
+            getattr(ui, f"{name}{kind}Selector").setCurrentNode(getattr(made, name + suffix))
+
+
+def register_in_panel(host, made):
+    """Click Register and wait for the result; the stages have to be told on the way."""
+    panel = host.load_module(ROOT / "DeepRegSlicer" / "DeepRegSlicer.py")
+    choose(panel.ui, made)
+    stages = set()
+    panel.ui.registerButton.click()
+    while panel.widget.panel.run is not None:
+        host.spin(0.02)
+        stages.add(panel.ui.statusLabel.text.split(" · ")[0])
+    assert panel.ui.statusLabel.text.startswith("Done"), panel.ui.statusLabel.text
+    assert any("eformable" in stage for stage in stages), stages
+    return panel
+
+
 @pytest.mark.slow
 def test_the_panel_registers_with_regcore(host, library, answers):
     import RegCore
@@ -36,19 +57,8 @@ def test_the_panel_registers_with_regcore(host, library, answers):
     bed, _ = scenes.linear_parent("Bed")
     for node in (made.fixed, made.fixed_segmentation, made.fixed_landmarks):
         scenes.under(node, bed)
-    panel = host.load_module(ROOT / "DeepRegSlicer" / "DeepRegSlicer.py")
+    panel = register_in_panel(host, made)
     ui, parameters = panel.ui, panel.widget.panel.parameters
-    for name in ("fixed", "moving"):
-        parameters_of = {"Volume": "", "Segmentation": "_segmentation", "Landmarks": "_landmarks"}
-        for kind, suffix in parameters_of.items():
-            getattr(ui, f"{name}{kind}Selector").setCurrentNode(getattr(made, name + suffix))
-    stages = set()
-    ui.registerButton.click()
-    while panel.widget.panel.run is not None and len(stages) < 10_000:
-        host.spin(0.02)
-        stages.add(ui.statusLabel.text.split(" · ")[0])
-    assert ui.statusLabel.text.startswith("Done"), ui.statusLabel.text
-    assert any("eformable" in stage for stage in stages), stages
     transform, warped, labels = answers[0][:3]
     node = parameters.outputTransform
     assert node.GetClassName() == "vtkMRMLGridTransformNode"
