@@ -73,7 +73,7 @@ def test_the_table_of_methods_names_every_method():
 
 
 def test_links_and_pictures_are_in_the_repository():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
+    for target in re.findall(r"\]\(([^)#]+)\)", README) + re.findall(r'src="([^"]+)"', README):
         if not target.startswith("http"):
             assert (ROOT / target).exists(), f"README.md names {target}"
 
