@@ -45,11 +45,15 @@ def choose(panel, made) -> None:
 
 
 def picture_panel(host, made, method: str, out: Path, minutes: float):
-    """The panel idle, running and finished; returns its parameter node with the result."""
+    """The panel idle, with advanced settings, running, finished; returns its parameter node with the result."""
     panel = host.load_module(ROOT / "DeepRegSlicer" / "DeepRegSlicer.py")
     choose(panel, made)
     panel.widget.panel.parameters.method = type(panel.widget.panel.parameters.method)(method)
     host.screenshot(panel.panel, out / "panel_idle.png", PANEL)
+    panel.ui.advancedSection.collapsed = False
+    height = panel.panel.layout().sizeHint().height()
+    host.screenshot(panel.panel, out / "panel_advanced.png", (PANEL[0], height))
+    panel.ui.advancedSection.collapsed = True
     panel.ui.registerButton.click()
     working = panel.widget.panel
     host.spin(60 * minutes, until=lambda: working.run is None or panel.ui.progressBar.value >= 45)

@@ -113,6 +113,18 @@ def test_everything_lies_on_the_fixed_volume(nodes, make, bend, parents):
         np.testing.assert_array_equal(found, labels.array == label)
 
 
+def test_a_parent_that_left_the_scene_leaves_the_result_in_its_place(case, make, nodes):
+    import slicer
+
+    parent, _ = make.linear_parent("Bed")
+    make.under(case.fixed, parent)
+    case.read()
+    slicer.mrmlScene.RemoveNode(parent)
+    written = case.write()
+    assert written.volume.GetTransformNodeID() is None
+    np.testing.assert_allclose(make.world_matrix(written.volume), case.grid.affine, atol=1e-6)
+
+
 def test_the_transform_node_brings_the_moving_volume_where_the_warped_one_is(case, make, nodes):
     """The independent check: Slicer's own resampler with the node gives RegCore's warped volume."""
     import slicer

@@ -102,6 +102,17 @@ def test_every_selector_and_button_explains_itself(panel):
             assert widget.toolTip, f"{name} has no tooltip"
 
 
+def test_the_panel_offers_what_regcore_has(library):
+    import RegCore
+    from RegCore.optimise.deformable import Settings
+    from RegCore.registration import DEVICES
+
+    parameters = library("parameters")
+    assert {method.value for method in parameters.Method} == set(RegCore.METHODS)
+    assert {device.value for device in parameters.Device} == set(DEVICES)
+    assert Settings().smoothness == parameters.SMOOTHNESS
+
+
 def test_one_click_from_two_volumes_to_a_transform(panel):
     ui = panel.choose().ui
     ui.fixedSegmentationSelector.setCurrentNode(panel.fixed_segmentation)

@@ -3,7 +3,7 @@
 Everything is built outside the scene first; the scene is then changed in one step, or not at all.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import slicer
@@ -65,6 +65,12 @@ class Placement:
         matrix = matrix_of(own) if linear else grid.affine
         return cls(fixed, moving, moving_segmentation, matrix, parent, grid)
 
+    def still_valid(self, scene) -> "Placement":
+        """The same; in the world, if the parent transform left the scene since."""
+        if self.parent is None or scene.IsNodePresent(self.parent):
+            return self
+        return replace(self, matrix=self.grid.affine, parent=None)
+
     def missing(self, scene) -> list[str]:
         """Names of the nodes that left the scene since."""
         nodes = (self.fixed, self.moving, self.moving_segmentation)
@@ -98,6 +104,7 @@ def write(
         if came is not None and not came.geometry.is_close(placement.grid):
             raise InputError(f"the result {came.array.shape} does not lie on the fixed volume's grid")
     scene = slicer.mrmlScene
+    placement = placement.still_valid(scene)
     vtk_transform = vtk_transform_of(transform)
     image = segmentation = None
     if outputs.images:

@@ -59,6 +59,9 @@ def fill(table, table_rows: list[Row]) -> None:
             table.setItem(number, column, item)
     header = table.horizontalHeader()
     header.setFixedHeight(ROW_HEIGHT)
+    for column in (0, 1, 2):
+        side = qt.Qt.AlignLeft if column == 0 else qt.Qt.AlignRight
+        table.horizontalHeaderItem(column).setTextAlignment(side | qt.Qt.AlignVCenter)
     header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
     for column in (1, 2):
         header.setSectionResizeMode(column, qt.QHeaderView.Fixed)
