@@ -81,7 +81,7 @@ def _add_register(commands) -> None:
     parser.add_argument("--fixed-mask", help="where the fixed image counts", **file)
     parser.add_argument("--moving-mask", help="where the moving image counts", **file)
     parser.add_argument("--landmarks", help="CSV with fx,fy,fz,mx,my,mz in RAS mm; measures only", **file)
-    parser.add_argument("--initial", help="transform to start from", **file)
+    parser.add_argument("--initial", help="transform to start from, or the word centres", **file)
     parser.add_argument(
         "--settings", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the method, e.g. levels=3"
     )
@@ -163,7 +163,7 @@ def _short(value: Any) -> str:
 
 
 def _run_register(arguments: argparse.Namespace) -> None:
-    from RegCore.io import load, load_landmarks
+    from RegCore.io import load_landmarks
 
     given = {
         "fixed": _image(arguments.fixed),
@@ -173,12 +173,21 @@ def _run_register(arguments: argparse.Namespace) -> None:
         "fixed_mask": _labels(arguments.fixed_mask),
         "moving_mask": _labels(arguments.moving_mask),
         "landmarks": None if arguments.landmarks is None else load_landmarks(arguments.landmarks),
-        "initial": None if arguments.initial is None else load(arguments.initial, "transform"),
+        "initial": _initial(arguments.initial),
         "settings": _settings(arguments.settings),
     }
     _check_places(arguments, given)
     files = {name: str(getattr(arguments, name)) for name in ("fixed", "moving")}
     _register_and_write(arguments, given, files, names=None)
+
+
+def _initial(path: Path | None) -> Any:
+    """The transform to start from; the word ``centres`` stays a word."""
+    from RegCore.io import load
+
+    if path is None or str(path) == "centres":
+        return path and str(path)
+    return load(path, "transform")
 
 
 def _image(path: Path) -> Any:
@@ -210,25 +219,21 @@ def _check_places(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
     pairs = (("fixed_seg", "fixed_labels"), ("moving_seg", "moving_labels"))
     for option, name in (*pairs, ("fixed_mask", "fixed_mask"), ("moving_mask", "moving_mask")):
         image = name.split("_")[0]
-        if given[name] is not None and not _overlap(given[name].geometry, given[image].geometry):
+        if given[name] is not None and not given[name].geometry.overlaps(given[image].geometry):
             where = f"it does not overlap the {image} image {getattr(arguments, image)} in space"
             raise InputError(f"{getattr(arguments, option)}: {where}")
+    fixed, moving = given["fixed"].geometry, given["moving"].geometry
+    if given["initial"] == "centres":
+        return
     if given["initial"] is not None:
-        fixed, moving = given["fixed"].geometry, given["moving"].geometry
-        if not _overlap(fixed, moving, given["initial"].map):
+        if not fixed.overlaps(moving, given["initial"].map):
             what = "with this transform the two images do not overlap in space"
             raise InputError(f"{arguments.initial}: {what}")
-
-
-def _overlap(one: Any, other: Any, mapping=lambda points: points) -> bool:
-    """Whether the box around a grid, mapped, meets the other grid; along the axes of the other one."""
-    import numpy as np
-
-    ticks = [np.linspace(-0.5, n - 0.5, 25) for n in one.shape]
-    points = mapping(one.to_world(np.stack(np.meshgrid(*ticks, indexing="ij"), -1)))
-    index = other.to_index(points)
-    low, high = index.min((0, 1, 2)), index.max((0, 1, 2))
-    return bool(((high > -0.5) & (low < np.array(other.shape) - 0.5)).all())
+    elif not fixed.overlaps(moving):
+        raise InputError(
+            f"{arguments.fixed} and {arguments.moving} do not overlap in space; if their positions mean "
+            "nothing, give a transform with --initial, or --initial centres to lay centre on centre"
+        )
 
 
 def _run_demo(arguments: argparse.Namespace) -> None:

@@ -123,6 +123,16 @@ class Geometry:
         """The centre of each voxel, (I, J, K, 3) RAS mm, float64."""
         return self.to_world(self.index_grid())
 
+    def overlaps(self, other: "Geometry", mapping=None) -> bool:
+        """Whether the box around this grid, mapped, meets the other grid; the box is along the other's axes.
+
+        mapping: points (..., 3) RAS mm to points, of this space into that of the other; None is the identity.
+        """
+        ticks = [np.linspace(-0.5, n - 0.5, 9) for n in self.shape]
+        points = self.to_world(np.stack(np.meshgrid(*ticks, indexing="ij"), -1))
+        index = other.to_index(points if mapping is None else mapping(points)).reshape(-1, 3)
+        return bool(((index.max(0) > -0.5) & (index.min(0) < np.array(other.shape) - 0.5)).all())
+
     def resized(self, shape) -> "Geometry":
         """The grid of another shape whose corner voxels keep their centres.
 

@@ -1,15 +1,14 @@
 """Registration of two volumes: the one entry point, `register`, and what it gives back."""
 
-import difflib
 import resource
 import sys
 import time
 from dataclasses import dataclass, fields
 
 import numpy as np
-import torch
 
 from RegCore import metrics
+from RegCore.checks import as_mask, check_landmarks, check_pair, check_start, choose_device, take_settings
 from RegCore.geometry import Geometry, InputError
 from RegCore.optimise import classical
 from RegCore.optimise.affine import align, given_position
@@ -18,10 +17,10 @@ from RegCore.optimise.pair import Codes, Side
 from RegCore.progress import Progress, part_of, silent
 from RegCore.resampler import field_of, warp
 from RegCore.transforms import AffineTransform, DisplacementField, Transform
-from RegCore.volume import Volume, check_image, check_labels, common_labels
+from RegCore.volume import Volume
 
+SLAB_VOXELS = 2**18  # of a field are inverted between two looks at whether to stop
 FIELD_VOXELS = 2**24  # a field on more voxels than this is kept on a coarser grid over the same corners
-DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def _linear_start(initial: Transform | None) -> AffineTransform | None:
 
 def _linear(task: Task, rigid: bool) -> AffineTransform:
     """Starts, block matching and refinement on MIND-SSC; see `RegCore.optimise.affine.align`."""
-    _take_settings(task.settings, {"label_weight": float}, "rigid" if rigid else "affine")
+    take_settings(task.settings, {"label_weight": float}, "rigid" if rigid else "affine")
     return align(
         task.fixed,
         task.moving,
@@ -102,7 +101,7 @@ def _deformable(task: Task) -> DisplacementField:
     A displacement field as the initial transform takes the place of the affine stage.
     """
     kinds = {field.name: field.type for field in fields(Settings)}
-    settings = Settings(**_take_settings(task.settings, kinds, "deformable"))
+    settings = Settings(**take_settings(task.settings, kinds, "deformable"))
     codes = task.codes(settings.label_weight)
     field = task.initial if isinstance(task.initial, DisplacementField) else None
     if field is not None:
@@ -133,6 +132,23 @@ def _deformable(task: Task) -> DisplacementField:
     )
 
 
+def _in_slabs(make, grid: Geometry, progress: Progress) -> np.ndarray:
+    """The displacements that ``make(part of the grid)`` gives, part by part, so that Cancel is heard."""
+    rows = max(1, SLAB_VOXELS // (grid.shape[1] * grid.shape[2]))
+    parts = []
+    for start in range(0, grid.shape[0], rows):
+        stop = min(start + rows, grid.shape[0])
+        parts.append(make(grid.cropped((start, 0, 0), (stop, *grid.shape[1:]))).mm)
+        progress(stop / grid.shape[0], "inverse", {})
+    return np.concatenate(parts)
+
+
+def _inverted(field: DisplacementField, onto: Geometry, progress: Progress) -> DisplacementField:
+    linear = field.affine or field.affine_part()
+    known = DisplacementField(field.geometry, field.mm, linear)
+    return DisplacementField(onto, _in_slabs(known.inverse, onto, progress), linear.inverse())
+
+
 def _field_grid(geometry: Geometry) -> Geometry:
     """The grid on which a field is given back: that of the fixed image unless it is huge."""
     if geometry.voxels <= FIELD_VOXELS:
@@ -161,7 +177,7 @@ def _classical_affine(task: Task) -> AffineTransform:
     return classical.register_classical_affine(
         task.fixed.image,
         task.moving.image,
-        **_take_settings(task.settings, _CLASSICAL, "classical-affine"),
+        **take_settings(task.settings, _CLASSICAL, "classical-affine"),
         initial=_linear_start(_classical_start(task)),
         device=task.device,
         progress=task.progress,
@@ -174,7 +190,7 @@ def _classical_nonrigid(task: Task) -> DisplacementField:
     return classical.register_classical_nonrigid(
         task.fixed.image,
         task.moving.image,
-        **_take_settings(task.settings, kinds, "classical-nonrigid"),
+        **take_settings(task.settings, kinds, "classical-nonrigid"),
         initial=_classical_start(task),
         device=task.device,
         seed=task.seed,
@@ -192,58 +208,7 @@ METHODS = {
 """Name -> function of a `Task` that gives the transform; a new method is one more entry."""
 
 
-# ---- checks ------------------------------------------------------------------------------------------------
-
-
-def _take_settings(given: dict, kinds: dict, method: str) -> dict:
-    """The settings of a method, each of the right kind. Raises InputError that names a wrong one.
-
-    A loss may be given by its name alone; a whole number will do where a number is expected.
-    """
-    taken = {}
-    for name, value in given.items():
-        if name not in kinds:
-            near = difflib.get_close_matches(name, kinds, n=1)
-            hint = f", did you mean {near[0]}?" if near else ""
-            raise InputError(f"method {method} has no setting {name!r}; it has {', '.join(kinds)}{hint}")
-        kind = kinds[name]
-        if kind is dict and isinstance(value, str):
-            value = {"name": value}
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            wanted = {float: "a number", int: "a whole number", str: "a word", dict: "a loss"}[kind]
-            raise InputError(f"setting {name} of method {method} is {value!r}, expected {wanted}")
-        taken[name] = value
-    return taken
-
-
-def choose_device(device: str) -> str:
-    """The torch device for a name: ``auto`` takes CUDA, then Apple's MPS, then the CPU.
-
-    Raises InputError for an unknown name and for a device that this machine or this PyTorch lacks.
-    """
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        return next(name for name in ("cuda", "mps", "cpu") if there[name])
-    if device not in there:
-        raise InputError(f"unknown device {device!r}; it is one of {', '.join(DEVICES)}")
-    if not there[device]:
-        raise InputError(f"device {device} was asked for, but PyTorch finds none here; choose auto or cpu")
-    return device
-
-
-def _check_pair(fixed: Side, moving: Side) -> None:
-    """Every volume fit for its role; InputError otherwise."""
-    for name, side in (("fixed", fixed), ("moving", moving)):
-        check_image(side.image, f"the {name} volume")
-        if side.labels is not None:
-            check_labels(side.labels, f"the {name} segmentation")
-    if (fixed.labels is None) != (moving.labels is None):
-        have, lack = ("fixed", "moving") if moving.labels is None else ("moving", "fixed")
-        raise InputError(f"a {have} segmentation was given without a {lack} one; give both or none")
-    if fixed.labels is not None:
-        common_labels(fixed.labels, moving.labels, "the fixed segmentation", "the moving segmentation")
+# ---- the whole -------------------------------------------------------------------------------------------
 
 
 def _on_grid(volume: Volume | None, geometry: Geometry) -> Volume | None:
@@ -251,26 +216,6 @@ def _on_grid(volume: Volume | None, geometry: Geometry) -> Volume | None:
     if volume is None or volume.geometry.is_close(geometry):
         return volume
     return warp(volume, AffineTransform.identity(), geometry)
-
-
-def _as_labels(mask: Volume | None) -> Volume | None:
-    if mask is None:
-        return None
-    array = mask.array if mask.array.ndim == 3 else mask.array.any(-1)
-    return Volume((array != 0).astype(np.uint8), mask.geometry, "labels")
-
-
-def _check_landmarks(landmarks) -> np.ndarray | None:
-    if landmarks is None:
-        return None
-    landmarks = np.asarray(landmarks, float)
-    if landmarks.ndim != 2 or landmarks.shape[1] != 6 or not len(landmarks):
-        raise InputError(
-            f"landmarks are rows of 6 numbers (fixed x y z, moving x y z), not {landmarks.shape}"
-        )
-    if not np.isfinite(landmarks).all():
-        raise InputError("landmarks must be finite numbers, but some are NaN or infinite")
-    return landmarks
 
 
 def peak_memory_mib() -> float:
@@ -292,7 +237,7 @@ def register(
     fixed_mask: Volume | None = None,
     moving_mask: Volume | None = None,
     landmarks: np.ndarray | None = None,
-    initial: Transform | None = None,
+    initial: Transform | str | None = None,
     settings: dict | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -307,7 +252,8 @@ def register(
         fixed_mask, moving_mask: where the images count (not 0).
         landmarks: ``(N, 6)`` RAS mm, fixed and moving place of each; measured, and used by the deformable
             method if its setting ``landmark_weight`` is positive.
-        initial: transform to start from, fixed -> moving.
+        initial: transform to start from, fixed -> moving, or the word ``centres`` for grid centre on grid
+            centre; without it the volumes must overlap in space.
         settings: of the method, by name.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         seed: fixes all randomness; the same inputs and seed give the same transform.
@@ -323,10 +269,11 @@ def register(
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}; it is one of {', '.join(METHODS)}")
     device = choose_device(device)
-    masks = _as_labels(fixed_mask), _as_labels(moving_mask)
+    masks = as_mask(fixed_mask), as_mask(moving_mask)
     still, other = Side(fixed, fixed_labels, masks[0]), Side(moving, moving_labels, masks[1])
-    _check_pair(still, other)
-    landmarks = _check_landmarks(landmarks)
+    check_pair(still, other)
+    landmarks = check_landmarks(landmarks)
+    initial = check_start(fixed.geometry, moving.geometry, initial)
     task = Task(still, other, landmarks, initial, settings or {}, device, seed, part_of(progress, 0.0, 0.85))
     transform = METHODS[method](task)
     return _finish(task, method, transform, began, part_of(progress, 0.85, 1.0))
@@ -339,11 +286,10 @@ def _finish(task: Task, method: str, transform: Transform, began: float, progres
     labels = None
     if moving.labels is not None:
         labels = warp(moving.labels, transform, fixed.image.geometry)
-    progress(0.4, "inverse", {})
     if isinstance(transform, AffineTransform):
         inverse = transform.inverse()
     else:
-        inverse = transform.inverse(_field_grid(moving.image.geometry))
+        inverse = _inverted(transform, _field_grid(moving.image.geometry), part_of(progress, 0.3, 0.8))
     progress(0.8, "figures", {})
     found = metrics.summary(
         transform,

@@ -234,12 +234,12 @@ def affine_coordinates(matrix: np.ndarray, shape, *, start=(0, 0, 0), dtype=torc
     """``matrix @ index`` for a block of voxels of the given shape from ``start``: ``(1, 3, I, J, K)``."""
     m = np.asarray(matrix, np.float64)
     axes = [torch.arange(s, s + n, dtype=torch.float64) for s, n in zip(start, shape, strict=True)]
-    out = torch.empty((1, 3, *shape), dtype=dtype, device=device)
+    out = torch.empty((1, 3, *shape), dtype=dtype)  # float64 on the way, which not every device knows
     for row in range(3):
-        parts = [(m[row, d] * axes[d]).to(device=device, dtype=torch.float64) for d in range(3)]
+        parts = [m[row, d] * axes[d] for d in range(3)]
         plane = (parts[0][:, None] + parts[1][None, :] + m[row, 3])[:, :, None]
         out[0, row] = (plane + parts[2][None, None, :]).to(dtype)
-    return out
+    return out.to(device)
 
 
 class _Map:

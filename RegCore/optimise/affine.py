@@ -1,6 +1,7 @@
 """Robust rigid and affine alignment: many starts, block matching with trimmed least squares, refinement."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -156,7 +157,9 @@ def sensible(matrix: np.ndarray) -> bool:
     return bool(np.linalg.det(matrix[:3, :3]) > 0 and sizes.max() < 3 and sizes.min() > 1 / 3)
 
 
-def match_blocks(level: Level, matrix: np.ndarray, fit, *, radius: int, block: int, pool: int) -> np.ndarray:
+def match_blocks(
+    level: Level, matrix: np.ndarray, fit, *, radius: int, block: int, pool: int, tick=lambda: None
+) -> np.ndarray:
     """One round of block matching (Ourselin et al., IVC 2001) on MIND: the refitted matrix."""
     moving, inside = level.pulled(matrix)
     fixed = level.features
@@ -164,7 +167,7 @@ def match_blocks(level: Level, matrix: np.ndarray, fit, *, radius: int, block: i
     if pool > 1:
         fixed, moving = F.avg_pool3d(fixed, pool), F.avg_pool3d(moving, pool)
         inside, weight = F.avg_pool3d(inside, pool), F.avg_pool3d(weight, pool)
-    costs = block_costs(fixed, moving, radius, block, valid=inside, outside=UNRELATED)
+    costs = block_costs(fixed, moving, radius, block, valid=inside, outside=UNRELATED, tick=tick)
     shift, contrast = best_displacements(costs, radius)
     contrast = contrast * F.avg_pool3d(weight, block, block).reshape(-1)
     blocks = reference_grid(costs.shape[1:], dtype=torch.float64)[0].reshape(3, -1).T.numpy()
@@ -256,8 +259,12 @@ def choose_start(level: Level, candidates: dict, fit, tell) -> tuple[str, np.nda
     results = []
     for n, (cost, name, matrix) in enumerate(tried):
         best = (cost, matrix)
-        for radius in (6, 4, 4):
-            best = _better(level, match_blocks(level, best[1], fit, radius=radius, block=4, pool=1), best)
+        for turn, radius in enumerate((6, 4, 4)):
+            done = (n + turn / 3) / len(tried)
+            found = match_blocks(
+                level, best[1], fit, radius=radius, block=4, pool=1, tick=partial(tell, done, best[0])
+            )
+            best = _better(level, found, best)
         results.append((best[0] * (MARGIN if name == given else 1.0), name, best[1]))
         tell((n + 1) / len(tried), best[0])
     return min(results, key=lambda row: row[0])[1:]
@@ -312,8 +319,10 @@ def align(
     given = next(iter(candidates.values()))
     best = _better(fine, matrix, (fine.cost(given), given))
     for n in range(2):
-        progress(0.5 + 0.15 * n, f"{kind}: block matching from {name}", {"iteration": n, "loss": best[0]})
-        best = _better(fine, match_blocks(fine, best[1], fit, radius=3, block=3, pool=2), best)
+        tick = partial(
+            progress, 0.5 + 0.15 * n, f"{kind}: block matching from {name}", {"iteration": n, "loss": best[0]}
+        )
+        best = _better(fine, match_blocks(fine, best[1], fit, radius=3, block=3, pool=2, tick=tick), best)
 
     def refined(n: int, loss: float) -> None:
         progress(0.8 + 0.2 * n / REFINEMENTS, f"{kind}: refinement", {"iteration": n, "loss": loss})

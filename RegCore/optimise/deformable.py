@@ -251,7 +251,7 @@ def deform(
 
 
 def folded(ddf: torch.Tensor) -> float:
-    """Share of voxels at which a DDF ``(1, 3, I, J, K)`` folds: determinant of I + forward differences <= 0."""
+    """Share of voxels at which a DDF ``(1, 3, I, J, K)`` folds: det(I + forward differences) <= 0."""
     if min(ddf.shape[2:]) < 2:
         return 0.0
     n = [size - 1 for size in ddf.shape[2:]]

@@ -1,5 +1,7 @@
 """Discrete search: the cost of moving each block of the fixed image by each of a cube of displacements."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -20,6 +22,7 @@ def block_costs(
     *,
     valid: torch.Tensor | None = None,
     outside: float = 0.0,
+    tick: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
     """Squared feature distance, summed over channels, of each block to the moving image at each displacement.
 
@@ -30,6 +33,7 @@ def block_costs(
         block: side of a block in voxels.
         valid: ``(1, 1, I, J, K)``, 1 where the moving features are known; elsewhere the distance counts as
             ``outside``.
+        tick: called at each displacement; what it raises ends the search.
 
     Returns:
         ``(D, I // block, J // block, K // block)``, displacements in the order of `offsets`.
@@ -40,6 +44,7 @@ def block_costs(
         valid = F.pad(valid, pad)
     rows = []
     for offset in offsets(radius).tolist():
+        tick()
         window = (
             ...,
             *(slice(radius + o, radius + o + n) for o, n in zip(offset, fixed.shape[2:], strict=True)),

@@ -133,3 +133,13 @@ def test_apply_affine_takes_any_leading_axes():
     mapped = apply_affine(affine(), points)
     assert mapped.dtype == np.float64
     np.testing.assert_allclose(mapped[1, 4], (affine() @ [*points[1, 4], 1])[:3])
+
+
+def test_grids_overlap_where_their_boxes_meet():
+    one = Geometry((7, 8, 9), np.diag([1.0, 2.0, 3.0, 1.0]))
+    beside = one.moved(np.array([[1, 0, 0, 6.9], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
+    apart = one.moved(np.array([[1, 0, 0, 7.1], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
+    assert one.overlaps(beside)
+    assert beside.overlaps(one)
+    assert not one.overlaps(apart)
+    assert one.overlaps(apart, lambda points: points + [7.1, 0, 0])
