@@ -38,7 +38,7 @@ def peak_mib() -> float:
 
 
 def volume_of(shape, kind: str) -> Volume:
-    """A volume that fills its memory, int16 as a CT or uint8 as a segmentation, made without a second copy."""
+    """A volume that fills its memory, int16 as a CT or uint8 as a segmentation, without a second copy."""
     array = np.empty(shape, np.int16 if kind == "image" else np.uint8)
     for number, plane in enumerate(array):
         plane[:] = number % 100
