@@ -45,7 +45,7 @@ def choose(panel, made) -> None:
 
 
 def picture_panel(host, made, method: str, out: Path, minutes: float):
-    """The panel idle, with advanced settings, running, finished; returns its parameter node with the result."""
+    """The panel idle, with advanced settings, running, finished; returns its parameter node."""
     panel = host.load_module(ROOT / "DeepRegSlicer" / "DeepRegSlicer.py")
     choose(panel, made)
     panel.widget.panel.parameters.method = type(panel.widget.panel.parameters.method)(method)
