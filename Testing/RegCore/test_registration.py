@@ -287,6 +287,28 @@ def test_masks_and_segmentations_on_other_grids_are_taken_where_they_are(case):
     assert result.metrics["dice_mean"]["after"] > result.metrics["dice_mean"]["before"]
 
 
+@pytest.mark.parametrize(
+    ("method", "settings"), [("rigid", {}), ("affine", {}), ("deformable", {"iterations": 1, "rate": 0.0})]
+)
+def test_segmentations_lead_every_linear_stage_where_images_say_nothing(case, method, settings):
+    random = np.random.default_rng(0)
+    images = [
+        Volume(random.normal(size=v.array.shape).astype(np.float32), v.geometry)
+        for v in (case.fixed, case.moving)
+    ]
+    result = register(
+        *images,
+        method,
+        fixed_labels=case.fixed_labels,
+        moving_labels=case.moving_labels,
+        initial=AffineTransform.identity(),
+        landmarks=case.landmarks,
+        settings=settings,
+        device="cpu",
+    )
+    assert result.metrics["tre_mm"]["after"] < 0.7 * result.metrics["tre_mm"]["before"]
+
+
 def test_without_segmentations_and_landmarks_there_are_no_such_figures(case):
     result = register(case.fixed, case.moving, "rigid", initial=case.truth.affine, device="cpu")
     assert result.warped_labels is None

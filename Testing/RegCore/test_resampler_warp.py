@@ -30,6 +30,7 @@ def around(centre: np.ndarray, geometry: Geometry) -> Geometry:
     return geometry.moved(matrix)
 
 
+KINDS = ["identity", "affine", "field", "coarse field", "field of the same shape"]
 ONTO = {name: around(MOVING.centre, grid) for name, grid in GRIDS.items()}
 
 
@@ -41,9 +42,9 @@ def tilt() -> AffineTransform:
     return AffineTransform(matrix)
 
 
-def coarse_field() -> DisplacementField:
+def coarse_field(shape=(6, 7, 5)) -> DisplacementField:
     """Displacements on a coarse oblique grid that covers all of `ONTO`."""
-    grid = around(MOVING.centre, Geometry((6, 7, 5), affine((0.5, -0.2, 0.1), (-9.0, 8.0, 11.0))))
+    grid = around(MOVING.centre, Geometry(shape, affine((0.5, -0.2, 0.1), (-9.0, 8.0, 11.0))))
     return rough_field(grid, mm=1.5)
 
 
@@ -51,6 +52,8 @@ def transform_of(kind: str, onto: Geometry):
     if kind == "field":
         noise = np.random.default_rng(4).normal(size=(*onto.shape, 3))
         return DisplacementField(onto, noise + [0.5, -1.0, 0.7])
+    if kind == "field of the same shape":
+        return coarse_field(onto.shape)
     return {"affine": tilt, "coarse field": coarse_field, "identity": AffineTransform.identity}[kind]()
 
 
@@ -73,7 +76,7 @@ def clear_of(index: np.ndarray, *fractions: float) -> np.ndarray:
 # ---- against SimpleITK -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["identity", "affine", "field", "coarse field"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ONTO)
 def test_images_agree_with_linear_resampling_of_simpleitk(name, kind):
     onto, volume = ONTO[name], scan()
@@ -86,7 +89,7 @@ def test_images_agree_with_linear_resampling_of_simpleitk(name, kind):
     np.testing.assert_allclose(found.array[clear], expected[clear], rtol=0, atol=0.1)  # of a range of 1000
 
 
-@pytest.mark.parametrize("kind", ["identity", "affine", "field", "coarse field"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ONTO)
 def test_labels_agree_with_nearest_resampling_of_simpleitk(name, kind):
     onto = ONTO[name]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from RegCore.geometry import Geometry, InputError
-from RegCore.optimise.deformable import Settings, carried, deform, smooth
+from RegCore.optimise.deformable import Settings, carried, deform, make_level, smooth
 from RegCore.optimise.pair import Codes, Side
 from RegCore.preprocess import working_geometry
 from RegCore.progress import Cancelled
@@ -147,6 +147,19 @@ def test_landmarks_pull_only_if_they_have_a_weight():
     assert apart[1.0] < 0.5 * start < 0.7 * apart[0.0]
 
 
+@pytest.mark.parametrize(("dense", "stride"), [(10**6, 1), (1000, 2)])
+def test_landmarks_lie_where_they_belong_among_the_parameters(monkeypatch, dense, stride):
+    monkeypatch.setattr("RegCore.optimise.deformable.DENSE_VOXELS", dense)
+    linear = tilted_affine(1.05, (4.0, -3.0, 2.0))
+    parameter, shift = np.array([[3.0, 4, 5], [6, 2, 1]]), np.array([[0.5, -1, 2], [0, 0.25, -0.5]])
+    voxel = parameter * stride + (stride - 1) / 2  # a parameter stands in the middle of its voxels
+    stop = linear.map(FIXED.to_world(voxel + shift * stride))
+    pairs = np.hstack([FIXED.to_world(voxel), stop])
+    level = make_level(*sides(), linear.matrix, FIXED, 0.0, None, pairs, "cpu")
+    np.testing.assert_allclose(level.points[0, :, :, 0, 0].numpy().T, parameter, atol=1e-4)
+    np.testing.assert_allclose(level.targets[0, :, :, 0, 0].numpy().T, shift, atol=1e-4)
+
+
 def test_landmarks_pull_through_the_affine_part_and_on_every_second_voxel(monkeypatch):
     monkeypatch.setattr("RegCore.optimise.deformable.DENSE_VOXELS", 1000)
     linear = tilted_affine(1.05, (4.0, -3.0, 2.0))
@@ -185,11 +198,24 @@ def test_without_a_step_an_initial_field_is_smoothed_at_most():
     assert apart.max() < 0.25 * FIXED.spacing.min()
 
 
-def test_nothing_to_gain_gives_back_nothing():
-    random = np.random.default_rng(0)
-    images = [Volume(random.normal(size=g.shape).astype(np.float32), g) for g in (FIXED, MOVING)]
-    settings = Settings(iterations=1, levels=1, rate=50.0)  # one leap that lands nowhere
-    ddf, _ = deform(Side(images[0]), Side(images[1]), np.eye(4), settings=settings)
+@pytest.mark.parametrize("dense", [10**6, 1000], ids=["a parameter per voxel", "every second voxel"])
+def test_a_linear_initial_field_passes_through_the_parameters_unchanged(monkeypatch, dense):
+    monkeypatch.setattr("RegCore.optimise.deformable.DENSE_VOXELS", dense)
+    matrix = FIXED.affine @ np.diag([1.25, 0.8, 1.2, 1.0]) @ np.linalg.inv(FIXED.affine)
+    initial = DisplacementField.from_affine(AffineTransform(matrix), FIXED)
+    settings = Settings(iterations=1, levels=1, rate=0.0, smoothness=100.0)  # so that smoothing it pays
+    ddf, grid = deform(*sides(), np.eye(4), settings=settings, initial=initial)
+    inner = (slice(8, -8),) * 3
+    expected = grid.index_grid() * np.array([0.25, -0.2, 0.2])
+    np.testing.assert_allclose(np.moveaxis(ddf[0].numpy(), 0, -1)[inner], expected[inner], atol=0.01)
+
+
+def test_what_costs_more_than_the_start_is_dropped(monkeypatch):
+    """The coarse grid hands on nonsense, from which the fine one takes no step."""
+    nonsense = 6 * torch.randn((1, 3, *FIXED.shape), generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr("RegCore.optimise.deformable.carried", lambda ddf, old, new: nonsense)
+    settings = Settings(iterations=1, levels=1, rate=0.0)
+    ddf, _ = deform(Side(scan(FIXED)), Side(scan(FIXED, seed=1)), np.eye(4), settings=settings)
     assert not ddf.any()
 
 

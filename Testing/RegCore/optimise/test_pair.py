@@ -51,7 +51,14 @@ def test_many_structures_share_channels_and_stay_apart():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "values"), [("i4", [-5, 0, 70_000_000]), ("u2", [0, 1, 60_000]), ("bool", [0, 1])]
+    ("dtype", "values"),
+    [
+        ("i4", [-5, 0, 70_000_000]),
+        ("i2", [-5, 0, 3]),
+        ("i2", [-7, 0, 900]),
+        ("u2", [0, 1, 60_000]),
+        ("bool", [0, 1]),
+    ],
 )
 def test_label_values_may_be_negative_huge_or_boolean(dtype, values):
     volume = label_map(values, dtype)
