@@ -1,7 +1,5 @@
 """Registration of two volumes: the one entry point, `register`, and what it gives back."""
 
-import resource
-import sys
 import time
 from dataclasses import dataclass, fields
 
@@ -10,6 +8,7 @@ import numpy as np
 from RegCore import metrics
 from RegCore.checks import as_mask, check_landmarks, check_pair, check_start, choose_device, take_settings
 from RegCore.geometry import Geometry, InputError
+from RegCore.memory import peak_memory_mib
 from RegCore.optimise import classical
 from RegCore.optimise.affine import align, given_position
 from RegCore.optimise.deformable import Settings, deform
@@ -208,7 +207,7 @@ METHODS = {
 """Name -> function of a `Task` that gives the transform; a new method is one more entry."""
 
 
-# ---- the whole -------------------------------------------------------------------------------------------
+# ---- the whole ---------------------------------------------------------------------------------------------
 
 
 def _on_grid(volume: Volume | None, geometry: Geometry) -> Volume | None:
@@ -216,15 +215,6 @@ def _on_grid(volume: Volume | None, geometry: Geometry) -> Volume | None:
     if volume is None or volume.geometry.is_close(geometry):
         return volume
     return warp(volume, AffineTransform.identity(), geometry)
-
-
-def peak_memory_mib() -> float:
-    """Most memory that this process has held so far, MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
-
-
-# ---- the whole ---------------------------------------------------------------------------------------------
 
 
 def register(

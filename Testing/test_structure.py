@@ -18,6 +18,7 @@ EVERYTHING |= {"worker", "results"}
 MAY_KNOW = {
     "geometry": set(),
     "progress": set(),
+    "memory": set(),
     "volume": {"geometry"},
     "transforms": {"geometry"},
     "exchange": SPACE,
@@ -29,7 +30,7 @@ MAY_KNOW = {
     "losses": {"geometry", "resampler"},
     "optimise": OPTIMISERS,
     "checks": OPTIMISERS | {"optimise"},
-    "registration": OPTIMISERS | {"optimise", "checks"},
+    "registration": OPTIMISERS | {"optimise", "checks", "memory"},
     "phantom": SPACE,
     "visualise": SPACE | {"report"},
     "report": set(),
@@ -40,9 +41,10 @@ MAY_KNOW = {
     "__init__": set(),
 }
 GUI = {"slicer", "vtk", "vtkmodules", "qt", "ctk", "PySide6", "PythonQt", "matplotlib", "SimpleITK", "itk"}
-WITHOUT_TORCH = SPACE | {"io", "progress", "phantom", "visualise", "report", "results", "cli"}
+WITHOUT_TORCH = SPACE | {"io", "memory", "progress", "phantom", "visualise", "report", "results", "cli"}
 WITHOUT_TORCH |= {"__main__", "__init__"}
 READERS = {"nibabel", "h5py"}
+UNIX = {"fcntl", "grp", "pwd", "resource", "termios"}
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -122,6 +124,14 @@ def test_regcore_knows_no_user_interface_and_reads_files_in_one_place(path):
         assert "torch" not in tops, f"{name_of(path)} imports torch"
     if room_of(path) != "io":
         assert not tops & READERS, f"{name_of(path)} imports {sorted(tops & READERS)}: only io.py does"
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=name_of)
+def test_what_only_unix_has_is_not_imported_at_the_top(path):
+    top = [node for node in tree_of(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in top if isinstance(node, ast.ImportFrom)}
+    assert not names & UNIX, f"{name_of(path)} can't be imported on Windows: {sorted(names & UNIX)}"
 
 
 @pytest.mark.parametrize("path", sources("DeepRegSlicer"), ids=name_of)

@@ -1,11 +1,10 @@
-"""Measures the memory and time in which a full-size CT is warped: run it as a program, on Linux.
+"""Measures the memory and time in which a full-size CT is warped: run it as a program.
 
 Each case runs in a process of its own, whose peak memory is that of the case. Prints a Markdown table and
 ends with code 1 if a case needs more than the limit.
 """
 
 import argparse
-import re
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from RegCore.geometry import Geometry  # noqa: E402 - the path comes first
+from RegCore.memory import peak_memory_mib  # noqa: E402
 from RegCore.resampler import warp  # noqa: E402
 from RegCore.transforms import AffineTransform, DisplacementField  # noqa: E402
 from RegCore.volume import Volume  # noqa: E402
@@ -26,15 +26,6 @@ CASES = {
     "affine, labels": ("affine", "labels"),
     "field on every second voxel, image": ("field", "image"),
 }
-
-
-def peak_mib() -> float:
-    """Most memory that this process has held, MiB.
-
-    Not getrusage: its figure begins with what the parent held when it started this process.
-    """
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) / 1024
 
 
 def volume_of(shape, kind: str) -> Volume:
@@ -62,7 +53,7 @@ def measure(name: str, shape) -> None:
     mapping = transform_of(transform, volume.geometry)
     began = time.perf_counter()
     warp(volume, mapping, volume.geometry)
-    print(f"| {name} | {time.perf_counter() - began:.1f} | {peak_mib():.0f} |")
+    print(f"| {name} | {time.perf_counter() - began:.1f} | {peak_memory_mib():.0f} |")
 
 
 def main() -> int:
