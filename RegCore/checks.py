@@ -1,16 +1,54 @@
 """What `register` is given, checked before any work begins: one sentence for whatever can't be used."""
 
 import difflib
+from collections.abc import Iterable, Mapping
+from numbers import Integral
 
 import numpy as np
 import torch
 
 from RegCore.geometry import Geometry, InputError
 from RegCore.optimise.pair import Side
-from RegCore.transforms import AffineTransform, Transform
-from RegCore.volume import Volume, check_image, check_labels, common_labels
+from RegCore.transforms import AffineTransform, DisplacementField, Transform
+from RegCore.volume import Volume, check_image, check_labels, common_labels, extent
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def check_types(images: tuple, labels: tuple, masks: tuple, initial, settings, seed) -> None:
+    """Everything of the type it should have, before anything is asked of it; InputError otherwise.
+
+    images, labels, masks: two each, of the fixed and of the moving side; only the images must be there.
+    """
+    for what, pair in (("volume", images), ("segmentation", labels), ("mask", masks)):
+        for side, given in zip(("fixed", "moving"), pair, strict=True):
+            if not isinstance(given, Volume) and (given is not None or pair is images):
+                wanted = "a Volume, such as RegCore.load gives"
+                raise InputError(f"the {side} {what} is {_a(given)}, expected {wanted}")
+    if initial is not None and not isinstance(initial, AffineTransform | DisplacementField | str):
+        wanted = "a transform, such as RegCore.load gives, or the word 'centres'"
+        raise InputError(f"the initial transform is {_a(initial)}, expected {wanted}")
+    if settings is not None and not isinstance(settings, Mapping):
+        raise InputError(f"the settings are {_a(settings)}, expected a dict of names and values")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise InputError(f"the seed is {seed!r}, expected a whole number of at least 0")
+
+
+def _a(thing) -> str:
+    return "None" if thing is None else f"of type {type(thing).__name__}"
+
+
+def _nearest(name, known: Iterable[str]) -> str:
+    """The end of a sentence that proposes a name in place of an unknown one."""
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f", did you mean {near[0]}?" if near else ""
+
+
+def check_method(method: str, known: Iterable[str]) -> None:
+    """Raise InputError, which proposes the nearest, for a method that there is not."""
+    if not isinstance(method, str) or method not in known:
+        hint = _nearest(method, known)
+        raise InputError(f"unknown method {method!r}; it is one of {', '.join(known)}{hint}")
 
 
 def take_settings(given: dict, kinds: dict, method: str) -> dict:
@@ -21,8 +59,7 @@ def take_settings(given: dict, kinds: dict, method: str) -> dict:
     taken = {}
     for name, value in given.items():
         if name not in kinds:
-            near = difflib.get_close_matches(name, kinds, n=1)
-            hint = f", did you mean {near[0]}?" if near else ""
+            hint = _nearest(name, kinds)
             raise InputError(f"method {method} has no setting {name!r}; it has {', '.join(kinds)}{hint}")
         kind = kinds[name]
         if kind is dict and isinstance(value, str):
@@ -45,7 +82,7 @@ def choose_device(device: str) -> str:
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         return "cuda" if there["cuda"] else "cpu"
-    if device not in there:
+    if not isinstance(device, str) or device not in there:
         raise InputError(f"unknown device {device!r}; it is one of {', '.join(DEVICES)}")
     if not there[device]:
         raise InputError(f"device {device} was asked for, but PyTorch finds none here; choose auto or cpu")
@@ -63,6 +100,20 @@ def check_pair(fixed: Side, moving: Side) -> None:
         raise InputError(f"a {have} segmentation was given without a {lack} one; give both or none")
     if fixed.labels is not None:
         common_labels(fixed.labels, moving.labels, "the fixed segmentation", "the moving segmentation")
+    for name, side in (("fixed", fixed), ("moving", moving)):
+        _check_place(side.labels, side.image, f"the {name} segmentation", f"the {name} volume")
+        _check_place(side.mask, side.image, f"the {name} mask", f"the {name} volume")
+
+
+def _check_place(part: Volume | None, image: Volume, name: str, image_name: str) -> None:
+    """A segmentation or mask must mark something, and in its image."""
+    if part is None:
+        return
+    marked = extent(part)
+    if marked is None:
+        raise InputError(f"{name} is empty: every voxel is 0, but some must say where the image counts")
+    if not marked.overlaps(image.geometry):
+        raise InputError(f"{name}: what it marks does not overlap {image_name} in space")
 
 
 def check_start(fixed: Geometry, moving: Geometry, initial: Transform | str | None) -> Transform | None:
@@ -94,7 +145,10 @@ def as_mask(mask: Volume | None) -> Volume | None:
 def check_landmarks(landmarks) -> np.ndarray | None:
     if landmarks is None:
         return None
-    landmarks = np.asarray(landmarks, float)
+    try:
+        landmarks = np.asarray(landmarks, float)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"landmarks are rows of 6 numbers, not {_a(landmarks)} ({error})") from error
     if landmarks.ndim != 2 or landmarks.shape[1] != 6 or not len(landmarks):
         raise InputError(
             f"landmarks are rows of 6 numbers (fixed x y z, moving x y z), not {landmarks.shape}"

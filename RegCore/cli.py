@@ -216,11 +216,13 @@ def _labels(path: Path | None) -> Any:
 
 def _check_places(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
     """Segmentations and masks must overlap their image in space, and the images where --initial puts them."""
+    from RegCore.volume import extent
+
     pairs = (("fixed_seg", "fixed_labels"), ("moving_seg", "moving_labels"))
     for option, name in (*pairs, ("fixed_mask", "fixed_mask"), ("moving_mask", "moving_mask")):
         image = name.split("_")[0]
-        if given[name] is not None and not given[name].geometry.overlaps(given[image].geometry):
-            where = f"it does not overlap the {image} image {getattr(arguments, image)} in space"
+        if given[name] is not None and not extent(given[name]).overlaps(given[image].geometry):
+            where = f"what it marks does not overlap the {image} image {getattr(arguments, image)} in space"
             raise InputError(f"{getattr(arguments, option)}: {where}")
     fixed, moving = given["fixed"].geometry, given["moving"].geometry
     if given["initial"] == "centres":

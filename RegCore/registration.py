@@ -6,8 +6,17 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from RegCore import metrics
-from RegCore.checks import as_mask, check_landmarks, check_pair, check_start, choose_device, take_settings
-from RegCore.geometry import Geometry, InputError
+from RegCore.checks import (
+    as_mask,
+    check_landmarks,
+    check_method,
+    check_pair,
+    check_start,
+    check_types,
+    choose_device,
+    take_settings,
+)
+from RegCore.geometry import Geometry
 from RegCore.memory import peak_memory_mib
 from RegCore.optimise import classical
 from RegCore.optimise.affine import align, given_position
@@ -72,13 +81,15 @@ def _linear_start(initial: Transform | None) -> AffineTransform | None:
 
 def _linear(task: Task, rigid: bool) -> AffineTransform:
     """Starts, block matching and refinement on MIND-SSC; see `RegCore.optimise.affine.align`."""
-    take_settings(task.settings, {"label_weight": float}, "rigid" if rigid else "affine")
+    settings = Settings(
+        **take_settings(task.settings, {"label_weight": float}, "rigid" if rigid else "affine")
+    )
     return align(
         task.fixed,
         task.moving,
         rigid=rigid,
         initial=_linear_start(task.initial),
-        codes=task.codes(task.settings.get("label_weight", Settings.label_weight)),
+        codes=task.codes(settings.label_weight),
         device=task.device,
         progress=task.progress,
     )
@@ -256,11 +267,12 @@ def register(
         InputError: one sentence that says what can't be used.
     """
     began = time.perf_counter()
-    if method not in METHODS:
-        raise InputError(f"unknown method {method!r}; it is one of {', '.join(METHODS)}")
+    labels, masks = (fixed_labels, moving_labels), (fixed_mask, moving_mask)
+    check_types((fixed, moving), labels, masks, initial, settings, seed)
+    check_method(method, METHODS)
     device = choose_device(device)
-    masks = as_mask(fixed_mask), as_mask(moving_mask)
-    still, other = Side(fixed, fixed_labels, masks[0]), Side(moving, moving_labels, masks[1])
+    still = Side(fixed, fixed_labels, as_mask(fixed_mask))
+    other = Side(moving, moving_labels, as_mask(moving_mask))
     check_pair(still, other)
     landmarks = check_landmarks(landmarks)
     initial = check_start(fixed.geometry, moving.geometry, initial)

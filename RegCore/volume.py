@@ -47,6 +47,15 @@ class Volume:
         return [value for value in distinct_values(self.array) if value != 0]
 
 
+def extent(volume: Volume) -> Geometry | None:
+    """The smallest part of the grid that holds every voxel other than 0; None if there is no such voxel."""
+    axes = range(volume.array.ndim)
+    found = [np.flatnonzero(volume.array.any(axis=tuple(b for b in axes if b != a))) for a in range(3)]
+    if not len(found[0]):
+        return None
+    return volume.geometry.cropped([f[0] for f in found], [f[-1] + 1 for f in found])
+
+
 def slabs(array: np.ndarray) -> np.ndarray:
     """The array to iterate over for slabs that lie together in memory: axes reversed in Fortran order.
 

@@ -11,7 +11,7 @@ import pytest
 
 from RegCore.cli import main
 from RegCore.geometry import Geometry
-from RegCore.io import save
+from RegCore.io import load, save
 from RegCore.transforms import AffineTransform
 from RegCore.volume import Volume
 
@@ -127,7 +127,19 @@ BAD_FILES = {
 # What is wrong with two files together: the argument and its file, and the sentence.
 BAD_TOGETHER = {
     "other labels": ("moving_seg", labels((0, 8, 9)), affine(), r".* share no label \(1, 2 against 8, 9\)"),
+    "images that do not overlap": (
+        "moving",
+        array(*SHAPE, seed=1),
+        affine(500.0),
+        r".*fixed.nii.gz and .*bad.nii.gz do not overlap in space; .* --initial centres .*",
+    ),
     "segmentation elsewhere": ("fixed_seg", labels(), affine(300.0), r".*bad.nii.gz: .* the fixed image.*"),
+    "mask that marks nothing here": (
+        "fixed_mask",
+        labels((0, 1), (30, 10, 11)),
+        affine((-40.0, 0.0, 0.0)),
+        r".*bad.nii.gz: what it marks does not overlap the fixed image .*",
+    ),
     "mask elsewhere": ("moving_mask", labels(), affine(-300.0), r".*bad.nii.gz: .* the moving image.*"),
 }
 
@@ -216,6 +228,14 @@ def test_a_start_from_which_the_images_do_not_overlap_gets_one_sentence(good, tm
     code = run({**pair, "initial": tmp_path / "start.tfm"}, tmp_path / "out")
     assert_refused(code, capsys, r".*start.tfm: with this transform the two images do not overlap in space")
     assert not (tmp_path / "out").exists()
+
+
+def test_centre_on_centre_brings_images_together_that_do_not_overlap(good, tmp_path):
+    nifti(tmp_path / "far.nii.gz", array(*SHAPE), affine((500.0, -300.0, 0.0)))
+    pair = {"fixed": good["fixed"], "moving": tmp_path / "far.nii.gz"}
+    assert run(pair, tmp_path / "out", "--initial=centres", "--method=rigid") == 0
+    found = load(tmp_path / "out" / "transform.h5", "transform")
+    np.testing.assert_allclose(found.matrix, affine((500.0, -300.0, 0.0), (1.0, 1.0, 1.0)), atol=0.1)
 
 
 @pytest.mark.parametrize("words", [[], ["registre"], ["register"], ["register", "--fixed=a.nii"]])

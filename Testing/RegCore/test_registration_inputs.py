@@ -37,6 +37,13 @@ def far() -> Geometry:
     return OBLIQUE.moved(matrix)
 
 
+def beside() -> Volume:
+    """A mask on a grid that covers the images', but marks a voxel outside of them only."""
+    mask = np.zeros((40, *SHAPE[1:]), np.uint8)
+    mask[-1, 4, 4] = 1
+    return Volume(mask, Geometry(mask.shape, OBLIQUE.affine), "labels")
+
+
 def shift(mm: float) -> AffineTransform:
     matrix = np.eye(4)
     matrix[0, 3] = mm
@@ -87,8 +94,11 @@ REFUSED = {
     ),
     "unknown method": (
         {"method": "defromable"},
-        "unknown method 'defromable'; it is one of rigid, affine, deformable, classical-affine",
+        "unknown method 'defromable'; it is one of rigid, affine, .*, did you mean deformable?",
     ),
+    "a method unlike any": ({"method": "xyz"}, r"unknown method 'xyz'; .*, classical-nonrigid$"),
+    "a method that is no word": ({"method": ["rigid"]}, r"unknown method \['rigid'\]; it is one of"),
+    "a device that is no word": ({"device": ["cpu"]}, r"unknown device \['cpu'\]; it is one of auto"),
     "unknown device": ({"device": "gpu"}, "unknown device 'gpu'; it is one of auto, cpu, cuda, mps"),
     "unknown setting": (
         {"settings": {"smothness": 1.0}},
@@ -110,17 +120,69 @@ REFUSED = {
         {"settings": {"levels": True}},
         "setting levels of method deformable is True, expected a whole number",
     ),
+    "negative label weight": (
+        {"method": "rigid", "settings": {"label_weight": -1.0}},
+        "setting label_weight is -1.0, expected a number of at least 0",
+    ),
+    "NaN label weight": (
+        {"method": "affine", "settings": {"label_weight": np.nan}},
+        "setting label_weight is nan, expected a number of at least 0",
+    ),
+    "settings as a list": (
+        {"settings": ["levels", 3]},
+        "the settings are of type list, expected a dict of names and values",
+    ),
+    "a setting without a name": ({"settings": {3: 1}}, "method deformable has no setting 3; it has"),
+    "array as image": ({"fixed": RANDOM}, "the fixed volume is of type ndarray, expected a Volume, such as"),
+    "no image": ({"moving": None}, "the moving volume is None, expected a Volume"),
+    "file name as image": ({"moving": "a.nii.gz"}, "the moving volume is of type str, expected a Volume"),
+    "array as segmentation": (
+        {"fixed_labels": RANDOM > 0.5, "moving_labels": labels()},
+        "the fixed segmentation is of type ndarray, expected a Volume",
+    ),
+    "array as mask": ({"moving_mask": RANDOM > 0.5}, "the moving mask is of type ndarray, expected a Volume"),
+    "matrix as the start": (
+        {"initial": np.eye(4)},
+        "the initial transform is of type ndarray, expected a transform, .* or the word 'centres'",
+    ),
+    "negative seed": ({"seed": -1}, "the seed is -1, expected a whole number of at least 0"),
+    "word as seed": ({"seed": "7"}, "the seed is '7', expected a whole number of at least 0"),
     "setting out of range": ({"settings": {"levels": 0}}, "setting levels is 0, expected at least 1"),
     "unknown loss": (
         {"method": "classical-affine", "settings": {"image_loss": "sdd"}},
         "sdd.* ssd",
     ),
-    "empty fixed mask": ({"fixed_mask": labels(())}, "mask is empty"),
-    "empty moving mask": ({"moving_mask": labels(())}, "mask is empty"),
+    "empty fixed mask": ({"fixed_mask": labels(())}, "the fixed mask is empty"),
+    "empty moving mask": ({"moving_mask": labels(())}, "the moving mask is empty"),
+    "fixed segmentation elsewhere": (
+        {"fixed_labels": labels(geometry=far()), "moving_labels": labels()},
+        "the fixed segmentation: what it marks does not overlap the fixed volume in space",
+    ),
+    "moving segmentation elsewhere": (
+        {"fixed_labels": labels(), "moving_labels": labels(geometry=far())},
+        "the moving segmentation: what it marks does not overlap the moving volume in space",
+    ),
+    "segmentation of channels elsewhere": (
+        {"fixed_labels": CHANNELS, "moving_labels": Volume(CHANNELS.array, far(), "labels")},
+        "the moving segmentation: what it marks does not overlap the moving volume in space",
+    ),
+    "fixed mask elsewhere": (
+        {"fixed_mask": labels(geometry=far())},
+        "the fixed mask: what it marks does not overlap the fixed volume in space",
+    ),
+    "moving mask elsewhere": (
+        {"moving_mask": labels(geometry=far())},
+        "the moving mask: what it marks does not overlap the moving volume in space",
+    ),
+    "moving mask that marks something elsewhere": (
+        {"moving_mask": beside()},
+        "the moving mask: what it marks does not overlap the moving volume in space",
+    ),
     "landmarks of 3 numbers": (
         {"landmarks": np.zeros((4, 3))},
         r"landmarks are rows of 6 numbers .* not \(4, 3\)",
     ),
+    "landmarks of words": ({"landmarks": [["a"] * 6]}, "landmarks are rows of 6 numbers, not of type list"),
     "no landmarks": ({"landmarks": np.zeros((0, 6))}, r"landmarks are rows of 6 numbers .* not \(0, 6\)"),
     "NaN landmarks": ({"landmarks": np.full((4, 6), np.nan)}, "landmarks must be finite numbers"),
     "no overlap": ({"moving": image(RANDOM, far())}, NOT_OVERLAP + r" \(centres 700 mm apart\)"),

@@ -13,6 +13,7 @@ from RegCore.volume import (
     check_labels,
     common_labels,
     distinct_values,
+    extent,
     looks_like_labels,
     slabs,
 )
@@ -168,3 +169,22 @@ def test_label_maps_that_share_nothing_are_refused(moving, sentence):
         common_labels(
             labels(np.ones((2, 2, 2, 2), np.uint8)), labels(np.ones((2, 2, 2, 3), np.uint8)), "f", "m"
         )
+
+
+# ---- extent ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("channels", [(), (2,)], ids=["3-D", "4-D"])
+def test_the_extent_is_the_box_around_what_is_not_zero(order, channels):
+    array = np.zeros((*SHAPE, *channels), np.int16, order=order)
+    array[2, 3, 4], array[5, 3, 7] = -1, 300
+    box = extent(Volume((array != 0) if channels else array, OBLIQUE, "labels"))
+    assert box.shape == (4, 1, 4)
+    np.testing.assert_allclose(box.to_world((0, 0, 0)), OBLIQUE.to_world((2, 3, 4)))
+    np.testing.assert_allclose(box.to_world((3, 0, 3)), OBLIQUE.to_world((5, 3, 7)))
+
+
+def test_what_is_empty_has_no_extent_and_what_is_full_the_whole():
+    assert extent(labels(np.zeros(SHAPE, np.uint8))) is None
+    assert extent(labels(np.ones(SHAPE, bool))) == OBLIQUE
