@@ -10,6 +10,9 @@ from RegCore.geometry import Geometry
 from RegCore.resampler import affine_coordinates, gaussian_smooth, index_map, sample, tensor_of
 from RegCore.volume import Volume
 
+BLOCK = 2**20  # voxels that are put into units at a time
+FARTHEST = 1e15  # robust ranges from which on values are cut: their squares must stay within float32
+
 
 def working_geometry(geometry: Geometry, max_voxels: int, *, min_size: int = 8) -> Geometry:
     """A grid over the same corner voxels with at most about ``max_voxels``, as isotropic as that allows.
@@ -47,6 +50,32 @@ def as_tensor(volume: Volume, *, device=None) -> torch.Tensor:
     """The array of a one-channel volume as float32 ``(1, 1, I, J, K)``, i slowest in memory."""
     array = np.ascontiguousarray(volume.array, np.float32)
     return tensor_of(array)[None, None].to(device)
+
+
+def _robust_range(array: np.ndarray) -> tuple[float, float]:
+    """The 0.5 and 99.5 percentiles of a sample of the voxels, or the extremes if these agree."""
+    sampled = array[tuple(slice(None, None, -(-n // 64)) for n in array.shape)]
+    low, high = (float(value) for value in np.percentile(sampled.astype(np.float64), [0.5, 99.5]))
+    return (low, high) if high > low else (float(array.min()), float(array.max()))
+
+
+def in_own_units(array: np.ndarray) -> np.ndarray:
+    """An image in units of its robust range, ``(I, J, K)`` float32: 0 and 1 are its ends.
+
+    Optimisers square intensities, which overflows or vanishes in float32 where the unit is extreme. No second
+    copy in double precision is made: the work goes block by block of memory.
+    """
+    low, high = _robust_range(array)
+    span = high - low if high > low else 1.0
+    exact = np.float32 if array.dtype.itemsize <= 2 else np.float64
+    out = np.empty(array.shape, np.float32)
+    rows = max(1, BLOCK // max(array[0].size, 1))
+    for start in range(0, len(array), rows):
+        part = array[start : start + rows].astype(exact)
+        part -= exact(low)
+        part /= exact(span)
+        out[start : start + rows] = np.clip(part, -FARTHEST, FARTHEST, out=part)
+    return out
 
 
 def coarser(

@@ -302,6 +302,19 @@ def _source_tensor(volume: Volume, nearest: bool) -> torch.Tensor:
     return tensor_of(array).permute(3, 0, 1, 2)[None]
 
 
+def _beyond_float32(volume: Volume) -> tuple[float, float] | None:
+    """Smallest value and range of a float64 image whose values float32 can't hold apart, else None."""
+    array = volume.array
+    if volume.kind == "labels" or array.dtype.kind != "f" or array.dtype.itemsize <= 4:
+        return None
+    low, high = float(array.min()), float(array.max())
+    largest = max(abs(low), abs(high))
+    held = 1e-30 < largest < 1e37 and high - low > 1e-4 * largest
+    if held or low == high or not np.isfinite(high - low):
+        return None
+    return low, high - low
+
+
 def warp(
     volume: Volume,
     transform: AffineTransform | DisplacementField,
@@ -326,11 +339,19 @@ def warp(
         progress: told after each slab.
 
     Returns:
-        A volume on ``onto`` of the same kind; images are float32, label maps keep their dtype.
+        A volume on ``onto`` of the same kind; images are float32 (float64 if their values need it), label
+        maps keep their dtype.
 
     Raises:
         ValueError: unknown border.
     """
+    unit = _beyond_float32(volume)
+    if unit is not None:
+        low, span = unit
+        scaled = Volume(((volume.array - low) / span).astype(np.float32), volume.geometry)
+        filled = None if fill is None else (fill - low) / span
+        found = warp(scaled, transform, onto, border=border, fill=filled, progress=progress)
+        return Volume(found.array.astype(np.float64) * span + low, onto)
     labels = volume.kind == "labels"
     nearest = labels and volume.array.ndim == 3
     source = _source_tensor(volume, nearest)

@@ -9,7 +9,7 @@ import torch
 
 from ..geometry import Geometry, InputError
 from ..losses import DEFORMATION_LOSSES, IMAGE_LOSSES, make_loss
-from ..preprocess import as_tensor, coarser, onto_grid, working_geometry
+from ..preprocess import as_tensor, coarser, in_own_units, onto_grid, working_geometry
 from ..progress import Progress, silent
 from ..resampler import reference_grid, resize3d, sample, warp_image_ddf
 from ..transforms import AffineTransform, DisplacementField, Transform
@@ -235,7 +235,8 @@ class _Pair:
 
 def _on_grid(volume: Volume, grid: Geometry, device) -> torch.Tensor:
     """The image on a grid over the same corner voxels, smoothed if that is coarser, scaled to [0, 1]."""
-    image, geometry = as_tensor(volume, device=device), volume.geometry
+    geometry = volume.geometry
+    image = as_tensor(Volume(in_own_units(volume.array), geometry), device=device)
     if grid != geometry:
         image, geometry = coarser(image, geometry, grid.spacing)
         image, _ = onto_grid(image, geometry, grid, np.eye(4))

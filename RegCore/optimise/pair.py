@@ -7,7 +7,7 @@ import torch
 
 from RegCore.features import local_contrast, mind_ssc
 from RegCore.geometry import Geometry, InputError
-from RegCore.preprocess import as_tensor, coarser, onto_grid, spacing_along
+from RegCore.preprocess import as_tensor, coarser, in_own_units, onto_grid, spacing_along
 from RegCore.resampler import box_mean
 from RegCore.volume import Volume, common_labels
 
@@ -103,7 +103,7 @@ def make_layers(side: Side, grid: Geometry, matrix: np.ndarray, codes: Codes | N
         tensor = as_tensor(Volume(array, geometry), device=device)
         return coarser(tensor, geometry, spacing_along(grid, turn @ geometry.direction))
 
-    image, image_grid = reduced(side.image.array, side.image.geometry)
+    image, image_grid = reduced(in_own_units(side.image.array), side.image.geometry)
     coded, coded_grid, mask, mask_grid = None, None, None, None
     if codes is not None:
         parts = [

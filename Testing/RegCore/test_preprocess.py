@@ -1,25 +1,27 @@
 """Working grids: their bounds, and that what is put on them stays where it was in space."""
 
+import tracemalloc
 import warnings
 
 import numpy as np
 import pytest
 import torch
 
+from RegCore import preprocess
 from RegCore.geometry import Geometry
 from RegCore.preprocess import (
     as_tensor,
     coarser,
     foreground,
+    in_own_units,
     onto_grid,
     padded,
     spacing_along,
     working_geometry,
 )
-from RegCore.resampler import corners
 from RegCore.transforms import AffineTransform
 from RegCore.volume import Volume
-from Testing.RegCore.grids import GRIDS, OBLIQUE, affine, tilted_affine
+from Testing.RegCore.grids import GRIDS, OBLIQUE, SHAPE, affine, corners, tilted_affine
 from Testing.RegCore.itk import resampled
 
 LARGE = {name: Geometry((23, 26, 29), grid.affine) for name, grid in GRIDS.items()}
@@ -198,6 +200,53 @@ def test_an_array_becomes_a_tensor_without_a_word_and_unchanged(dtype):
             tensor = as_tensor(Volume(laid, OBLIQUE))
         assert tensor.dtype == torch.float32 and tensor.is_contiguous()
         np.testing.assert_array_equal(tensor[0, 0].numpy(), laid.astype(np.float32))
+
+
+# ---- intensities in their own units ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["i2", ">i2", "u1", "f2", "f4", "f8", "i8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_intensities_are_put_in_units_of_their_percentiles(monkeypatch, dtype, order):
+    monkeypatch.setattr(preprocess, "BLOCK", 150)  # two planes and a rest
+    array = np.asarray(np.random.default_rng(0).random(SHAPE) * 100 + 20, dtype, order=order)
+    low, high = np.percentile(array.astype(float), [0.5, 99.5])
+    kept = array.copy()
+    found = in_own_units(array)
+    assert found.dtype == np.float32 and found.flags.c_contiguous
+    np.testing.assert_allclose(found, (array.astype(float) - low) / (high - low), atol=2e-6)
+    np.testing.assert_array_equal(array, kept)
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(1e60, 3e60), (1e-60, 0), (1e-12, 5)])
+def test_no_unit_is_too_large_or_too_small(factor, offset):
+    array = np.random.default_rng(0).random(SHAPE)
+    np.testing.assert_allclose(in_own_units(array * factor + offset), in_own_units(array), atol=1e-3)
+
+
+def test_one_huge_value_leaves_the_others_apart_and_can_still_be_squared():
+    array = np.random.default_rng(0).random(SHAPE)
+    array[3, 4, 5] = 1e60
+    found = in_own_units(array)
+    assert np.isfinite(found**2).all() and found[3, 4, 5] == found.max()
+    assert 0.9 < np.ptp(found[:3]) < 1.2
+
+
+def test_a_few_bright_voxels_on_an_even_ground_keep_their_contrast():
+    array = np.zeros((20, 20, 20))
+    array[5, 5, 5:7] = 3, 6
+    np.testing.assert_allclose(in_own_units(array), array / 6, rtol=1e-6)
+
+
+def test_units_of_int16_need_one_copy_in_single_precision():
+    array = np.arange(160**3, dtype=np.int16).reshape(160, 160, 160)
+    tracemalloc.start()
+    try:
+        in_own_units(array)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 * array.size + 20 * preprocess.BLOCK
 
 
 # ---- foreground --------------------------------------------------------------------------------------------

@@ -169,6 +169,26 @@ def test_an_unknown_border_is_refused():
 # ---- channels and dtypes -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("factor", "offset"), [(1e60, -2e60), (1e-60, 0.0), (1e-10, 5.0)])
+@pytest.mark.parametrize("fill", [None, 0.25])
+def test_values_that_float32_cannot_hold_are_warped_in_float64(factor, offset, fill):
+    plain = Volume(scan().array.astype(np.float64), MOVING)
+    extreme = Volume(plain.array * factor + offset, MOVING)
+    onto = ONTO["oblique"]
+    expected = warp(plain, tilt(), onto, fill=fill).array.astype(np.float64)
+    found = warp(extreme, tilt(), onto, fill=None if fill is None else fill * factor + offset)
+    assert found.array.dtype == np.float64
+    np.testing.assert_allclose((found.array - offset) / factor, expected, atol=1e-4 * np.ptp(expected))
+
+
+def test_values_that_are_not_finite_stay_where_they_are():
+    array = scan().array.astype(np.float64)
+    array[1, 2, 3], array[5, 5, 5] = np.nan, np.inf
+    found = warp(Volume(array, MOVING), IDENTITY, MOVING).array
+    assert np.isnan(found[1, 2, 3]) and not np.isfinite(found[5, 5, 5])
+    assert np.isfinite(found[8:]).all()
+
+
 def test_each_channel_of_an_image_is_warped_alike():
     onto, volume = ONTO["oblique"], scan(channels=(3,))
     found = warp(volume, tilt(), onto, fill=7.0).array
