@@ -1,9 +1,13 @@
 """Fixtures for all tests: `host`, the stand-in for the Slicer application, for the tests that need it."""
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
+
+# Waiting threads must sleep, see RegCore/cli.py; OpenMP reads this when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 TESTING = str(Path(__file__).parent)
 if TESTING not in sys.path:

@@ -1,6 +1,7 @@
 """The rules of the house, read from the source: who knows whom, how long things are, what must not occur."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -202,6 +203,26 @@ def test_importing_the_package_brings_neither_torch_nor_readers_of_files():
     code = f"import sys, RegCore; print(sorted({heavy} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+STARTS = {
+    "the command": "from RegCore.cli import main; main(['--help'])",
+    "python -m RegCore": "import runpy, sys; sys.argv[1:] = ['--help']\n"
+    "try: runpy.run_module('RegCore', run_name='__main__')\nexcept SystemExit: ...",
+    "pytest": "import runpy; runpy.run_path('Testing/conftest.py')",
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("chosen", [None, "active"])
+def test_waiting_threads_sleep_unless_the_user_wants_otherwise(start, chosen):
+    """OpenMP reads the variable when torch is loaded, so it must be there before."""
+    code = f"{STARTS[start]}\nimport os, sys\nprint(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {} if chosen is None else {"OMP_WAIT_POLICY": chosen}
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == f"{chosen or 'passive'} False"
 
 
 def test_every_public_name_can_be_fetched_and_is_documented():
