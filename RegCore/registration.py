@@ -19,15 +19,14 @@ from RegCore.checks import (
 from RegCore.geometry import Geometry
 from RegCore.memory import peak_memory_mib
 from RegCore.optimise import classical
-from RegCore.optimise.affine import align, given_position
+from RegCore.optimise.affine import align, align_simply, given_position
 from RegCore.optimise.deformable import Settings, deform
 from RegCore.optimise.pair import Codes, Side
 from RegCore.progress import Progress, part_of, silent
-from RegCore.resampler import field_of, warp
+from RegCore.resampler import inverted, warp
 from RegCore.transforms import AffineTransform, DisplacementField, Transform
 from RegCore.volume import Volume
 
-SLAB_VOXELS = 2**18  # of a field are inverted between two looks at whether to stop
 FIELD_VOXELS = 2**24  # a field on more voxels than this is kept on a coarser grid over the same corners
 
 
@@ -106,9 +105,9 @@ def _affine(task: Task) -> AffineTransform:
 
 
 def _deformable(task: Task) -> DisplacementField:
-    """Affine, then a smooth displacement field from coarse to fine; `Settings` lists what can be set.
+    """Linear, then a smooth displacement field from coarse to fine; `Settings` lists what can be set.
 
-    A displacement field as the initial transform takes the place of the affine stage.
+    A displacement field as the initial transform takes the place of the linear stage.
     """
     kinds = {field.name: field.type for field in fields(Settings)}
     settings = Settings(**take_settings(task.settings, kinds, "deformable"))
@@ -117,46 +116,26 @@ def _deformable(task: Task) -> DisplacementField:
     if field is not None:
         linear = field.affine_part()
     else:
-        linear = align(
+        linear = align_simply(
             task.fixed,
             task.moving,
             initial=task.initial,
             codes=codes,
             device=task.device,
-            progress=part_of(task.progress, 0.0, 0.35),
+            progress=part_of(task.progress, 0.0, 0.25),
         )
-    ddf, grid = deform(
+    found = deform(
         task.fixed,
         task.moving,
-        linear.matrix,
+        linear,
         settings=settings,
         initial=field,
         codes=codes,
         landmarks=task.landmarks,
         device=task.device,
-        progress=part_of(task.progress, 0.35, 1.0),
+        progress=part_of(task.progress, 0.25, 1.0),
     )
-    coarse = field_of(linear, grid, ddf)
-    return DisplacementField(coarse.geometry, coarse.mm, linear).resampled(
-        _field_grid(task.fixed.image.geometry)
-    )
-
-
-def _in_slabs(make, grid: Geometry, progress: Progress) -> np.ndarray:
-    """The displacements that ``make(part of the grid)`` gives, part by part, so that Cancel is heard."""
-    rows = max(1, SLAB_VOXELS // (grid.shape[1] * grid.shape[2]))
-    parts = []
-    for start in range(0, grid.shape[0], rows):
-        stop = min(start + rows, grid.shape[0])
-        parts.append(make(grid.cropped((start, 0, 0), (stop, *grid.shape[1:]))).mm)
-        progress(stop / grid.shape[0], "inverse", {})
-    return np.concatenate(parts)
-
-
-def _inverted(field: DisplacementField, onto: Geometry, progress: Progress) -> DisplacementField:
-    linear = field.affine or field.affine_part()
-    known = DisplacementField(field.geometry, field.mm, linear)
-    return DisplacementField(onto, _in_slabs(known.inverse, onto, progress), linear.inverse())
+    return found.resampled(_field_grid(task.fixed.image.geometry))
 
 
 def _field_grid(geometry: Geometry) -> Geometry:
@@ -291,7 +270,7 @@ def _finish(task: Task, method: str, transform: Transform, began: float, progres
     if isinstance(transform, AffineTransform):
         inverse = transform.inverse()
     else:
-        inverse = _inverted(transform, _field_grid(moving.image.geometry), part_of(progress, 0.3, 0.8))
+        inverse = inverted(transform, _field_grid(moving.image.geometry), part_of(progress, 0.3, 0.8))
     progress(0.8, "figures", {})
     found = metrics.summary(
         transform,

@@ -383,6 +383,14 @@ def field_of(
     return DisplacementField(onto, mm)
 
 
-def corners(geometry: Geometry) -> np.ndarray:
-    """The eight corner voxel centres of a grid, ``(8, 3)`` RAS mm."""
-    return geometry.to_world(np.array(list(product(*[(0, n - 1) for n in geometry.shape])), float))
+def inverted(field: DisplacementField, onto: Geometry, progress: Progress = silent) -> DisplacementField:
+    """`DisplacementField.inverse` on a grid, slab by slab, so that Cancel is heard in between."""
+    linear = field.affine or field.affine_part()
+    known = DisplacementField(field.geometry, field.mm, linear)
+    rows = max(1, SLAB_VOXELS // 4 // (onto.shape[1] * onto.shape[2]))
+    parts = []
+    for start in range(0, onto.shape[0], rows):
+        stop = min(start + rows, onto.shape[0])
+        parts.append(known.inverse(onto.cropped((start, 0, 0), (stop, *onto.shape[1:]))).mm)
+        progress(stop / onto.shape[0], "inverse", {})
+    return DisplacementField(onto, np.concatenate(parts), linear.inverse())

@@ -11,11 +11,12 @@ from RegCore.geometry import Geometry, InputError
 from RegCore.optimise.matching import FLAT, best_displacements, block_costs
 from RegCore.optimise.pair import UNRELATED, Codes, Layers, Side, make_layers
 from RegCore.preprocess import foreground, working_geometry
-from RegCore.progress import Progress, silent
+from RegCore.progress import Progress, part_of, silent
 from RegCore.resampler import reference_grid, sample
 from RegCore.transforms import AffineTransform
 
 MARGIN = 0.98  # a start must cost less than this share of the given position's cost to be preferred to it
+WORTH = 0.9  # an affine transform must cost less than this share of a rigid one to begin a deformation
 COARSE_VOXELS, FINE_VOXELS = 40**3, 80**3
 REFINEMENTS = 40  # iterations of the last stage
 
@@ -164,6 +165,8 @@ def match_blocks(
     moving, inside = level.pulled(matrix)
     fixed = level.features
     weight = level.weight
+    if min(fixed.shape[2:]) < pool * block:  # too thin for a single block
+        return matrix
     if pool > 1:
         fixed, moving = F.avg_pool3d(fixed, pool), F.avg_pool3d(moving, pool)
         inside, weight = F.avg_pool3d(inside, pool), F.avg_pool3d(weight, pool)
@@ -207,14 +210,14 @@ def refine(
     The moving features are those of the image pulled through ``matrix``; only the small remainder is searched
     for. Returns ``matrix`` times that remainder.
     """
-    moving, known = level.pulled(matrix)
-    fixed, weight = F.avg_pool3d(level.features, 2), F.avg_pool3d(level.weight, 2)
-    moving = F.avg_pool3d(torch.cat([moving, known], 1), 2)
-    grid, device = level.grid, fixed.device
+    grid, device = level.grid, level.features.device
+    factors = [2 if n > 1 else 1 for n in grid.shape]
+    moving = F.avg_pool3d(torch.cat(level.pulled(matrix), 1), factors)
+    fixed, weight = F.avg_pool3d(level.features, factors), F.avg_pool3d(level.weight, factors)
     radius = float(np.linalg.norm(np.array(grid.shape) * grid.spacing)) / 4
     normalise = np.diag([1 / radius] * 3 + [1.0]) @ _translation(-grid.centre)
-    halved = np.diag([2.0, 2.0, 2.0, 1.0])
-    halved[:3, 3] = 0.5  # a pooled voxel stands in the middle of two
+    halved = np.diag([*factors, 1.0])
+    halved[:3, 3] = (np.array(factors) - 1) / 2  # a pooled voxel stands in the middle of two
     unit = normalise @ grid.affine @ halved
     back = torch.from_numpy(np.linalg.inv(unit)).float().to(device)
     index = reference_grid(fixed.shape[2:], dtype=torch.float64).view(3, -1)
@@ -252,22 +255,24 @@ def _better(level: Level, candidate: np.ndarray, best: tuple[float, np.ndarray])
 
 
 def choose_start(level: Level, candidates: dict, fit, tell) -> tuple[str, np.ndarray]:
-    """Improve the cheapest starts by block matching and take the best, the given position by preference."""
+    """Improve the cheapest starts by block matching and take the best, the given position by preference.
+
+    All get a wide search on features of half the resolution; the best one then gets two narrower ones.
+    """
     given = next(iter(candidates))
     ranked = sorted(((level.cost(m), name, m) for name, m in candidates.items()), key=lambda row: row[0])
     tried = [row for n, row in enumerate(ranked) if n < 3 or row[1] == given]
     results = []
     for n, (cost, name, matrix) in enumerate(tried):
-        best = (cost, matrix)
-        for turn, radius in enumerate((6, 4, 4)):
-            done = (n + turn / 3) / len(tried)
-            found = match_blocks(
-                level, best[1], fit, radius=radius, block=4, pool=1, tick=partial(tell, done, best[0])
-            )
-            best = _better(level, found, best)
-        results.append((best[0] * (MARGIN if name == given else 1.0), name, best[1]))
-        tell((n + 1) / len(tried), best[0])
-    return min(results, key=lambda row: row[0])[1:]
+        tick = partial(tell, 0.6 * n / len(tried), cost)
+        found = match_blocks(level, matrix, fit, radius=4, block=2, pool=2, tick=tick)
+        cost, matrix = _better(level, found, (cost, matrix))
+        results.append((cost * (MARGIN if name == given else 1.0), name, (cost, matrix)))
+    _, name, best = min(results, key=lambda row: row[0])
+    for n in range(2):
+        tick = partial(tell, 0.6 + 0.2 * n, best[0])
+        best = _better(level, match_blocks(level, best[1], fit, radius=3, block=4, pool=1, tick=tick), best)
+    return name, best[1]
 
 
 def given_position(fixed: Side, moving: Side, device: str = "cpu") -> AffineTransform:
@@ -329,3 +334,23 @@ def align(
 
     best = _better(fine, refine(fine, best[1], rigid, iterations=REFINEMENTS, rate=2e-3, tell=refined), best)
     return AffineTransform(best[1])
+
+
+def align_simply(
+    fixed: Side,
+    moving: Side,
+    *,
+    initial: AffineTransform | None = None,
+    codes: Codes | None = None,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> AffineTransform:
+    """Where a deformation should begin: a rigid transform, unless an affine one explains clearly more.
+
+    Arguments as of `align`. On small crops twelve parameters fit what the deformation should.
+    """
+    common = {"initial": initial, "codes": codes, "device": device}
+    affine = align(fixed, moving, progress=part_of(progress, 0.0, 0.5), **common)
+    rigid = align(fixed, moving, rigid=True, progress=part_of(progress, 0.5, 1.0), **common)
+    level = make_level(fixed, moving, FINE_VOXELS, codes, device)
+    return affine if level.cost(affine.matrix) < WORTH * level.cost(rigid.matrix) else rigid

@@ -67,3 +67,9 @@ def points_inside(geometry: Geometry, count: int = 50, seed: int = 1, margin: fl
 def map_by_itk(transform, points: np.ndarray) -> np.ndarray:
     """Points (N, 3) RAS mm through a transform of SimpleITK, which works in LPS."""
     return np.array([transform.TransformPoint(point) for point in points * LPS]) * LPS
+
+
+def corners(geometry: Geometry) -> np.ndarray:
+    """The eight corner voxel centres of a grid, (8, 3) RAS mm."""
+    ends = [(0, n - 1) for n in geometry.shape]
+    return geometry.to_world([[i, j, k] for i in ends[0] for j in ends[1] for k in ends[2]])

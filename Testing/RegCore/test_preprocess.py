@@ -19,10 +19,9 @@ from RegCore.preprocess import (
     spacing_along,
     working_geometry,
 )
-from RegCore.resampler import corners
 from RegCore.transforms import AffineTransform
 from RegCore.volume import Volume
-from Testing.RegCore.grids import GRIDS, OBLIQUE, SHAPE, affine, tilted_affine
+from Testing.RegCore.grids import GRIDS, OBLIQUE, SHAPE, affine, corners, tilted_affine
 from Testing.RegCore.itk import resampled
 
 LARGE = {name: Geometry((23, 26, 29), grid.affine) for name, grid in GRIDS.items()}

@@ -12,7 +12,7 @@ from scipy.ndimage import map_coordinates
 
 from RegCore import resampler
 from RegCore.geometry import Geometry
-from RegCore.resampler import corners, field_of, warp
+from RegCore.resampler import field_of, warp
 from RegCore.transforms import AffineTransform, DisplacementField
 from RegCore.volume import Volume
 from Testing.RegCore.grids import GRIDS, LEFT_HANDED, OBLIQUE, SHAPE, affine, rough_field, smooth_field
@@ -335,12 +335,6 @@ def test_the_field_of_an_affine_and_a_ddf_maps_as_they_do_in_turn(geometry, monk
     np.testing.assert_allclose(field.map(geometry.world_grid()), tilt().map(moved), atol=1e-4)
     plain = field_of(tilt(), geometry)
     np.testing.assert_allclose(plain.map(geometry.world_grid()), tilt().map(geometry.world_grid()), atol=1e-4)
-
-
-def test_corners_are_the_outermost_voxel_centres():
-    found = corners(OBLIQUE)
-    expected = [OBLIQUE.to_world([i, j, k]) for i in (0, 6) for j in (0, 7) for k in (0, 8)]
-    np.testing.assert_allclose(found, expected)
 
 
 def test_a_smooth_field_and_its_inverse_bring_an_image_back():
