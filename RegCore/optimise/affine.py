@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from RegCore.geometry import Geometry, InputError
+from RegCore.geometry import Geometry, InputError, apply_affine
 from RegCore.optimise.matching import FLAT, best_displacements, block_costs
 from RegCore.optimise.pair import UNRELATED, Codes, Layers, Side, make_layers
 from RegCore.preprocess import foreground, working_geometry
@@ -122,8 +122,8 @@ def fit_affine(points: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> 
     """Weighted least-squares 4x4 affine with targets = A points; points, targets ``(N, 3)`` mm."""
     centre = np.average(points, axis=0, weights=weights)
     x = np.c_[points - centre, np.ones(len(points))]
-    root = np.sqrt(weights)[:, None]
-    solution = np.linalg.lstsq(x * root, targets * root, rcond=None)[0]
+    normal = np.einsum("n,ni,nj->ij", weights, x, x)  # einsum: small sums do not wake the threads of BLAS
+    solution = np.linalg.lstsq(normal, np.einsum("n,ni,nj->ij", weights, x, targets), rcond=None)[0]
     matrix = np.eye(4)
     matrix[:3, :3] = solution[:3].T
     matrix[:3, 3] = solution[3] - matrix[:3, :3] @ centre
@@ -134,7 +134,7 @@ def fit_rigid(points: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> n
     """Weighted least-squares rotation and translation (Kabsch, Acta Cryst. A 1976), never a reflection."""
     centre_p = np.average(points, axis=0, weights=weights)
     centre_t = np.average(targets, axis=0, weights=weights)
-    u, _, vt = np.linalg.svd((points - centre_p).T @ ((targets - centre_t) * weights[:, None]))
+    u, _, vt = np.linalg.svd(np.einsum("n,ni,nj->ij", weights, points - centre_p, targets - centre_t))
     turn = vt.T @ np.diag([1, 1, np.sign(np.linalg.det(vt.T @ u.T))]) @ u.T
     matrix = np.eye(4)
     matrix[:3, :3] = turn
@@ -146,7 +146,7 @@ def trimmed_fit(points, targets, weights, fit, *, keep: float = 0.5, iterations:
     """Least trimmed squares (Rousseeuw, JASA 1984): fit, keep the best share of residuals, fit again."""
     matrix = fit(points, targets, weights)
     for _ in range(iterations):
-        residual = np.linalg.norm(points @ matrix[:3, :3].T + matrix[:3, 3] - targets, axis=1)
+        residual = np.linalg.norm(apply_affine(matrix, points) - targets, axis=1)
         chosen = residual <= np.quantile(residual, keep)
         matrix = fit(points[chosen], targets[chosen], weights[chosen])
     return matrix
@@ -180,7 +180,7 @@ def match_blocks(
     if chosen.sum() < 12:
         return matrix
     points = level.grid.to_world(at[chosen])
-    targets = level.grid.to_world(at[chosen] + shift[chosen]) @ matrix[:3, :3].T + matrix[:3, 3]
+    targets = apply_affine(matrix, level.grid.to_world(at[chosen] + shift[chosen]))
     return trimmed_fit(points, targets, contrast[chosen].astype(float), fit)
 
 

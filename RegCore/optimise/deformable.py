@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from RegCore.geometry import Geometry, InputError
+from RegCore.geometry import Geometry, InputError, apply_affine
 from RegCore.optimise.pair import Codes, Side, local_agreement, make_layers
 from RegCore.preprocess import padded, working_geometry
 from RegCore.progress import Progress, part_of, silent
@@ -83,7 +83,7 @@ def _landmarks(landmarks, matrix, grid: Geometry, stride: int, device):
     if landmarks is None:
         return None, None
     start = grid.to_index(landmarks[:, :3])
-    stop = grid.to_index(landmarks[:, 3:] @ np.linalg.inv(matrix)[:3, :3].T + np.linalg.inv(matrix)[:3, 3])
+    stop = grid.to_index(apply_affine(np.linalg.inv(matrix), landmarks[:, 3:]))
     places, shifts = (start - (stride - 1) / 2) / stride, (stop - start) / stride
     return tuple(
         torch.from_numpy(x.T.copy()).float().view(1, 3, -1, 1, 1).to(device) for x in (places, shifts)
@@ -351,5 +351,5 @@ def _start(initial: DisplacementField | None, matrix: np.ndarray, grid: Geometry
     if initial is None:
         return torch.zeros((1, 3, *grid.shape), device=device)
     through = np.linalg.inv(matrix @ grid.affine)
-    index = initial.map(grid.world_grid()) @ through[:3, :3].T + through[:3, 3] - grid.index_grid()
+    index = apply_affine(through, initial.map(grid.world_grid())) - grid.index_grid()
     return torch.from_numpy(index.astype(np.float32)).permute(3, 0, 1, 2)[None].contiguous().to(device)
