@@ -6,7 +6,7 @@ from RegCore.geometry import Geometry, InputError, apply_affine
 from RegCore.transforms import AffineTransform, Transform, determinants, jacobians, sample
 from RegCore.volume import Volume, common_labels, distinct_values
 
-MOST_SAMPLES = 1 << 22  # NCC and NMI of larger volumes are measured on a regular part of the voxels
+MOST_SAMPLES = 1 << 20  # NCC and NMI of larger volumes are measured on a regular part of the voxels
 IDENTITY = AffineTransform.identity()
 
 

@@ -17,6 +17,7 @@ from RegCore.transforms import AffineTransform, DisplacementField
 from RegCore.volume import Volume
 
 BORDERS = ("edge", "constant", "zero_boundary")
+TOLERANCE = 0.04  # voxels by which an inverse may miss
 SLAB_VOXELS = 2**20  # output voxels per slab: 12 MiB of coordinates
 
 
@@ -391,6 +392,7 @@ def inverted(field: DisplacementField, onto: Geometry, progress: Progress = sile
     parts = []
     for start in range(0, onto.shape[0], rows):
         stop = min(start + rows, onto.shape[0])
-        parts.append(known.inverse(onto.cropped((start, 0, 0), (stop, *onto.shape[1:]))).mm)
+        part = onto.cropped((start, 0, 0), (stop, *onto.shape[1:]))
+        parts.append(known.inverse(part, tolerance_voxels=TOLERANCE).mm)
         progress(stop / onto.shape[0], "inverse", {})
     return DisplacementField(onto, np.concatenate(parts), linear.inverse())

@@ -240,7 +240,7 @@ def _one_way(fixed, moving, matrix, settings: Settings, initial, codes, landmark
             break
         settings = replace(settings, smoothness=2 * settings.smoothness)
         again = part_of(progress, work[-1] + 0.07 * n, work[-1] + 0.07 * (n + 1))
-        u = descend(level, smooth(u), settings.iterations, settings, again)
+        u = descend(level, smooth(u), -(-settings.iterations // 3), settings, again)
         ddf = _spread(level, u)
     way = Way(ddf, level, Objective(level, settings), 0.0)
     untouched = way.cost(start)
