@@ -12,9 +12,6 @@ TESTING := $(VENV)/testing-is-ready
 MARKER := $(VENV)/set-up-in-progress
 TORCH := torch==2.13.0
 
-# Waiting threads sleep: on a busy machine those that spin make everything ten times slower.
-export OMP_WAIT_POLICY ?= passive
-
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint bench screenshots clean
 

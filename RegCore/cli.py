@@ -5,6 +5,7 @@ import difflib
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from RegCore.progress import Cancelled
 
 METHODS = ("rigid", "affine", "deformable", "classical-affine", "classical-nonrigid")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+LOAD = Path("/proc/loadavg")
 BAD_INPUT, FAILED, CANCELLED = 2, 1, 130
 
 
@@ -23,9 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done; 2: something given can't be used, said in one sentence on standard error; 130: cancelled;
     1: out of memory, or a package is missing.
     """
-    # Waiting threads must sleep: on a busy machine those that spin make the work ten times slower. OpenMP
-    # reads this when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if busy():  # threads that spin while they wait then make the work many times slower
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read by OpenMP when torch is loaded
     try:
         arguments = _parser().parse_args(sys.argv[1:] if argv is None else list(argv))
         arguments.run(arguments)
@@ -42,6 +43,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # argparse after --help
         return int(end.code or 0)
     return 0
+
+
+def busy() -> bool:
+    """Whether other programs are running on this computer right now; False where it can't be told.
+
+    Counts what the kernel calls running, a few times in a row; this process is one of them.
+    """
+    if not LOAD.exists():
+        return False
+    running = []
+    for _ in range(5):
+        running.append(int(LOAD.read_text(encoding="ascii").split()[3].split("/")[0]))
+        time.sleep(0.01)
+    return sorted(running)[2] > 1
 
 
 def _complain(sentence: str, code: int) -> int:
