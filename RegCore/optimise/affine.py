@@ -43,10 +43,14 @@ class Level:
         return float((distance * self.weight).sum() / self.weight.sum())
 
 
-def make_level(fixed: Side, moving: Side, voxels: int, codes: Codes | None, device) -> Level:
-    """The pair at a resolution of about so many fixed voxels."""
+def make_level(
+    fixed: Side, moving: Side, voxels: int, codes: Codes | None, device, tick=lambda: None
+) -> Level:
+    """The pair at a resolution of about so many fixed voxels; ``tick`` is called between the parts."""
     grid = working_geometry(fixed.image.geometry, voxels)
+    tick()
     still = make_layers(fixed, grid, np.eye(4), codes, device)
+    tick()
     features, weight = still.pulled(grid, np.eye(4), 0.0)
     if float(weight.sum()) <= 0:
         raise InputError("the fixed mask leaves no voxel of the fixed image to compare")
@@ -310,7 +314,8 @@ def align(
     """
     fit = fit_rigid if rigid else fit_affine
     kind = "rigid" if rigid else "affine"
-    coarse = make_level(fixed, moving, COARSE_VOXELS, codes, device)
+    prepare = partial(progress, 0.0, f"{kind}: preparing", {})
+    coarse = make_level(fixed, moving, COARSE_VOXELS, codes, device, prepare)
     if initial is None:
         candidates = starts(coarse, fixed.image.geometry, moving.image.geometry, rigid)
     else:
@@ -320,7 +325,9 @@ def align(
         progress(0.5 * fraction, f"{kind}: trying starts", {"loss": loss})
 
     name, matrix = choose_start(coarse, candidates, fit, start)
-    fine = make_level(fixed, moving, FINE_VOXELS, codes, device)
+    fine = make_level(
+        fixed, moving, FINE_VOXELS, codes, device, partial(progress, 0.5, f"{kind}: preparing", {})
+    )
     given = next(iter(candidates.values()))
     best = _better(fine, matrix, (fine.cost(given), given))
     for n in range(2):

@@ -1,6 +1,7 @@
 """Deformable registration by optimisation: Adam on a smooth displacement field, from coarse to fine."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -91,14 +92,33 @@ def _landmarks(landmarks, matrix, grid: Geometry, stride: int, device):
 
 
 def make_level(
-    fixed: Side, moving: Side, matrix, grid: Geometry, contrast: float, codes, landmarks, device, finest=True
+    fixed: Side,
+    moving: Side,
+    matrix: np.ndarray,
+    grid: Geometry,
+    contrast: float,
+    codes: Codes | None,
+    landmarks: np.ndarray | None,
+    device: str,
+    *,
+    finest: bool = True,
+    tick=lambda: None,
 ) -> Level:
-    """The pair on a working grid, the moving side pulled through the linear ``matrix``."""
+    """The pair on a working grid, the moving side pulled through the linear ``matrix``.
+
+    ``tick`` is called between the parts; what it raises ends the work.
+    """
     stride = 1 if grid.voxels <= (DENSE_VOXELS if finest else DENSE_VOXELS // 4) else 2
     margin = 4 * stride
-    still = make_layers(fixed, grid, np.eye(4), codes, device).pulled(grid, np.eye(4), contrast)
-    wide = padded(grid, margin)
-    other = make_layers(moving, grid, matrix, codes, device).pulled(wide, matrix, contrast)
+    tick()
+    still = make_layers(fixed, grid, np.eye(4), codes, device)
+    tick()
+    still = still.pulled(grid, np.eye(4), contrast)
+    tick()
+    other = make_layers(moving, grid, matrix, codes, device)
+    tick()
+    other = other.pulled(padded(grid, margin), matrix, contrast)
+    tick()
     points, targets = _landmarks(landmarks, matrix, grid, stride, device)
     return Level(
         grid,
@@ -230,7 +250,10 @@ def _one_way(fixed, moving, matrix, settings: Settings, initial, codes, landmark
     work /= 1.3 * work[-1]  # the rest is for a second attempt, should the field fold
     for n, new in enumerate(grids):
         finest = n == len(grids) - 1
-        level = make_level(fixed, moving, matrix, new, contrast, codes, landmarks, device, finest)
+        tick = partial(progress, work[n], "deformable: preparing", {})
+        level = make_level(
+            fixed, moving, matrix, new, contrast, codes, landmarks, device, finest=finest, tick=tick
+        )
         iterations = settings.iterations if finest else -(-2 * settings.iterations // 3)
         begin = _gathered(level, carried(ddf, grid, new))
         u = descend(level, begin, iterations, settings, part_of(progress, work[n], work[n + 1]))
