@@ -29,6 +29,8 @@ MAY_KNOW = {
     "preprocess": SPACE | {"resampler", "progress"},
     "features": {"geometry", "resampler", "progress"},
     "losses": {"geometry", "resampler"},
+    "layers": {"geometry", "resampler"},
+    "networks": {"geometry", "layers"},
     "optimise": OPTIMISERS,
     "checks": OPTIMISERS | {"optimise"},
     "registration": OPTIMISERS | {"optimise", "checks", "memory"},
