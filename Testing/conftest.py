@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-# Waiting threads must sleep, see RegCore/cli.py; OpenMP reads this when torch is loaded.
+# Waiting threads must sleep, see RegCore/cli/__init__.py; OpenMP reads this when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 TESTING = str(Path(__file__).parent)

@@ -1,84 +1,22 @@
-"""The command ``regcore``: registers files, shows a phantom, serves Slicer. Errors are one sentence each."""
+"""``regcore register`` and ``regcore demo``: register files, or a made-up pair, and write the results."""
 
 import argparse
-import difflib
 import json
-import os
 import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from RegCore.cli.arguments import DEVICES, FILE, one_of, whole_number
+from RegCore.cli.progress import ProgressLine
 from RegCore.geometry import InputError
-from RegCore.progress import Cancelled
 
 METHODS = ("rigid", "affine", "deformable", "classical-affine", "classical-nonrigid")
-DEVICES = ("auto", "cpu", "cuda", "mps")
-LOAD = Path("/proc/loadavg")
-BAD_INPUT, FAILED, CANCELLED = 2, 1, 130
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command with these arguments (default: those of the process) and return its exit code.
-
-    0: done; 2: something given can't be used, said in one sentence on standard error; 130: cancelled;
-    1: out of memory, or a package is missing.
-    """
-    if busy():  # threads that spin while they wait then make the work many times slower
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read by OpenMP when torch is loaded
-    try:
-        arguments = _parser().parse_args(sys.argv[1:] if argv is None else list(argv))
-        arguments.run(arguments)
-    except InputError as error:
-        return _complain(f"error: {error}", BAD_INPUT)
-    except (Cancelled, KeyboardInterrupt):
-        return _complain("cancelled, nothing was written", CANCELLED)
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        return _complain("error: PyTorch is missing; install it with: pip install torch", FAILED)
-    except MemoryError:
-        return _complain("error: there is not enough memory for volumes of this size", FAILED)
-    except SystemExit as end:  # argparse after --help
-        return int(end.code or 0)
-    return 0
-
-
-def busy() -> bool:
-    """Whether other programs are running on this computer right now; False where it can't be told.
-
-    Counts what the kernel calls running, a few times in a row; this process is one of them.
-    """
-    if not LOAD.exists():
-        return False
-    running = []
-    for _ in range(5):
-        running.append(int(LOAD.read_text(encoding="ascii").split()[3].split("/")[0]))
-        time.sleep(0.01)
-    return sorted(running)[2] > 1
-
-
-def _complain(sentence: str, code: int) -> int:
-    print(f"regcore: {' '.join(sentence.split())}", file=sys.stderr)
-    return code
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaints are `InputError`s, so that they look like all others."""
-
-    def error(self, message: str):
-        raise InputError(f"{message} (see {self.prog} --help)")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="regcore", description="Registration of medical images.")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+def add_register(commands) -> None:
+    """Add both commands to the subparsers of ``regcore``."""
     _add_register(commands)
     _add_demo(commands)
-    worker = commands.add_parser("worker", help="serve 3D Slicer over standard input and output")
-    worker.set_defaults(run=_run_worker)
-    return parser
 
 
 def _add_register(commands) -> None:
@@ -88,15 +26,14 @@ def _add_register(commands) -> None:
         description="Registers the moving image to the fixed one and writes transform.h5, inverse.h5, "
         "warped.nii.gz, warped_seg.nii.gz (with segmentations), metrics.json and overview.png.",
     )
-    file = {"type": Path, "metavar": "FILE"}
-    parser.add_argument("--fixed", required=True, help="image that stays (NIfTI, NRRD, mha, npz)", **file)
-    parser.add_argument("--moving", required=True, help="image that is brought to the fixed one", **file)
-    parser.add_argument("--fixed-seg", help="segmentation of the fixed image; helps and measures", **file)
-    parser.add_argument("--moving-seg", help="segmentation of the moving image", **file)
-    parser.add_argument("--fixed-mask", help="where the fixed image counts", **file)
-    parser.add_argument("--moving-mask", help="where the moving image counts", **file)
-    parser.add_argument("--landmarks", help="CSV with fx,fy,fz,mx,my,mz in RAS mm; measures only", **file)
-    parser.add_argument("--initial", help="transform to start from, or the word centres", **file)
+    parser.add_argument("--fixed", required=True, help="image that stays (NIfTI, NRRD, mha, npz)", **FILE)
+    parser.add_argument("--moving", required=True, help="image that is brought to the fixed one", **FILE)
+    parser.add_argument("--fixed-seg", help="segmentation of the fixed image; helps and measures", **FILE)
+    parser.add_argument("--moving-seg", help="segmentation of the moving image", **FILE)
+    parser.add_argument("--fixed-mask", help="where the fixed image counts", **FILE)
+    parser.add_argument("--moving-mask", help="where the moving image counts", **FILE)
+    parser.add_argument("--landmarks", help="CSV with fx,fy,fz,mx,my,mz in RAS mm; measures only", **FILE)
+    parser.add_argument("--initial", help="transform to start from, or the word centres", **FILE)
     parser.add_argument(
         "--settings", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the method, e.g. levels=3"
     )
@@ -120,61 +57,13 @@ def _add_demo(commands) -> None:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
-    method, device = _one_of("method", METHODS), _one_of("device", DEVICES)
+    method, device = one_of("method", METHODS), one_of("device", DEVICES)
     parser.add_argument("--method", default="deformable", type=method, help=", ".join(METHODS))
     parser.add_argument("--device", default="auto", type=device, help=", ".join(DEVICES))
-    parser.add_argument("--seed", default=0, type=_seed, metavar="N", help="number that fixes all randomness")
+    parser.add_argument(
+        "--seed", default=0, type=whole_number(), metavar="N", help="number that fixes all randomness"
+    )
     parser.add_argument("--quiet", action="store_true", help="neither progress nor table")
-
-
-def _one_of(what: str, names: Sequence[str]):
-    """A reader of an argument that must be one of these names; it proposes the nearest."""
-
-    def read(text: str) -> str:
-        if text in names:
-            return text
-        near = difflib.get_close_matches(text, names, n=1)
-        hint = f", did you mean {near[0]}?" if near else ""
-        raise argparse.ArgumentTypeError(f"unknown {what} {text!r}; it is one of {', '.join(names)}{hint}")
-
-    return read
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"a whole number of at least 0 was expected, not {text!r}")
-    return int(text)
-
-
-class _ProgressLine:
-    """Progress on a stream: one line that is written over on a terminal, else a line for each stage."""
-
-    def __init__(self, stream, quiet: bool):
-        self.stream, self.quiet = stream, quiet
-        self.terminal = stream.isatty()
-        self.stage = ""
-
-    def __call__(self, fraction: float, stage: str, values: dict) -> None:
-        if self.quiet:
-            return
-        if self.terminal:
-            bar = "█" * round(24 * fraction)
-            figures = "  ".join(f"{name} {_short(value)}" for name, value in values.items())
-            self.stream.write(f"\r\x1b[K{fraction:4.0%} {bar:░<24} {stage}  {figures}"[:160])
-        elif stage != self.stage:
-            self.stream.write(f"{fraction:4.0%}  {stage}\n")
-        self.stage = stage
-        self.stream.flush()
-
-    def end(self) -> None:
-        """Leave the line empty for what comes next."""
-        if self.terminal and not self.quiet:
-            self.stream.write("\r\x1b[K")
-            self.stream.flush()
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _run_register(arguments: argparse.Namespace) -> None:
@@ -264,18 +153,12 @@ def _run_demo(arguments: argparse.Namespace) -> None:
     _register_and_write(arguments, given, {"fixed": "phantom", "moving": "phantom"}, LABELS)
 
 
-def _run_worker(arguments: argparse.Namespace) -> None:
-    from RegCore import worker
-
-    worker.main([])
-
-
 def _register_and_write(arguments, given: dict[str, Any], files: dict[str, str], names) -> None:
     """Register, write the six files and print the table; the folder is made sure of before the work."""
     from RegCore.report import table
     from RegCore.results import prepared_folder, write_results
 
-    progress = _ProgressLine(sys.stderr, arguments.quiet)
+    progress = ProgressLine(sys.stderr, arguments.quiet)
     with prepared_folder(arguments.out) as folder:
         progress(0.0, "loading PyTorch", {})
         from RegCore.registration import register

@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 
 import RegCore
-from RegCore.cli import DEVICES, METHODS, _ProgressLine, main
+from RegCore.cli import DEVICES, METHODS, main
+from RegCore.cli.progress import ProgressLine
 from RegCore.phantom import make_phantom
 from RegCore.results import FILES
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 registration = importlib.import_module("RegCore.registration")
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory) -> Path:
     """A small phantom pair as files."""
-    from RegCore.cli import _save_pair
+    from RegCore.cli.register import _save_pair
 
     folder = tmp_path_factory.mktemp("pair")
     _save_pair(folder, make_phantom(seed=2, fixed_shape=(44, 37, 32), moving_shape=(40, 39, 35)))
@@ -119,7 +120,7 @@ class Terminal(io.StringIO):
 
 def test_progress_is_one_line_on_a_terminal_and_one_per_stage_elsewhere():
     for stream in (Terminal(), io.StringIO()):
-        line = _ProgressLine(stream, quiet=False)
+        line = ProgressLine(stream, quiet=False)
         for fraction, stage in ((0.0, "affine"), (0.1, "affine"), (0.5, "deformable"), (1.0, "deformable")):
             line(fraction, stage, {"iteration": 12, "loss": 0.123456})
         line.end()

@@ -1,0 +1,83 @@
+"""The commands ``regcore …`` and ``deepreg_…``: errors are one sentence each, and starting loads no torch.
+
+Each family of commands has a file of its own with a function that adds its subparsers to those of ``regcore``
+and sets ``run``, the function that gets the arguments. A new family is entered in `FAMILIES`.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from RegCore.cli.arguments import DEVICES, Parser
+from RegCore.cli.register import METHODS, add_register
+from RegCore.cli.worker import add_worker
+from RegCore.geometry import InputError
+from RegCore.progress import Cancelled
+
+__all__ = ["BAD_INPUT", "CANCELLED", "DEVICES", "FAILED", "LOAD", "METHODS", "busy", "main", "run"]
+
+FAMILIES = (add_register, add_worker)
+LOAD = Path("/proc/loadavg")
+BAD_INPUT, FAILED, CANCELLED = 2, 1, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``regcore`` with these arguments (default: those of the process) and return its exit code.
+
+    0: done; 2: something given can't be used, said in one sentence on standard error; 130: cancelled;
+    1: out of memory, or a package is missing.
+    """
+    return run(_parser, argv)
+
+
+def run(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] | None = None) -> int:
+    """Read the arguments with a parser, call their ``run``; what goes wrong becomes a sentence and a code."""
+    if busy():  # threads that spin while they wait then make the work many times slower
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read by OpenMP when torch is loaded
+    parser = make_parser()
+    try:
+        arguments = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
+        arguments.run(arguments)
+    except InputError as error:
+        return _complain(parser, f"error: {error}", BAD_INPUT)
+    except (Cancelled, KeyboardInterrupt):
+        return _complain(parser, "cancelled, nothing was written", CANCELLED)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        return _complain(parser, "error: PyTorch is missing; install it with: pip install torch", FAILED)
+    except MemoryError:
+        return _complain(parser, "error: there is not enough memory for volumes of this size", FAILED)
+    except SystemExit as end:  # argparse after --help
+        return int(end.code or 0)
+    return 0
+
+
+def busy() -> bool:
+    """Whether other programs are running on this computer right now; False where it can't be told.
+
+    Counts what the kernel calls running, a few times in a row; this process is one of them.
+    """
+    if not LOAD.exists():
+        return False
+    running = []
+    for _ in range(5):
+        running.append(int(LOAD.read_text(encoding="ascii").split()[3].split("/")[0]))
+        time.sleep(0.01)
+    return sorted(running)[2] > 1
+
+
+def _complain(parser: argparse.ArgumentParser, sentence: str, code: int) -> int:
+    print(f"{parser.prog}: {' '.join(sentence.split())}", file=sys.stderr)
+    return code
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="regcore", description="Registration of medical images.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add in FAMILIES:
+        add(commands)
+    return parser

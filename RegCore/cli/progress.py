@@ -1,0 +1,34 @@
+"""Progress of a command on a stream."""
+
+from typing import Any
+
+
+class ProgressLine:
+    """Progress on a stream: one line that is written over on a terminal, else a line for each stage."""
+
+    def __init__(self, stream, quiet: bool):
+        self.stream, self.quiet = stream, quiet
+        self.terminal = stream.isatty()
+        self.stage = ""
+
+    def __call__(self, fraction: float, stage: str, values: dict) -> None:
+        if self.quiet:
+            return
+        if self.terminal:
+            bar = "█" * round(24 * fraction)
+            figures = "  ".join(f"{name} {_short(value)}" for name, value in values.items())
+            self.stream.write(f"\r\x1b[K{fraction:4.0%} {bar:░<24} {stage}  {figures}"[:160])
+        elif stage != self.stage:
+            self.stream.write(f"{fraction:4.0%}  {stage}\n")
+        self.stage = stage
+        self.stream.flush()
+
+    def end(self) -> None:
+        """Leave the line empty for what comes next."""
+        if self.terminal and not self.quiet:
+            self.stream.write("\r\x1b[K")
+            self.stream.flush()
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
