@@ -151,6 +151,18 @@ class Geometry:
         step[:3, 3] = start
         return Geometry(new, self.affine @ step)
 
+    def redivided(self, shape) -> "Geometry":
+        """The grid of another shape in the same box: the outer faces of the voxels stay where they are.
+
+        That is what resizing about half-pixel centres means (``align_corners=False``): the new index i lies
+        at the old index (i + 1/2) n_old / n_new - 1/2.
+        """
+        new = _checked_shape(shape)
+        scale = np.array(self.shape) / np.array(new)
+        step = np.diag([*scale, 1.0])
+        step[:3, 3] = (scale - 1) / 2
+        return Geometry(new, self.affine @ step)
+
     def cropped(self, start, stop) -> "Geometry":
         """The part with indices start <= index < stop, (3,) each; negative or large ones extend the grid."""
         first, last = np.asarray(start), np.asarray(stop)

@@ -6,6 +6,7 @@ order), what comes back is (I, J, K[, C]) with RAS mm. Every `InputError` is one
 """
 
 import csv
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,14 @@ READERS = {
     ".h5": itk.read_h5,
     ".tfm": itk.read_text,
     ".txt": itk.read_text,
+}
+HEADERS = {
+    ".nii.gz": nifti.peek,
+    ".nii": nifti.peek,
+    ".nrrd": nrrd.peek,
+    ".nhdr": nrrd.peek,
+    ".mha": metaimage.peek,
+    ".mhd": metaimage.peek,
 }
 VOLUME_WRITERS = {
     ".nii.gz": nifti.write_volume,
@@ -64,17 +73,68 @@ def load(path, kind: str | None = None) -> Volume | Transform:
     path = Path(path)
     if kind not in KINDS:
         raise InputError(f"the kind of a file is 'image', 'labels' or 'transform', not {kind!r}")
+    with _named(path):
+        return _as_kind(_found(READERS, path), kind)
+
+
+def load_voxels(path) -> tuple[np.ndarray, Geometry]:
+    """The voxels of a file as they are stored, (I, J, K) or (I, J, K, C), and their grid.
+
+    What they stand for is left to the caller: soft labels and many channels pass. Raises InputError as
+    `load` does.
+    """
+    path = Path(path)
+    with _named(path):
+        found = _found(READERS, path)
+        if not isinstance(found, Contents):
+            raise InputError("a volume was expected, but the file holds a transform")
+        array = found.array.reshape(_without_frames(found.array.shape))
+        return array, Geometry(array.shape[:3], found.affine)
+
+
+def peek(path) -> tuple[tuple[int, ...], Geometry]:
+    """Shape (I, J, K) or (I, J, K, C) and grid of a file of voxels from its header, without its voxels.
+
+    Raises InputError as `load`, also for a file that is cut short; damage in the midst of compressed voxels
+    shows when they are read.
+    """
+    path = Path(path)
+    with _named(path):
+        shape, affine = _found(HEADERS, path)
+        shape = _without_frames(shape)
+        return shape, Geometry(shape[:3], affine)
+
+
+@contextmanager
+def _named(path: Path):
+    """Every error of reading as one sentence that names the file."""
     try:
-        reader = _by_suffix(READERS, path, "read")
-        _check_there(path)
         with np.errstate(invalid="ignore", over="ignore"):  # an infinite header is refused by Geometry
-            return _as_kind(reader(path), kind)
+            yield
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror or error})") from error
     except (ValueError, OverflowError) as error:  # numbers in a header that make no sense
         raise InputError(f"{path}: the file is damaged ({error})") from error
+
+
+def _found(readers: dict, path: Path):
+    reader = _by_suffix(readers, path, "read")
+    _check_there(path)
+    return reader(path)
+
+
+def _without_frames(shape) -> tuple[int, ...]:
+    """The shape without the axes of one frame that some writers put behind I, J, K."""
+    shape = tuple(shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) == 5 and shape[3] == 1:
+        shape = (*shape[:3], shape[4])
+    if len(shape) not in (3, 4):
+        raise InputError(f"a 3-D volume was expected, but this is {len(shape)}-D with shape {shape}")
+    return shape
 
 
 def save(thing: Volume | Transform, path) -> None:

@@ -78,6 +78,18 @@ def read_bytes(stream, count: int) -> bytes:
     return bytes(buffer[: stream.readinto(memoryview(buffer))])
 
 
+def ends_after(file, count: int) -> bool:
+    """Whether gzip data that end with the file hold so many bytes, as their last four bytes say."""
+    file.seek(-4, os.SEEK_END)
+    return int.from_bytes(file.read(4), "little") == count & 0xFFFFFFFF
+
+
+def check_length(promised: int, found: int) -> None:
+    """Raise InputError if a file holds fewer bytes than its header promises."""
+    if found < promised:
+        raise InputError(f"the file is cut short: {in_words(promised)} promised, {in_words(found)} found")
+
+
 def byte_count(shape, dtype: np.dtype) -> int:
     """Bytes of an array, in whole numbers of any size. Raises InputError for an axis without voxels."""
     total = dtype.itemsize
@@ -116,8 +128,7 @@ def read_array(stream, shape, dtype, available: int) -> np.ndarray:
         raise InputError(f"the volume needs {in_words(wanted)}, more than the free memory") from None
     target = memoryview(array.reshape(-1, order="F").view(np.uint8))
     got = stream.readinto(target)
-    if got < wanted:
-        raise InputError(f"the file is cut short: {in_words(wanted)} promised, {in_words(got)} found")
+    check_length(wanted, got)
     if isinstance(stream, Inflated):
         read_bytes(stream, BLOCK)  # reaches the checksum at the end, which tells damaged data
     return native(array)

@@ -9,6 +9,8 @@ from RegCore.io.files import (
     FLIP,
     Contents,
     Inflated,
+    byte_count,
+    check_length,
     fortran_blocks,
     read_array,
     second_file,
@@ -48,6 +50,21 @@ def read(path: Path) -> Contents:
     affine = FLIP @ _affine(fields)
     declared = channels == 3 and fields.get("intent_code") == "1006"
     return Contents(array, affine, "LPS" if channels == 3 else None, declared)
+
+
+def peek(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape, channels last, and affine from the header; raises InputError as `read`, or if it is cut short."""
+    with open(path, "rb") as file:
+        fields = _read_header(file)
+        shape, channels = _shape(fields)
+        affine = FLIP @ _affine(fields)
+        name = fields["ElementDataFile"]
+        local = name.upper() == "LOCAL"
+        beside = path if local else second_file(path, name)
+        if not _true(fields, "CompressedData"):
+            available = beside.stat().st_size - (file.tell() if local else 0)
+            check_length(byte_count((*shape, channels), _type(fields)), available)
+    return (shape if channels == 1 else (*shape, channels)), affine
 
 
 def _read_header(file) -> dict[str, str]:
@@ -104,14 +121,18 @@ def _true(fields: dict[str, str], *names: str) -> bool:
     return any(fields.get(name, "").lower() in ("true", "1") for name in names)
 
 
-def _voxels(file, path: Path, fields: dict[str, str], shape: tuple, channels: int) -> np.ndarray:
+def _type(fields: dict[str, str]) -> np.dtype:
     name = fields.get("ElementType", "")
     if name not in TYPE_OF:
         raise InputError(f"voxels of real numbers were expected, but the element type is {name!r}")
     if "BinaryData" in fields and not _true(fields, "BinaryData"):
         raise InputError("binary voxels were expected, but they are text (BinaryData = False)")
     swapped = _true(fields, "BinaryDataByteOrderMSB", "ElementByteOrderMSB")
-    dtype = np.dtype(TYPE_OF[name]).newbyteorder("big" if swapped else "little")
+    return np.dtype(TYPE_OF[name]).newbyteorder("big" if swapped else "little")
+
+
+def _voxels(file, path: Path, fields: dict[str, str], shape: tuple, channels: int) -> np.ndarray:
+    dtype = _type(fields)
     stored = (channels, *shape) if channels != 1 else shape
     skip = int(_numbers(fields, ("HeaderSize",), 1, [0])[0])
     size = path.stat().st_size

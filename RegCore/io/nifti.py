@@ -13,6 +13,9 @@ from RegCore.io.files import (
     FLIP,
     Contents,
     Inflated,
+    byte_count,
+    check_length,
+    ends_after,
     fortran_blocks,
     read_array,
     read_bytes,
@@ -34,16 +37,8 @@ def read(path: Path) -> Contents:
     1006 are displacements in RAS, of intent 1007 vectors in LPS, as ITK and ANTs write them.
     """
     with open(path, "rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        stream = Inflated(file) if zipped else file
-        header, used = _read_header(stream, path.name.lower().endswith(".gz") and not zipped)
-        shape = _shape(header)
-        _check_type(header)
-        skip = int(header["vox_offset"]) - used
-        if skip < 0 or skip > 1 << 28 or len(read_bytes(stream, skip)) < skip:
-            raise InputError(f"the header puts the voxels at byte {header['vox_offset']}, where none can be")
-        available = path.stat().st_size - (0 if zipped else used + skip)
+        stream, header, shape, start = _begin(file, path.name.lower().endswith(".gz"))
+        available = path.stat().st_size - (start if stream is file else 0)
         array = read_array(stream, shape, header.get_data_dtype(), available)
     array = _scaled(array, float(header["scl_slope"]), float(header["scl_inter"]))
     intent = int(header["intent_code"])
@@ -51,6 +46,36 @@ def read(path: Path) -> Contents:
         space = "RAS" if intent == DISPLACEMENT else "LPS"
         return Contents(array[:, :, :, 0], _affine(header), space, declared=True)
     return Contents(array, _affine(header), kind="labels" if intent == LABELS else None)
+
+
+def peek(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape and affine from the header; raises InputError where `read` would refuse it, or if it is cut short.
+
+    The end of gzip data tells their length. Where that is not the length expected (data after the voxels,
+    data in several pieces), the voxels are read.
+    """
+    with open(path, "rb") as file:
+        stream, header, shape, start = _begin(file, path.name.lower().endswith(".gz"))
+        count = byte_count(shape, header.get_data_dtype())
+        if stream is file:
+            check_length(count, path.stat().st_size - start)
+        elif not ends_after(file, start + count):
+            read(path)
+    return shape, _affine(header)
+
+
+def _begin(file, named_gz: bool):
+    """The stream put before the first voxel, the header, the shape, and the first voxel's byte."""
+    zipped = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    stream = Inflated(file) if zipped else file
+    header, used = _read_header(stream, named_gz and not zipped)
+    shape = _shape(header)
+    _check_type(header)
+    skip = int(header["vox_offset"]) - used
+    if skip < 0 or skip > 1 << 28 or len(read_bytes(stream, skip)) < skip:
+        raise InputError(f"the header puts the voxels at byte {header['vox_offset']}, where none can be")
+    return stream, header, shape, used + skip
 
 
 def _read_header(stream, misnamed: bool):

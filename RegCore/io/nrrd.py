@@ -2,6 +2,7 @@
 
 import gzip
 import re
+from os import SEEK_END
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ from RegCore.io.files import (
     FLIP,
     Contents,
     Inflated,
+    byte_count,
+    check_length,
+    ends_after,
     fortran_blocks,
     read_array,
     read_bytes,
@@ -73,6 +77,27 @@ def read(path: Path) -> Contents:
     if vector and _space(fields) is not FLIP:
         raise InputError("vectors are read in the space left-posterior-superior only")
     return Contents(array, affine, "LPS" if vector else None, declared=vector and bool(kinds))
+
+
+def peek(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape, channels last, and affine from the header; raises InputError as `read`, or if it is cut short."""
+    with open(path, "rb") as file:
+        fields = _read_header(file)
+        shape = _numbers(fields, "sizes", int)
+        affine, channel = _place(fields, shape, fields.get("kinds", "").split())
+        count = byte_count(shape, _type(fields))
+        data = fields.get("data file") or fields.get("datafile")
+        with open(path if data is None else second_file(path, data), "rb") as voxels:
+            if _field(fields, "encoding").lower() == "raw":
+                check_length(count, voxels.seek(0, SEEK_END) - (file.tell() if data is None else 0))
+            elif not ends_after(voxels, count):
+                read(path)
+    if channel is None:
+        return shape, affine
+    channels = shape[channel]
+    if "segment0_labelvalue" in fields:
+        channels = sum(bool(re.fullmatch(r"segment\d+_labelvalue", name)) for name in fields)
+    return (*shape[:channel], *shape[channel + 1 :], channels), affine
 
 
 def _read_header(file) -> dict[str, str]:
