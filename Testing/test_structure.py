@@ -31,6 +31,7 @@ MAY_KNOW = {
     "losses": {"geometry", "resampler", "features"},
     "layers": {"geometry", "resampler"},
     "networks": {"geometry", "layers"},
+    "tfbundle": {"geometry"},
     "keras_weights": {"geometry"},
     "methods": {"geometry", "resampler", "networks"},
     "objective": {"geometry", "losses", "methods"},
