@@ -1,19 +1,27 @@
-"""Losses: what a registration makes small. One visible table for images, one for labels, one for fields.
+"""Losses: what a registration makes small. One visible table for each kind of thing that they look at.
 
-Two tensors ``(B, C, I, J, K)`` or one field ``(B, 3, I, J, K)`` go in, one value per sample ``(B,)`` comes
-out; a similarity is negated. Names and arguments are those of DeepReg's configuration files. A loss of one's
-own is added by
-assignment: ``IMAGE_LOSSES["mine"] = function``.
+| table | called with | |
+|---|---|---|
+| `IMAGE_LOSSES`, `LABEL_LOSSES` | (fixed, warped), ``(B, C, I, J, K)`` | a similarity is negated |
+| `DEFORMATION_LOSSES` | (ddf), ``(B, 3, I, J, K)`` in voxels | `ON_VELOCITY`: of the velocity, if any |
+| `BIDIRECTIONAL_LOSSES` | (forward, backward), two displacement fields | of the pair and the exchanged pair |
+| `LANDMARK_LOSSES` | (ddf, fixed_points, moving_points), points ``(B, N, 3)`` in voxels | |
+
+Each returns one value per sample ``(B,)`` and takes its options by keyword; `make_loss` binds those that a
+configuration gives. Names and arguments are those of DeepReg's configuration files. A loss of one's own is
+added by assignment: ``IMAGE_LOSSES["mine"] = function``.
 """
 
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from ..geometry import InputError
-from .deform import bending, central_difference, gradient
-from .image import gmi, gncc
-from .label import (
+from RegCore.geometry import InputError
+from RegCore.losses.correspondence import inverse_consistency, landmark_distance
+from RegCore.losses.deform import bending, central_difference, diffusion, gradient
+from RegCore.losses.folding import jacobian
+from RegCore.losses.image import gmi, gncc, mind
+from RegCore.losses.label import (
     centroid,
     centroid_distance,
     cross_entropy,
@@ -24,9 +32,9 @@ from .label import (
     multi_scale,
     ssd,
 )
-from .lncc import lncc
+from RegCore.losses.lncc import lncc
 
-IMAGE_LOSSES: dict[str, Callable] = {"lncc": lncc, "ssd": ssd, "gmi": gmi, "gncc": gncc}
+IMAGE_LOSSES: dict[str, Callable] = {"lncc": lncc, "ssd": ssd, "gmi": gmi, "gncc": gncc, "mind": mind}
 LABEL_LOSSES: dict[str, Callable] = {
     "dice": dice,
     "jaccard": jaccard,
@@ -34,26 +42,42 @@ LABEL_LOSSES: dict[str, Callable] = {
     "ssd": ssd,
     "generalised-dice": generalised_dice,
 }
-DEFORMATION_LOSSES: dict[str, Callable] = {"bending": bending, "gradient": gradient}
+DEFORMATION_LOSSES: dict[str, Callable] = {
+    "bending": bending,
+    "gradient": gradient,
+    "diffusion": diffusion,
+    "jacobian": jacobian,
+}
+ON_VELOCITY = {"diffusion"}  # names of deformation losses that look at the velocity where there is one
+BIDIRECTIONAL_LOSSES: dict[str, Callable] = {"inverse-consistency": inverse_consistency}
+LANDMARK_LOSSES: dict[str, Callable] = {"landmarks": landmark_distance}
 
 __all__ = [
+    "BIDIRECTIONAL_LOSSES",
     "DEFORMATION_LOSSES",
     "IMAGE_LOSSES",
     "LABEL_LOSSES",
+    "LANDMARK_LOSSES",
+    "ON_VELOCITY",
     "bending",
     "central_difference",
     "centroid",
     "centroid_distance",
     "cross_entropy",
     "dice",
+    "diffusion",
     "foreground_proportion",
     "generalised_dice",
     "gmi",
     "gncc",
     "gradient",
+    "inverse_consistency",
     "jaccard",
+    "jacobian",
+    "landmark_distance",
     "lncc",
     "make_loss",
+    "mind",
     "multi_scale",
     "ssd",
 ]

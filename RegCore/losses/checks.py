@@ -1,8 +1,8 @@
-"""What every loss of two images asks of its arguments."""
+"""What losses ask of their arguments: pairs of images, fields, lengths."""
 
 import torch
 
-from ..geometry import InputError
+from RegCore.geometry import InputError
 
 
 def check_pair(fixed: torch.Tensor, warped: torch.Tensor) -> None:
@@ -16,3 +16,19 @@ def check_pair(fixed: torch.Tensor, warped: torch.Tensor) -> None:
         raise InputError(
             f"a loss compares floating-point tensors, but they are {fixed.dtype} and {warped.dtype}"
         )
+
+
+def check_field(field: torch.Tensor) -> None:
+    """Raise InputError unless a displacement or velocity field is ``(B, 3, I, J, K)``."""
+    if field.ndim != 5 or field.shape[1] != 3:
+        raise InputError(
+            f"a displacement field has the shape (B, 3, I, J, K), but it is {tuple(field.shape)}"
+        )
+
+
+def lengths_mm(spacing, like: torch.Tensor) -> torch.Tensor:
+    """Three lengths in mm as a tensor of the dtype and device of ``like``; InputError unless positive."""
+    mm = torch.as_tensor(spacing, dtype=torch.float64)
+    if mm.shape != (3,) or not bool((mm > 0).all()):
+        raise InputError(f"spacing must be three positive lengths in mm, but it is {spacing}")
+    return mm.to(like)

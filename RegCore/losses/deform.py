@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch.autograd.function import once_differentiable
 
-from ..geometry import InputError
+from RegCore.losses.checks import check_field, lengths_mm
 
 AXES = (0, 1, 2)
 
@@ -97,13 +97,10 @@ class _StencilEnergy(torch.autograd.Function):
 
 
 def _energy(ddf: torch.Tensor, stencils, spacing, l1: bool, deepreg: bool) -> torch.Tensor:
-    if ddf.ndim != 5 or ddf.shape[1] != 3:
-        raise InputError(f"a displacement field has the shape (B, 3, I, J, K), but it is {tuple(ddf.shape)}")
+    check_field(ddf)
     scales = [None] * len(stencils)
     if spacing is not None:
-        mm = torch.as_tensor(spacing, dtype=torch.float64)
-        if mm.shape != (3,) or not bool((mm > 0).all()):
-            raise InputError(f"spacing must be three positive lengths in mm, but it is {spacing}")
+        mm = lengths_mm(spacing, torch.zeros((), dtype=torch.float64))
         scales = [(mm / mm[list(s.axes)].prod()).to(ddf).view(1, 3, 1, 1, 1) for s in stencils]
     needed = torch.is_grad_enabled() and ddf.requires_grad
     return _StencilEnergy.apply(ddf, stencils, scales, l1, needed, not deepreg)
@@ -158,6 +155,29 @@ def gradient(
         InputError: another shape, a spacing that is not three positive lengths.
     """
     return _energy(ddf, [_first(a, deepreg) for a in AXES], spacing, l1, deepreg)
+
+
+def diffusion(velocity: torch.Tensor, *, spacing: Sequence[float] | None = None) -> torch.Tensor:
+    """Diffusion energy of a stationary velocity field v, mean of v_i^2 + v_j^2 + v_k^2.
+
+    The regulariser of Fischer and Modersitzki (Contemporary Mathematics 313, 2002), laid on the
+    velocity as in Dalca et al., Medical Image Analysis 57 (2019): there it bounds how uneven each small step
+    is, while on the displacement it would charge large smooth motions, too. It is `gradient` with squares
+    under another name, so that a list of losses can hold one for the velocity and one for the displacement.
+    A training objective gives it the velocity where the method predicts one, else the displacement:
+    ``RegCore.losses.ON_VELOCITY`` names the losses that are treated so. DeepReg has no such loss.
+
+    Args:
+        velocity: ``(B, 3, I, J, K)`` in voxels per unit time.
+        spacing: as in `bending`.
+
+    Returns:
+        ``(B,)``.
+
+    Raises:
+        InputError: another shape, a spacing that is not three positive lengths.
+    """
+    return gradient(velocity, spacing=spacing)
 
 
 def central_difference(x: torch.Tensor, axis: int) -> torch.Tensor:

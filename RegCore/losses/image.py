@@ -1,4 +1,4 @@
-"""Losses of two images that look alike or depend on each other: differences, correlation, information.
+"""Losses of two images that look alike or depend on each other: correlation, information, self-similarity.
 
 All take ``(B, C, I, J, K)`` tensors, fixed first, and return one value per sample ``(B,)``, the lower the
 better.
@@ -7,8 +7,9 @@ better.
 import torch
 from torch.autograd.function import once_differentiable
 
-from ..geometry import InputError
-from .checks import check_pair
+from RegCore.features import mind_ssc
+from RegCore.geometry import InputError
+from RegCore.losses.checks import check_pair
 
 CHUNK = 2**18  # voxels whose bin memberships are held at a time
 TINY = 1e-10  # squared variances of this size are those of a flat image in [0, 1]
@@ -111,3 +112,34 @@ def gmi(
         product = joint.sum(1, keepdim=True) * joint.sum(0, keepdim=True)
         values.append((joint * torch.log((joint + 1e-5) / (product + 1e-5))).sum())
     return -torch.stack(values).view(fixed.shape[:2]).mean(1)
+
+
+def mind(fixed: torch.Tensor, warped: torch.Tensor, *, radius: int = 1, dilation: int = 2) -> torch.Tensor:
+    """Mean square of the difference of the self-similarity contexts (MIND-SSC) of two images.
+
+    Heinrich et al., MICCAI 2013; the descriptors are those of `mind_ssc`. They do not change with the
+    brightness, the contrast or its sign, so that images of two modalities can be compared. DeepReg has no
+    such loss.
+
+    Args:
+        fixed, warped: ``(B, C, I, J, K)``, any unit; channels are compared one by one.
+        radius: of the patches that are compared, in voxels.
+        dilation: distance of the patches, in voxels.
+
+    Returns:
+        ``(B,)`` in [0, 1]; 0 for images with the same structure, and for two flat ones.
+
+    Raises:
+        InputError: a radius below 0, a dilation below 1.
+    """
+    check_pair(fixed, warped)
+    if radius < 0 or dilation < 1:
+        raise InputError(
+            "MIND needs a radius of at least 0 and a dilation of at least 1, "
+            f"but they are {radius} and {dilation}"
+        )
+    found = [
+        mind_ssc(image.flatten(0, 1)[:, None], radius=int(radius), dilation=int(dilation))
+        for image in (fixed, warped)
+    ]
+    return (found[0] - found[1]).square().view(len(fixed), -1).mean(1)

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from ..geometry import InputError
+from RegCore.geometry import InputError
 
 
 def rectangular_kernel1d(kernel_size: int, *, dtype=torch.float32, device=None) -> torch.Tensor:

@@ -10,9 +10,9 @@ from functools import partial
 
 import torch
 
-from ..geometry import InputError
-from .checks import check_pair
-from .kernels import SIGMA_KERNELS, separable_filter
+from RegCore.geometry import InputError
+from RegCore.losses.checks import check_pair
+from RegCore.losses.kernels import SIGMA_KERNELS, separable_filter
 
 Scales = float | Sequence[float] | None
 VOXELS = (2, 3, 4)

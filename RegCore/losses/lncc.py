@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch.autograd.function import once_differentiable
 
-from ..geometry import InputError
-from .checks import check_pair
-from .kernels import SIZE_KERNELS, box_sum, separable_filter
+from RegCore.geometry import InputError
+from RegCore.losses.checks import check_pair
+from RegCore.losses.kernels import SIZE_KERNELS, box_sum, separable_filter
 
 
 @dataclass(frozen=True)

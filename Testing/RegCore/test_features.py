@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from RegCore import features
 from RegCore.features import local_contrast, mind_ssc
 
 SHAPE = (7, 8, 9)
@@ -83,6 +84,22 @@ def test_mind_of_one_image_does_not_depend_on_the_others_of_its_batch():
     pair[1] *= 50
     for n in range(2):
         torch.testing.assert_close(mind_ssc(pair)[n : n + 1], mind_ssc(pair[n : n + 1]))
+
+
+@pytest.mark.parametrize("bounds", [(0.9, 1000.0), (0.001, 1.1), (0.9, 1.1)])
+def test_the_slope_of_mind_is_right_where_the_variance_is_bounded(monkeypatch, bounds):
+    monkeypatch.setattr(features, "LOW", bounds[0])
+    monkeypatch.setattr(features, "HIGH", bounds[1])
+    weights = noise((4, 3, 5), seed=1, batch=12).transpose(0, 1)
+    image = noise((4, 3, 5)).requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda x: (weights * mind_ssc(x)).sum(), image)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 0.0])
+def test_mind_of_a_flat_or_nearly_flat_image_has_a_finite_slope(scale):
+    image = (scale * noise().float() + scale).requires_grad_(True)
+    mind_ssc(image)[:, ::2].sum().backward()
+    assert image.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("function", [mind_ssc, local_contrast])
