@@ -38,8 +38,9 @@ class Contents:
 class Inflated:
     """A gzip or zlib stream, read forward; gzip may have several members. Raises InputError if damaged."""
 
-    def __init__(self, stream):
+    def __init__(self, stream, block: int = BLOCK):
         self.stream, self.engine, self.pending = stream, zlib.decompressobj(47), b""
+        self.block = block
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill the buffer; return the number of bytes, fewer only at the end of the data."""
@@ -53,7 +54,7 @@ class Inflated:
         return done
 
     def _piece(self, most: int) -> bytes:
-        self.pending = self.pending or self.stream.read(BLOCK)
+        self.pending = self.pending or self.stream.read(self.block)
         ended = not self.pending
         try:
             piece = self.engine.decompress(self.pending, most)

@@ -53,7 +53,7 @@ def read(path: Path) -> Contents:
 
 
 def peek(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
-    """Shape, channels last, and affine from the header; raises InputError as `read`, or if it is cut short."""
+    """Shape, channels last, and affine from the header; InputError as from `read`, or if it is cut short."""
     with open(path, "rb") as file:
         fields = _read_header(file)
         shape, channels = _shape(fields)

@@ -10,6 +10,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from RegCore.geometry import Geometry, InputError
 from RegCore.io.files import (
+    BLOCK,
     FLIP,
     Contents,
     Inflated,
@@ -49,13 +50,13 @@ def read(path: Path) -> Contents:
 
 
 def peek(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
-    """Shape and affine from the header; raises InputError where `read` would refuse it, or if it is cut short.
+    """Shape and affine from the header; InputError where `read` would refuse it, or if it is cut short.
 
     The end of gzip data tells their length. Where that is not the length expected (data after the voxels,
     data in several pieces), the voxels are read.
     """
     with open(path, "rb") as file:
-        stream, header, shape, start = _begin(file, path.name.lower().endswith(".gz"))
+        stream, header, shape, start = _begin(file, path.name.lower().endswith(".gz"), block=1 << 14)
         count = byte_count(shape, header.get_data_dtype())
         if stream is file:
             check_length(count, path.stat().st_size - start)
@@ -64,11 +65,11 @@ def peek(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     return shape, _affine(header)
 
 
-def _begin(file, named_gz: bool):
+def _begin(file, named_gz: bool, block: int = BLOCK):
     """The stream put before the first voxel, the header, the shape, and the first voxel's byte."""
     zipped = file.read(2) == b"\x1f\x8b"
     file.seek(0)
-    stream = Inflated(file) if zipped else file
+    stream = Inflated(file, block) if zipped else file
     header, used = _read_header(stream, named_gz and not zipped)
     shape = _shape(header)
     _check_type(header)

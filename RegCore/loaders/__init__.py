@@ -1,0 +1,151 @@
+"""Data for training and prediction: files or volumes in memory, paired, unpaired or grouped, in batches.
+
+`LOADERS` and `FILE_LOADERS` are what a configuration can name; a user adds to them by assignment.
+"""
+
+import inspect
+import logging
+from collections.abc import Mapping
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+
+from RegCore.geometry import InputError
+from RegCore.loaders.batches import Batches, batches
+from RegCore.loaders.kinds import Grouped, Paired, Unpaired, grouped, paired, unpaired
+from RegCore.loaders.loader import Loader, Sample
+from RegCore.loaders.sources import H5Files, NiftiFiles, Source, Volumes
+from RegCore.loaders.volumes import images_from_volumes, pairs_from_volumes
+
+__all__ = [
+    "FILE_LOADERS",
+    "LOADERS",
+    "Batches",
+    "Grouped",
+    "Loader",
+    "Paired",
+    "Sample",
+    "Source",
+    "Unpaired",
+    "Volumes",
+    "batches",
+    "images_from_volumes",
+    "loader_keys",
+    "make_loader",
+    "pairs_from_volumes",
+]
+
+log = logging.getLogger(__name__)
+LOADERS = {"paired": paired, "unpaired": unpaired, "grouped": grouped}
+"""Each is called as ``(open_files, *, labeled, sample_label, seed, skip_bad_files, …)``, see `kinds.paired`;
+what else it takes are keys of the ``dataset`` section. `open_files` is called as (name, grouped=False)."""
+FILE_LOADERS = {"nifti": NiftiFiles, "h5": H5Files}
+"""Each is called as ``(folders, name, grouped=False)`` and gives a `Source`."""
+SPLITS = ("train", "valid", "test")
+COMMON = ("labeled", "sample_label", "seed", "skip_bad_files")  # what every loader takes
+
+
+def make_loader(dataset: Mapping, split: str, *, deepreg: bool = False) -> Loader | None:
+    """The loader of one split of a configuration's ``dataset`` section; None where the split names no folder.
+
+    Args:
+        dataset: keys ``train``, ``valid``, ``test`` (each ``dir``, ``format``, ``labeled``), ``type``, those
+            of the type, and optionally ``sample_label`` (default "sample" for training, else "all"),
+            ``seed`` (default null for training, else 0) and ``skip_bad_files`` (default false). Values of
+            the last three hold for all splits.
+        split: "train", "valid" or "test".
+        deepreg: count groups of h5 files as DeepReg does, by the text of their numbers.
+
+    Raises InputError, one sentence that names the key or the file.
+    """
+    if split not in SPLITS:
+        raise InputError(f"the split must be one of {', '.join(SPLITS)}, but it is {split!r}")
+    part = dataset.get(split) or {}
+    if not isinstance(part, Mapping):
+        raise InputError(f"dataset.{split}: the keys dir, format and labeled were expected, not {part!r}")
+    if not part.get("dir"):
+        return None
+    folders = _folders(part["dir"], f"dataset.{split}.dir")
+    files = _named(FILE_LOADERS, part, "format", f"dataset.{split}")
+    if deepreg and files is H5Files:
+        files = partial(H5Files, deepreg=True)
+    make = _named(LOADERS, dataset, "type", "dataset")
+    training = split == "train"
+    sample_label = dataset.get("sample_label") or ("sample" if training else "all")
+    skip_bad_files = bool(dataset.get("skip_bad_files", False))
+    return make(
+        partial(_usable, files, folders) if skip_bad_files else partial(files, folders),
+        labeled=_true_or_false(part, "labeled", f"dataset.{split}"),
+        sample_label=sample_label,
+        seed=dataset.get("seed", None if training else 0),
+        skip_bad_files=skip_bad_files,
+        **_options(make, dataset),
+    )
+
+
+def loader_keys(kind: str) -> dict[str, bool]:
+    """The keys of the ``dataset`` section that a type of loader takes, and whether each must be there."""
+    parameters = list(inspect.signature(LOADERS[kind]).parameters.values())[1:]
+    return {p.name: p.default is p.empty for p in parameters if p.name not in COMMON}
+
+
+def _usable(files, folders: list[str], name: str, grouped: bool = False) -> Source:
+    """The source without the folders that can't be opened, each of which is named in a warning."""
+    usable = []
+    for folder in folders:
+        try:
+            files([folder], name, grouped)
+            usable.append(folder)
+        except InputError as error:
+            if len(folders) == 1:
+                raise
+            log.warning("left out: %s", error)
+    return files(usable or folders, name, grouped)
+
+
+def _options(make, dataset: Mapping) -> dict:
+    kind = dataset["type"]
+    known = loader_keys(kind)
+    given = {k: v for k, v in dataset.items() if k not in (*SPLITS, *COMMON, "type")}
+    for key in given:
+        if key not in known:
+            hint = _nearest(key, [*known, *COMMON[1:]])
+            raise InputError(f"dataset.{key}: {kind} images have no such key{hint}")
+    for key, needed in known.items():
+        if needed and key not in given:
+            raise InputError(f"dataset.{key}: the key is missing, which {kind} images need")
+    return given
+
+
+def _folders(value, key: str) -> list[str]:
+    folders = [value] if isinstance(value, str) else value
+    if not isinstance(folders, list | tuple) or not all(isinstance(folder, str) for folder in folders):
+        raise InputError(f"{key}: a folder or a list of folders was expected, but it is {value!r}")
+    folders = [str(Path(folder).expanduser()) for folder in folders]
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise InputError(f"{key}: there is no folder {folder!r}")
+        if folders.count(folder) > 1:
+            raise InputError(f"{key}: the folder {folder!r} is named twice")
+    return folders
+
+
+def _named(table: dict, section: Mapping, key: str, where: str):
+    name = section.get(key)
+    if name is None:
+        raise InputError(f"{where}.{key}: the key is missing (possible: {', '.join(table)})")
+    if name not in table:
+        raise InputError(f"{where}.{key}: {name!r} is unknown{_nearest(name, list(table))}")
+    return table[name]
+
+
+def _nearest(word, known: list[str]) -> str:
+    near = get_close_matches(str(word), known, 1)
+    return f"; did you mean {near[0]!r}?" if near else f" (possible: {', '.join(known)})"
+
+
+def _true_or_false(section: Mapping, key: str, where: str) -> bool:
+    value = section.get(key)
+    if not isinstance(value, bool):
+        raise InputError(f"{where}.{key}: true or false was expected, but it is {value!r}")
+    return value

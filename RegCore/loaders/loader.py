@@ -1,0 +1,244 @@
+"""Loaders of paired, unpaired and grouped images: what is sampled in an epoch, and what a sample holds."""
+
+import logging
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import NamedTuple
+
+import torch
+
+from RegCore.geometry import InputError
+from RegCore.loaders.side import Side
+from RegCore.loaders.sources import Source
+from RegCore.volume import Volume
+
+log = logging.getLogger(__name__)
+LABEL_SAMPLINGS = ("sample", "all")
+
+
+class Sample(NamedTuple):
+    """What is loaded as one sample: images by their number in the sources, and a label.
+
+    indices: how DeepReg names the pair: (i,), (moving, fixed) or (group, image, group, image).
+    label: the channel; -1 without labels.
+    """
+
+    moving: int
+    fixed: int
+    indices: tuple[int, ...]
+    label: int
+
+
+class Loader:
+    """Images in pairs, with or without labels. `Paired`, `Unpaired` and `Grouped` say which images meet.
+
+    On construction all headers are read, so that what can't be used is told before anything is computed.
+
+    Args:
+        fixed, moving: the two sides; one and the same object where every image can be either.
+        sample_label: "sample" takes one label of each pair at random, "all" each in turn.
+        seed: of the order of pairs, then the same in every epoch; None: it follows from the epoch and from
+            the seed of the run.
+        skip_bad_files: read every file now, and leave out, with a warning that names it, what can't be used.
+
+    Raises InputError, one sentence that names the file, for images and labels that don't belong together or
+    can't be used.
+    """
+
+    num_indices = 0  # numbers that name a sample: DeepReg's indices of the images, and the label's
+
+    def __init__(
+        self, fixed: Side, moving: Side, *, sample_label: str, seed: int | None, skip_bad_files: bool = False
+    ):
+        if sample_label not in LABEL_SAMPLINGS:
+            raise InputError(f"sample_label must be 'sample' or 'all', but it is {sample_label!r}")
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
+            raise InputError(f"seed must be a whole number or null, but it is {seed!r}")
+        if (fixed.labels is None) != (moving.labels is None):
+            raise InputError("fixed and moving images must both have labels, or neither")
+        self.fixed, self.moving = fixed, moving
+        self.sample_label, self.seed = sample_label, seed
+        self._check_files(skip_bad_files)
+        self._check_pairs()
+
+    # ---- what there is ----
+
+    @property
+    def sides(self) -> list[Side]:
+        """The sides that differ: one if every image can be fixed and moving."""
+        return [self.fixed] if self.fixed is self.moving else [self.fixed, self.moving]
+
+    @property
+    def labeled(self) -> bool:
+        """Whether samples have labels."""
+        return self.fixed.labels is not None
+
+    @property
+    def fixed_image_shape(self) -> tuple[int, int, int]:
+        return self.fixed.shape
+
+    @property
+    def moving_image_shape(self) -> tuple[int, int, int]:
+        return self.moving.shape
+
+    def __len__(self) -> int:
+        """Number of pairs in an epoch, as DeepReg counts them."""
+        raise NotImplementedError
+
+    # ---- what is sampled ----
+
+    def sample_indices(self, epoch: int = 0, seed: int = 0) -> list[tuple]:
+        """The pairs of an epoch in order: (moving, fixed, indices), as DeepReg's recorded orders have them.
+
+        seed: of the run; used only where the loader itself has none.
+        """
+        return list(self._pairs(self._rng(epoch, seed)))
+
+    def samples(self, epoch: int = 0, seed: int = 0) -> list[Sample]:
+        """The samples of an epoch in order: each pair with a label drawn, with each label, or without.
+
+        Labels drawn at random differ between epochs even if the loader has a seed of its own.
+        """
+        chosen = []
+        for moving, fixed, indices in self.sample_indices(epoch, seed):
+            moving, fixed = self._number(moving), self._number(fixed)
+            count = self.fixed.channels[fixed] if self.labeled else 0
+            labels = range(count) if self.labeled else [-1]
+            if self.labeled and self.sample_label == "sample":
+                labels = [Random(f"label/{seed}/{epoch}/{len(chosen)}").randrange(count)]
+            chosen += [Sample(moving, fixed, tuple(indices), label) for label in labels]
+        return chosen
+
+    def _rng(self, epoch: int, seed: int) -> Random:
+        return Random(self.seed if self.seed is not None else f"order/{seed}/{epoch}")
+
+    def _pairs(self, rng: Random) -> Iterator[tuple]:
+        raise NotImplementedError
+
+    def _number(self, index) -> int:
+        """The number of an image in its source, from what `_pairs` calls it."""
+        return index
+
+    # ---- what a sample holds ----
+
+    def load(self, sample: Sample, part: Callable | None = None) -> dict:
+        """One sample, ready for the network.
+
+        Args:
+            sample: an entry of `samples`.
+            part: called as ``part(side, index, channel)`` to get a tensor (1, I, J, K); channel None is the
+                image. By default it is read from its file; a cache comes in here.
+
+        Returns:
+            ``fixed_image (1, I, J, K)``, ``moving_image (1, i, j, k)``, with labels ``fixed_label`` and
+            ``moving_label`` of the same shapes, all float32 in [0, 1]; ``indices``, list of `num_indices`
+            whole numbers; ``fixed_geometry`` (the network's grid in space), ``fixed_file_geometry`` (the
+            image's own), ``fixed_name``, and the same of ``moving``.
+
+        Raises InputError that names the file.
+        """
+        part = part or read_part
+        loaded = {"indices": [*sample.indices, sample.label]}
+        for role, side, index in (
+            ("fixed", self.fixed, sample.fixed),
+            ("moving", self.moving, sample.moving),
+        ):
+            loaded[f"{role}_image"] = part(side, index, None)
+            if self.labeled:
+                loaded[f"{role}_label"] = part(side, index, sample.label)
+            grid = side.grids[index]
+            loaded[f"{role}_geometry"] = grid.redivided(side.shape)
+            loaded[f"{role}_file_geometry"] = grid
+            loaded[f"{role}_name"] = "/".join(side.images.names[index][1:])
+        return loaded
+
+    def volumes(self, sample: Sample) -> dict[str, Volume]:
+        """The same sample as its files hold it: fixed_image, moving_image, fixed_label, moving_label."""
+        found = {}
+        for role, side, index in (
+            ("fixed", self.fixed, sample.fixed),
+            ("moving", self.moving, sample.moving),
+        ):
+            found[f"{role}_image"] = side.image_volume(index)
+            if self.labeled:
+                found[f"{role}_label"] = side.label_volume(index, sample.label)
+        return found
+
+    def close(self) -> None:
+        """Close open files; they are opened again when they are needed."""
+        for side in self.sides:
+            side.close()
+
+    # ---- checks ----
+
+    def _sources(self) -> list[Source]:
+        sources = [source for side in self.sides for source in (side.images, side.labels)]
+        return [source for source in sources if source is not None]
+
+    def _check_files(self, skip: bool) -> None:
+        """Match names, then read the headers (with `skip`: everything); the numbers of all sides agree."""
+        match_names(self._sources(), skip)
+        bad = set()
+        for side in self.sides:
+            side.grids, side.channels, side.elsewhere = [], [], []
+            for index in range(len(side)):
+                try:
+                    grid, channels = side.check(index, whole=skip)
+                except InputError as error:
+                    if not skip:
+                        raise
+                    log.warning("left out: %s", error)
+                    bad.add(index)
+                    grid, channels = None, 0
+                side.grids.append(grid)
+                side.channels.append(channels)
+            if side.elsewhere:
+                text = "%d labels lie on another grid than their images, whose box they are made to fill (%s)"
+                log.warning(text, len(side.elsewhere), side.elsewhere[0])
+        left = [i for i in range(len(self.fixed)) if i not in bad]
+        if not left:
+            raise InputError(f"none of the {self.fixed.images.title} can be used; the warnings say why")
+        for side in self.sides:
+            side.keep(left)
+
+    def _check_pairs(self) -> None:
+        """Raise InputError where images that may meet have different numbers of labels, or no pair exists."""
+        raise NotImplementedError
+
+
+def check_channels(one: Side, first: int, other: Side, second: int) -> None:
+    """Raise InputError that names both files if two images that may meet have different numbers of labels."""
+    counts = one.channels[first], other.channels[second]
+    if counts[0] != counts[1]:
+        raise InputError(
+            "images that meet must have the same number of labels, but "
+            f"{one.labels.where(first)} has {counts[0]} and {other.labels.where(second)} has {counts[1]}"
+        )
+
+
+def read_part(side: Side, index: int, channel: int | None) -> torch.Tensor:
+    """An image (channel None) or a label of it from its file, on the network's grid: (1, I, J, K)."""
+    return side.image(index) if channel is None else side.label(index, channel)
+
+
+def match_names(sources: list[Source], skip: bool) -> None:
+    """Bring all sources to the same names in the same order.
+
+    Raises InputError, which names the file, if one of them has a name that another lacks; with `skip` that
+    name is left out, with a warning.
+    """
+    common = set.intersection(*(set(source.names) for source in sources))
+    for source in sources:
+        for index, name in enumerate(source.names):
+            if name in common:
+                continue
+            other = next(s for s in sources if name not in s.names)
+            counts = f"{len(source)} {source.title}, {len(other)} {other.title}"
+            sentence = f"{source.where(index)}: has no counterpart among the {other.title} ({counts})"
+            if not skip:
+                raise InputError(sentence)
+            log.warning("left out: %s", sentence)
+    order = [name for name in sources[0].names if name in common]
+    for source in sources:
+        number = {name: index for index, name in enumerate(source.names)}
+        source.keep([number[name] for name in order])

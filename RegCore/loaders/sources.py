@@ -1,0 +1,211 @@
+"""Where volumes come from: folders of files, h5 files, memory. Each gives them in one order, with names."""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from RegCore.geometry import Geometry, InputError
+from RegCore.io import load_voxels, peek
+from RegCore.io.h5 import H5File
+from RegCore.volume import Volume
+
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
+Name = tuple[str, ...]
+
+
+class Source:
+    """Volumes in a fixed order. A file loader of one's own derives from it and defines `read`.
+
+    names: what tells the volumes apart: (folder, name), or (folder, group, name) where they are in groups.
+        Images and their labels have the same names. Sorted, so that a group's volumes stand together.
+    places: for each volume what `header` and `read` need to find it.
+    grouped: whether there are groups: volumes whose names agree but for the last part.
+    title: what they are, for messages: "images", "fixed labels".
+    """
+
+    def __init__(self, found: dict[Name, object], grouped: bool, title: str):
+        self.names, self.places = list(found), list(found.values())
+        self.grouped, self.title = grouped, title.replace("_", " ")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def groups(self) -> list[list[int]]:
+        """The indices of the volumes of each group."""
+        found: dict[Name, list[int]] = {}
+        for index, name in enumerate(self.names):
+            found.setdefault(name[:-1], []).append(index)
+        return list(found.values())
+
+    def keep(self, indices) -> None:
+        """Forget all volumes but these."""
+        self.names = [self.names[i] for i in indices]
+        self.places = [self.places[i] for i in indices]
+
+    def where(self, index: int) -> str:
+        """The file (and the key in it) of a volume, for messages."""
+        return str(self.places[index])
+
+    def header(self, index: int) -> tuple[tuple[int, ...], Geometry]:
+        """Shape (I, J, K) or (I, J, K, C) and grid, quickly if can be. Raises InputError naming the file."""
+        array, grid = self.read(index)
+        return array.shape, grid
+
+    def read(self, index: int) -> tuple[np.ndarray, Geometry]:
+        """The voxels (I, J, K) or (I, J, K, C) and their grid. Raises InputError that names the file."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close what is open; it is opened again when it is needed."""
+
+
+class NiftiFiles(Source):
+    """One volume in each file ``folder/name/**/<observation>.nii.gz``; .nii, .nrrd and .mha are read as well.
+
+    Grouped: the folders that hold files are the groups. Sorted by their paths, as text.
+    Raises InputError for a folder that is missing or empty, and for two files of one name.
+    """
+
+    def __init__(self, folders: list[str], name: str, grouped: bool = False):
+        found: dict[Name, Path] = {}
+        for folder in folders:
+            top = Path(folder) / name
+            if not top.is_dir():
+                raise InputError(
+                    f"{top}: the folder is missing, which should hold the {name.replace('_', ' ')}"
+                )
+            before = len(found)
+            for path in _files_below(top):
+                observation = (folder, *_observation(path.relative_to(top), grouped, path))
+                if observation in found:
+                    raise InputError(f"{path}: has the same name as {found[observation].name} beside it")
+                found[observation] = path
+            if len(found) == before:
+                raise InputError(f"{top}: there is no file {', '.join(ENDINGS)} in this folder")
+        super().__init__(dict(sorted(found.items())), grouped, name)
+
+    def header(self, index: int) -> tuple[tuple[int, ...], Geometry]:
+        return peek(self.places[index])
+
+    def read(self, index: int) -> tuple[np.ndarray, Geometry]:
+        return load_voxels(self.places[index])
+
+
+def _files_below(top: Path) -> list[Path]:
+    """Files of voxels in a folder and its subfolders, also linked ones, without hidden ones."""
+    found = []
+    for folder, inner, files in os.walk(top, followlinks=True):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        names = (name for name in files if name.lower().endswith(ENDINGS) and not name.startswith("."))
+        found += [Path(folder) / name for name in names]
+    return sorted(found)
+
+
+def _observation(path: Path, grouped: bool, full: Path) -> Name:
+    """The name of a file below its top folder: (name,) with subfolders in it, or (group, name)."""
+    ending = next(ending for ending in ENDINGS if path.name.lower().endswith(ending))
+    name = path.name[: -len(ending)]
+    if not grouped:
+        return ((path.parent / name).as_posix(),)
+    if len(path.parts) < 2:
+        raise InputError(f"{full}: grouped images must lie in a folder for each group")
+    return path.parent.as_posix(), name
+
+
+class H5Files(Source):
+    """Volumes by their keys in ``folder/name.h5``; in groups, the keys are ``group-<number>-<number>``.
+
+    Sorted by key as text; groups and their images by number (DeepReg: as text, so that 10 comes before 2).
+    Raises InputError for a file that is missing, damaged or empty, and for keys of another form.
+    """
+
+    def __init__(self, folders: list[str], name: str, grouped: bool = False, *, deepreg: bool = False):
+        found: dict[Name, tuple[H5File, str]] = {}
+        for folder in folders:
+            file = H5File(Path(folder) / f"{name}.h5")
+            keys = file.keys()
+            if not keys:
+                raise InputError(f"{file.path}: the file holds no volume")
+            for key in keys:
+                found[(folder, *(_numbers(file, key) if grouped else (key,)))] = (file, key)
+            file.close()
+        by_number = grouped and not deepreg
+        order = sorted(found, key=lambda key: (key[0], *map(int, key[1:])) if by_number else key)
+        super().__init__({key: found[key] for key in order}, grouped, name)
+
+    def where(self, index: int) -> str:
+        file, key = self.places[index]
+        return f"{file.path}: the key {key!r}"
+
+    def header(self, index: int) -> tuple[tuple[int, ...], Geometry]:
+        file, key = self.places[index]
+        return file.header(key)
+
+    def read(self, index: int) -> tuple[np.ndarray, Geometry]:
+        file, key = self.places[index]
+        return file.read(key)
+
+    def close(self) -> None:
+        for file in {id(file): file for file, _ in self.places}.values():
+            file.close()
+
+
+def _numbers(file: H5File, key: str) -> Name:
+    match = re.fullmatch(r"group-(\d+)-(\d+)", key)
+    if match is None:
+        raise InputError(f"{file.path}: the keys of groups must be 'group-<number>-<number>', not {key!r}")
+    return match.groups()
+
+
+class Volumes(Source):
+    """Volumes or arrays in memory.
+
+    volumes: `Volume` or array, (I, J, K) or, for labels, (I, J, K, C) with values in [0, 1]. A label map
+        `Volume` (I, J, K) of whole numbers gets one channel for each of `structures`. An array lies on the
+        unit grid.
+    name: what they are, for messages.
+    groups: the group of each volume, any text; None without groups.
+    structures: the label values that become channels; None takes arrays as they are.
+    """
+
+    def __init__(self, volumes: list, name: str = "images", *, groups=None, structures=None):
+        if not len(volumes):
+            raise InputError(f"{name}: at least one volume was expected, but the list is empty")
+        if groups is not None and len(groups) != len(volumes):
+            raise InputError(f"{name}: {len(volumes)} volumes need as many groups, not {len(groups)}")
+        self.name, self.structures = name, structures
+        found = {}
+        for index, volume in enumerate(volumes):
+            group = () if groups is None else (str(groups[index]),)
+            found[("memory", *group, str(index))] = _as_volume(volume, f"{name}[{index}]")
+        super().__init__(found, groups is not None, name)
+
+    def where(self, index: int) -> str:
+        return f"{self.name}[{self.names[index][-1]}]"
+
+    def header(self, index: int) -> tuple[tuple[int, ...], Geometry]:
+        volume = self.places[index]
+        channels = () if self._as_they_are(volume) else (len(self.structures),)
+        return (*volume.array.shape, *channels), volume.geometry
+
+    def read(self, index: int) -> tuple[np.ndarray, Geometry]:
+        volume = self.places[index]
+        if self._as_they_are(volume):
+            return volume.array, volume.geometry
+        return volume.array[..., None] == np.array(self.structures), volume.geometry
+
+    def _as_they_are(self, volume: Volume) -> bool:
+        return self.structures is None or volume.kind != "labels" or volume.array.ndim == 4
+
+
+def _as_volume(volume, name: str) -> Volume:
+    if isinstance(volume, Volume):
+        return volume
+    array = np.asarray(volume)
+    try:
+        return Volume(array, Geometry(array.shape[:3], np.eye(4)))
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
