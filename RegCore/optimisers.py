@@ -5,7 +5,6 @@ translated arguments, its optimiser is used; the others put epsilon elsewhere an
 number of steps are in ``state_dict``, so that training goes on exactly as if it had not been interrupted.
 """
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -14,6 +13,7 @@ from numbers import Real
 import torch
 
 from RegCore.geometry import InputError
+from RegCore.names import nearest
 
 Tensors = list[torch.Tensor]
 
@@ -57,13 +57,6 @@ RANGES = {
 CLIPS = ("clipnorm", "global_clipnorm", "clipvalue")
 
 
-def _nearest(name, known: Iterable[str]) -> str:
-    """The end of a sentence that proposes a known name, whatever its case."""
-    by_lower = {word.lower(): word for word in known}
-    near = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
-    return f", did you mean {by_lower[near[0]]}?" if near else ""
-
-
 def _check(name: str, argument: str, value, default) -> None:
     """Raise InputError unless an argument has a value that makes sense."""
     if value is None and default is None:
@@ -92,12 +85,12 @@ def read_options(options: Mapping) -> dict:
     given = dict(options)
     name = given.pop("name", None)
     if not isinstance(name, str) or name not in OPTIMISERS:
-        hint = _nearest(name, OPTIMISERS)
+        hint = nearest(name, OPTIMISERS)
         raise InputError(f"the optimiser is named {name!r}, expected one of {', '.join(OPTIMISERS)}{hint}")
     known = OPTIMISERS[name]
     for argument, value in given.items():
         if argument not in known:
-            hint = _nearest(argument, known)
+            hint = nearest(argument, known)
             raise InputError(
                 f"the optimiser {name} has no argument {argument!r}, it takes {', '.join(known)}{hint}"
             )
