@@ -116,17 +116,7 @@ class Batches:
         self._pin = pin_memory
         if workers:
             loader.close()  # no open file is handed to another process
-            self._ahead = DataLoader(
-                self._reader,
-                batch_sampler=_Steps(self._steps),
-                num_workers=workers,
-                collate_fn=_checked_collate,
-                prefetch_factor=prefetch,
-                persistent_workers=True,
-                multiprocessing_context=context,
-                pin_memory=pin_memory,
-                generator=torch.Generator(),  # else each epoch would draw from torch's global one
-            )
+            self._ahead = _read_ahead(self._reader, self._steps, workers, prefetch, pin_memory, context)
 
     def plan(self, epoch: int = 0, *, seed: int = 0, start_at: int = 0) -> list[tuple[int, list[Sample]]]:
         """What `epoch` will give: see `deal`. Its length is the number of batches."""
@@ -145,7 +135,7 @@ class Batches:
         """
         self._steps[:] = self.plan(epoch, seed=seed, start_at=start_at)
         steps = list(self._steps)
-        found = self._read_ahead() if self._ahead is not None else self._read_here(steps)
+        found = self._read_by_workers() if self._ahead is not None else self._read_here(steps)
         for (next_sample, _), batch in zip(steps, found, strict=True):
             if isinstance(batch, _Failure):
                 raise InputError(batch.sentence)
@@ -165,7 +155,7 @@ class Batches:
                 batch = {k: v.pin_memory() if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
             yield batch
 
-    def _read_ahead(self) -> Iterator:
+    def _read_by_workers(self) -> Iterator:
         try:
             yield from self._ahead
         except RuntimeError as error:
@@ -227,6 +217,20 @@ class _Steps:
 
     def __len__(self) -> int:
         return len(self.steps)
+
+
+def _read_ahead(reader: _Reader, steps: list, workers: int, prefetch: int, pin: bool, context) -> DataLoader:
+    return DataLoader(
+        reader,
+        batch_sampler=_Steps(steps),
+        num_workers=workers,
+        collate_fn=_checked_collate,
+        prefetch_factor=prefetch,
+        persistent_workers=True,
+        multiprocessing_context=context,
+        pin_memory=pin,
+        generator=torch.Generator(),  # else each epoch would draw from torch's global one
+    )
 
 
 def _check_numbers(positive: dict[str, int], others: dict[str, int]) -> None:
