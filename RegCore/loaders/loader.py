@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from RegCore.geometry import InputError
+from RegCore.loaders.orders import label_indices
 from RegCore.loaders.side import Side
 from RegCore.loaders.sources import Source
 from RegCore.volume import Volume
@@ -102,10 +103,10 @@ class Loader:
         chosen = []
         for moving, fixed, indices in self.sample_indices(epoch, seed):
             moving, fixed = self._number(moving), self._number(fixed)
-            count = self.fixed.channels[fixed] if self.labeled else 0
-            labels = range(count) if self.labeled else [-1]
-            if self.labeled and self.sample_label == "sample":
-                labels = [Random(f"label/{seed}/{epoch}/{len(chosen)}").randrange(count)]
+            labels = [-1]
+            if self.labeled:
+                rng = Random(f"label/{seed}/{epoch}/{len(chosen)}")
+                labels = label_indices(self.fixed.channels[fixed], self.sample_label, rng)
             chosen += [Sample(moving, fixed, tuple(indices), label) for label in labels]
         return chosen
 

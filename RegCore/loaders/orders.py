@@ -96,6 +96,11 @@ def _within(group: int, size: int, option: str, rng: Random) -> FourNumbers:
     return group, moving, group, fixed
 
 
+def label_indices(count: int, sampling: str, rng: Random) -> list[int]:
+    """Which of `count` labels of a pair are used: one drawn ("sample") or each in turn ("all")."""
+    return [rng.randrange(count)] if sampling == "sample" else list(range(count))
+
+
 def buffered_shuffle(entries: list, size: int, rng: Random) -> list:
     """The entries as a buffer of `size` gives them out: filled in order, one drawn at random, refilled.
 
