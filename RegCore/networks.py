@@ -46,7 +46,8 @@ def _channels(encode, decode, initial: int, depth: int) -> tuple[tuple[int, ...]
     encode = _per_level(
         encode or [initial * 2**d for d in range(depth + 1)], depth + 1, "encode_num_channels"
     )
-    return encode, _per_level(decode or encode, depth + 1, "decode_num_channels")
+    decode = _per_level(decode or encode, depth + 1, "decode_num_channels")
+    return encode, (*decode[:-1], encode[-1])  # the way up begins at the bottom of the way down
 
 
 def _options(activation: str | None, norm_name: str, kernel_initializer: str) -> dict:
@@ -130,7 +131,7 @@ class _Network(nn.Module):
 
     def _encode(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Tensors of all levels, finest first, the bottom last."""
-        levels = []
+        x, levels = x.contiguous(memory_format=torch.channels_last_3d), []
         for d, block in enumerate(self.encode_convs):
             levels.append(self._run(block, x))
             if self.pooling:

@@ -97,7 +97,7 @@ class ResidualConv3dBlock(nn.Module):
         out = x
         for i, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True), 1):
             out = norm(layer(out))
-            out = self.act(out + x if i == len(self.layers) else out)
+            out = self.act(out.add_(x) if i == len(self.layers) else out)
         return out
 
 

@@ -46,7 +46,7 @@ class Extraction(nn.Module):
         super().__init__()
         levels = sorted(extract_levels)
         if deepreg:
-            levels = [levels[0] + levels[-1] - level for level in levels]
+            levels = [levels[0] + levels[-1] - level for level in extract_levels]
         self.places = [level - min(extract_levels) for level in levels]
         start = out_kernel_initializer
         made = [
