@@ -10,9 +10,8 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from RegCore import resampler
 from RegCore.geometry import Geometry
-from RegCore.resampler import field_of, warp
+from RegCore.resampler import field_of, volumes, warp
 from RegCore.transforms import AffineTransform, DisplacementField
 from RegCore.volume import Volume
 from Testing.RegCore.grids import GRIDS, LEFT_HANDED, OBLIQUE, SHAPE, affine, rough_field, smooth_field
@@ -257,7 +256,7 @@ def test_how_an_array_lies_in_memory_changes_nothing(layout, kind, dtype):
 
 def test_reading_a_read_only_array_takes_no_copy():
     array = _locked(np.arange(24, dtype=np.float32).reshape(2, 3, 4))
-    tensor = resampler.tensor_of(array)
+    tensor = volumes.tensor_of(array)
     assert tensor.data_ptr() == array.ctypes.data and not array.flags.writeable
 
 
@@ -271,7 +270,7 @@ def test_slabs_give_what_one_piece_gives(monkeypatch, kind):
     labels = Volume((volume.array / 6).astype(np.uint8), MOVING, "labels")
     whole = warp(volume, transform, onto).array, warp(labels, transform, onto).array
     for voxels in (1, 3 * SHAPE[1] * SHAPE[2]):  # 7 slabs, and 3 of which the last is smaller
-        monkeypatch.setattr(resampler, "SLAB_VOXELS", voxels)
+        monkeypatch.setattr(volumes, "SLAB_VOXELS", voxels)
         told = []
         pieces = warp(volume, transform, onto, progress=lambda f, text, _, told=told: told.append((f, text)))
         np.testing.assert_allclose(pieces.array, whole[0], rtol=0, atol=1e-2)
@@ -328,7 +327,7 @@ def test_a_large_volume_is_warped_in_the_memory_of_input_output_and_a_slab():
 
 @pytest.mark.parametrize("geometry", [OBLIQUE, LEFT_HANDED], ids=["oblique", "left-handed"])
 def test_the_field_of_an_affine_and_a_ddf_maps_as_they_do_in_turn(geometry, monkeypatch):
-    monkeypatch.setattr(resampler, "SLAB_VOXELS", 100)
+    monkeypatch.setattr(volumes, "SLAB_VOXELS", 100)
     ddf = np.random.default_rng(0).normal(size=(1, 3, *SHAPE)).astype(np.float32)
     moved = geometry.to_world(geometry.index_grid() + np.moveaxis(ddf[0], 0, -1))
     field = field_of(tilt(), geometry, torch.from_numpy(ddf))

@@ -1,0 +1,171 @@
+"""Volumes and transforms in space: warped, inverted and turned into fields, slab by slab."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from RegCore.geometry import Geometry
+from RegCore.progress import Progress, silent
+from RegCore.resampler.grids import affine_coordinates, index_map
+from RegCore.resampler.sampling import sample
+from RegCore.transforms import AffineTransform, DisplacementField
+from RegCore.volume import Volume
+
+TOLERANCE = 0.04  # voxels by which an inverse may miss
+SLAB_VOXELS = 2**20  # output voxels per slab: 12 MiB of coordinates
+
+
+class _Map:
+    """Indices of one grid -> indices of another through a transform, slab by slab."""
+
+    def __init__(self, transform, onto: Geometry, source: Geometry):
+        self.onto, self.source = onto, source
+        field = isinstance(transform, DisplacementField)
+        self.base = index_map(np.eye(4) if field else transform.matrix, onto, source)
+        self.field = None
+        if field:
+            self.turn = torch.from_numpy(np.linalg.inv(source.affine)[:3, :3]).float()
+            self.same = transform.geometry == onto
+            self.field = torch.from_numpy(np.asarray(transform.mm, np.float32))
+            self.to_field = index_map(np.eye(4), onto, transform.geometry)
+
+    def slab(self, start: int, stop: int) -> torch.Tensor:
+        """Moving indices ``(1, 3, stop - start, J, K)`` of the fixed planes start..stop."""
+        shape = (stop - start, *self.onto.shape[1:])
+        out = affine_coordinates(self.base, shape, start=(start, 0, 0))
+        if self.field is None:
+            return out
+        if self.same:
+            mm = self.field[start:stop]
+        else:
+            at = affine_coordinates(self.to_field, shape, start=(start, 0, 0))
+            mm = sample(self.field.permute(3, 0, 1, 2)[None], at)[0].permute(1, 2, 3, 0)
+        return out.add_((mm.reshape(-1, 3) @ self.turn.T).T.reshape(out.shape))
+
+
+def _slabs(shape):
+    """Ranges of planes of about `SLAB_VOXELS` voxels each."""
+    step = max(1, SLAB_VOXELS // max(shape[1] * shape[2], 1))
+    return [(s, min(s + step, shape[0])) for s in range(0, shape[0], step)]
+
+
+def tensor_of(array: np.ndarray) -> torch.Tensor:
+    """A tensor to read from, in the memory of the array wherever torch can address it.
+
+    Torch takes neither foreign byte orders nor reversed axes, which are copied. It warns of read-only arrays,
+    such as memory-mapped files, which are too large to be copied for that: they are given as writable ones.
+    """
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if min(array.strides) < 0:
+        array = array.copy()
+    if not array.flags.writeable:
+        memory = {**array.__array_interface__, "data": (array.__array_interface__["data"][0], False)}
+        array = np.asarray(SimpleNamespace(owner=array, __array_interface__=memory))
+    return torch.from_numpy(array)
+
+
+def _source_tensor(volume: Volume, nearest: bool) -> torch.Tensor:
+    """The array of a volume as ``(1, C, I, J, K)``, without a copy where its dtype allows."""
+    array = volume.array if volume.array.ndim == 4 else volume.array[..., None]
+    if not nearest:
+        array = np.asarray(array, np.float32)
+    elif array.dtype == bool or array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.int64 if array.dtype.itemsize > 2 else np.int32)
+    return tensor_of(array).permute(3, 0, 1, 2)[None]
+
+
+def _beyond_float32(volume: Volume) -> tuple[float, float] | None:
+    """Smallest value and range of a float64 image whose values float32 can't hold apart, else None."""
+    array = volume.array
+    if volume.kind == "labels" or array.dtype.kind != "f" or array.dtype.itemsize <= 4:
+        return None
+    low, high = float(array.min()), float(array.max())
+    largest = max(abs(low), abs(high))
+    held = 1e-30 < largest < 1e37 and high - low > 1e-4 * largest
+    if held or low == high or not np.isfinite(high - low):
+        return None
+    return low, high - low
+
+
+def warp(
+    volume: Volume,
+    transform: AffineTransform | DisplacementField,
+    onto: Geometry,
+    *,
+    border: str = "constant",
+    fill: float | None = None,
+    progress: Progress = silent,
+) -> Volume:
+    """Pull a volume through a transform onto a grid, once, from its own voxels.
+
+    Images are interpolated linearly, label maps by their nearest voxel, 4-D labels (one binary channel per
+    structure) linearly and cut at one half. The work goes slab by slab: beside input and output only one slab
+    of coordinates is held.
+
+    Args:
+        volume: the moving volume, ``(I, J, K)`` or ``(I, J, K, C)``.
+        transform: x_moving = T(x_fixed), RAS mm.
+        onto: the fixed grid.
+        border: ``constant`` or ``edge``, see `sample`.
+        fill: the value outside the moving volume; by default an image's smallest value, 0 for labels.
+        progress: told after each slab.
+
+    Returns:
+        A volume on ``onto`` of the same kind; images are float32 (float64 if their values need it), label
+        maps keep their dtype.
+
+    Raises:
+        ValueError: unknown border.
+    """
+    unit = _beyond_float32(volume)
+    if unit is not None:
+        low, span = unit
+        scaled = Volume(((volume.array - low) / span).astype(np.float32), volume.geometry)
+        filled = None if fill is None else (fill - low) / span
+        found = warp(scaled, transform, onto, border=border, fill=filled, progress=progress)
+        return Volume(found.array.astype(np.float64) * span + low, onto)
+    labels = volume.kind == "labels"
+    nearest = labels and volume.array.ndim == 3
+    source = _source_tensor(volume, nearest)
+    if fill is None:
+        fill = 0 if labels else float(volume.array.min())
+    dtype = volume.array.dtype.newbyteorder("=") if labels else np.float32
+    out = np.empty((*onto.shape, *volume.array.shape[3:]), dtype)
+    mapping = _Map(transform, onto, volume.geometry)
+    for start, stop in _slabs(onto.shape):
+        values = sample(source, mapping.slab(start, stop), border=border, fill=fill, nearest=nearest)[0]
+        values = values.permute(1, 2, 3, 0) if volume.array.ndim == 4 else values[0]
+        out[start:stop] = (values > 0.5 if labels and not nearest else values).numpy()
+        progress(stop / onto.shape[0], "warp", {})
+    return Volume(out, onto, volume.kind)
+
+
+def field_of(
+    transform: AffineTransform, onto: Geometry, ddf: torch.Tensor | None = None
+) -> DisplacementField:
+    """Displacements in mm of x -> A(x + u(x)) on a grid, u a DDF ``(1, 3, I, J, K)`` in voxels of it."""
+    mm = np.empty((*onto.shape, 3), np.float32)
+    step = (transform.matrix - np.eye(4)) @ onto.affine
+    turn = torch.from_numpy((transform.matrix @ onto.affine)[:3, :3]).float()
+    for start, stop in _slabs(onto.shape):
+        part = affine_coordinates(step, (stop - start, *onto.shape[1:]), start=(start, 0, 0))[0]
+        if ddf is not None:
+            part += torch.einsum("rc,cijk->rijk", turn, ddf[0, :, start:stop].float().cpu())
+        mm[start:stop] = part.permute(1, 2, 3, 0).numpy()
+    return DisplacementField(onto, mm)
+
+
+def inverted(field: DisplacementField, onto: Geometry, progress: Progress = silent) -> DisplacementField:
+    """`DisplacementField.inverse` on a grid, slab by slab, so that Cancel is heard in between."""
+    linear = field.affine or field.affine_part()
+    known = DisplacementField(field.geometry, field.mm, linear)
+    rows = max(1, SLAB_VOXELS // 4 // (onto.shape[1] * onto.shape[2]))
+    parts = []
+    for start in range(0, onto.shape[0], rows):
+        stop = min(start + rows, onto.shape[0])
+        part = onto.cropped((start, 0, 0), (stop, *onto.shape[1:]))
+        parts.append(known.inverse(part, tolerance_voxels=TOLERANCE).mm)
+        progress(stop / onto.shape[0], "inverse", {})
+    return DisplacementField(onto, np.concatenate(parts), linear.inverse())
