@@ -86,7 +86,8 @@ def make_loader(dataset: Mapping, split: str, *, deepreg: bool = False) -> Loade
 def loader_keys(kind: str) -> dict[str, bool]:
     """The keys of the ``dataset`` section that a type of loader takes, and whether each must be there."""
     parameters = list(inspect.signature(LOADERS[kind]).parameters.values())[1:]
-    return {p.name: p.default is p.empty for p in parameters if p.name not in COMMON}
+    named = (p for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in COMMON)
+    return {p.name: p.default is p.empty for p in named}
 
 
 def _usable(files, folders: list[str], name: str, grouped: bool = False) -> Source:

@@ -61,6 +61,7 @@ class Loader:
         self.sample_label, self.seed = sample_label, seed
         self._check_files(skip_bad_files)
         self._check_pairs()
+        self.close()
 
     # ---- what there is ----
 
