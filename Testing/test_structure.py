@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SPACE = {"geometry", "volume", "transforms"}
 OPTIMISERS = SPACE | {"preprocess", "resampler", "features", "losses", "metrics", "progress"}
 EVERYTHING = OPTIMISERS | {"io", "exchange", "optimise", "registration", "phantom", "visualise", "report"}
-EVERYTHING |= {"worker", "results"}
+EVERYTHING |= {"worker", "results", "checkpoint_import"}
 
 # What each room of RegCore may import from RegCore. A new room is entered here on purpose.
 MAY_KNOW = {
@@ -39,6 +39,8 @@ MAY_KNOW = {
     "objective": {"geometry", "names", "losses", "methods"},
     "optimisers": {"geometry", "names"},
     "steps": {"geometry", "methods", "objective"},
+    "model_file": {"geometry", "methods", "tfbundle"},
+    "checkpoint_import": {"geometry", "keras_weights", "model_file", "tfbundle"},
     "optimise": OPTIMISERS,
     "checks": OPTIMISERS | {"optimise"},
     "registration": OPTIMISERS | {"optimise", "checks", "memory"},

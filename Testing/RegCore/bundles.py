@@ -122,12 +122,60 @@ def write_bundle(
     return prefix
 
 
-def graph(nodes: list[tuple[dict[str, int], dict[str, str]]]) -> bytes:
-    """TrackableObjectGraph of nodes (children by name, keys of values by name)."""
+def graph(nodes: list[tuple]) -> bytes:
+    """TrackableObjectGraph of nodes (children by name, keys of values by name, numbers of slots)."""
     out = b""
-    for children, keys in nodes:
+    for children, keys, *slots in nodes:
         body = b"".join(field(1, field(1, node) + field(2, name.encode())) for name, node in children.items())
         for name, key in keys.items():
             body += field(2, field(1, name.encode()) + field(2, b"a/b") + field(3, key.encode()))
+        for slot in slots:
+            body += field(3, field(1, 0) + field(2, b"m") + field(3, slot))
         out += field(1, body)
     return out
+
+
+def write_checkpoint(prefix: Path, weights: dict[str, np.ndarray], more: dict | None = None) -> Path:
+    """Write what DeepReg writes: a network, given by its paths, an optimiser and a counter.
+
+    more: further variables by the slashed path of attributes from the root.
+    """
+    nodes, tensors = [({}, {})], {}
+
+    def add(attributes: list[str], value) -> int:
+        at = 0
+        for name in attributes:
+            if name not in nodes[at][0]:
+                nodes.append(({}, {}))
+                nodes[at][0][name] = len(nodes) - 1
+                if name.startswith("layer_with_weights-"):  # Keras names layers twice
+                    nodes[at][0][name.replace("_with_weights", "")] = len(nodes) - 1
+            at = nodes[at][0][name]
+        key = "/".join(attributes) + "/.ATTRIBUTES/VARIABLE_VALUE"
+        nodes[at][1]["VARIABLE_VALUE"] = key
+        tensors[key] = value
+        return at
+
+    for path, value in weights.items():
+        add(["model", "_model", "layer_with_weights-0", *_attributes(path)], value)
+    for i, value in enumerate(weights.values()):
+        add(["optimizer", "_variables", str(i)], value + 1)
+    add(["optimizer", "_iterations"], np.int64(3))
+    add(["save_counter"], np.int64(1))
+    for path, value in (more or {}).items():
+        add(path.split("/"), value)
+    tensors["_CHECKPOINTABLE_OBJECT_GRAPH"] = [graph(nodes)]
+    return write_bundle(prefix, tensors)
+
+
+def _attributes(path: str) -> list[str]:
+    """The names of the objects that lead to a weight; a number is a place in a list or in a sequence."""
+    out = []
+    for name in path.split("."):
+        if not name.isdecimal():
+            out.append(f"_{name}")
+        elif out[-1].isdecimal() or out[-1] == "_bottom_block":
+            out.append(f"layer_with_weights-{name}")
+        else:
+            out.append(name)
+    return [*out[:-1], out[-1][1:]]

@@ -1,0 +1,31 @@
+"""``regcore import-checkpoint``: a network that DeepReg trained becomes a model file of this program."""
+
+import argparse
+
+from RegCore.cli.arguments import FILE
+
+
+def add_import(commands) -> None:
+    """Add the command to the subparsers of ``regcore``."""
+    parser = commands.add_parser(
+        "import-checkpoint",
+        help="make a model file of a network that DeepReg trained",
+        description="Reads a checkpoint that DeepReg wrote with TensorFlow, which is not needed, and writes "
+        "a model file whose network computes the same.",
+    )
+    what = "checkpoint, as logs/<name>/save/ckpt-<epoch>, without .index"
+    parser.add_argument("checkpoint", help=what, **{**FILE, "metavar": "CKPT"})
+    parser.add_argument("--out", "-o", required=True, help="model file to write, e.g. model.pt", **FILE)
+    what = "configuration of the training (YAML), by default the config.yaml above the checkpoint's folder"
+    parser.add_argument("--config", "-c", help=what, **{**FILE, "metavar": "YAML"})
+    parser.set_defaults(run=_run_import)
+
+
+def _run_import(arguments: argparse.Namespace) -> None:
+    from RegCore.checkpoint_import import import_checkpoint
+
+    made = import_checkpoint(arguments.checkpoint, arguments.config, arguments.out)
+    train = made.config["train"]
+    fixed, moving = ("×".join(map(str, size)) for size in (made.fixed_size, made.moving_size))
+    what = f"{train['backbone']['name']} network for the method {train['method']}"
+    print(f"{arguments.out}: {what}, fixed images {fixed}, moving images {moving} voxels")
