@@ -88,7 +88,7 @@ def peek(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
         count = byte_count(shape, _type(fields))
         data = fields.get("data file") or fields.get("datafile")
         with open(path if data is None else second_file(path, data), "rb") as voxels:
-            if _field(fields, "encoding").lower() == "raw":
+            if _encoding(fields) == "raw":
                 check_length(count, voxels.seek(0, SEEK_END) - (file.tell() if data is None else 0))
             elif not ends_after(voxels, count):
                 read(path)
@@ -217,10 +217,15 @@ def _skipped(fields: dict[str, str], name: str) -> int:
     return 0
 
 
-def _voxels(file, path: Path, fields: dict[str, str], shape: tuple, dtype: np.dtype) -> np.ndarray:
+def _encoding(fields: dict[str, str]) -> str:
     encoding = _field(fields, "encoding").lower()
     if encoding not in ("raw", "gzip", "gz"):
         raise InputError(f"the NRRD encoding must be raw or gzip, but it is {encoding!r}")
+    return encoding
+
+
+def _voxels(file, path: Path, fields: dict[str, str], shape: tuple, dtype: np.dtype) -> np.ndarray:
+    encoding = _encoding(fields)
     lines, skip = _skipped(fields, "line skip"), _skipped(fields, "byte skip")
     for _ in range(lines):
         file.readline(LONGEST_HEADER)

@@ -58,6 +58,18 @@ def test_resizing_axes_of_one_voxel_keeps_the_centre():
     np.testing.assert_allclose(OBLIQUE.resized((7, 1, 9)).centre, OBLIQUE.centre, atol=1e-9)
 
 
+@pytest.mark.parametrize("shape", [(7, 8, 9), (14, 3, 20), (1, 2, 1)])
+@pytest.mark.parametrize("grid", [*GRIDS.values(), SHEARED], ids=[*GRIDS, "sheared"])
+def test_redivided_keeps_the_box_and_shares_it_out(grid, shape):
+    new = grid.redivided(shape)
+    assert new.shape == shape
+    for corner in np.ndindex(2, 2, 2):
+        old = grid.to_world(np.array(corner) * np.array(grid.shape) - 0.5)
+        np.testing.assert_allclose(new.to_world(np.array(corner) * np.array(shape) - 0.5), old, atol=1e-9)
+    np.testing.assert_allclose(new.centre, grid.centre, atol=1e-9)
+    np.testing.assert_allclose(new.spacing * shape, grid.spacing * grid.shape)
+
+
 def test_cropped_keeps_every_voxel_in_place():
     part = OBLIQUE.cropped((2, 0, 3), (6, 8, 5))
     assert part.shape == (4, 8, 2)
