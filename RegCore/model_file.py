@@ -9,6 +9,7 @@ The file is what ``torch.save`` makes of a dict of plain values and tensors::
     moving_size
     labeled     whether labels took part in the training
     state       weights and moving averages by name
+    training    of a checkpoint: what a training needs to go on
 
 It is read with ``weights_only``, so that nothing in it can run code.
 """
@@ -69,9 +70,10 @@ def build(config: Mapping, fixed_size, moving_size, labeled: bool) -> TrainedMod
     return TrainedModel(plain(config, "the configuration"), *sizes, labeled, network)
 
 
-def save_model(path, trained: TrainedModel) -> None:
+def save_model(path, trained: TrainedModel, training: Mapping | None = None) -> None:
     """Write a model to a file, under another name first, so that the file is there whole or not at all.
 
+    training: for a checkpoint, what the training needs to go on: plain values and tensors.
     Raises InputError where the file can't be written, TypeError for a configuration of other things than
     dicts, lists, texts, numbers and None.
     """
@@ -85,6 +87,8 @@ def save_model(path, trained: TrainedModel) -> None:
         "labeled": trained.labeled,
         "state": {name: tensor.cpu() for name, tensor in trained.network.state_dict().items()},
     }
+    if training is not None:
+        content["training"] = training
     aside = path.with_name(path.name + ".part")
     try:
         with open(aside, "wb") as file:
@@ -105,7 +109,7 @@ def load_model(path, device="cpu") -> TrainedModel:
     one, or if it needs a network or method that is not known here.
     """
     path = Path(path)
-    content = _content(path)
+    content = read_model(path)
     try:
         made = build(content["config"], content["fixed_size"], content["moving_size"], content["labeled"])
     except InputError as error:
@@ -133,8 +137,8 @@ def plain(value, what: str):
     raise TypeError(f"{what} is a {type(value).__name__}, which can't be kept in a model file")
 
 
-def _content(path: Path) -> dict:
-    """What the file holds, checked."""
+def read_model(path: Path) -> dict:
+    """What a model file holds, as listed above; tensors on the CPU. Raises InputError as `load_model`."""
     if not path.is_file():
         if is_bundle(path):
             raise _tensorflow(path)

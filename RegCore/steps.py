@@ -19,20 +19,27 @@ def predict(model: nn.Module, batch: Mapping) -> Prediction:
     return model(batch["fixed_image"], batch["moving_image"], batch.get("moving_label"))
 
 
-def _losses(model: nn.Module, objective: Objective, batch: Mapping) -> tuple[torch.Tensor, dict]:
-    prediction, exchanged = predict(model, batch), None
-    if objective.needs_exchanged:
-        exchanged = model(batch["moving_image"], batch["fixed_image"], batch.get("fixed_label"))
+def _losses(
+    model: nn.Module, objective: Objective, batch: Mapping, half: bool = False
+) -> tuple[torch.Tensor, dict]:
+    with torch.autocast(batch["fixed_image"].device.type, torch.bfloat16, enabled=half):
+        prediction, exchanged = predict(model, batch), None
+        if objective.needs_exchanged:
+            exchanged = model(batch["moving_image"], batch["fixed_image"], batch.get("fixed_label"))
     return objective(prediction, batch, exchanged)
 
 
-def add_gradient(model: nn.Module, objective: Objective, batch: Mapping) -> dict[str, torch.Tensor]:
+def add_gradient(
+    model: nn.Module, objective: Objective, batch: Mapping, *, half: bool = False, scale: float = 1.0
+) -> dict[str, torch.Tensor]:
     """Add the gradient of a batch's summed loss to that of the parameters.
 
     Args:
         model: as `RegCore.methods.build_model` makes it, in training mode.
         objective: what is made small.
         batch: see `Objective`.
+        half: whether the network computes in bfloat16; the loss is computed in the dtype of the images.
+        scale: factor of the gradient.
 
     Returns:
         What to log, ``(B,)`` each; see `Objective`.
@@ -40,8 +47,8 @@ def add_gradient(model: nn.Module, objective: Objective, batch: Mapping) -> dict
     Raises:
         InputError: as `Objective`.
     """
-    total, parts = _losses(model, objective, batch)
-    total.sum().backward()
+    total, parts = _losses(model, objective, batch, half)
+    (total.sum() * scale).backward()
     return parts
 
 

@@ -221,12 +221,18 @@ class BatchNorm3d(nn.BatchNorm3d):
 
     eps 1e-3, moving averages keep 0.99 of the old value. One value per channel, as at the bottom of a deep
     network on a small image, has zero variance and gives the bias; torch alone would refuse it.
+
+    synchronised: whether mean and variance are those of the batches of all processes of a training.
     """
+
+    synchronised = False
 
     def __init__(self, channels: int):
         super().__init__(channels, eps=1e-3, momentum=0.01)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and self.synchronised:
+            return self._over_processes(x)
         if not self.training or x.numel() > x.shape[1]:
             return super().forward(x)
         with torch.no_grad():
@@ -235,6 +241,24 @@ class BatchNorm3d(nn.BatchNorm3d):
             self.running_var.mul_(1 - self.momentum)
         centred = (x - x.detach()) * 0  # the mean is the value itself: zero, and no gradient reaches x
         return centred * self.weight.view(1, -1, 1, 1, 1) + self.bias.view(1, -1, 1, 1, 1)
+
+    def _over_processes(self, x: torch.Tensor) -> torch.Tensor:
+        """Mean and variance over all processes; gradients go through both sums."""
+        from torch.distributed.nn.functional import all_reduce  # not in every PyTorch
+
+        axes, one = (0, 2, 3, 4), (1, -1, 1, 1, 1)
+        count = torch.tensor([x.numel() / x.shape[1]], dtype=torch.float32, device=x.device)
+        count = float(all_reduce(count))
+        wide = x.float()
+        mean = all_reduce(wide.sum(axes)) / count
+        centred = wide - mean.view(one)
+        variance = all_reduce((centred * centred).sum(axes)) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)
+        scale = self.weight / torch.sqrt(variance + self.eps)
+        return (centred * scale.view(one) + self.bias.view(one)).to(x.dtype)
 
 
 class LayerNorm(nn.Module):
