@@ -42,6 +42,7 @@ what else it takes are keys of the ``dataset`` section. `open_files` is called a
 FILE_LOADERS = {"nifti": NiftiFiles, "h5": H5Files}
 """Each is called as ``(folders, name, grouped=False)`` and gives a `Source`."""
 SPLITS = ("train", "valid", "test")
+READING = ("cache", "workers")  # keys of the section that say how `Batches` are read
 COMMON = ("labeled", "sample_label", "seed", "skip_bad_files")  # what every loader takes
 
 
@@ -107,7 +108,8 @@ def _usable(files, folders: list[str], name: str, grouped: bool = False) -> Sour
 def _options(make, dataset: Mapping) -> dict:
     kind = dataset["type"]
     known = loader_keys(kind)
-    given = {k: v for k, v in dataset.items() if k not in (*SPLITS, *COMMON, "type")}
+    others = (*SPLITS, *COMMON, *READING, "type")
+    given = {k: v for k, v in dataset.items() if k not in others and v is not None}
     for key in given:
         if key not in known:
             hint = _nearest(key, [*known, *COMMON[1:]])

@@ -156,6 +156,13 @@ def test_splits_differ_in_their_defaults_and_a_value_holds_for_all(tmp_path):
     assert all((v.seed, v.sample_label) == (7, "sample") for v in (make_loader(section, s) for s in made))
 
 
+def test_keys_that_say_nothing_to_the_loader_are_passed_over(tmp_path):
+    data.write(tmp_path, "unpaired", "nifti")
+    section = data.dataset("unpaired", "nifti", tmp_path, labeled=False, cache=1.5, workers=2)
+    section |= {"moving_image_shape": None, "sample_label": None, "skip_bad_files": False}
+    assert make_loader(section, "train").sample_label == "sample"
+
+
 @pytest.mark.parametrize("valid", [None, {}, {"dir": None}, {"dir": "", "format": "nifti"}])
 def test_a_split_without_a_folder_is_no_loader(valid):
     assert make_loader({"type": "paired", "valid": valid}, "valid") is None
