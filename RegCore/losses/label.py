@@ -198,6 +198,7 @@ def _generalised_dice(fixed, warped, binary: bool, smooth_nr: float, smooth_dr: 
     fixed, warped = _binary(fixed, warped, binary)
     product, total, _ = _sums(fixed, warped)
     weight = fixed.sum(dim=VOXELS).clamp_min(1) ** -2
+    weight = weight / weight.sum(1, keepdim=True)  # so that sums stay numbers of voxels beside the smoothing
     return -(2 * (weight * product).sum(1) + smooth_nr) / ((weight * total).sum(1) + smooth_dr)
 
 

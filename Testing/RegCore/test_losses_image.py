@@ -66,6 +66,18 @@ def test_a_flat_image_scores_nothing_in_lncc_and_gncc_and_best_in_deepreg():
         torch.testing.assert_close(loss(fixed, flat, deepreg=True), torch.tensor([-1.0, -1.0]))
 
 
+@pytest.mark.parametrize("name", IMAGE_LOSSES)
+@pytest.mark.parametrize("level", [0.0, 0.3, 1.0])
+def test_a_flat_image_is_no_better_than_a_similar_one_and_has_a_finite_slope(name, level):
+    fixed, warped = images(dtype=torch.float32)
+    for pair in ((fixed, torch.full_like(fixed, level)), (torch.full_like(fixed, level), fixed)):
+        moved = pair[1].clone().requires_grad_(True)
+        value = IMAGE_LOSSES[name](pair[0], moved)
+        value.sum().backward()
+        assert moved.grad.isfinite().all()
+        assert (value > IMAGE_LOSSES[name](fixed, warped) + 0.01).all()
+
+
 def test_lncc_sees_no_change_of_contrast_within_a_float32():
     fixed, _ = images(dtype=torch.float32)
     torch.testing.assert_close(lncc(fixed, 0.2 * fixed + 0.5), torch.tensor([-1.0, -1.0]), atol=2e-3, rtol=0)

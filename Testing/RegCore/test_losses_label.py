@@ -87,6 +87,20 @@ def test_generalised_dice_weights_structures_by_their_size():
     assert found == pytest.approx(-2 * numerator / denominator, rel=1e-3)
 
 
+@pytest.mark.parametrize("loss", [dice, jaccard, generalised_dice])
+def test_overlap_does_not_depend_on_the_size_of_the_grid(loss):
+    """The smoothing constants must not outweigh the sums, however many voxels a structure has."""
+    for size in (4, 100):
+        fixed, warped = torch.zeros(1, 2, size, size, size), torch.zeros(1, 2, size, size, size)
+        fixed[:, 0, : size // 2], fixed[:, 1, size // 2 :] = 1, 1
+        apart, half = fixed.flip(1), fixed.clone()
+        warped[:] = fixed
+        half[:, :, :, : size // 2] = 0
+        assert loss(fixed, apart).item() == pytest.approx(0, abs=1e-5)
+        assert loss(fixed, warped).item() == pytest.approx(-1)
+        assert loss(fixed, half).item() == pytest.approx(-1 / 2 if loss is jaccard else -2 / 3, abs=1e-5)
+
+
 @pytest.mark.parametrize("name", LABEL_LOSSES)
 def test_every_loss_has_the_gradient_of_finite_differences_at_two_scales(name):
     fixed, warped = memberships((2, 2, 3, 4, 3))
