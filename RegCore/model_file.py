@@ -26,6 +26,7 @@ import torch
 from torch import nn
 
 from RegCore.geometry import InputError
+from RegCore.io.files import whole
 from RegCore.methods import build_model
 from RegCore.tfbundle import is_bundle
 
@@ -89,17 +90,10 @@ def save_model(path, trained: TrainedModel, training: Mapping | None = None) -> 
     }
     if training is not None:
         content["training"] = training
-    aside = path.with_name(path.name + ".part")
-    try:
-        with open(aside, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    except OSError as error:
-        raise InputError(f"{path}: the model can't be written here ({error.strerror})") from None
-    finally:
-        aside.unlink(missing_ok=True)
+    with whole(path) as side, open(side, "wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load_model(path, device="cpu") -> TrainedModel:

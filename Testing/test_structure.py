@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SPACE = {"geometry", "volume", "transforms"}
 OPTIMISERS = SPACE | {"preprocess", "resampler", "features", "losses", "metrics", "progress"}
 EVERYTHING = OPTIMISERS | {"io", "exchange", "optimise", "registration", "phantom", "visualise", "report"}
-EVERYTHING |= {"worker", "results", "checkpoint_import"}
+EVERYTHING |= {"worker", "results", "checkpoint_import", "generate"}
 
 # What each room of RegCore may import from RegCore. A new room is entered here on purpose.
 MAY_KNOW = {
@@ -39,12 +39,13 @@ MAY_KNOW = {
     "objective": {"geometry", "names", "losses", "methods"},
     "optimisers": {"geometry", "names"},
     "steps": {"geometry", "methods", "objective"},
-    "model_file": {"geometry", "methods", "tfbundle"},
+    "model_file": {"geometry", "io", "methods", "tfbundle"},
     "checkpoint_import": {"geometry", "keras_weights", "model_file", "tfbundle"},
     "optimise": OPTIMISERS,
     "checks": OPTIMISERS | {"optimise"},
     "registration": OPTIMISERS | {"optimise", "checks", "memory"},
     "phantom": SPACE,
+    "generate": SPACE | {"io", "phantom"},
     "visualise": SPACE | {"report"},
     "report": set(),
     "results": SPACE | {"io", "visualise"},
@@ -55,7 +56,7 @@ MAY_KNOW = {
 }
 GUI = {"slicer", "vtk", "vtkmodules", "qt", "ctk", "PySide6", "PythonQt", "matplotlib", "SimpleITK", "itk"}
 WITHOUT_TORCH = SPACE | {"io", "memory", "progress", "phantom", "visualise", "report", "results", "cli"}
-WITHOUT_TORCH |= {"__main__", "__init__"}
+WITHOUT_TORCH |= {"__main__", "__init__", "generate"}
 READERS = {"nibabel", "h5py"}
 UNIX = {"fcntl", "grp", "pwd", "resource", "termios"}
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from RegCore.geometry import InputError
-from RegCore.model_file import TrainedModel, build, load_model, save_model
+from RegCore.model_file import TrainedModel, build, load_model, read_model, save_model
 from Testing.RegCore.bundles import write_bundle
 
 CONFIG = {
@@ -63,15 +63,22 @@ def test_writing_replaces_the_file_at_once_and_leaves_nothing_beside_it(path, tr
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(
-        InputError, match=r"model\.pt: the model can't be written here \(No space left on device\)"
-    ):
+    with pytest.raises(InputError, match=r"model\.pt: can't be written \(No space left on device\)"):
         save_model(path, trained)
     assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
 
 
+def test_what_a_training_needs_to_go_on_is_kept_beside(path, trained):
+    training = {"epoch": 3, "moments": [torch.arange(3.0)]}
+    save_model(path, trained, training)
+    found = read_model(path)["training"]
+    assert found["epoch"] == 3 and torch.equal(found["moments"][0], training["moments"][0])
+    save_model(path, load_model(path))
+    assert "training" not in read_model(path)
+
+
 def test_a_folder_that_is_not_there(tmp_path, trained):
-    with pytest.raises(InputError, match="can't be written here"):
+    with pytest.raises(InputError, match="can't be written, there is no folder"):
         save_model(tmp_path / "nowhere" / "model.pt", trained)
 
 
