@@ -90,16 +90,16 @@ def make_phantom(
         if modality not in TISSUE:
             raise InputError(f"a phantom can be scanned as {' or '.join(TISSUE)}, not as {modality!r}")
     random = np.random.default_rng(seed)
-    noise = _Noise(random)
+    noise = Noise(random)
     fixed_grid = _grid(fixed_shape, (268, 216, 226), (-1, -1, 1), (7, -5, 9), (3, -2, 1))
     moving_grid = _grid(moving_shape, (276, 224, 232), (1, -1, 1), (-6, 8, -4), (-4, 5, 2))
-    truth = _deformation(fixed_grid, displacement_mm, random)
+    truth = random_deformation(fixed_grid, displacement_mm, random)
     scans, maps = [], []
     for grid, points, modality in (
         (fixed_grid, fixed_grid.world_grid() + truth.mm, modalities[0]),
         (moving_grid, moving_grid.world_grid(), modalities[1]),
     ):
-        image, labels = _anatomy(points, noise, modality)
+        image, labels = anatomy(points, noise, modality)
         image += NOISE[modality] * random.standard_normal(image.shape, dtype=np.float32)
         scans.append(Volume(image, grid, "image"))
         maps.append(Volume(labels, grid, "labels"))
@@ -107,7 +107,7 @@ def make_phantom(
     return Case(*scans, *maps, pairs, truth)
 
 
-class _Noise:
+class Noise:
     """A smooth random function of space, periodic over 64 cells, with several independent channels."""
 
     def __init__(self, random: np.random.Generator):
@@ -129,8 +129,11 @@ def _grid(shape, extent_mm, signs, degrees, centre) -> Geometry:
     return Geometry(shape, affine)
 
 
-def _deformation(grid: Geometry, mean_mm: float, random: np.random.Generator) -> DisplacementField:
-    """A slightly stretched rigid motion and a smooth random deformation, on the grid of the fixed image."""
+def random_deformation(grid: Geometry, mean_mm: float, random: np.random.Generator) -> DisplacementField:
+    """A slightly stretched rigid motion and a smooth random deformation, on the grid of the fixed image.
+
+    Raises InputError for a mean length inside the body, in mm, with which it could fold.
+    """
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.from_rotvec(random.uniform(-0.04, 0.04, 3)).as_matrix()
     matrix[:3, :3] *= 1 + random.uniform(-0.03, 0.03, 3)
@@ -162,8 +165,11 @@ def _strength(rigid: np.ndarray, smooth: np.ndarray, mean_mm: float) -> float:
     return low
 
 
-def _anatomy(points: np.ndarray, noise: _Noise, modality: str) -> tuple[np.ndarray, np.ndarray]:
-    """Intensity (float32) and label (uint8) at points (..., 3) RAS mm of the moving space."""
+def anatomy(points: np.ndarray, noise: Noise, modality: str) -> tuple[np.ndarray, np.ndarray]:
+    """Intensity (float32), without a scanner's noise, and label (uint8) at points (..., 3) RAS mm.
+
+    noise: what makes this patient's organs and their texture differ from another's.
+    """
     value = TISSUE[modality]
     points = points.astype(np.float32)
     texture = 0.7 * noise(points, 34.0, 3) + 0.6 * noise(points, 15.0, 4)

@@ -36,7 +36,7 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    files = (path for path in (ROOT / "RegCore").rglob("*.py"))
+    files = (path for path in (ROOT / "RegCore").rglob("*") if path.suffix in (".py", ".yaml"))
     assert names == {path.relative_to(ROOT).as_posix() for path in files}
     assert any(name.endswith("LICENSE.txt") for name in wheel.namelist())
 
@@ -50,8 +50,11 @@ def test_the_wheel_says_what_it_is_and_needs(wheel):
     assert sorted(needs) == ["h5py", "nibabel", "numpy", "pillow", "pyyaml", "scipy"]
     scripts = configparser.ConfigParser()
     scripts.read_string(wheel.read(info["entry_points.txt"]).decode())
-    module, function = scripts["console_scripts"]["regcore"].split(":")
-    assert callable(getattr(importlib.import_module(module), function))
+    names = ("train", "predict", "warp", "vis", "download")
+    assert set(scripts["console_scripts"]) == {"regcore", *(f"deepreg_{name}" for name in names)}
+    for place in scripts["console_scripts"].values():
+        module, function = place.split(":")
+        assert callable(getattr(importlib.import_module(module), function))
 
 
 def test_an_image_can_be_read_from_the_unpacked_wheel(wheel, tmp_path):

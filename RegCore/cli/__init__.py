@@ -5,22 +5,29 @@ and sets ``run``, the function that gets the arguments. A new family is entered 
 """
 
 import argparse
+import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from RegCore.cli.arguments import DEVICES, Parser
+from RegCore.cli.checkpoint import add_import
+from RegCore.cli.download import add_download
 from RegCore.cli.register import METHODS, add_register
+from RegCore.cli.vis import add_vis
+from RegCore.cli.warp import add_warp
 from RegCore.cli.worker import add_worker
 from RegCore.geometry import InputError
 from RegCore.progress import Cancelled
 
 __all__ = ["BAD_INPUT", "CANCELLED", "DEVICES", "FAILED", "LOAD", "METHODS", "busy", "main", "run"]
 
-FAMILIES = (add_register, add_worker)
+FAMILIES = (add_register, add_warp, add_vis, add_download, add_import, add_worker)
 LOAD = Path("/proc/loadavg")
+LOG_LEVEL = "DEEPREG_LOG_LEVEL"
 BAD_INPUT, FAILED, CANCELLED = 2, 1, 130
 
 
@@ -40,7 +47,8 @@ def run(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] 
     parser = make_parser()
     try:
         arguments = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
-        arguments.run(arguments)
+        with _logging():
+            arguments.run(arguments)
     except InputError as error:
         return _complain(parser, f"error: {error}", BAD_INPUT)
     except (Cancelled, KeyboardInterrupt):
@@ -54,6 +62,24 @@ def run(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] 
     except SystemExit as end:  # argparse after --help
         return int(end.code or 0)
     return 0
+
+
+@contextmanager
+def _logging():
+    """Show what RegCore logs on standard error, from the level on that DEEPREG_LOG_LEVEL (0 to 5) names."""
+    number = os.environ.get(LOG_LEVEL, "2")
+    if number not in ("0", "1", "2", "3", "4", "5"):
+        raise InputError(f"the environment variable {LOG_LEVEL} must be a number from 0 to 5, not {number!r}")
+    logger, handler = logging.getLogger("RegCore"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+    before = logger.level
+    logger.setLevel(max(logging.DEBUG, 10 * int(number)))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def busy() -> bool:

@@ -88,6 +88,8 @@ def load_voxels(path) -> tuple[np.ndarray, Geometry]:
         found = _found(READERS, path)
         if not isinstance(found, Contents):
             raise InputError("a volume was expected, but the file holds a transform")
+        if found.declared:
+            raise InputError("a volume was expected, but the file holds displacements in mm, a transform")
         array = found.array.reshape(_without_frames(found.array.shape))
         return array, Geometry(array.shape[:3], found.affine)
 

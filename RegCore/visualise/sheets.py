@@ -61,24 +61,46 @@ class Samples:
 def make_sheets(fixed: Volume, labels: Volume | None, pixels: int) -> list[Sheet]:
     """The three planes of a volume through its structures; its longest side takes `pixels`."""
     geometry = fixed.geometry
-    # Which voxel axis is nearest to which patient axis, one to one.
-    _, voxel_axis = linear_sum_assignment(-np.abs(geometry.direction))
-    extent = geometry.spacing * geometry.shape
-    pixel_mm = float(extent.max()) / pixels
+    pixel_mm = float((geometry.spacing * geometry.shape).max()) / pixels
     focus = _focus(fixed, labels)
-    sheets = []
-    for name, right, down, letters in PLANES:
-        axes = [int(voxel_axis[right]), int(voxel_axis[down])]
-        ticks = []
-        for ras, axis in zip((right, down), axes, strict=True):
-            count = max(2, round(extent[axis] / pixel_mm))
-            places = (np.arange(count) + 0.5) / count * geometry.shape[axis] - 0.5
-            ticks.append(places[::-1] if geometry.direction[ras, axis] > 0 else places)
-        index = np.empty((len(ticks[1]), len(ticks[0]), 3))
-        index[:] = focus
-        index[..., axes[0]], index[..., axes[1]] = ticks[0], ticks[1][:, None]
-        sheets.append(Sheet(name, letters, index, geometry.to_world(index), pixel_mm))
-    return sheets
+    return [plane_sheet(geometry, int(axis), focus, pixel_mm) for axis in _voxel_axes(geometry)[::-1]]
+
+
+def _voxel_axes(geometry: Geometry) -> np.ndarray:
+    """Which voxel axis is nearest to the patient axes R, A and S, one to one."""
+    return linear_sum_assignment(-np.abs(geometry.direction))[1]
+
+
+def plane_sheet(geometry: Geometry, axis: int, place, pixel_mm: float) -> Sheet:
+    """The plane of a grid through the voxel index `place`, across a voxel axis, seen as a doctor sees it."""
+    (name, *toward, letters), axes = _plane(geometry, axis)
+    extent = geometry.spacing * geometry.shape
+    ticks = []
+    for ras, along in zip(toward, axes, strict=True):
+        places = pixel_places(geometry.shape[along], max(2, round(extent[along] / pixel_mm)))
+        ticks.append(places[::-1] if geometry.direction[ras, along] > 0 else places)
+    index = np.empty((len(ticks[1]), len(ticks[0]), 3))
+    index[:] = place
+    index[..., axes[0]], index[..., axes[1]] = ticks[0], ticks[1][:, None]
+    return Sheet(name, letters, index, geometry.to_world(index), pixel_mm)
+
+
+def fitting_pixel(geometry: Geometry, axis: int, size: tuple[int, int]) -> float:
+    """Distance of pixels in mm with which the planes across a voxel axis just fit (width, height) pixels."""
+    width, height = (geometry.spacing[n] * geometry.shape[n] for n in _plane(geometry, axis)[1])
+    return float(max(width / size[0], height / size[1]))
+
+
+def _plane(geometry: Geometry, axis: int) -> tuple[tuple, list[int]]:
+    """The entry of `PLANES` across a voxel axis, and the voxel axes that run to the right and downwards."""
+    voxel_axis = _voxel_axes(geometry).tolist()
+    plane = PLANES[2 - voxel_axis.index(axis)]
+    return plane, [voxel_axis[plane[1]], voxel_axis[plane[2]]]
+
+
+def pixel_places(voxels: int, pixels: int) -> np.ndarray:
+    """Where the centres of pixels that share out a row of voxels lie, in voxel indices, (pixels,)."""
+    return (np.arange(pixels) + 0.5) / pixels * voxels - 0.5
 
 
 def _focus(fixed: Volume, labels: Volume | None) -> np.ndarray:
@@ -123,43 +145,52 @@ def sample_sheet(
     mapped = transform.map(sheet.world)
     start = moving.geometry.to_index(sheet.world)
     given = {name: volume for name, volume in labels.items() if volume is not None}
-    outlines = {name: _outlines(volume, sheet) for name, volume in given.items()}
-    after = _values(warped.array, sheet.index)
-    after[~_inside(moving.geometry, moving.geometry.to_index(mapped))] = np.nan
+    outlines = {name: outlines_of(volume, sheet.world, sheet.pixel_mm) > 0 for name, volume in given.items()}
+    after = values_at(warped.array, sheet.index)
+    after[~inside(moving.geometry.shape, moving.geometry.to_index(mapped))] = np.nan
     return Samples(
-        _values(fixed.array, sheet.index), _values(moving.array, start), after, mapped - sheet.world, outlines
+        values_at(fixed.array, sheet.index),
+        values_at(moving.array, start),
+        after,
+        mapped - sheet.world,
+        outlines,
     )
 
 
-def _inside(geometry: Geometry, index: np.ndarray) -> np.ndarray:
-    """Where indices (..., 3) lie on the grid, the outer halves of the border voxels included."""
-    return ((index >= -0.5) & (index <= np.array(geometry.shape) - 0.5)).all(-1)
+def inside(shape: tuple[int, ...], index: np.ndarray) -> np.ndarray:
+    """Where indices (..., 3) lie on a grid of this shape, the outer halves of the border voxels included."""
+    return ((index >= -0.5) & (index <= np.array(shape) - 0.5)).all(-1)
 
 
-def _values(array: np.ndarray, index: np.ndarray) -> np.ndarray:
+def values_at(array: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Linear interpolation of an array (I, J, K) at indices (..., 3), float64, NaN outside the array."""
     values = map_coordinates(array, np.moveaxis(index, -1, 0), order=1, mode="nearest", output=np.float64)
-    inside = ((index >= -0.5) & (index <= np.array(array.shape) - 0.5)).all(-1)
-    return np.where(inside, values, np.nan)
+    return np.where(inside(array.shape, index), values, np.nan)
 
 
-def _outlines(labels: Volume, sheet: Sheet) -> np.ndarray:
-    """The edges of all structures on a sheet, (H, W) bool, smoothed over half a voxel."""
-    nearest = np.rint(labels.geometry.to_index(sheet.world)).astype(np.int64)
+def outlines_of(labels: Volume, world: np.ndarray, pixel_mm: float) -> np.ndarray:
+    """The edges of the structures at points (H, W, 3) RAS mm, smoothed over half a voxel, (H, W) int64.
+
+    0 where there is no edge, else the label, or the number of the channel counted from 1; of labels below
+    0 the absolute value.
+    """
+    nearest = np.rint(labels.geometry.to_index(world)).astype(np.int64)
     limits = np.array(labels.geometry.shape) - 1
-    inside = ((nearest >= 0) & (nearest <= limits)).all(-1)
+    seen = ((nearest >= 0) & (nearest <= limits)).all(-1)
     values = labels.array[tuple(np.moveaxis(np.clip(nearest, 0, limits), -1, 0))]
-    smooth = float(labels.geometry.spacing.mean()) / sheet.pixel_mm / 2
-    edges = np.zeros(sheet.index.shape[:2], bool)
-    channels = np.moveaxis(values, -1, 0) if values.ndim == 3 else [values]
-    for channel in channels:
-        numbers = np.where(inside, channel, 0)
+    smooth = float(labels.geometry.spacing.mean()) / pixel_mm / 2
+    edges = np.zeros(world.shape[:2], np.int64)
+    several = values.ndim == 3
+    for channel, plane in enumerate(np.moveaxis(values, -1, 0) if several else [values], start=1):
+        numbers = np.where(seen, plane, 0).astype(np.int64)
         found, compact = np.unique(numbers, return_inverse=True)
         compact = compact.reshape(numbers.shape) + (0 if found[0] == 0 else 1)
+        names = found if found[0] == 0 else [0, *found]
         width = 3 if len(found) < CROWDED else 2
         for number, box in enumerate(find_objects(compact), start=1):
-            if box is not None:
-                edges |= _edge(compact == number, box, smooth, width)
+            if box is not None and names[number] != 0:
+                edge = _edge(compact == number, box, smooth, width)
+                edges[edge] = channel if several else abs(names[number])
     return edges
 
 
