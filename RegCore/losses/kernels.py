@@ -1,7 +1,6 @@
-"""One-dimensional kernels, and the separable filters and box sums that losses are made of."""
+"""One-dimensional kernels, and the separable filters that losses are made of."""
 
 import torch
-import torch.nn.functional as F
 
 from RegCore.geometry import InputError
 
@@ -80,32 +79,3 @@ def separable_filter(x: torch.Tensor, kernel: torch.Tensor, *, adjoint: bool = F
         matrices = [m.T for m in matrices]
     x = matrices[1] @ (x @ matrices[2].T)
     return (matrices[0] @ x.flatten(-2)).view(x.shape)
-
-
-def box_sum(x: torch.Tensor, size: int, before: int) -> torch.Tensor:
-    """Sums over windows of ``size`` voxels along each of the last three axes, zeros outside; same shape.
-
-    The window of a voxel begins ``before`` voxels ahead of it. Doubling adds: sums of 1, 2, 4, ... voxels are
-    built from each other, so that 9 voxels take four additions. The adjoint is the same sum with
-    ``before = size - 1 - before``.
-    """
-    x = F.pad(x, [before, size - 1 - before] * 3)
-    for axis in (1, 2, 3):
-        x = _window_sum(x, size, x.ndim - axis)
-    return x
-
-
-def _window_sum(x: torch.Tensor, size: int, dim: int) -> torch.Tensor:
-    """Sums of ``size`` consecutive entries along ``dim`` where all of them exist."""
-    length = x.shape[dim] - size + 1
-    total, start, width = None, 0, 1
-    while True:
-        if size & width:  # this power of two is part of the window
-            piece = x.narrow(dim, start, length)
-            total = piece if total is None else total + piece
-            start += width
-        if 2 * width > size:
-            return total
-        n = x.shape[dim] - width
-        x = x.narrow(dim, 0, n) + x.narrow(dim, width, n)
-        width *= 2

@@ -8,7 +8,8 @@ from torch.autograd.function import once_differentiable
 
 from RegCore.geometry import InputError
 from RegCore.losses.checks import check_pair
-from RegCore.losses.kernels import SIZE_KERNELS, box_sum, separable_filter
+from RegCore.losses.kernels import SIZE_KERNELS, separable_filter
+from RegCore.resampler import box_sum
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Fields of displacements or velocities ``(B, 3, I, J, K)`` in voxels: warp, compose, integrate, resize."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -11,39 +13,60 @@ def warp_image_ddf(
     image: torch.Tensor, ddf: torch.Tensor, *, border: str = "edge", fill: float = 0.0, nearest: bool = False
 ) -> torch.Tensor:
     """Image ``(B, C, I, J, K)`` pulled by a DDF ``(B, 3, i, j, k)``: out(x) = image(x + ddf(x)), voxels."""
-    grid = reference_grid(ddf.shape[2:], dtype=ddf.dtype, device=ddf.device)
+    dtype = torch.promote_types(ddf.dtype, torch.float32)  # half precision can't hold indices
+    grid = reference_grid(ddf.shape[2:], dtype=dtype, device=ddf.device)
     return sample(image, grid + ddf, border=border, fill=fill, nearest=nearest)
 
 
-def compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+def compose(outer: torch.Tensor, inner: torch.Tensor, *, border: str = "edge") -> torch.Tensor:
     """DDF of x -> (id + outer)((id + inner)(x)), both ``(B, 3, I, J, K)`` in voxels of one grid."""
-    return inner + warp_image_ddf(outer, inner)
+    return inner + warp_image_ddf(outer, inner, border=border)
 
 
-def integrate(velocity: torch.Tensor, steps: int = 7) -> torch.Tensor:
+def integrate(
+    velocity: torch.Tensor, steps: int = 7, *, border: str = "edge", scale: float = 1.0
+) -> torch.Tensor:
     """exp of a stationary velocity field by scaling and squaring (Arsigny et al., MICCAI 2006).
 
     Args:
         velocity: ``(B, 3, I, J, K)`` in voxels per unit time.
         steps: number of squarings; the first step is velocity / 2**steps.
+        border: what the field is beyond its grid, see `sample`; DeepReg's is ``zero_boundary``.
+        scale: size of the grid on which it is done, as a part of the field's: 0.5 takes an eighth of time and
+            memory and agrees with 1 for fields that are smooth over four voxels (Dalca et al., 2019).
 
     Returns:
         The DDF ``(B, 3, I, J, K)`` in voxels.
     """
+    shape = velocity.shape[2:]
+    if scale != 1:
+        velocity = resize_ddf(velocity, [min(n, max(round(n * scale), 2)) for n in shape])
     ddf = velocity / 2**steps
     for _ in range(steps):
-        ddf = compose(ddf, ddf)
-    return ddf
+        ddf = compose(ddf, ddf, border=border)
+    return resize_ddf(ddf, shape) if scale != 1 else ddf
 
 
-def resize3d(image: torch.Tensor, shape, *, align_corners: bool = True) -> torch.Tensor:
-    """Trilinear resize of ``(B, C, I, J, K)`` to ``shape``; corner voxels keep their place by default."""
-    if tuple(image.shape[2:]) == tuple(shape):
+def resize3d(
+    image: torch.Tensor, shape: Sequence[int], *, align_corners: bool = True, nearest: bool = False
+) -> torch.Tensor:
+    """An image ``(B, C, I, J, K)`` of another size: trilinear, without smoothing before.
+
+    Args:
+        shape: the size wanted.
+        align_corners: corner voxels keep their place: index x (n - 1) / (m - 1). Otherwise the outer faces of
+            the corner voxels do: (x + 1/2) n / m - 1/2, edges extended, as DeepReg resizes.
+        nearest: take the nearest voxel (of outer faces kept in place) in place of interpolation.
+    """
+    shape = tuple(shape)
+    if tuple(image.shape[2:]) == shape:
         return image
-    return F.interpolate(image, size=tuple(shape), mode="trilinear", align_corners=align_corners)
+    if nearest:
+        return F.interpolate(image, size=shape, mode="nearest-exact")
+    return F.interpolate(image, size=shape, mode="trilinear", align_corners=align_corners)
 
 
-def resize_ddf(ddf: torch.Tensor, shape) -> torch.Tensor:
+def resize_ddf(ddf: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """A DDF ``(B, 3, I, J, K)`` on another grid over the same corner voxels, in voxels of that grid."""
     old = ddf.shape[2:]
     scale = [(n - 1) / max(o - 1, 1) for n, o in zip(shape, old, strict=True)]

@@ -3,12 +3,43 @@
 Images are ``(B, C, I, J, K)``, coordinates ``(B, 3, *out)`` in voxels of the image, channel order i, j, k.
 """
 
-from itertools import product
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 
+from RegCore.geometry import InputError
+from RegCore.resampler.grids import get_n_bits_combinations
+
 BORDERS = ("edge", "constant", "zero_boundary")
+
+
+def pyramid_combination(
+    values: Sequence[torch.Tensor], weight_floor: Sequence[torch.Tensor], weight_ceil: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """Weighted sum over the corners of an n-dimensional cell, folded axis by axis from the last.
+
+    sum over corners b of values[b] * product over axes d of weight_floor[d] if b[d] = 0, else weight_ceil[d]:
+    with weights 1 - t and t the multilinear interpolation at t.
+
+    Args:
+        values: 2**n tensors in the order of `get_n_bits_combinations`.
+        weight_floor, weight_ceil: n tensors each, which broadcast against the values.
+
+    Returns:
+        A tensor of the shape of one of the values.
+
+    Raises:
+        InputError: the numbers of values and weights don't belong together.
+    """
+    if len(weight_ceil) != len(weight_floor) or len(values) != 2 ** len(weight_floor):
+        raise InputError(
+            f"n weights of each kind combine 2**n values, but {len(values)} values came with"
+            f" {len(weight_floor)} floor and {len(weight_ceil)} ceil weights"
+        )
+    for low, high in zip(reversed(weight_floor), reversed(weight_ceil), strict=True):
+        values = [a * low + b * high for a, b in zip(values[::2], values[1::2], strict=True)]
+    return values[0]
 
 
 def _normalised(coordinates: torch.Tensor, shape) -> torch.Tensor:
@@ -53,20 +84,31 @@ def _linear(image: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
 
 
 def _linear_left(image: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
-    """As `_linear`, but a whole coordinate counts to the cell before it: there DeepReg takes the slope."""
-    flat, low, part, total = image.flatten(2), [], [], 0
+    """As `_linear`, but a whole coordinate counts to the cell before it: there DeepReg takes the slope.
+
+    Outside, and at the index 0, which has no cell before it, the slope is zero.
+    """
+    flat, low, part = image.flatten(2), [], []
     for d, n in enumerate(image.shape[2:]):
-        first = torch.ceil(coordinates[:, d].detach()).clamp_(1, max(n - 1, 1)) - 1
-        low.append(first.to(torch.int64))
-        part.append(coordinates[:, d] - first)
-    for corner in product((0, 1), repeat=3):
-        index, weight = 0, 1
-        for d, (n, upper) in enumerate(zip(image.shape[2:], corner, strict=True)):
-            index = index * n + (low[d] + upper).clamp_max(n - 1)
-            weight = weight * (part[d] if upper else 1 - part[d])
-        values = flat.gather(2, index[:, None].expand(-1, flat.shape[1], -1))
-        total = total + weight[:, None] * values
-    return total
+        x = coordinates[:, d : d + 1]
+        x = torch.where((x > 0) & (x <= n - 1), x, x.detach().clamp(0, n - 1))
+        first = torch.ceil(x.detach()).clamp_min_(1) - 1
+        low.append(first[:, 0].nan_to_num(0).to(torch.int64))
+        part.append(x - first)
+    corners = []
+    for bits in get_n_bits_combinations(3):
+        index = 0
+        for d, n in enumerate(image.shape[2:]):
+            index = index * n + (low[d] + bits[d]).clamp_max(n - 1)
+        corners.append(flat.gather(2, index[:, None].expand(-1, flat.shape[1], -1)))
+    return pyramid_combination(corners, [1 - p for p in part], part)
+
+
+def _interpolated(image: torch.Tensor, coordinates: torch.Tensor, linear: Callable) -> torch.Tensor:
+    """Trilinear values at ``(B, 3, N)``, edge-extended, in single precision or better: ``(B, C, N)``."""
+    dtype = torch.promote_types(torch.promote_types(image.dtype, coordinates.dtype), torch.float32)
+    values = linear(image.to(dtype), coordinates.to(dtype))
+    return values.to(image.dtype) if image.is_floating_point() else values
 
 
 def _nearest(image: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
@@ -79,6 +121,15 @@ def _nearest(image: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
     return flat.gather(2, index[:, None].expand(-1, flat.shape[1], -1))
 
 
+def _in_space(image: torch.Tensor, coordinates: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A line or a plane as a volume one voxel thick, and coordinates ``(B, n, N)`` on it."""
+    lacking = 5 - image.ndim
+    if lacking:
+        image = image[(..., *[None] * lacking)]
+        coordinates = F.pad(coordinates, (0, 0, 0, lacking))
+    return image, coordinates
+
+
 def sample(
     image: torch.Tensor,
     coordinates: torch.Tensor,
@@ -86,29 +137,42 @@ def sample(
     border: str = "edge",
     fill: float = 0.0,
     nearest: bool = False,
+    deepreg: bool = False,
 ) -> torch.Tensor:
     """Values of an image at given places.
 
     Args:
-        image: ``(B, C, I, J, K)``; floating for linear interpolation, anything for nearest.
-        coordinates: ``(B, 3, *out)`` in voxels of ``image``; differentiable for linear interpolation.
+        image: ``(B, C, I, J, K)``; a plane ``(B, C, I, J)`` or a line ``(B, C, I)`` will do as well.
+        coordinates: ``(B, 3, *out)`` in voxels of ``image``, a row for each of its axes; differentiable for
+            linear interpolation.
         border: ``edge`` repeats the outermost voxels; ``constant`` puts ``fill`` beyond the outermost voxels'
             cells; ``zero_boundary`` blanks what DeepReg blanks (index 0 of each axis and all outside).
         fill: the value outside, for ``constant``.
         nearest: take the nearest voxel in place of trilinear interpolation (halves round up).
+        deepreg: as DeepReg: the slope at whole coordinates, where there are two, is that of the cell before.
+            ``zero_boundary`` has it anyway. It costs several times as much.
 
     Returns:
-        ``(B, C, *out)``.
+        ``(B, C, *out)`` in the dtype of the image (float32 for whole numbers interpolated linearly).
 
     Raises:
-        ValueError: unknown border.
+        InputError: unknown border; as many rows of coordinates as the image has axes were expected.
     """
     if border not in BORDERS:
-        raise ValueError(f"border is {border!r}, expected one of {', '.join(BORDERS)}")
-    flat = coordinates.flatten(2)
-    linear = _linear_left if border == "zero_boundary" else _linear
-    values = (_nearest if nearest else linear)(image, flat)
+        raise InputError(f"border is {border!r}, expected one of {', '.join(BORDERS)}")
+    shape, flat = image.shape[2:], coordinates.flatten(2)
+    if not 1 <= len(shape) == flat.shape[1] <= 3:
+        raise InputError(
+            "an image has one to three axes and a row of coordinates for each,"
+            f" but {flat.shape[1]} rows came with {len(shape)} axes"
+        )
+    image, places = _in_space(image, flat)
+    linear = _linear_left if deepreg or border == "zero_boundary" else _linear
+    values = _nearest(image, places) if nearest else _interpolated(image, places, linear)
     if border != "edge":
-        outside = ~_inside(flat, image.shape[2:], border)
+        outside = ~_inside(flat, shape, border)
         values = values.masked_fill(outside, fill if border == "constant" else 0)
     return values.view(*values.shape[:2], *coordinates.shape[2:])
+
+
+resample = sample  # DeepReg's name

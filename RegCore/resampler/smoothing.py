@@ -1,8 +1,20 @@
-"""Box sums and Gaussian smoothing of ``(B, C, I, J, K)``."""
+"""Box sums and Gaussians over ``(B, C, I, J, K)``, axis by axis."""
+
+import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+
+from RegCore.geometry import InputError
+
+
+def _extended(x: torch.Tensor, dim: int, before: int, after: int, outside: str) -> torch.Tensor:
+    """So many more entries at both ends of one axis of ``(B, C, I, J, K)``."""
+    pad = [0, 0, 0, 0, 0, 0]
+    pad[2 * (4 - dim) : 2 * (4 - dim) + 2] = before, after
+    return F.pad(x, pad, mode="replicate" if outside == "edge" else "constant")
 
 
 def _window_sum(x: torch.Tensor, width: int, dim: int) -> torch.Tensor:
@@ -10,7 +22,7 @@ def _window_sum(x: torch.Tensor, width: int, dim: int) -> torch.Tensor:
     total, start, power, partial = None, 0, 1, x
     length = x.shape[dim] - width + 1
     while True:
-        if width & power:
+        if width & power:  # this power of two is part of the window
             piece = partial.narrow(dim, start, length)
             total = piece.clone() if total is None else total.add_(piece)
             start += power
@@ -22,33 +34,71 @@ def _window_sum(x: torch.Tensor, width: int, dim: int) -> torch.Tensor:
         partial = partial.narrow(dim, 0, n) + partial.narrow(dim, half, n)
 
 
+def box_sum(x: torch.Tensor, size: int, before: int, *, outside: str = "zeros") -> torch.Tensor:
+    """Sums over windows of ``size`` voxels along each of the last three axes; same shape.
+
+    Doubling adds: sums of 1, 2, 4, ... voxels are built from each other, so that 9 voxels take four
+    additions. With zeros outside the adjoint is the same sum with ``before = size - 1 - before``.
+
+    Args:
+        x: ``(I, J, K)`` or ``(B, C, I, J, K)``.
+        size: of the window.
+        before: voxels by which the window of a voxel begins ahead of it.
+        outside: what lies beyond the image: ``zeros``, or the outermost voxels again (``edge``).
+    """
+    out = x if x.ndim == 5 else x[None, None]
+    for dim in (2, 3, 4):
+        out = _window_sum(_extended(out, dim, before, size - 1 - before, outside), size, dim)
+    return out.view(x.shape)
+
+
 def box_mean(x: torch.Tensor, radius: int) -> torch.Tensor:
     """Mean over the (2 radius + 1)^3 neighbourhood of ``(B, C, I, J, K)``, edges replicated."""
     if radius == 0:
         return x
     width = 2 * radius + 1
-    for dim in (2, 3, 4):
-        pad = [0, 0, 0, 0, 0, 0]
-        pad[2 * (4 - dim)] = pad[2 * (4 - dim) + 1] = radius
-        x = _window_sum(F.pad(x, pad, mode="replicate"), width, dim)
-    return x / width**3
+    return box_sum(x, width, radius, outside="edge") / width**3
 
 
-def gaussian_smooth(x: torch.Tensor, sigma) -> torch.Tensor:
-    """Gaussian smoothing of ``(B, C, I, J, K)``; ``sigma`` in voxels, a number or three; edges replicated."""
+def gaussian_taps(sigma: float, radius: int) -> torch.Tensor:
+    """exp(-x^2 / (2 sigma^2)) at the whole numbers x of [-radius, radius], sum 1, float64."""
+    weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float64) / sigma) ** 2)
+    return weights / weights.sum()
+
+
+def gaussian_smooth(x: torch.Tensor, sigma: float | Sequence[float]) -> torch.Tensor:
+    """Gaussian smoothing of ``(B, C, I, J, K)``, cut at 3 sigma, edges replicated.
+
+    ``sigma`` is in voxels, a number or one for each axis; 0 leaves an axis as it is.
+    """
     sigmas = [float(s) for s in np.broadcast_to(np.asarray(sigma, float), (3,))]
     for dim, s in zip((2, 3, 4), sigmas, strict=True):
         if s <= 0 or x.shape[dim] == 1:
             continue
         radius = max(int(3 * s + 0.5), 1)
-        weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float64) / s) ** 2)
-        weights = (weights / weights.sum()).tolist()
-        pad = [0, 0, 0, 0, 0, 0]
-        pad[2 * (4 - dim)] = pad[2 * (4 - dim) + 1] = radius
-        padded, length = F.pad(x, pad, mode="replicate"), x.shape[dim]
+        weights = gaussian_taps(s, radius).tolist()
+        padded, length = _extended(x, dim, radius, radius, "edge"), x.shape[dim]
         out = padded.narrow(dim, radius, length) * weights[radius]
         for k in range(radius):  # the kernel is symmetric: two slices, one multiplication
             pair = padded.narrow(dim, k, length) + padded.narrow(dim, 2 * radius - k, length)
             out.add_(pair, alpha=weights[k])
         x = out
     return x
+
+
+def gaussian_filter_3d(kernel_sigma: float | Sequence[float]) -> torch.Tensor:
+    """A Gaussian as a kernel ``(I, J, K)`` of sum 1, each size the first odd number from 3 sigma on.
+
+    So narrow a window is DeepReg's, for its control points; `gaussian_smooth` reaches twice as far.
+
+    Args:
+        kernel_sigma: standard deviation in voxels, a number or one for each axis.
+
+    Raises:
+        InputError: a deviation that is not positive.
+    """
+    sigmas = [float(s) for s in np.broadcast_to(np.asarray(kernel_sigma, float), (3,))]
+    if min(sigmas) <= 0:
+        raise InputError(f"the width of a kernel must be positive, but kernel_sigma is {kernel_sigma}")
+    i, j, k = (gaussian_taps(s, math.ceil(3 * s) // 2) for s in sigmas)
+    return (i[:, None, None] * j[:, None] * k).float()
