@@ -20,11 +20,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from RegCore import resampler
 from RegCore.geometry import InputError
 from RegCore.names import nearest
 from RegCore.networks import NETWORKS, GlobalNet
-from RegCore.resampler import resize3d, warp_image_ddf
+from RegCore.resampler import control_point_field, integrate, resize3d, warp_image_ddf
 
 
 @dataclass(frozen=True)
@@ -183,6 +182,7 @@ class DDFModel(nn.Module):
 
     def __init__(self, backbone: Mapping, fixed_size, moving_size, *, labeled: bool, deepreg: bool = False):
         super().__init__()
+        self.deepreg = deepreg
         backbone, self.control_points = _split(backbone)
         self.backbone = _backbone(backbone, fixed_size, deepreg, (2, 3), "zeros", None)
         if self.control_points and isinstance(self.backbone, GlobalNet):
@@ -201,7 +201,7 @@ class DDFModel(nn.Module):
             theta = theta.to(fixed_image.dtype)
         ddf = _checked(answer, 3, fixed_image)
         if self.control_points:
-            ddf = resampler.control_point_field(ddf, self.control_points)
+            ddf = control_point_field(ddf, self.control_points, deepreg=self.deepreg)
         return Prediction(ddf=ddf, theta=theta)
 
 
@@ -210,13 +210,13 @@ class DVFModel(nn.Module):
 
     def __init__(self, backbone: Mapping, fixed_size, moving_size, *, labeled: bool, deepreg: bool = False):
         super().__init__()
+        self.deepreg = deepreg
         backbone, self.control_points = _split(backbone)
         self.backbone = _backbone(backbone, fixed_size, deepreg, (2, 3), "zeros", None)
         if isinstance(self.backbone, GlobalNet):
             raise InputError(
                 "the backbone global gives an affine map: it goes with the method ddf, not with dvf"
             )
-        self.border = "zero_boundary" if deepreg else "edge"
 
     def forward(
         self,
@@ -226,8 +226,9 @@ class DVFModel(nn.Module):
     ) -> Prediction:
         dvf = _checked(self.backbone(stacked(fixed_image, moving_image)), 3, fixed_image)
         if self.control_points:
-            dvf = resampler.control_point_field(dvf, self.control_points)
-        return Prediction(ddf=resampler.integrate(dvf, border=self.border), dvf=dvf)
+            dvf = control_point_field(dvf, self.control_points, deepreg=self.deepreg)
+        border = "zero_boundary" if self.deepreg else "edge"
+        return Prediction(ddf=integrate(dvf, border=border), dvf=dvf)
 
 
 class ConditionalModel(nn.Module):
