@@ -10,14 +10,7 @@ from torch import nn
 
 from RegCore.geometry import InputError
 from RegCore.layers.convolution import ACTIVATIONS, Conv3d, lookup
-from RegCore.resampler import integrate, reference_grid, resize3d, warp_image_ddf
-
-
-def affine_ddf(theta: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-    """The DDF ``(B, 3, *shape)`` of affine maps theta ``(B, 4, 3)``: [i j k 1] @ theta - [i j k], voxels."""
-    grid = reference_grid(shape, dtype=theta.dtype, device=theta.device)
-    turned = torch.einsum("bdc,zdijk->bcijk", theta[:, :3], grid)
-    return turned + theta[:, 3].view(-1, 3, 1, 1, 1) - grid
+from RegCore.resampler import affine_ddf, integrate, resize3d, warp_image_ddf
 
 
 class Extraction(nn.Module):
