@@ -31,6 +31,7 @@ _HOME = {
     "Registration": "registration",
     "register": "registration",
     "make_phantom": "phantom",
+    "train": "training",
     "overview": "visualise",
     "Cancelled": "progress",
     "Progress": "progress",

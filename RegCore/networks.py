@@ -92,8 +92,7 @@ class _Network(nn.Module):
         in_channels: int,
         channels: Sequence[int],
         kernel_sizes: Sizes,
-        pooling: bool,
-        strides: int,
+        down: tuple[bool, int],
         *,
         short_bottom: bool,
         activation_checkpointing: bool,
@@ -102,14 +101,14 @@ class _Network(nn.Module):
         super().__init__()
         self.depth = len(channels) - 1
         sizes = _per_level(kernel_sizes, self.depth + 1, "encode_kernel_sizes")
-        self.pooling, self.strides, self.options = pooling, strides, options
+        (self.pooling, self.strides), self.options = down, options
         self.activation_checkpointing = activation_checkpointing
         self.encode_convs, self.encode_pools = nn.ModuleList(), nn.ModuleList()
         for d in range(self.depth):
             before = channels[d - 1] if d else in_channels
             self.encode_convs.append(self._convolutions(before, channels[d], sizes[d]))
-            if not pooling:
-                self.encode_pools.append(Conv3dBlock(channels[d], channels[d], strides, strides, **options))
+            if not self.pooling:
+                self.encode_pools.append(Conv3dBlock(channels[d], channels[d], down[1], down[1], **options))
         if short_bottom:
             self.bottom_block = Conv3dBlock(channels[-2], channels[-1], sizes[-1], **options)
         else:
@@ -218,8 +217,7 @@ class UNet(_Network):
             in_channels,
             encode,
             encode_kernel_sizes,
-            pooling,
-            strides,
+            (pooling, strides),
             short_bottom=False,
             activation_checkpointing=activation_checkpointing,
             options=_options(activation, norm_name, kernel_initializer),
@@ -271,8 +269,7 @@ class LocalNet(_Network):
             in_channels,
             encode,
             encode_kernel_sizes or [7] + [3] * depth,
-            pooling,
-            strides,
+            (pooling, strides),
             short_bottom=True,
             activation_checkpointing=activation_checkpointing,
             options=_options(activation, norm_name, kernel_initializer),
@@ -325,8 +322,7 @@ class GlobalNet(_Network):
             in_channels,
             channels,
             encode_kernel_sizes,
-            pooling,
-            strides,
+            (pooling, strides),
             short_bottom=False,
             activation_checkpointing=activation_checkpointing,
             options=_options(activation, norm_name, kernel_initializer),

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SPACE = {"geometry", "volume", "transforms"}
 OPTIMISERS = SPACE | {"preprocess", "resampler", "features", "losses", "metrics", "progress"}
 EVERYTHING = OPTIMISERS | {"io", "exchange", "optimise", "registration", "phantom", "visualise", "report"}
-EVERYTHING |= {"worker", "results", "checkpoint_import", "generate"}
+EVERYTHING |= {"worker", "results", "checkpoint_import", "generate", "config", "plugins", "training"}
 
 # What each room of RegCore may import from RegCore. A new room is entered here on purpose.
 MAY_KNOW = {
@@ -41,6 +41,8 @@ MAY_KNOW = {
     "steps": {"geometry", "methods", "objective"},
     "model_file": {"geometry", "io", "methods", "tfbundle"},
     "checkpoint_import": {"geometry", "keras_weights", "model_file", "tfbundle"},
+    "training": {"augmentation", "checkpoint_import", "checks", "config", "geometry", "layers", "loaders"}
+    | {"model_file", "objective", "optimisers", "progress", "steps", "tfbundle"},
     "optimise": OPTIMISERS,
     "checks": OPTIMISERS | {"optimise"},
     "registration": OPTIMISERS | {"optimise", "checks", "memory"},

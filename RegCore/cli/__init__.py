@@ -17,6 +17,7 @@ from RegCore.cli.arguments import DEVICES, Parser
 from RegCore.cli.checkpoint import add_import
 from RegCore.cli.download import add_download
 from RegCore.cli.register import METHODS, add_register
+from RegCore.cli.train import add_train
 from RegCore.cli.vis import add_vis
 from RegCore.cli.warp import add_warp
 from RegCore.cli.worker import add_worker
@@ -25,7 +26,7 @@ from RegCore.progress import Cancelled
 
 __all__ = ["BAD_INPUT", "CANCELLED", "DEVICES", "FAILED", "LOAD", "METHODS", "busy", "main", "run"]
 
-FAMILIES = (add_register, add_warp, add_vis, add_download, add_import, add_worker)
+FAMILIES = (add_register, add_train, add_warp, add_vis, add_download, add_import, add_worker)
 LOAD = Path("/proc/loadavg")
 LOG_LEVEL = "DEEPREG_LOG_LEVEL"
 BAD_INPUT, FAILED, CANCELLED = 2, 1, 130

@@ -3,6 +3,7 @@
 import argparse
 
 from RegCore.cli.arguments import one_of, whole_number
+from RegCore.cli.train import run_train
 from RegCore.geometry import InputError
 
 SPLITS = ("train", "valid", "test")
@@ -64,11 +65,6 @@ def _gpus(text: str) -> tuple[int, ...]:
     if not all(word.isdecimal() for word in words):
         raise argparse.ArgumentTypeError(f'numbers as "0" or "0,1", or "" for the CPU, not {text!r}')
     return tuple(int(word) for word in words)
-
-
-def run_train(arguments: argparse.Namespace) -> None:
-    """Train as the arguments say."""
-    raise InputError("training is not part of this version yet")
 
 
 def run_predict(arguments: argparse.Namespace) -> None:

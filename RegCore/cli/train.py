@@ -1,0 +1,155 @@
+"""``regcore train`` and what ``deepreg_train`` does: training from YAML files, stopped by Ctrl-C, resumed."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+from RegCore.cli.arguments import DEVICES, FILE, one_of, whole_number
+from RegCore.cli.progress import ProgressLine
+from RegCore.geometry import InputError
+from RegCore.progress import Cancelled
+
+log = logging.getLogger("RegCore.cli")
+
+
+def add_train(commands) -> None:
+    """Add the command to the subparsers of ``regcore``."""
+    parser = commands.add_parser(
+        "train",
+        help="train a network as YAML files say",
+        description="Trains a registration network as YAML files say, DeepReg's among them, and writes "
+        "config.yaml, metrics.csv and the folder save with the checkpoints and best.pt. Ctrl-C stops after "
+        "the present step and keeps a checkpoint; --resume goes on from it. Under torchrun several "
+        "processes share each batch.",
+    )
+    what = "YAML files; values of later ones replace those of earlier ones"
+    parser.add_argument("config", nargs="*", help=what, **{**FILE, "metavar": "YAML"})
+    what = "folder of the run; by default logs/ and the time of day"
+    parser.add_argument("--out", type=Path, metavar="DIR", help=what)
+    what = "go on with the run in this folder where it was interrupted"
+    parser.add_argument("--resume", type=Path, metavar="DIR", help=what)
+    what = "begin with the weights of this checkpoint or model file"
+    parser.add_argument("--start-from", metavar="CKPT", help=what)
+    what = "Python file that adds networks, losses, loaders … of your own; may be repeated"
+    parser.add_argument("--plugin", action="append", default=[], help=what, **FILE)
+    parser.add_argument("--max-epochs", type=whole_number(1), metavar="N", help="fewer epochs, for a trial")
+    what = "processes that read data, in place of dataset.workers"
+    parser.add_argument("--workers", type=whole_number(), metavar="N", help=what)
+    device = one_of("device", DEVICES)
+    parser.add_argument("--device", default="auto", type=device, help=", ".join(DEVICES))
+    parser.add_argument("--quiet", action="store_true", help="neither progress nor summary")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if arguments.resume is None and not arguments.config:
+        raise InputError(
+            "give the YAML files of a training, or --resume with the folder of an interrupted one"
+        )
+    if arguments.resume is not None and (arguments.out or arguments.start_from):
+        raise InputError("--resume goes on in its own folder: --out and --start-from do not go with it")
+    folder = arguments.resume or arguments.out or Path("logs")
+    configs = arguments.config or [folder / "config.yaml"]
+    named = arguments.resume or arguments.out
+    options = {
+        "log_dir": folder.parent if named else folder,
+        "exp_name": folder.name if named else "",
+        "resume": arguments.resume is not None,
+        "start_from": arguments.start_from,
+        "max_epochs": arguments.max_epochs,
+        "workers": arguments.workers,
+        "device": arguments.device,
+    }
+    train_from_files(configs, arguments.plugin, options, quiet=arguments.quiet)
+
+
+def run_train(arguments: argparse.Namespace) -> None:
+    """``deepreg_train`` with DeepReg's arguments."""
+    if arguments.num_workers > 0:
+        os.environ["OMP_NUM_THREADS"] = str(arguments.num_workers)  # read when torch is loaded
+    options = {
+        "log_dir": arguments.log_dir,
+        "exp_name": arguments.exp_name,
+        "start_from": arguments.ckpt_path or None,
+        "max_epochs": arguments.max_epochs if arguments.max_epochs > 0 else None,
+        "device": device_of(arguments.gpu),
+    }
+    train_from_files(arguments.config_path, getattr(arguments, "plugin", []), options)
+
+
+def device_of(gpus: tuple[int, ...] | None) -> str:
+    """The device for DeepReg's --gpu: numbers of cards that may be used, none for the CPU, None for any."""
+    if gpus is None:
+        return "auto"
+    if not gpus:
+        return "cpu"
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+    return "auto"
+
+
+def train_from_files(configs, plugins, options: dict, *, quiet: bool = False) -> None:
+    """Train with `RegCore.training.train`; the first process shows progress and a closing line."""
+    from RegCore.config import load_config
+    from RegCore.plugins import load_plugin
+    from RegCore.training import train
+
+    for plugin in plugins:
+        load_plugin(plugin)
+    config = load_config(configs)
+    for sentence in config.changes:
+        log.warning("%s: %s", config.source, sentence)
+    first = os.environ.get("RANK", "0") == "0"
+    line = ProgressLine(sys.stderr, quiet or not first)
+    with _stopped_by_signals() as stopping:
+
+        def progress(fraction: float, text: str, values: dict) -> None:
+            figures = {"loss": values["loss"]} | {k: v for k, v in values.items() if k == "val_loss"}
+            line(fraction, text, {**figures, "left": duration(values["seconds_left"])})
+            if stopping:
+                raise Cancelled
+
+        try:
+            done = train(config, **options, progress=progress)
+        except Cancelled:
+            line.end()
+            folder = Path(options["log_dir"]) / options["exp_name"]
+            print(f"stopped after a checkpoint; go on with: regcore train --resume {folder}", file=sys.stderr)
+            raise SystemExit(130) from None
+        finally:
+            line.end()
+    if first and not quiet:
+        best = min(done.history, key=lambda row: row.get("val_loss", row["loss"]), default=None)
+        if best:
+            what = "val_loss" if "val_loss" in best else "loss"
+            print(f"{done.folder}: {done.ended}, best epoch {best['epoch']} with {what} {best[what]:.5g}")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as ``1:02:03`` or ``2:03``; ``?`` where they are not known."""
+    if seconds != seconds:
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@contextmanager
+def _stopped_by_signals():
+    """A list that is filled when Ctrl-C or SIGTERM asks to stop; a second Ctrl-C ends at once."""
+    asked = []
+
+    def ask(number, frame):
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

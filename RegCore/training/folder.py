@@ -1,0 +1,202 @@
+"""The folder of a training: configuration, checkpoints, the best model, figures. Nothing in it is ever half.
+
+config.yaml          the configuration that was used
+metrics.csv          a line for each epoch
+save/ckpt-<n>.pt     model and state of the training after epoch n, every ``save_period`` epochs
+save/last.pt         the same, the newest
+save/best.pt         the model of the epoch with the smallest validation loss
+"""
+
+import logging
+import os
+import shutil
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from RegCore.checkpoint_import import import_checkpoint
+from RegCore.config import Config
+from RegCore.geometry import InputError
+from RegCore.model_file import TrainedModel, read_model, save_model
+from RegCore.tfbundle import is_bundle
+from RegCore.training.processes import Group
+from RegCore.training.records import write_table
+from RegCore.training.state import Place, TrainingState
+
+log = logging.getLogger(__name__)
+SECONDS_BETWEEN_SAVES = 60.0
+BEST, LAST = "best.pt", "last.pt"
+
+
+@dataclass
+class RunFolder:
+    """The files of one run; only the first of several processes writes.
+
+    epochs_before: epochs done before this session, of which its speed says nothing.
+    """
+
+    path: Path
+    group: Group
+    epochs_before: float = 0
+    seconds_between_saves: float = SECONDS_BETWEEN_SAVES
+
+    @staticmethod
+    def at(log_dir: Path, exp_name: str, resume: bool, group: Group) -> "RunFolder":
+        """The folder of a run, made unless it is resumed; an earlier run of that name is moved aside.
+
+        Raises InputError where it can't be made, or where there is nothing to resume.
+        """
+        name = [exp_name or datetime.now().strftime("%Y%m%d-%H%M%S")]
+        if group.size > 1:
+            torch.distributed.broadcast_object_list(name, src=0)
+        folder = RunFolder(log_dir / name[0], group)
+        if resume and not (folder.save_path / LAST).is_file():
+            raise InputError(
+                f"{folder.path}: there is no interrupted training here, {LAST} is missing in save"
+            )
+        if not resume and group.first:
+            try:
+                _moved_aside(folder.path)
+                folder.save_path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(
+                    f"{folder.path}: a folder for the training can't be made ({error.strerror})"
+                ) from None
+        group.wait()
+        return folder
+
+    @property
+    def save_path(self) -> Path:
+        return self.path / "save"
+
+    @property
+    def best(self) -> Path:
+        """The model of the best epoch; the newest before one is done."""
+        best = self.save_path / BEST
+        return best if best.is_file() else self.save_path / LAST
+
+    # ---- reading ----
+
+    def resumed(self) -> TrainingState:
+        """Where the interrupted training stands."""
+        state = TrainingState.from_dict(self._training(self.save_path / LAST)["state"])
+        self.epochs_before = state.place.epoch
+        return state
+
+    @staticmethod
+    def _training(path: Path) -> dict:
+        training = read_model(path).get("training")
+        if not isinstance(training, dict) or not {"state", "optimiser"} <= set(training):
+            raise InputError(f"{path}: this is a model, but no checkpoint that a training can go on from")
+        return training
+
+    def load(self, state: TrainingState, network: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+        """Weights and optimiser of the interrupted training. Raises InputError where they do not fit."""
+        path = self.save_path / LAST
+        _fill(path, network, read_model(path)["state"])
+        _fill_optimiser(path, optimiser, self._training(path)["optimiser"])
+
+    def started_from(
+        self, path, state: TrainingState, network: nn.Module, optimiser: torch.optim.Optimizer
+    ) -> TrainingState:
+        """Weights of a checkpoint of another run, of a model file, or of TensorFlow; the state to begin at.
+
+        A checkpoint also gives the optimiser's averages, the epochs done and their history.
+        """
+        found = checkpoint_at(path)
+        if found is None:
+            weights = import_checkpoint(path).network.state_dict()
+            _fill(Path(path), network, weights)
+            number = Path(path).name.rpartition("-")[2]
+            return replace(state, place=Place(epoch=int(number) if number.isdigit() else 0))
+        content = read_model(found)
+        _fill(found, network, content["state"])
+        if "training" not in content:
+            return state
+        rates = [group["lr"] for group in optimiser.param_groups]
+        _fill_optimiser(found, optimiser, self._training(found)["optimiser"])
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):  # that of this configuration
+            group["lr"] = group["initial_lr"] = rate
+        before = TrainingState.from_dict(content["training"]["state"])
+        self.epochs_before = before.place.epoch
+        place = replace(before.place, sample=0)
+        return replace(state, place=place, history=before.history)
+
+    # ---- writing ----
+
+    def begin(self, config: Config, state: TrainingState, trained: TrainedModel, optimiser) -> None:
+        """The configuration, and a checkpoint of the start, from which a first epoch can be resumed."""
+        if self.group.first:
+            config.dump(self.path / "config.yaml")
+        self.save(state, trained, optimiser, keep=False)
+
+    def save(self, state: TrainingState, trained: TrainedModel, optimiser, *, keep: bool) -> None:
+        """Write the newest checkpoint; ``keep``: also under the number of its epoch."""
+        if self.group.first:
+            training = {"state": state.to_dict(), "optimiser": optimiser.state_dict()}
+            save_model(self.save_path / LAST, trained, training)
+            if keep:
+                _linked(self.save_path / LAST, self.save_path / f"ckpt-{state.place.epoch}.pt")
+        self.group.wait()
+
+    def record(self, state: TrainingState, trained: TrainedModel) -> None:
+        """The figures of all epochs, and the model of the last one if it is the best so far."""
+        write_table(self.path / "metrics.csv", state.history)
+        if state.losses[-1] <= min(state.losses):
+            save_model(self.save_path / BEST, trained)
+
+
+def checkpoint_at(path) -> Path | None:
+    """Our file that a checkpoint's name means, ``save/ckpt-2`` say; None for one of TensorFlow.
+
+    Raises InputError where there is neither.
+    """
+    path = Path(path).expanduser()
+    for candidate in (path, path.with_name(path.name + ".pt")):
+        if candidate.is_file():
+            return candidate
+    if is_bundle(path):
+        return None
+    raise InputError(f"{path}: there is no such checkpoint, neither {path.name}.pt nor {path.name}.index")
+
+
+def _moved_aside(path: Path) -> None:
+    """Make room where an earlier run lies: it keeps everything under a name with a number."""
+    if not path.exists() or not any(path.iterdir()):
+        return
+    number = 1
+    while (aside := path.with_name(f"{path.name}-{number}")).exists():
+        number += 1
+    os.replace(path, aside)
+    log.warning("%s holds an earlier run, which is now %s", path, aside)
+
+
+def _linked(file: Path, name: Path) -> None:
+    """The same file under a second name, without a copy where the file system can."""
+    aside = name.with_name(name.name + ".part")
+    aside.unlink(missing_ok=True)
+    try:
+        os.link(file, aside)
+    except OSError:
+        shutil.copyfile(file, aside)
+    os.replace(aside, name)
+
+
+def _fill(path: Path, network: nn.Module, weights) -> None:
+    try:
+        network.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"{path}: its weights do not fit the network of the configuration: {reason}"
+        ) from None
+
+
+def _fill_optimiser(path: Path, optimiser: torch.optim.Optimizer, kept: dict) -> None:
+    try:
+        optimiser.load_state_dict(kept)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: it was trained with another optimiser ({error})") from None

@@ -1,0 +1,392 @@
+"""The training of a network from a configuration: epochs of steps, validation, checkpoints, an end.
+
+Nothing random is carried along: order, label sampling and augmentation follow from the seed of the run, the
+epoch and the place of the sample in it. A checkpoint therefore holds weights, the optimiser's averages, where
+the training stands and its history; one that is taken up again ends with the weights of one that was not
+interrupted, bit by bit on the same machine and number of threads.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+
+import torch
+from torch import nn
+
+from RegCore.augmentation import AUGMENTATIONS
+from RegCore.checks import choose_device
+from RegCore.config import Config
+from RegCore.geometry import InputError
+from RegCore.loaders import Batches, Loader, make_loader
+from RegCore.model_file import TrainedModel, build
+from RegCore.objective import Objective
+from RegCore.optimisers import make_optimiser
+from RegCore.progress import Cancelled, Progress, silent
+from RegCore.steps import add_gradient, evaluate
+from RegCore.training.folder import RunFolder
+from RegCore.training.precision import half_precision_pays
+from RegCore.training.processes import Group, processes
+from RegCore.training.records import TensorBoard
+from RegCore.training.schedule import epochs_without_gain, factor
+from RegCore.training.state import Place, Totals, TrainingState
+
+log = logging.getLogger(__name__)
+IMAGES = ("fixed_image", "moving_image", "fixed_label", "moving_label")
+FINISHED, STOPPED_EARLY = "finished", "stopped early"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves.
+
+    folder: its files. model: the file of the best epoch by validation loss (by training loss without
+    validation data). history: one dict of figures for each epoch. ended: ``finished`` or ``stopped early``.
+    """
+
+    folder: Path
+    model: Path
+    history: list[dict]
+    ended: str
+
+
+@dataclass
+class _Run:
+    """All that the loop works on."""
+
+    config: Config
+    folder: RunFolder
+    group: Group
+    state: TrainingState
+    trained: TrainedModel
+    model: nn.Module  # the network of `trained`, which adds up its gradients if there are several processes
+    objective: Objective
+    optimiser: torch.optim.Optimizer
+    augmentations: list
+    batches: Batches
+    valid: Batches | None
+    epochs: int
+    save_period: int
+    progress: Progress
+    boards: TensorBoard | None
+    began: float
+
+
+def train(
+    config: Config,
+    *,
+    log_dir: str | Path = "logs",
+    exp_name: str = "",
+    start_from: str | Path | None = None,
+    resume: bool = False,
+    max_epochs: int | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> Trained:
+    """Train the network that a configuration describes.
+
+    Args:
+        config: of `RegCore.config.load_config`.
+        log_dir, exp_name: the run's folder is ``log_dir/exp_name``, the time of day without a name. An
+            earlier run there is moved aside to ``exp_name-1``, unless it is resumed.
+        start_from: a checkpoint of another run (or a model file, or one of TensorFlow) to begin with; of a
+            checkpoint the training goes on after its epoch, as DeepReg's does.
+        resume: go on with the run in that folder where it was interrupted.
+        max_epochs: fewer epochs than configured, for a trial.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        workers: processes that read data; by default what ``dataset.workers`` says.
+        progress: told of every step with ``epoch``, ``epochs``, ``loss``, and of every epoch with its
+            figures and ``seconds_left``; raising `Cancelled` stops after a checkpoint was written.
+
+    Returns:
+        A `Trained`.
+
+    Raises:
+        InputError: one sentence on what can't be used: data, checkpoint, folder, a loss that is not finite.
+        Cancelled: the training was stopped; it can be resumed.
+    """
+    with processes(choose_device(device)) as group:
+        folder = RunFolder.at(Path(log_dir).expanduser(), exp_name, resume, group)
+        run = _prepared(config, folder, group, start_from, resume, max_epochs, workers, progress)
+        try:
+            return _epochs(run)
+        finally:
+            run.batches.close()
+            if run.valid is not None:
+                run.valid.close()
+            if run.boards is not None:
+                run.boards.close()
+
+
+# ---- before the first step ---------------------------------------------------------------------------------
+
+
+def _prepared(config, folder, group: Group, start_from, resume, max_epochs, workers, progress) -> _Run:
+    """Everything read and checked; the folder holds the configuration and a first checkpoint."""
+    settings, dataset = config.train, config.to_dict()["dataset"]
+    options = config.to_dict()["train"]
+    loader = make_loader(dataset, "train", deepreg=settings.deepreg)
+    if loader is None:
+        raise InputError("dataset.train.dir: a folder of data for training was expected, but there is none")
+    valid = make_loader(dataset, "valid", deepreg=settings.deepreg)
+    state = folder.resumed() if resume else TrainingState.new(settings.seed)
+    torch.manual_seed(state.seed)
+    sizes = loader.fixed_image_shape, loader.moving_image_shape
+    trained = build(config.to_dict(), *sizes, loader.labeled)
+    trained.network.to(group.device)
+    optimiser = make_optimiser(options["optimizer"], trained.network.parameters())
+    if resume:
+        folder.load(state, trained.network, optimiser)
+    elif start_from is not None:
+        state = folder.started_from(start_from, state, trained.network, optimiser)
+    labeled = loader.labeled and (valid is None or valid.labeled)
+    fewer = max_epochs or settings.epochs
+    run = _Run(
+        config=config,
+        folder=folder,
+        group=group,
+        state=state,
+        trained=trained,
+        model=group.wrapped(trained.network),
+        objective=Objective.from_config(options["loss"], labeled=labeled, deepreg=settings.deepreg),
+        optimiser=optimiser,
+        augmentations=_augmentations(settings.preprocess.data_augmentation, settings.deepreg),
+        batches=_batches(loader, config, group, workers, training=True),
+        valid=None if valid is None else _batches(valid, config, group, workers, training=False),
+        epochs=min(settings.epochs, fewer),
+        save_period=min(settings.save_period, fewer),
+        progress=progress if group.first else silent,
+        boards=TensorBoard(folder.path) if group.first else None,
+        began=time.monotonic(),
+    )
+    return run if resume else _begun(run)
+
+
+def _begun(run: _Run) -> _Run:
+    """A new run, whose configuration and first checkpoint are written."""
+    run.state = replace(run.state, half=_half_precision(run))
+    run.folder.begin(run.config, run.state, run.trained, run.optimiser)
+    return run
+
+
+def _batches(loader: Loader, config: Config, group: Group, workers, *, training: bool) -> Batches:
+    settings = config.train.preprocess
+    if training and len(loader) < group.size:
+        raise InputError(f"{len(loader)} training samples can't be shared by {group.size} processes")
+    return Batches(
+        loader,
+        settings.batch_size,
+        workers=config.dataset.workers if workers is None else workers,
+        shuffle_buffer=settings.batch_size * settings.shuffle_buffer_num_batch if training else 0,
+        drop_last=training,
+        rank=group.rank,
+        world_size=group.size,
+        cache_bytes=int(config.dataset.cache * 1e9),
+        pin_memory=group.device.startswith("cuda"),
+    )
+
+
+def _augmentations(parts, deepreg: bool) -> list:
+    made = []
+    for part in parts:
+        options = dict(part.options)
+        if deepreg:
+            options["deepreg"] = True
+        made.append(AUGMENTATIONS[part.name](**options))
+    return made
+
+
+def _half_precision(run: _Run) -> bool:
+    """What the key ``mixed_precision`` amounts to on this machine; one process decides for all."""
+    wish = run.config.train.mixed_precision
+    if wish != "auto":
+        return wish == "bf16"
+    pays = False
+    if run.group.first:
+        batch = next(iter(run.batches.epoch(0, seed=run.state.seed)))
+        batch = _on_device(batch, run.group.device)
+        images = batch["fixed_image"], batch["moving_image"], batch.get("moving_label")
+        pays = half_precision_pays(run.trained.network.train(), *images)
+        log.info("bfloat16 %s on this machine", "is used: it is faster" if pays else "is not used")
+    return run.group.any(pays)
+
+
+# ---- the loop ----------------------------------------------------------------------------------------------
+
+
+def _epochs(run: _Run) -> Trained:
+    ended = FINISHED
+    saved = run.state.place
+    last_save = time.monotonic()
+    while run.state.place.epoch < run.epochs:
+        if _should_stop(run):
+            ended = STOPPED_EARLY
+            break
+        _train_epoch(run)
+        row = _close_epoch(run)
+        epoch = run.state.place.epoch
+        due = epoch % run.save_period == 0 or epoch == run.epochs
+        if due or time.monotonic() - last_save > run.folder.seconds_between_saves:
+            run.folder.save(run.state, run.trained, run.optimiser, keep=due)
+            saved, last_save = run.state.place, time.monotonic()
+        _report(run, "validated" if run.valid else "epoch done", row)
+    if saved != run.state.place:
+        run.folder.save(run.state, run.trained, run.optimiser, keep=True)
+    return Trained(run.folder.path, run.folder.best, run.state.history, ended)
+
+
+def _should_stop(run: _Run) -> bool:
+    rule = run.config.train.early_stopping
+    return rule is not None and epochs_without_gain(run.state.losses, rule.min_delta) >= rule.patience
+
+
+def _train_epoch(run: _Run) -> None:
+    """Steps until all samples of the epoch were seen, from where the state stands."""
+    state, place = run.state, run.state.place
+    run.model.train()
+    steps = run.batches.epoch(place.epoch, seed=state.seed, start_at=place.sample)
+    total = run.batches.plan(place.epoch, seed=state.seed)[-1][0]
+    for pieces in _in_groups(_prepared_batches(run, steps), run.config.train.accumulate):
+        numbers = _step(run, pieces)
+        place = replace(place, sample=pieces[-1]["next_sample"], steps=place.steps + 1)
+        run.state = replace(run.state, place=place, totals=run.state.totals.plus(numbers))
+        try:
+            _report(run, "training", {"loss": run.state.totals.means()["loss"]}, place.sample / total)
+        except Cancelled:
+            stop = True
+        else:
+            stop = False
+        if run.group.any(stop):
+            run.folder.save(run.state, run.trained, run.optimiser, keep=False)
+            raise Cancelled
+
+
+def _prepared_batches(run: _Run, steps: Iterator) -> Iterator[dict]:
+    """Batches on the device, augmented. Each sample's randomness follows from its place in the epoch."""
+    first = run.state.place.sample
+    for batch in steps:
+        last, count = batch["next_sample"], len(batch["fixed_image"])
+        start = first + run.group.rank * (last - first) // run.group.size
+        batch = _on_device(batch, run.group.device)
+        keys = [f"augmentation/{run.state.seed}/{run.state.place.epoch}/{start + i}" for i in range(count)]
+        yield _augmented(batch, run.augmentations, keys) if run.augmentations else batch
+        first = last
+
+
+def _augmented(batch: dict, augmentations: list, keys: list[str]) -> dict:
+    """Each sample by itself, so that what is drawn for it does not depend on the size of the batch."""
+    changed = []
+    for i, key in enumerate(keys):
+        generator = torch.Generator().manual_seed(Random(key).getrandbits(63))
+        sample = {k: v[i : i + 1] for k, v in batch.items() if k in IMAGES}
+        for augmentation in augmentations:
+            sample = augmentation(sample, generator)
+        changed.append(sample)
+    return batch | {key: torch.cat([sample[key] for sample in changed]) for key in changed[0]}
+
+
+def _in_groups(batches: Iterator[dict], size: int) -> Iterator[list[dict]]:
+    """Lists of so many batches, the last one shorter if need be."""
+    group = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _step(run: _Run, pieces: list[dict]) -> Totals:
+    """One step of the optimiser with the gradient of the loss summed over all samples of all processes."""
+    place, settings = run.state.place, run.config.train
+    torch.manual_seed(Random(f"step/{run.state.seed}/{place.steps}").getrandbits(63))  # for dropout, say
+    rate = factor(
+        settings.learning_rate_schedule,
+        place.epoch + place.sample / len(run.batches.loader),
+        run.epochs,
+        run.state.losses,
+    )
+    for group in run.optimiser.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * rate
+    run.optimiser.zero_grad(set_to_none=True)
+    totals = Totals()
+    for i, batch in enumerate(pieces):
+        alone = run.group.size == 1 or i == len(pieces) - 1
+        with nullcontext() if alone else run.model.no_sync():
+            # several processes: their gradients are averaged, but the sum is wanted
+            parts = add_gradient(
+                run.model, run.objective, batch, half=run.state.half, scale=float(run.group.size)
+            )
+        totals = totals.plus(Totals.of(parts))
+    if run.group.any(not math.isfinite(totals.means()["loss"])):
+        named = {k: v for k, v in totals.means().items() if k.startswith("loss/") and "_weighted" not in k}
+        raise InputError(
+            f"the loss of epoch {place.epoch + 1} is not finite, so training ends; its parts are {named}; a"
+            " smaller learning_rate may help; the last checkpoint is kept"
+        )
+    run.optimiser.step()
+    return totals
+
+
+def _close_epoch(run: _Run) -> dict:
+    """Validate, put the epoch into the history, forget its sums; returns its row."""
+    state = run.state
+    means = state.totals.over(run.group).means()
+    row = {"epoch": state.place.epoch + 1, "learning_rate": run.optimiser.param_groups[0]["lr"], **means}
+    found = _validated(run)
+    row |= {f"val_{name}": value for name, value in found.items()}
+    place = Place(state.place.epoch + 1, 0, state.place.steps)
+    run.state = replace(state, place=place, totals=Totals(), history=[*state.history, row])
+    if run.group.first:
+        run.boards.add("train", "epoch_", state.place.epoch, means)
+        run.boards.add("validation", "epoch_", state.place.epoch, found)
+        run.folder.record(run.state, run.trained)
+    return row
+
+
+def _validated(run: _Run) -> dict[str, float]:
+    if run.valid is None:
+        return {}
+    totals = Totals()
+    with _evaluating(run.trained.network) as network:
+        for batch in run.valid.epoch(0, seed=run.state.seed):
+            if batch is not None:
+                batch = _on_device(batch, run.group.device)
+                totals = totals.plus(Totals.of(evaluate(network, run.objective, batch)))
+    return totals.over(run.group).means()
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[nn.Module]:
+    network.eval()
+    try:
+        yield network
+    finally:
+        network.train()
+
+
+def _on_device(batch: Mapping, device: str) -> dict:
+    if batch["fixed_image"].device.type == torch.device(device).type:
+        return dict(batch)
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for key, value in batch.items()
+    }
+
+
+def _report(run: _Run, stage: str, figures: Mapping, part: float = 0.0) -> None:
+    """Tell how far the training is and how long it will still take at the speed of this session."""
+    place = run.state.place
+    done = min(place.epoch + part, run.epochs)
+    spent = time.monotonic() - run.began
+    here = done - run.folder.epochs_before
+    left = spent / here * (run.epochs - done) if here > 0 else math.nan
+    known = {"epoch": min(place.epoch + (part > 0), run.epochs), "epochs": run.epochs, "seconds_left": left}
+    text = f"epoch {max(known['epoch'], 1)} of {run.epochs}: {stage}"
+    run.progress(done / run.epochs, text, {**known, **figures})
