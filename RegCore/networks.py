@@ -93,7 +93,6 @@ class _Network(nn.Module):
         channels: Sequence[int],
         kernel_sizes: Sizes,
         down: tuple[bool, int],
-        *,
         short_bottom: bool,
         activation_checkpointing: bool,
         options: dict,
@@ -139,8 +138,9 @@ class _Network(nn.Module):
                 x = self._run(self.encode_pools[d], levels[-1])
         return [*levels, self._run(self.bottom_block, x)]
 
-    def _add_decoder(self, up: type, sizes: Sizes, encode, decode, concat: bool, extract_levels) -> None:
-        """Blocks of the levels from the bottom to the finest that is extracted."""
+    def _add_decoder(self, up, sizes: Sizes, encode, decode, concat: bool, extract_levels, padding) -> None:
+        """Blocks of the levels from the bottom to the finest that is extracted. Raises InputError."""
+        _check(self.depth, extract_levels, padding, encode, decode, concat)
         self.concat_skip, self.first = concat, min(extract_levels)
         sizes = _per_level(sizes, self.depth, "decode_kernel_sizes")
         self.decode_deconvs, self.decode_convs = nn.ModuleDict(), nn.ModuleDict()
@@ -212,17 +212,18 @@ class UNet(_Network):
         deepreg: bool = False,
     ):
         encode, decode = _channels(encode_num_channels, decode_num_channels, num_channel_initial, depth)
-        _check(depth, extract_levels, padding, encode, decode, concat_skip)
         super().__init__(
             in_channels,
             encode,
             encode_kernel_sizes,
             (pooling, strides),
-            short_bottom=False,
-            activation_checkpointing=activation_checkpointing,
-            options=_options(activation, norm_name, kernel_initializer),
+            False,
+            activation_checkpointing,
+            _options(activation, norm_name, kernel_initializer),
         )
-        self._add_decoder(Deconv3dBlock, decode_kernel_sizes, encode, decode, concat_skip, extract_levels)
+        self._add_decoder(
+            Deconv3dBlock, decode_kernel_sizes, encode, decode, concat_skip, extract_levels, padding
+        )
         out = (out_channels, out_kernel_initializer, out_activation)
         self.output_block = Extraction(decode[self.first :], extract_levels, *out, deepreg=deepreg)
 
@@ -264,18 +265,17 @@ class LocalNet(_Network):
     ):
         depth = max(extract_levels, default=0) if depth is None else depth
         encode, decode = _channels(encode_num_channels, decode_num_channels, num_channel_initial, depth)
-        _check(depth, extract_levels, padding, encode, decode, concat_skip)
         super().__init__(
             in_channels,
             encode,
             encode_kernel_sizes or [7] + [3] * depth,
             (pooling, strides),
-            short_bottom=True,
-            activation_checkpointing=activation_checkpointing,
-            options=_options(activation, norm_name, kernel_initializer),
+            True,
+            activation_checkpointing,
+            _options(activation, norm_name, kernel_initializer),
         )
-        up = AdditiveUpSampling if use_additive_upsampling else Deconv3dBlock
-        self._add_decoder(up, decode_kernel_sizes, encode, decode, concat_skip, extract_levels)
+        up = (Deconv3dBlock, AdditiveUpSampling)[use_additive_upsampling]
+        self._add_decoder(up, decode_kernel_sizes, encode, decode, concat_skip, extract_levels, padding)
         out = (out_channels, out_kernel_initializer, out_activation)
         self.output_block = Extraction(decode[self.first :], extract_levels, *out, deepreg=deepreg)
 
@@ -323,9 +323,9 @@ class GlobalNet(_Network):
             channels,
             encode_kernel_sizes,
             (pooling, strides),
-            short_bottom=False,
-            activation_checkpointing=activation_checkpointing,
-            options=_options(activation, norm_name, kernel_initializer),
+            False,
+            activation_checkpointing,
+            _options(activation, norm_name, kernel_initializer),
         )
         shape = tuple(image_size)
         for _ in range(depth):
