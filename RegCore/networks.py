@@ -142,6 +142,7 @@ class _Network(nn.Module):
         """Blocks of the levels from the bottom to the finest that is extracted. Raises InputError."""
         _check(self.depth, extract_levels, padding, encode, decode, concat)
         self.concat_skip, self.first = concat, min(extract_levels)
+        self.decoded, self.extract_levels = decode, tuple(extract_levels)
         sizes = _per_level(sizes, self.depth, "decode_kernel_sizes")
         self.decode_deconvs, self.decode_convs = nn.ModuleDict(), nn.ModuleDict()
         for d in range(self.first, self.depth):
@@ -149,6 +150,11 @@ class _Network(nn.Module):
             larger = up(decode[d + 1], decode[d], sizes[d], self.strides, **self.options)
             self.decode_deconvs[str(d)] = larger
             self.decode_convs[str(d)] = self._convolutions(joined, decode[d], sizes[d])
+
+    def _add_output(self, channels: int, initializer: str, activation: str | None, deepreg: bool) -> None:
+        """What gathers the extracted levels, once there is a decoder."""
+        extracted = self.decoded[self.first :], self.extract_levels
+        self.output_block = Extraction(*extracted, channels, initializer, activation, deepreg=deepreg)
 
     def _level_above(self, d: int, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         up = self.decode_deconvs[str(d)](x, skip.shape[2:])
@@ -224,8 +230,7 @@ class UNet(_Network):
         self._add_decoder(
             Deconv3dBlock, decode_kernel_sizes, encode, decode, concat_skip, extract_levels, padding
         )
-        out = (out_channels, out_kernel_initializer, out_activation)
-        self.output_block = Extraction(decode[self.first :], extract_levels, *out, deepreg=deepreg)
+        self._add_output(out_channels, out_kernel_initializer, out_activation, deepreg)
 
 
 class LocalNet(_Network):
@@ -276,8 +281,7 @@ class LocalNet(_Network):
         )
         up = (Deconv3dBlock, AdditiveUpSampling)[use_additive_upsampling]
         self._add_decoder(up, decode_kernel_sizes, encode, decode, concat_skip, extract_levels, padding)
-        out = (out_channels, out_kernel_initializer, out_activation)
-        self.output_block = Extraction(decode[self.first :], extract_levels, *out, deepreg=deepreg)
+        self._add_output(out_channels, out_kernel_initializer, out_activation, deepreg)
 
 
 class GlobalNet(_Network):

@@ -18,7 +18,7 @@ from random import Random
 import torch
 from torch import nn
 
-from RegCore.augmentation import AUGMENTATIONS
+from RegCore.augmentation import AUGMENTATIONS, in_turn
 from RegCore.checks import choose_device
 from RegCore.config import Config
 from RegCore.geometry import InputError
@@ -284,21 +284,19 @@ def _augmented(batch: dict, augmentations: list, keys: list[str]) -> dict:
     for i, key in enumerate(keys):
         generator = torch.Generator().manual_seed(Random(key).getrandbits(63))
         sample = {k: v[i : i + 1] for k, v in batch.items() if k in IMAGES}
-        for augmentation in augmentations:
-            sample = augmentation(sample, generator)
-        changed.append(sample)
+        changed.append(in_turn(augmentations)(sample, generator))
     return batch | {key: torch.cat([sample[key] for sample in changed]) for key in changed[0]}
 
 
 def _in_groups(batches: Iterator[dict], size: int) -> Iterator[list[dict]]:
-    """Lists of so many batches, the last one shorter if need be."""
-    group = []
+    """Lists of so many batches; what is left over is dropped, unless it is all there is, as in a batch."""
+    group, whole = [], False
     for batch in batches:
         group.append(batch)
         if len(group) == size:
             yield group
-            group = []
-    if group:
+            group, whole = [], True
+    if group and not whole:
         yield group
 
 
