@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from RegCore.geometry import Geometry
+from RegCore.geometry import Geometry, InputError
 from RegCore.resampler import affine_coordinates, gaussian_smooth, index_map, sample, tensor_of
 from RegCore.volume import Volume
 
@@ -76,6 +76,41 @@ def in_own_units(array: np.ndarray) -> np.ndarray:
         part /= exact(span)
         out[start : start + rows] = np.clip(part, -FARTHEST, FARTHEST, out=part)
     return out
+
+
+def normalize_array(
+    array: np.ndarray, v_min: float | None = None, v_max: float | None = None, *, where: str = "the image"
+) -> np.ndarray:
+    """An image cut to a window of intensities and put in units of it: 0 at its lower end, 1 at its upper one.
+
+    Args:
+        array: any shape and dtype.
+        v_min, v_max: the window; by default the smallest and the largest value.
+        where: what the array is, for messages.
+
+    Returns:
+        float32 in [0, 1] of the same shape; 0 throughout if the window has no width.
+
+    Raises:
+        InputError: a value is not finite, or the window ends below its beginning.
+    """
+    low, high = array.min(), array.max()
+    if not (np.isfinite(low) and np.isfinite(high)):  # each is NaN if one voxel is
+        raise InputError(f"{where}: all voxels must be finite, but some are NaN or infinite")
+    low, high = (low if v_min is None else v_min), (high if v_max is None else v_max)
+    span = float(high) - float(low)
+    if not span >= 0:
+        raise InputError(f"{where}: v_min must not exceed v_max, but the window goes from {low} to {high}")
+    if span == 0:
+        return np.zeros(array.shape, np.float32)
+    small = array.dtype.itemsize <= 2 or (array.dtype == np.float32 and 1e-30 < span < 1e38)
+    exact = np.float32 if small else np.float64
+    scaled = array.astype(exact)
+    scaled -= exact(low)
+    scaled /= exact(high) - exact(low)
+    if not (v_min is None and v_max is None):
+        np.clip(scaled, 0, 1, out=scaled)
+    return scaled.astype(np.float32, copy=False)
 
 
 def coarser(

@@ -27,6 +27,7 @@ MAY_KNOW = {
     "metrics": SPACE | {"resampler"},
     "resampler": SPACE | {"progress"},
     "preprocess": SPACE | {"resampler", "progress"},
+    "augmentation": {"geometry", "resampler"},
     "features": {"geometry", "resampler", "progress"},
     "losses": {"geometry", "resampler", "features"},
     "layers": {"geometry", "resampler"},
@@ -40,7 +41,10 @@ MAY_KNOW = {
     "optimisers": {"geometry", "names"},
     "steps": {"geometry", "methods", "objective"},
     "model_file": {"geometry", "io", "methods", "tfbundle"},
-    "checkpoint_import": {"geometry", "keras_weights", "model_file", "tfbundle"},
+    "checkpoint_import": {"config", "geometry", "keras_weights", "model_file", "tfbundle"},
+    "plugins": {"geometry", "augmentation", "loaders", "losses", "methods", "networks"},
+    "config": {"geometry", "names", "io", "augmentation", "loaders", "losses", "methods", "networks"}
+    | {"optimisers"},
     "training": {"augmentation", "checkpoint_import", "checks", "config", "geometry", "layers", "loaders"}
     | {"model_file", "objective", "optimisers", "progress", "steps", "tfbundle"},
     "optimise": OPTIMISERS,

@@ -12,9 +12,9 @@ what the section says in its `CHECKS`: ``check(case, found)``, which raises Asse
 
 import numpy as np
 
-from Testing.golden import backbones, classical, layers, loaders, losses, models, resampler, warp
+from Testing.golden import backbones, classical, layers, loaders, losses, models, preprocess, resampler, warp
 
-SECTIONS = (backbones, classical, layers, loaders, losses, models, resampler, warp)
+SECTIONS = (backbones, classical, layers, loaders, losses, models, preprocess, resampler, warp)
 FUNCTIONS = {name: function for section in SECTIONS for name, function in section.FUNCTIONS.items()}
 CHECKS = {name: check for section in SECTIONS for name, check in getattr(section, "CHECKS", {}).items()}
 
