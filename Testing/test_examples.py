@@ -1,0 +1,87 @@
+"""The examples of Docs/examples: each plugin loads, its YAML file loads with it, and it trains."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from RegCore import plugins
+from RegCore.config import load_config
+from RegCore.geometry import InputError
+from RegCore.losses import IMAGE_LOSSES
+from RegCore.methods import build_model
+from RegCore.objective import Objective
+from RegCore.optimisers import make_optimiser
+from RegCore.steps import train_step
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "Docs" / "examples"
+NAMES = ["custom_backbone", "custom_image_label_loss", "custom_parameterized_image_label_loss"]
+DEEPREG = Path(__file__).resolve().parents[2] / "shared" / "deepreg" / "config"
+
+
+@pytest.fixture
+def load_example(monkeypatch):
+    """A function that loads the plugin of an example; what it enters is gone after the test."""
+    before = [dict(table) for table in plugins.TABLES]
+    monkeypatch.setattr(plugins, "_plugins", {})
+    monkeypatch.setattr(plugins, "_authors", {})
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield lambda name: plugins.load_plugin(EXAMPLES / f"{name}.py")
+    for plugin in plugins._plugins.values():
+        sys.modules.pop(plugin.module.__name__, None)
+    for table, entries in zip(plugins.TABLES, before, strict=True):
+        table.clear()
+        table.update(entries)
+
+
+def test_all_examples_are_here():
+    assert sorted(path.stem for path in EXAMPLES.glob("*.py")) == NAMES
+    assert sorted(path.stem for path in EXAMPLES.glob("*.yaml")) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_trains(load_example, name):
+    with pytest.raises(InputError, match="made known by --plugin"):
+        load_config(EXAMPLES / f"{name}.yaml")
+    load_example(name)
+    train = load_config(EXAMPLES / f"{name}.yaml").to_dict()["train"]
+    torch.manual_seed(1)
+    model = build_model(train, (16, 16, 16), (16, 16, 16), labeled=True).train()
+    objective = Objective.from_config(train["loss"], labeled=True)
+    optimiser = make_optimiser(train["optimizer"], model.parameters())
+    fixed = torch.zeros(2, 1, 16, 16, 16)
+    fixed[:, :, 4:11, 5:12, 4:12] = 1
+    moving = fixed.roll(2, 2)
+    batch = {"fixed_image": fixed, "moving_image": moving, "fixed_label": fixed, "moving_label": moving}
+    first = train_step(model, objective, optimiser, [batch])["loss"]
+    for _ in range(15):
+        last = train_step(model, objective, optimiser, [batch])["loss"]
+    assert last < first - 0.002
+
+
+@pytest.mark.skipif(not DEEPREG.is_dir(), reason="DeepReg's configurations in ../shared/deepreg are not here")
+@pytest.mark.parametrize("name", NAMES)
+def test_deepregs_own_file_loads_with_our_plugin(load_example, name):
+    load_example(name)
+    config = load_config(DEEPREG / f"config_{name}.yaml")
+    assert config.train.backbone.name == ("custom_backbone" if name == "custom_backbone" else "local")
+
+
+def test_the_losses_are_what_they_say(load_example):
+    for name in NAMES[1:]:
+        load_example(name)
+    fixed, warped = torch.rand(2, 3, 1, 4, 5, 6, generator=torch.Generator().manual_seed(2))
+    difference = (fixed - warped).numpy().reshape(3, -1)
+    expected = torch.from_numpy((difference**2).mean(1) ** 0.5)
+    torch.testing.assert_close(IMAGE_LOSSES["root_mean_square"](fixed, warped), expected)
+    for p in (1, 2):
+        expected = torch.from_numpy((abs(difference) ** p).mean(1))
+        torch.testing.assert_close(IMAGE_LOSSES["lp_norm"](fixed, warped, p=p), expected)
+
+
+def test_an_option_out_of_range_is_found_when_the_file_is_read(load_example):
+    load_example("custom_parameterized_image_label_loss")
+    path = EXAMPLES / "custom_parameterized_image_label_loss.yaml"
+    with pytest.raises(InputError, match="train.loss.image.p can't be used: p must be 1 or 2, but it is 3"):
+        load_config(path, overrides={"train": {"loss": {"image": {"p": 3}}}})
