@@ -8,14 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import yaml
 
+from RegCore.config.reading import Places, plain, read_files
+from RegCore.config.upgrade import upgraded
 from RegCore.geometry import InputError
 from RegCore.keras_weights import to_state
 from RegCore.model_file import TrainedModel, build, load_model, save_model
 from RegCore.tfbundle import Node, index_path, is_bundle, read_bundle, read_object_graph
 
 VALUE = "VARIABLE_VALUE"  # TensorFlow's name for the value of an object that is a variable
+OUTPUTS = "output_block.layers."  # where the networks have the convolutions of the extracted levels
 LONGEST_PATH = 1000  # letters
 
 
@@ -32,16 +34,18 @@ def load_trained(path, config=None, device="cpu") -> TrainedModel:
     return load_model(path, device)
 
 
-def import_checkpoint(prefix, config=None, out=None) -> TrainedModel:
+def import_checkpoint(prefix, config=None, out=None, *, deepreg: bool = True) -> TrainedModel:
     """The model of a checkpoint that DeepReg wrote, set to predict; also as a model file if `out` is given.
 
     Args:
         prefix: ``…/save/ckpt-N``, or one of the files of this name.
-        config: the configuration, a mapping or the path of a YAML file; ``../config.yaml`` if not given.
+        config: the configuration: a mapping, or a path or several of YAML files, also of DeepReg 0.1.1;
+            ``../config.yaml`` if not given.
         out: path of the model file.
 
-    The configuration of the model says ``deepreg: true`` in its section train, see
-    `RegCore.methods.build_model`.
+        deepreg: the configuration of the model will say ``deepreg: true`` in its section train, so that it
+            computes what DeepReg computes. Else the outputs are put at the levels that DeepReg took them
+            from, for networks without that option; a velocity field is integrated with its edge going on.
 
     Raises:
         InputError: a file is missing or damaged, the configuration does not describe a network, or the
@@ -51,13 +55,16 @@ def import_checkpoint(prefix, config=None, out=None) -> TrainedModel:
     weights = read_weights(prefix)
     source, config = _configuration(index, config)
     try:
-        made = build({**config, "train": _train(config)}, *_sizes(config))
+        train = _train(config, deepreg)
+        if not deepreg:
+            weights = _at_their_levels(train["backbone"], weights)
+        made = build({**config, "train": train}, *_sizes(config))
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
     try:
         made.network.backbone.load_state_dict(to_state(weights, made.network.backbone))
     except InputError as error:
-        raise InputError(f"{index}: with the configuration {source} {error}") from None
+        raise InputError(f"{index}: with {source}, {error}") from None
     made.network.eval()
     if out is not None:
         save_model(out, made)
@@ -127,23 +134,19 @@ def _optimisers_keys(nodes: list[Node]) -> set[str]:
 
 
 def _configuration(index: Path, config) -> tuple[str, dict]:
-    """Where the configuration comes from, in words, and what it says."""
+    """Where the configuration comes from, in words, and what it says, in the present form."""
     if isinstance(config, Mapping):
-        return "that was given", dict(config)
-    path = index.parent.parent / "config.yaml" if config is None else Path(config)
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        hint = "" if config is not None else "; give the configuration of the training with --config"
-        raise InputError(f"{path}: there is no such file{hint}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: this configuration can't be read ({type(error).__name__})") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: a configuration with sections was expected, but this is something else")
-    return str(path), found
+        return "the configuration", upgraded(plain(config, Places("the configuration"))).values
+    if config is None:
+        config = index.parent.parent / "config.yaml"
+        if not config.is_file():
+            hint = "give the configuration of the training with --config"
+            raise InputError(f"{config}: there is no such file; {hint}")
+    values, places = read_files([config] if isinstance(config, str | Path) else config, None)
+    return places.default, upgraded(values).values
 
 
-def _train(config: Mapping) -> dict:
+def _train(config: Mapping, deepreg: bool) -> dict:
     """The section train of a configuration for what DeepReg made of it."""
     train = config.get("train")
     if not isinstance(train, Mapping) or not isinstance(train.get("backbone"), Mapping):
@@ -151,7 +154,29 @@ def _train(config: Mapping) -> dict:
     backbone = dict(train["backbone"])
     if backbone.get("name") == "local":
         backbone.pop("encode_kernel_sizes", None)  # DeepReg takes 7, 3, 3, … whatever is written there
-    return {**train, "backbone": backbone, "deepreg": True}
+    return {**train, "backbone": backbone, "deepreg": deepreg}
+
+
+def _at_their_levels(backbone: dict, weights: dict) -> dict:
+    """The weights with output convolutions in the order of the levels that DeepReg took them from.
+
+    There the output of level L is that of level min + max - L; `backbone` gets these levels, ascending.
+    """
+    levels = backbone.get("extract_levels")
+    if backbone.get("name") not in ("unet", "local") or not _whole_numbers(levels):
+        return weights  # one output, or nothing that a network could be built of
+    used = [min(levels) + max(levels) - level for level in levels]
+    backbone["extract_levels"] = sorted(used)
+    places = {f"{OUTPUTS}{old}.": f"{OUTPUTS}{sorted(used).index(level)}." for old, level in enumerate(used)}
+    moved = {}
+    for path, value in weights.items():
+        old = next((old for old in places if path.startswith(old)), "")
+        moved[places.get(old, "") + path.removeprefix(old)] = value
+    return moved
+
+
+def _whole_numbers(levels) -> bool:
+    return isinstance(levels, list) and bool(levels) and all(isinstance(level, int) for level in levels)
 
 
 def _sizes(config: Mapping) -> tuple[list, list, bool]:

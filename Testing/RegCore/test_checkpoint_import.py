@@ -113,6 +113,20 @@ def test_outputs_belong_to_the_levels_that_deepreg_took_them_from(tmp_path):
     assert import_checkpoint(prefix).network.backbone.output_block.places == [0, 3, 2]
 
 
+@pytest.mark.parametrize("levels", [[0, 1, 2], [0, 2, 3], [3, 0, 1], [1]])
+def test_without_the_option_the_outputs_move_to_their_levels(tmp_path, levels):
+    """So that a training can go on with a network that takes level L from level L."""
+    config = config_with(name="local", num_channel_initial=2, extract_levels=levels, depth=3)
+    prefix, network = saved(tmp_path, config)
+    made = import_checkpoint(prefix, deepreg=False)
+    assert made.config["train"]["deepreg"] is False
+    used = sorted(min(levels) + max(levels) - level for level in levels)
+    assert made.config["train"]["backbone"]["extract_levels"] == used
+    with torch.no_grad():
+        expected, found = network(*images()).ddf, made.network(*images()).ddf
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_sizes_of_fixed_and_moving_images_may_differ(tmp_path):
     dataset = {"fixed_image_shape": [7, 8, 9], "moving_image_shape": [12, 5, 6], "train": {"labeled": False}}
     prefix, _ = saved(tmp_path, CONFIG)
@@ -160,9 +174,26 @@ def test_without_a_configuration_the_sentence_says_how_to_give_one(tmp_path):
     assert import_checkpoint(prefix, tmp_path / "other.yaml").fixed_size == (7, 8, 9)
 
 
+def test_a_configuration_of_deepreg_0_1_1(tmp_path):
+    prefix, _ = saved(tmp_path, CONFIG)
+    backbone = {"num_channel_initial": 2, "depth": 2}
+    old = {
+        "dataset": {"dir": {"train": "data"}, "labeled": True, "image_shape": [7, 8, 9]},
+        "train": {"model": {"method": "ddf", "backbone": "unet", "unet": backbone}},
+    }
+    assert import_checkpoint(prefix, old).config["train"]["backbone"] == {"name": "unet", **backbone}
+
+
+def test_configurations_are_laid_over_each_other(tmp_path):
+    prefix, _ = saved(tmp_path, CONFIG)
+    (tmp_path / "more.yaml").write_text("dataset: {image_shape: [5, 6, 7]}")
+    made = import_checkpoint(prefix, [tmp_path / "config.yaml", tmp_path / "more.yaml"])
+    assert made.fixed_size == (5, 6, 7)
+
+
 CONFIGS = {
-    "no YAML": ("a: [1", "can't be read"),
-    "no mapping": ("[1, 2]", "a configuration with sections was expected"),
+    "no YAML": ("a: [1", "not valid YAML"),
+    "no mapping": ("[1, 2]", "sections dataset and train were expected"),
     "no train": ("dataset: {image_shape: [7, 8, 9]}", "lacks the section train"),
     "no backbone": ("{train: {method: ddf}, dataset: {image_shape: [7, 8, 9]}}", "train with a backbone"),
     "no dataset": (yaml.safe_dump({"train": CONFIG["train"]}), "lacks the section dataset"),
@@ -182,7 +213,7 @@ def test_a_configuration_that_describes_no_network(tmp_path, what):
     prefix, _ = saved(tmp_path, CONFIG)
     text, sentence = CONFIGS[what]
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(InputError, match=rf"config\.yaml: .*{sentence}"):
+    with pytest.raises(InputError, match=rf"config\.yaml.*: .*{sentence}"):
         import_checkpoint(prefix)
 
 
