@@ -36,7 +36,7 @@ class Misfit(Exception):
 
 
 def fitted(value, hint):
-    """The value as the annotation wants it: 16.0 as 16, 1 as 1.0, False as "off" where it must be a word.
+    """The value as the annotation wants it: 16.0 as 16, False as "off" where it must be a word.
 
     Knows bool, int, float, str, None, unions, Literal, Annotated with `Range`, sequences and tuples of these,
     Mapping; whatever else an annotation may be, every value fits it. Raises Misfit.
@@ -96,7 +96,7 @@ def _simple(value, hint):
     if hint is float:
         if truth or not isinstance(value, Real) or not math.isfinite(value):
             raise Misfit
-        return float(value)
+        return value
     known = {bool: truth, str: isinstance(value, str), types.NoneType: value is None, None: value is None}
     known[dict] = known[Mapping] = isinstance(value, Mapping)
     if not known.get(hint, True):

@@ -26,6 +26,12 @@ def check_field(field: torch.Tensor) -> None:
         )
 
 
+def check_share(value: float, name: str) -> None:
+    """Raise InputError unless a number lies between 0 and 1."""
+    if not 0 <= value <= 1:
+        raise InputError(f"{name} must lie between 0 and 1, but it is {value}")
+
+
 def lengths_mm(spacing, like: torch.Tensor) -> torch.Tensor:
     """Three lengths in mm as a tensor of the dtype and device of ``like``; InputError unless positive."""
     mm = torch.as_tensor(spacing, dtype=torch.float64)

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 
 from RegCore.geometry import InputError
-from RegCore.losses.checks import check_pair
+from RegCore.losses.checks import check_pair, check_share
 from RegCore.losses.kernels import SIGMA_KERNELS, separable_filter
 
 Scales = float | Sequence[float] | None
@@ -98,8 +98,9 @@ def dice(
         ``(B,)`` in [-1, 0].
 
     Raises:
-        InputError: what `multi_scale` refuses.
+        InputError: what `multi_scale` refuses; a weight outside [0, 1].
     """
+    check_share(background_weight, "background_weight")
     one = partial(
         _dice,
         binary=binary,
@@ -132,6 +133,7 @@ def jaccard(
 
     Arguments, result and errors as in `dice`.
     """
+    check_share(background_weight, "background_weight")
     one = partial(
         _jaccard,
         binary=binary,
@@ -174,8 +176,9 @@ def cross_entropy(
         ``(B,)``.
 
     Raises:
-        InputError: what `multi_scale` refuses.
+        InputError: what `multi_scale` refuses; a weight outside [0, 1].
     """
+    check_share(background_weight, "background_weight")
     one = partial(_cross_entropy, binary=binary, background_weight=background_weight, smooth=smooth)
     return multi_scale(one, fixed, warped, scales, kernel)
 

@@ -158,3 +158,10 @@ def test_the_foreground_is_counted():
 def test_scales_that_cannot_be_are_refused(options, sentence):
     with pytest.raises(InputError, match=sentence):
         multi_scale(dice, *memberships(), **options)
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.5, float("nan")])
+@pytest.mark.parametrize("loss", [dice, jaccard, cross_entropy])
+def test_a_background_weight_that_is_no_share_is_refused(loss, weight):
+    with pytest.raises(InputError, match="background_weight must lie between 0 and 1"):
+        loss(torch.rand(1, 1, 3, 3, 3), torch.rand(1, 1, 3, 3, 3), background_weight=weight)

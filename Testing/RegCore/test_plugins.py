@@ -69,7 +69,7 @@ def size(ddf):
 def test_a_network_is_entered_checked_and_built():
     assert register_backbone("still")(Still) is Still
     assert NETWORKS["still"] is Still
-    values = changed("train.backbone", {"name": "still", "scale": 2})
+    values = changed("train.backbone", {"name": "still", "scale": 2.5})
     train = Config.from_dict(values).to_dict()["train"]
     model = build_model(train, (4, 5, 6), (4, 5, 6), labeled=True)
     image = torch.rand(1, 1, 4, 5, 6)

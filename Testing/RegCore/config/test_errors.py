@@ -85,6 +85,22 @@ RECORDED = {
         ("train.loss.image", {"name": "lncc", "kernel_type": "triangular", "kernel_size": 4}, UNPAIRED),
         ("kernel_size", "odd", "4"),
     ),
+    "DiceScore background_weight 1.5": (
+        ("train.loss.label.background_weight", 1.5, UNPAIRED),
+        ("train.loss.label.background_weight", "between 0 and 1", "1.5"),
+    ),
+    "JaccardIndex background_weight -0.1": (
+        ("train.loss.label", {"name": "jaccard", "background_weight": -0.1}, UNPAIRED),
+        ("train.loss.label.background_weight", "between 0 and 1", "-0.1"),
+    ),
+    "CrossEntropy background_weight 1.5": (
+        ("train.loss.label", {"name": "cross-entropy", "background_weight": 1.5}, UNPAIRED),
+        ("train.loss.label.background_weight", "between 0 and 1", "1.5"),
+    ),
+    "affine scale 2": (
+        ("train.preprocess.data_augmentation.scale", 2, UNPAIRED),
+        ("train.preprocess.data_augmentation.scale", "between 0 and 1", "2"),
+    ),
     "multiscale kernel": (("train.loss.label.kernel", "x", UNPAIRED), ("'x'", "gaussian, cauchy")),
     "conditional unlabeled": (
         ("dataset.train.labeled", False, CONDITIONAL),

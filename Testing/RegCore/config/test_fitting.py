@@ -16,9 +16,10 @@ COUNT = Annotated[int, Range(1)]
     [
         (3, int, 3),
         (1000.0, int, 1000),
-        (2, float, 2.0),
+        (2, float, 2),
+        ([0, 0.5], Sequence[float], [0, 0.5]),
         (0.5, Annotated[float, Range(0, 1)], 0.5),
-        (1, Annotated[float, Range(0, 1)], 1.0),
+        (1, Annotated[float, Range(0, 1)], 1),
         (None, int | None, None),
         ("a", str | None, "a"),
         (True, bool, True),
