@@ -18,7 +18,7 @@ WIDTH = 0.44  # of the Gaussian that goes before, in spacings: what finer detail
 
 
 def _three(spacing: int | Sequence[int]) -> tuple[int, int, int]:
-    values = (spacing,) * 3 if isinstance(spacing, int) else tuple(spacing)
+    values = tuple(spacing) if isinstance(spacing, Sequence) else (spacing,) * 3
     if len(values) != 3 or not all(isinstance(v, int) and v > 0 for v in values):
         raise InputError(
             "the spacing of control points is one or three positive whole numbers of voxels,"
