@@ -34,8 +34,9 @@ def make_pictures(arguments: argparse.Namespace) -> None:
     make = {"0": _over_slices, "1": _warped, "2": _table, "3": _tiled}[arguments.mode]
     paths = _paths(arguments.image_paths)
     with prepared_folder(Path(arguments.save_path)) as folder:
-        for name, pictures in make(arguments, paths).items():
-            _write(pictures, folder / name, arguments.interval)
+        made = make(arguments, paths)
+        for name in list(made):
+            _write(made.pop(name), folder / name, arguments.interval)
             log.info("%s", Path(arguments.save_path) / name)
 
 
@@ -188,18 +189,22 @@ def _write(pictures: Image.Image | Frames, path: Path, interval: int) -> None:
             pictures.save(side, format=Image.registered_extensions()[path.suffix.lower()])
             return
         palette = _palette(pictures)
-        reduced = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
+        frames = (_reduced(picture, palette) for picture in pictures)
         options = {"save_all": True, "duration": interval, "loop": 0}
-        next(reduced).save(side, format="GIF", append_images=reduced, **options)
+        next(frames).save(side, format="GIF", append_images=frames, **options)
 
 
-def _palette(frames: Frames) -> Image.Image:
-    """The 256 colours of an animation, chosen from three of its pictures; shades of grey if these suffice."""
+def _palette(frames: Frames) -> Image.Image | None:
+    """The 256 colours of an animation, chosen from three of its pictures; None where these are grey."""
     chosen = [np.asarray(frames[number]) for number in sorted({0, len(frames) // 2, len(frames) - 1})]
     every = np.concatenate(chosen)
     if int(np.ptp(every, axis=-1).max()) <= max(np.ptp(BACKGROUND), np.ptp(NOTHING)):
-        greys = np.linspace(0, 255, 254).round().astype(np.uint8)
-        palette = Image.new("P", (1, 1))
-        palette.putpalette([*np.repeat(greys, 3).tolist(), *BACKGROUND, *NOTHING])
-        return palette
+        return None
     return Image.fromarray(every).quantize(256, kmeans=1, dither=Image.Dither.NONE)
+
+
+def _reduced(picture: Image.Image, palette: Image.Image | None) -> Image.Image:
+    """A picture in the colours of a palette, or in all 256 shades of grey."""
+    if palette is None:
+        return picture.convert("L")
+    return picture.quantize(palette=palette, dither=Image.Dither.NONE)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -152,10 +152,10 @@ def warp_frames(
         scene stays where it is, the labels are bent with the image.
     """
 
-    def moved(sheet: Sheet, share: float) -> np.ndarray:
-        return sheet.index + share * sample(ddf, sheet.index.reshape(-1, 3)).reshape(sheet.index.shape)
+    def ends(sheet: Sheet) -> tuple[np.ndarray, np.ndarray]:
+        return sheet.index, sheet.index + sample(ddf, sheet.index.reshape(-1, 3)).reshape(sheet.index.shape)
 
-    return _bent_frames(scene, onto, number, steps, size, moved)
+    return _bent_frames(scene, onto, number, steps, size, ends)
 
 
 def transform_frames(
@@ -163,19 +163,26 @@ def transform_frames(
 ) -> Frames:
     """As `warp_frames`, with x_moving = x + share · (T(x) - x) in RAS mm."""
 
-    def moved(sheet: Sheet, share: float) -> np.ndarray:
-        points = sheet.world + share * (transform.map(sheet.world) - sheet.world)
-        return scene.image.geometry.to_index(points)
+    def ends(sheet: Sheet) -> tuple[np.ndarray, np.ndarray]:
+        to_index = scene.image.geometry.to_index
+        return to_index(sheet.world), to_index(transform.map(sheet.world))
 
-    return _bent_frames(scene, onto, number, steps, size, moved)
+    return _bent_frames(scene, onto, number, steps, size, ends)
 
 
-def _bent_frames(scene: Scene, onto: Geometry, number: int, steps: int, size, moved) -> Frames:
-    sheet = _sheet(onto, number, size, scene.raw)
+def _bent_frames(scene: Scene, onto: Geometry, number: int, steps: int, size, ends) -> Frames:
+    """Pictures on the way between two places in the image, which `ends` tells for each point of a sheet."""
+
+    @cache
+    def way() -> tuple[Sheet, np.ndarray, np.ndarray]:
+        sheet = _sheet(onto, number, size, scene.raw)
+        start, end = ends(sheet)
+        return sheet, start, end - start
 
     def make(step: int) -> Image.Image:
+        sheet, start, change = way()
         share = step / (steps - 1) if steps > 1 else 1.0
-        return _framed(_painted(scene, sheet, moved(sheet, share)), size, f"{share:.2f}")
+        return _framed(_painted(scene, sheet, start + share * change), size, f"{share:.2f}")
 
     return Frames(steps, make)
 
