@@ -100,7 +100,7 @@ class RunFolder:
         _fill_optimiser(path, optimiser, self._training(path)["optimiser"])
 
     def started_from(
-        self, path, state: TrainingState, network: nn.Module, optimiser: torch.optim.Optimizer
+        self, path, state: TrainingState, trained: TrainedModel, optimiser: torch.optim.Optimizer
     ) -> TrainingState:
         """Weights of a checkpoint of another run, of a model file, or of TensorFlow; the state to begin at.
 
@@ -108,12 +108,13 @@ class RunFolder:
         """
         found = checkpoint_at(path)
         if found is None:
-            weights = import_checkpoint(path).network.state_dict()
-            _fill(Path(path), network, weights)
+            deepreg = trained.config["train"].get("deepreg", False)
+            weights = import_checkpoint(path, trained.config, deepreg=deepreg).network.state_dict()
+            _fill(Path(path), trained.network, weights)
             number = Path(path).name.rpartition("-")[2]
             return replace(state, place=Place(epoch=int(number) if number.isdigit() else 0))
         content = read_model(found)
-        _fill(found, network, content["state"])
+        _fill(found, trained.network, content["state"])
         if "training" not in content:
             return state
         rates = [group["lr"] for group in optimiser.param_groups]

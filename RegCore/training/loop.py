@@ -143,7 +143,7 @@ def _prepared(config, folder, group: Group, start_from, resume, max_epochs, work
     if resume:
         folder.load(state, trained.network, optimiser)
     elif start_from is not None:
-        state = folder.started_from(start_from, state, trained.network, optimiser)
+        state = folder.started_from(start_from, state, trained, optimiser)
     labeled = loader.labeled and (valid is None or valid.labeled)
     fewer = max_epochs or settings.epochs
     run = _Run(

@@ -14,8 +14,11 @@ from RegCore.checkpoint_import import import_checkpoint, load_trained, read_weig
 from RegCore.geometry import InputError
 from RegCore.keras_weights import from_state
 from RegCore.methods import build_model, warped
-from RegCore.model_file import load_model
+from RegCore.model_file import build, load_model
 from RegCore.resampler import resize3d
+from RegCore.training.folder import RunFolder
+from RegCore.training.processes import Group
+from RegCore.training.state import TrainingState
 from Testing.RegCore.bundles import graph, write_bundle, write_checkpoint
 
 DEEPREG = Path(__file__).resolve().parents[3] / "shared" / "deepreg"
@@ -124,6 +127,20 @@ def test_without_the_option_the_outputs_move_to_their_levels(tmp_path, levels):
     assert made.config["train"]["backbone"]["extract_levels"] == used
     with torch.no_grad():
         expected, found = network(*images()).ddf, made.network(*images()).ddf
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("deepreg", [False, True])
+def test_a_training_begins_with_a_checkpoint_of_tensorflow(tmp_path, deepreg):
+    config = config_with(name="local", num_channel_initial=2, extract_levels=[0, 1, 2])
+    prefix, network = saved(tmp_path, config)
+    begun = build({**config, "train": {**config["train"], "deepreg": deepreg}}, (7, 8, 9), (7, 8, 9), True)
+    optimiser = torch.optim.SGD(begun.network.parameters())
+    folder = RunFolder(tmp_path, Group("cpu"))
+    state = folder.started_from(prefix, TrainingState.new(0), begun, optimiser)
+    assert state.place.epoch == 2
+    with torch.no_grad():
+        expected, found = network(*images()).ddf, begun.network.eval()(*images()).ddf
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
