@@ -116,11 +116,37 @@ class _OneDnnConvolution(torch.autograd.Function):
         return *made, grad.sum((0, 2, 3, 4)) if ctx.has_bias else None, None, None
 
 
+def _bfloat16_breaks(x: torch.Tensor, kernel: Sequence[int]) -> bool:
+    """Whether torch would compute this in bfloat16 on the CPU, but the image is hardly wider than the kernel.
+
+    The derivative by the weights then reads, and for kernels of 5 and 7 voxels writes, beyond its memory
+    where the first axis is shorter than the kernel (torch 2.13); twice the kernel is well away from that.
+    """
+    low = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+    return x.device.type == "cpu" and low and any(n < 2 * k for n, k in zip(x.shape[2:], kernel, strict=True))
+
+
+def _in_float32(function: Callable, x, weight, bias, strides, padding) -> torch.Tensor:
+    """A small convolution in float32, its result in bfloat16."""
+    with torch.autocast("cpu", enabled=False):
+        bias = None if bias is None else bias.float()
+        return function(x.float(), weight.float(), bias, strides, padding).to(torch.bfloat16)
+
+
 def convolve(x: torch.Tensor, weight: torch.Tensor, bias, strides, padding) -> torch.Tensor:
     """`torch.nn.functional.conv3d`, by way of oneDNN also where torch would not take it."""
+    if _bfloat16_breaks(x, weight.shape[2:]):
+        return _in_float32(convolve, x, weight, bias, strides, padding)
     if _falls_to_slow_path(x, weight, strides, padding):
         return _OneDnnConvolution.apply(x, weight, bias, list(strides), list(padding))
     return F.conv3d(x, weight, bias, strides, padding)
+
+
+def deconvolve(x: torch.Tensor, weight: torch.Tensor, bias, strides, padding=0) -> torch.Tensor:
+    """`torch.nn.functional.conv_transpose3d`, in float32 where bfloat16 is not safe."""
+    if _bfloat16_breaks(x, weight.shape[2:]):
+        return _in_float32(F.conv_transpose3d, x, weight, bias, strides, padding)
+    return F.conv_transpose3d(x, weight, bias, strides, padding)
 
 
 def max_pool3d_same(x: torch.Tensor, size, strides) -> torch.Tensor:
@@ -204,12 +230,12 @@ class Deconv3d(nn.Module):
 
     def forward(self, x: torch.Tensor, shape: Sequence[int] | None = None) -> torch.Tensor:
         if self.padding == "valid" and shape is None:
-            return F.conv_transpose3d(x, self.weight, self.bias, self.strides)
+            return deconvolve(x, self.weight, self.bias, self.strides)
         if shape is None:
             shape = [n * s for n, s in zip(x.shape[2:], self.strides, strict=True)]
         axes = list(zip(shape, self.kernel_size, self.strides, strict=True))
         before = [same_padding(*axis)[0] if self.padding == "same" else 0 for axis in axes]
-        x = F.conv_transpose3d(x, self.weight, self.bias, self.strides, before)
+        x = deconvolve(x, self.weight, self.bias, self.strides, before)
         for dim, n in enumerate(shape, 2):  # one voxel too many where the padding is odd, or none at all
             x = x.narrow(dim, 0, min(n, x.shape[dim]))
         missing = [(0, n - m) for n, m in zip(shape, x.shape[2:], strict=True)]

@@ -87,6 +87,24 @@ def test_a_step_goes_down_the_summed_gradient_and_logs_the_mean_before_it():
         torch.testing.assert_close(p.detach(), values)
 
 
+def test_a_gradient_can_be_scaled_and_computed_in_half_precision():
+    """In bfloat16 the network has 8 bits, the loss all of them: what is logged is rounded nowhere else."""
+    made, given = model().eval(), batch()
+    logged = add_gradient(made, objective(), given)
+    whole = gradients(made)
+    made.zero_grad()
+    add_gradient(made, objective(), given, scale=3.0)
+    for a, b in zip(whole, gradients(made), strict=True):
+        torch.testing.assert_close(3 * a, b)
+    made.zero_grad()
+    rounded = add_gradient(made, objective(), given, half=True)
+    assert rounded["loss"].dtype == torch.float32
+    assert not torch.equal(rounded["loss"], logged["loss"])
+    torch.testing.assert_close(rounded["loss"], logged["loss"], rtol=0.05, atol=0.05)
+    both = [torch.cat([g.flatten() for g in parts]) for parts in (whole, gradients(made))]
+    assert torch.cosine_similarity(*both, dim=0) > 0.95
+
+
 def test_pieces_of_a_batch_make_the_step_of_the_whole():
     given, made, logged = batch(), [model().eval(), model().eval()], []
     for network, pieces in zip(made, ([given], [part(given, 0, 1), part(given, 2)]), strict=True):
