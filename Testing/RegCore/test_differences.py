@@ -13,11 +13,13 @@ import torch
 import torch.nn.functional as F
 
 from RegCore import losses
+from RegCore.augmentation import AUGMENTATIONS, in_voxels, random_affine
 from RegCore.layers import BatchNorm3d, Extraction
-from RegCore.loaders.side import normalised, resized
+from RegCore.loaders.side import resized
 from RegCore.losses import bending, centroid, centroid_distance, dice, gncc, gradient, jaccard, lncc
 from RegCore.optimisers import make_optimiser
-from RegCore.resampler import warp_image_ddf
+from RegCore.preprocess import normalize_array
+from RegCore.resampler import affine_ddf, reference_grid, sample, warp_image_ddf
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "Docs" / "differences-from-deepreg.md"
@@ -72,12 +74,16 @@ def test_the_slope_at_a_whole_coordinate():
         ddf = torch.zeros(1, 3, *SHAPE, dtype=torch.float64, requires_grad=True)
         warp_image_ddf(image, ddf, border=border).sum().backward()
         slopes[border] = ddf.grad[0, :, 1:-1, 1:-1, 1:-1]
+    grid = reference_grid(SHAPE, dtype=torch.float64).requires_grad_(True)
+    sample(image, grid, deepreg=True).sum().backward()
+    slopes["deepreg"] = grid.grad[0, :, 1:-1, 1:-1, 1:-1]
     for d in range(3):
         steps = image[0, 0].diff(dim=d)
         for e in range(3):
             steps = steps if e == d else steps.narrow(e, 1, SHAPE[e] - 2)
         before, after = steps.narrow(d, 0, SHAPE[d] - 2), steps.narrow(d, 1, SHAPE[d] - 2)
         torch.testing.assert_close(slopes["zero_boundary"][d], before)
+        torch.testing.assert_close(slopes["deepreg"][d], before)
         missed = torch.minimum((slopes["edge"][d] - before).abs(), (slopes["edge"][d] - after).abs())
         assert missed.max() < 1e-9
 
@@ -180,6 +186,31 @@ def test_voxels_are_the_default_and_millimetres_an_option():
         assert (loss(ddf, spacing=(1, 1, 3)) - loss(ddf)).abs() > 0.01 * loss(ddf)
 
 
+# ---- data --------------------------------------------------------------------------------------------------
+
+
+def test_random_affine_maps_turn_about_the_centre():
+    shape = (15, 13, 17)
+    corners = torch.tensor([[-1, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]], dtype=torch.float64)
+    theta = random_affine(200, 0.3, torch.Generator().manual_seed(0))
+    share = torch.cat([corners, torch.ones(4, 1)], 1) @ theta.double() / corners
+    assert share.min() >= 0.7 - 1e-6 and share.max() <= 1 + 1e-6  # drawn inwards by up to 0.3
+    centre = (torch.tensor(shape) - 1) / 2
+    for deepreg in (False, True):
+        ddf = affine_ddf(theta if deepreg else in_voxels(theta, shape), shape)
+        at_centre, at_origin = ddf[:, :, 7, 6, 8].mean(0), ddf[:, :, 0, 0, 0].mean(0)
+        if deepreg:  # the voxel (0, 0, 0) stays but for a fraction of a voxel, the centre is pulled to it
+            assert ddf[:, :, 0, 0, 0].abs().max() < 1 and (at_centre < -0.05 * centre).all()
+        else:  # the centre stays where it is in the mean of all maps, the corner is drawn inwards
+            assert (at_centre.abs() < 0.05 * centre).all() and (at_origin > 0.1 * centre).all()
+    image = torch.rand(1, 1, *shape) + 1
+    batch = {"fixed_image": image, "moving_image": image}
+    made = {d: AUGMENTATIONS["affine"](0.0, deepreg=d)(batch, torch.Generator()) for d in (False, True)}
+    torch.testing.assert_close(made[False]["moving_image"], image)
+    blank = made[True]["moving_image"]
+    assert not blank[:, :, 0].any() and not blank[:, :, :, 0].any() and not blank[..., 0].any()
+
+
 # ---- networks and training ---------------------------------------------------------------------------------
 
 
@@ -247,7 +278,7 @@ def test_resized_labels_become_soft():
 
 
 def test_a_constant_image_becomes_zero():
-    assert not normalised(np.full(SHAPE, 7.0), "image").any()
-    found = normalised(np.arange(504, dtype=np.int16).reshape(SHAPE) - 100, "image")
+    assert not normalize_array(np.full(SHAPE, 7.0)).any()
+    found = normalize_array(np.arange(504, dtype=np.int16).reshape(SHAPE) - 100)
     assert found.min() == 0 and found.max() == 1
     np.testing.assert_allclose(found, np.arange(504).reshape(SHAPE) / 503, atol=1e-7)
