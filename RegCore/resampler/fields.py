@@ -32,9 +32,9 @@ def integrate(
         velocity: ``(B, 3, I, J, K)`` in voxels per unit time.
         steps: number of squarings; the first step is velocity / 2**steps.
         border: what the field is beyond its grid, see `sample`; DeepReg's is ``zero_boundary``.
-        scale: spacing of the field's grid in that of the grid on which it is done: 0.5 takes an eighth of time
-            and memory (Dalca et al., Med. Image Anal. 57, 2019) and loses what linear interpolation between
-            every other voxel loses.
+        scale: size of the grid on which it is done, as a part of the field's: 0.5 takes an eighth of time and
+            memory (Dalca et al., Med. Image Anal. 57, 2019) and loses what linear interpolation between every
+            other voxel loses.
 
     Returns:
         The DDF ``(B, 3, I, J, K)`` in voxels.

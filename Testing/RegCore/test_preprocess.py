@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from RegCore import preprocess
-from RegCore.geometry import Geometry
+from RegCore.geometry import Geometry, InputError
 from RegCore.preprocess import (
     as_tensor,
     coarser,
     foreground,
     in_own_units,
+    normalize_array,
     onto_grid,
     padded,
     spacing_along,
@@ -282,3 +283,45 @@ def test_everything_is_foreground_where_nothing_stands_out():
     image = np.zeros((20, 20, 20), np.float32)
     image[3, 4, 5] = 1.0
     assert foreground(image).all()
+
+
+# ---- normalize_array ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "<i4", ">u4", "f2", "<f4", ">f8"])
+def test_intensities_go_from_zero_to_one_whatever_their_dtype(dtype):
+    array = (np.random.default_rng(0).random((7, 8, 9)) * 200 + 20).astype(dtype)
+    exact = (array.astype(float) - float(array.min())) / (float(array.max()) - float(array.min()))
+    found = normalize_array(array)
+    assert found.dtype == np.float32 and found.min() == 0 and found.max() == 1
+    np.testing.assert_allclose(found, exact, atol=2e-7)
+
+
+@pytest.mark.parametrize("unit", [1e-300, 1e-35, 1e35, 1e300])
+def test_ranges_that_single_precision_cannot_hold_are_normalised_too(unit):
+    array = np.array([-3.0, 0.0, 5.0]) * unit
+    np.testing.assert_allclose(normalize_array(array), [0, 0.375, 1], atol=1e-7)
+
+
+def test_a_window_cuts_what_lies_beyond_it_and_the_image_is_left_alone():
+    array = np.array([[[-900.0, -100, 0, 100, 3000]]], np.float32)
+    found = normalize_array(array, v_min=-100, v_max=300)
+    np.testing.assert_allclose(found, [[[0, 0, 0.25, 0.5, 1]]])
+    np.testing.assert_allclose(normalize_array(array, v_max=300)[0, 0, -2:], [1000 / 1200, 1])
+    assert array.min() == -900 and array.max() == 3000
+
+
+def test_an_image_of_one_value_and_a_window_without_width_are_zero():
+    assert not normalize_array(np.full((2, 3, 4), 7, np.uint8)).any()
+    assert not normalize_array(np.arange(24.0).reshape(2, 3, 4), 5, 5).any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused_by_name(bad):
+    array = np.ones((2, 3, 4))
+    array[1, 1, 1] = bad
+    for window in ((None, None), (0, 1)):
+        with pytest.raises(InputError, match="lung.nii: all voxels must be finite"):
+            normalize_array(array, *window, where="lung.nii")
+    with pytest.raises(InputError, match="the window goes from 3 to 1"):
+        normalize_array(np.ones((2, 3, 4)), 3, 1)
