@@ -49,6 +49,8 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpu_allow_growth", "-gr", nargs="?", default=False, metavar="BOOL", help=what)
     what = "number of CPU cores to use; 0 or less, and by default: all"
     parser.add_argument("--num_workers", type=int, default=0, metavar="N", help=what)
+    what = "Python files that register networks, losses, loaders ... of your own"
+    parser.add_argument("--plugin", nargs="+", default=[], metavar="FILE", help=what)
 
 
 def _add_logs(parser: argparse.ArgumentParser, *short: str) -> None:
