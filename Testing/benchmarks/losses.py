@@ -19,8 +19,10 @@ import torch.nn.functional as F  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from RegCore.losses import bending, gmi, jacobian, lncc, mind  # noqa: E402 - the path comes first
-from RegCore.losses.kernels import gaussian_kernel1d_size  # noqa: E402
+from RegCore.losses import bending, dice, gmi, jacobian, lncc, mind  # noqa: E402 - the path comes first
+from RegCore.losses.kernels import gaussian_kernel1d_sigma, gaussian_kernel1d_size  # noqa: E402
+
+SCALES = (1, 2, 4, 8)  # voxels, of the Gaussians that labels are smoothed with
 
 
 def plain_lncc(fixed: torch.Tensor, warped: torch.Tensor) -> torch.Tensor:
@@ -36,16 +38,31 @@ def plain_lncc(fixed: torch.Tensor, warped: torch.Tensor) -> torch.Tensor:
     return -(cross**2 / (var_f * var_w + 1e-5)).flatten(1).mean(1)
 
 
+def plain_filter(x: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
+    """A separable filter of odd size as three one-dimensional conv3d make it."""
+    for dim in range(3):
+        shape, pad = [1, 1, 1, 1, 1], [0, 0, 0]
+        shape[dim + 2], pad[dim] = len(kernel), len(kernel) // 2
+        x = F.conv3d(x, kernel.view(shape), padding=pad)
+    return x
+
+
+def plain_dice(fixed: torch.Tensor, warped: torch.Tensor) -> torch.Tensor:
+    """Dice at the scales of `SCALES` as autograd makes it of one-dimensional conv3d."""
+    total = 0
+    for sigma in SCALES:
+        kernel = gaussian_kernel1d_sigma(sigma)
+        f, w = plain_filter(fixed, kernel), plain_filter(warped, kernel)
+        total = total - (2 * (f * w).flatten(1).sum(1) + 1e-5) / ((f + w).flatten(1).sum(1) + 1e-5)
+    return total / len(SCALES)
+
+
 def plain_gaussian_lncc(fixed: torch.Tensor, warped: torch.Tensor) -> torch.Tensor:
     """lncc with a Gaussian window of 9 voxels as autograd and three one-dimensional conv3d make it."""
     kernel = gaussian_kernel1d_size(9)
 
     def total(x):
-        for dim in range(3):
-            shape, pad = [1, 1, 1, 1, 1], [0, 0, 0]
-            shape[dim + 2], pad[dim] = 9, 4
-            x = F.conv3d(x, kernel.view(shape), padding=pad)
-        return x
+        return plain_filter(x, kernel)
 
     inside, volume = total(torch.ones_like(fixed)), float(kernel.sum() ** 3)
     mean_f, mean_w = total(fixed) / inside, total(warped) / inside
@@ -170,6 +187,14 @@ def main() -> None:
     print(compare("lncc 9, box, beside avg_pool3d", lncc, plain_lncc, fixed, warped, options.rounds))
     rest = (fixed, warped, options.rounds)
     print(compare("lncc 9, Gaussian, beside 1-D conv3d", gaussian_lncc, plain_gaussian_lncc, *rest))
+    print(
+        compare(
+            "dice at four scales, beside 1-D conv3d",
+            lambda f, w: dice(f, w, scales=SCALES),
+            plain_dice,
+            *rest,
+        )
+    )
     print(compare("gmi", gmi, plain_gmi, *rest))
     print(compare("mind", mind, plain_mind, *rest))
     folding = (0.3 * ddf.detach()).requires_grad_(True)
