@@ -2,7 +2,7 @@
 
 import argparse
 
-from RegCore.cli.arguments import one_of, whole_number
+from RegCore.cli.arguments import FILE, one_of, whole_number
 from RegCore.cli.train import run_train
 from RegCore.geometry import InputError
 
@@ -49,8 +49,8 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpu_allow_growth", "-gr", nargs="?", default=False, metavar="BOOL", help=what)
     what = "number of CPU cores to use; 0 or less, and by default: all"
     parser.add_argument("--num_workers", type=int, default=0, metavar="N", help=what)
-    what = "Python files that register networks, losses, loaders ... of your own"
-    parser.add_argument("--plugin", nargs="+", default=[], metavar="FILE", help=what)
+    what = "Python file that adds networks, losses, loaders ... of your own; may be repeated"
+    parser.add_argument("--plugin", action="append", default=[], help=what, **FILE)
 
 
 def _add_logs(parser: argparse.ArgumentParser, *short: str) -> None:
