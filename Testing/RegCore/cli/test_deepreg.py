@@ -39,7 +39,9 @@ def test_every_flag_of_training(given):
     assert arguments.gpu == (0, 1) and arguments.num_workers == 2 and arguments.max_epochs == 3
     assert arguments.ckpt_path == "logs/a/save/ckpt-2" and arguments.config_path == ["a.yaml", "b.yaml"]
     assert (
-        arguments.log_dir == "out" and arguments.exp_name == "name" and arguments.plugin == ["p.py", "q.py"]
+        arguments.log_dir == "out"
+        and arguments.exp_name == "name"
+        and arguments.plugin == [Path("p.py"), Path("q.py")]
     )
 
 
