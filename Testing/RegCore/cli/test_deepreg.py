@@ -31,18 +31,14 @@ def test_default_values_of_training(given):
 
 
 def test_every_flag_of_training(given):
-    words = (
-        "-gr True --num_workers 2 -k logs/a/save/ckpt-2 --log_dir out -l name -c a.yaml b.yaml --max_epochs 3"
-    )
-    assert deepreg.train(["-g", "0, 1", *words.split(), "--plugin", "p.py", "q.py"]) == 0
+    words = "-gr True --num_workers 2 -k logs/a/save/ckpt-2 --log_dir out -l name -c a.yaml b.yaml"
+    words += " --max_epochs 3 --plugin p.py --plugin q.py"
+    assert deepreg.train(["-g", "0, 1", *words.split()]) == 0
     (arguments,) = given
     assert arguments.gpu == (0, 1) and arguments.num_workers == 2 and arguments.max_epochs == 3
     assert arguments.ckpt_path == "logs/a/save/ckpt-2" and arguments.config_path == ["a.yaml", "b.yaml"]
-    assert (
-        arguments.log_dir == "out"
-        and arguments.exp_name == "name"
-        and arguments.plugin == [Path("p.py"), Path("q.py")]
-    )
+    assert arguments.log_dir == "out" and arguments.exp_name == "name"
+    assert arguments.plugin == [Path("p.py"), Path("q.py")]
 
 
 @pytest.mark.parametrize(
