@@ -47,7 +47,7 @@ class Dataset:
     type: Annotated[str, LOADER]
     """``paired``, ``unpaired``, ``grouped`` or a loader of one's own."""
     train: Split | None = None
-    """Pairs to learn from; None without this section or without a folder in it, likewise below."""
+    """Pairs to learn from; None, here and below, if the section is absent or names no folder."""
     valid: Split | None = None
     """Pairs to watch the training with."""
     test: Split | None = None
