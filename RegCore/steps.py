@@ -20,9 +20,11 @@ def predict(model: nn.Module, batch: Mapping) -> Prediction:
 
 
 def _losses(
-    model: nn.Module, objective: Objective, batch: Mapping, half: bool = False
+    model: nn.Module, objective: Objective | None, batch: Mapping, half: bool = False
 ) -> tuple[torch.Tensor, dict]:
-    with torch.autocast(batch["fixed_image"].device.type, torch.bfloat16, enabled=half):
+    with torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=half):
+        if objective is None:
+            return model(batch)
         prediction, exchanged = predict(model, batch), None
         if objective.needs_exchanged:
             exchanged = model(batch["moving_image"], batch["fixed_image"], batch.get("fixed_label"))
@@ -30,13 +32,14 @@ def _losses(
 
 
 def add_gradient(
-    model: nn.Module, objective: Objective, batch: Mapping, *, half: bool = False, scale: float = 1.0
+    model: nn.Module, objective: Objective | None, batch: Mapping, *, half: bool = False, scale: float = 1.0
 ) -> dict[str, torch.Tensor]:
     """Add the gradient of a batch's summed loss to that of the parameters.
 
     Args:
         model: as `RegCore.methods.build_model` makes it, in training mode.
-        objective: what is made small.
+        objective: what is made small; None for a model that brings its own loss: called with the batch alone,
+            it gives the loss of each sample ``(B,)`` and what to log.
         batch: see `Objective`.
         half: whether the network computes in bfloat16; the loss is computed in the dtype of the images.
         scale: factor of the gradient.
@@ -81,6 +84,6 @@ def train_step(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, objective: Objective, batch: Mapping) -> dict[str, torch.Tensor]:
+def evaluate(model: nn.Module, objective: Objective | None, batch: Mapping) -> dict[str, torch.Tensor]:
     """What would be logged for a batch, ``(B,)`` each, without a step; the model in evaluation mode."""
     return _losses(model, objective, batch)[1]

@@ -36,7 +36,6 @@ from RegCore.training.schedule import epochs_without_gain, factor
 from RegCore.training.state import Place, Totals, TrainingState
 
 log = logging.getLogger(__name__)
-IMAGES = ("fixed_image", "moving_image", "fixed_label", "moving_label")
 FINISHED, STOPPED_EARLY = "finished", "stopped early"
 
 
@@ -64,7 +63,7 @@ class _Run:
     state: TrainingState
     trained: TrainedModel
     model: nn.Module  # the network of `trained`, which adds up its gradients if there are several processes
-    objective: Objective
+    objective: Objective | None
     optimiser: torch.optim.Optimizer
     augmentations: list
     batches: Batches
@@ -153,7 +152,7 @@ def _prepared(config, folder, group: Group, start_from, resume, max_epochs, work
         state=state,
         trained=trained,
         model=group.wrapped(trained.network),
-        objective=Objective.from_config(options["loss"], labeled=labeled, deepreg=settings.deepreg),
+        objective=_objective(trained.network, options["loss"], labeled, settings.deepreg),
         optimiser=optimiser,
         augmentations=_augmentations(settings.preprocess.data_augmentation, settings.deepreg),
         batches=_batches(loader, config, group, workers, training=True),
@@ -172,6 +171,13 @@ def _begun(run: _Run) -> _Run:
     run.state = replace(run.state, half=_half_precision(run))
     run.folder.begin(run.config, run.state, run.trained, run.optimiser)
     return run
+
+
+def _objective(network: nn.Module, section, labeled: bool, deepreg: bool) -> Objective | None:
+    """What is made small; None for a method that brings its own loss."""
+    if getattr(network, "own_loss", False):
+        return None
+    return Objective.from_config(section, labeled=labeled, deepreg=deepreg)
 
 
 def _batches(loader: Loader, config: Config, group: Group, workers, *, training: bool) -> Batches:
@@ -210,8 +216,10 @@ def _half_precision(run: _Run) -> bool:
     if run.group.first:
         batch = next(iter(run.batches.epoch(0, seed=run.state.seed)))
         batch = _on_device(batch, run.group.device)
-        images = batch["fixed_image"], batch["moving_image"], batch.get("moving_label")
-        pays = half_precision_pays(run.trained.network.train(), *images)
+        network = run.trained.network.train()
+        pays = half_precision_pays(
+            network, lambda half: add_gradient(network, run.objective, batch, half=half)
+        )
         log.info("bfloat16 %s on this machine", "is used: it is faster" if pays else "is not used")
     return run.group.any(pays)
 
@@ -270,7 +278,7 @@ def _prepared_batches(run: _Run, steps: Iterator) -> Iterator[dict]:
     """Batches on the device, augmented. Each sample's randomness follows from its place in the epoch."""
     first = run.state.place.sample
     for batch in steps:
-        last, count = batch["next_sample"], len(batch["fixed_image"])
+        last, count = batch["next_sample"], len(batch["indices"])
         start = first + run.group.rank * (last - first) // run.group.size
         batch = _on_device(batch, run.group.device)
         keys = [f"augmentation/{run.state.seed}/{run.state.place.epoch}/{start + i}" for i in range(count)]
@@ -283,7 +291,7 @@ def _augmented(batch: dict, augmentations: list, keys: list[str]) -> dict:
     changed = []
     for i, key in enumerate(keys):
         generator = torch.Generator().manual_seed(Random(key).getrandbits(63))
-        sample = {k: v[i : i + 1] for k, v in batch.items() if k in IMAGES}
+        sample = {k: v[i : i + 1] for k, v in batch.items() if isinstance(v, torch.Tensor) and k != "indices"}
         changed.append(in_turn(augmentations)(sample, generator))
     return batch | {key: torch.cat([sample[key] for sample in changed]) for key in changed[0]}
 
@@ -370,7 +378,7 @@ def _evaluating(network: nn.Module) -> Iterator[nn.Module]:
 
 
 def _on_device(batch: Mapping, device: str) -> dict:
-    if batch["fixed_image"].device.type == torch.device(device).type:
+    if device == "cpu":
         return dict(batch)
     return {
         key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
