@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from RegCore.resampler import box_mean
+from RegCore.resampler import box_mean, folded
 
 LOW, HIGH = 0.001, 1000.0  # bounds of the variance in units of its mean over the image
 TINY = 1e-30  # a variance that stands for none: the image is flat
@@ -32,11 +32,7 @@ def _pairs(dilation: int):
 def _folded(x: torch.Tensor, margin: int) -> torch.Tensor:
     """The transpose of replicating the edges ``margin`` times: what lies beyond an edge is added to it."""
     for dim in (2, 3, 4):
-        n = x.shape[dim] - 2 * margin
-        inner = x.narrow(dim, margin, n).clone()
-        inner.narrow(dim, 0, 1).add_(x.narrow(dim, 0, margin).sum(dim, keepdim=True))
-        inner.narrow(dim, n - 1, 1).add_(x.narrow(dim, margin + n, margin).sum(dim, keepdim=True))
-        x = inner
+        x = folded(x, dim, margin)
     return x
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
 
 from RegCore.geometry import InputError
 
@@ -66,6 +67,44 @@ def gaussian_taps(sigma: float, radius: int) -> torch.Tensor:
     return weights / weights.sum()
 
 
+def folded(x: torch.Tensor, dim: int, margin: int) -> torch.Tensor:
+    """The transpose of repeating an edge ``margin`` times along an axis: what lies beyond is added to it."""
+    n = x.shape[dim] - 2 * margin
+    inner = x.narrow(dim, margin, n).clone()
+    inner.narrow(dim, 0, 1).add_(x.narrow(dim, 0, margin).sum(dim, keepdim=True))
+    inner.narrow(dim, n - 1, 1).add_(x.narrow(dim, margin + n, margin).sum(dim, keepdim=True))
+    return inner
+
+
+def _symmetric(x: torch.Tensor, dim: int, weights: list[float]) -> torch.Tensor:
+    """Correlation of an axis with a symmetric odd kernel where all of it lies inside."""
+    radius = len(weights) // 2
+    length = x.shape[dim] - 2 * radius
+    out = x.narrow(dim, radius, length) * weights[radius]
+    for k in range(radius):  # two slices, one multiplication
+        pair = x.narrow(dim, k, length) + x.narrow(dim, 2 * radius - k, length)
+        out.add_(pair, alpha=weights[k])
+    return out
+
+
+class _Smoothing(torch.autograd.Function):
+    """An axis correlated with a symmetric kernel, edges replicated; nothing is kept for the derivative."""
+
+    @staticmethod
+    def forward(ctx, x, dim: int, weights: list[float]):
+        ctx.settings = dim, weights
+        margin = len(weights) // 2
+        return _symmetric(_extended(x, dim, margin, margin, "edge"), dim, weights)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        dim, weights = ctx.settings
+        margin = len(weights) // 2
+        wide = _symmetric(_extended(grad, dim, 2 * margin, 2 * margin, "zeros"), dim, weights)
+        return folded(wide, dim, margin), None, None
+
+
 def gaussian_smooth(x: torch.Tensor, sigma: float | Sequence[float]) -> torch.Tensor:
     """Gaussian smoothing of ``(B, C, I, J, K)``, cut at 3 sigma, edges replicated.
 
@@ -73,16 +112,8 @@ def gaussian_smooth(x: torch.Tensor, sigma: float | Sequence[float]) -> torch.Te
     """
     sigmas = [float(s) for s in np.broadcast_to(np.asarray(sigma, float), (3,))]
     for dim, s in zip((2, 3, 4), sigmas, strict=True):
-        if s <= 0 or x.shape[dim] == 1:
-            continue
-        radius = max(int(3 * s + 0.5), 1)
-        weights = gaussian_taps(s, radius).tolist()
-        padded, length = _extended(x, dim, radius, radius, "edge"), x.shape[dim]
-        out = padded.narrow(dim, radius, length) * weights[radius]
-        for k in range(radius):  # the kernel is symmetric: two slices, one multiplication
-            pair = padded.narrow(dim, k, length) + padded.narrow(dim, 2 * radius - k, length)
-            out.add_(pair, alpha=weights[k])
-        x = out
+        if s > 0 and x.shape[dim] > 1:
+            x = _Smoothing.apply(x, dim, gaussian_taps(s, max(int(3 * s + 0.5), 1)).tolist())
     return x
 
 

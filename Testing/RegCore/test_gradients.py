@@ -16,6 +16,7 @@ import RegCore
 from RegCore.features import mind_ssc
 from RegCore.layers.convolution import _OneDnnConvolution
 from RegCore.losses import bending, gmi, gradient, jacobian, lncc
+from RegCore.resampler import gaussian_smooth
 
 SPACING = (0.8, 1.5, 2.5)
 
@@ -74,6 +75,10 @@ CASES = {
     "RegCore.features._SelfSimilarity": [
         (lambda x, r=r, d=d: one_number(mind_ssc(x, radius=r, dilation=d)), images(shape)[0])
         for r, d, shape in ((1, 2, (2, 1, 4, 3, 5)), (2, 1, (1, 1, 3, 4, 1)), (0, 1, (1, 1, 2, 2, 2)))
+    ],
+    "RegCore.resampler.smoothing._Smoothing": [
+        (lambda x, s=s: gaussian_smooth(x, s), images(shape)[0])
+        for s, shape in ((1.0, (2, 2, 4, 3, 5)), ((0.6, 0, 2.0), (1, 1, 4, 2, 3)), (0.2, (1, 1, 2, 1, 3)))
     ],
 }
 
