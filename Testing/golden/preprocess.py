@@ -5,7 +5,7 @@ import torch
 
 from RegCore.augmentation import CORNERS, random_affine, random_ddf
 from RegCore.preprocess import normalize_array
-from RegCore.resampler import affine_ddf, resize3d, warp_image_ddf
+from RegCore.resampler import get_reference_grid, resize3d, sample, warp_grid, warp_image_ddf
 from Testing.golden.layout import channels_first, channels_last
 
 
@@ -35,17 +35,16 @@ def _random_ddf(case, arrays):
     return {"low_res_field": drawn(coarse), "ddf": drawn(options["image_size"])}
 
 
-def _pull(image: np.ndarray, ddf: torch.Tensor) -> dict[str, np.ndarray]:
-    return {"out": warp_image_ddf(torch.tensor(image)[:, None], ddf, border="zero_boundary")[:, 0].numpy()}
-
-
 def _affine(case, arrays):
-    image = arrays["image"]
-    return _pull(image, affine_ddf(torch.tensor(arrays["theta"]), image.shape[1:]))
+    image = torch.tensor(arrays["image"])[:, None]
+    places = warp_grid(get_reference_grid(image.shape[2:]), torch.tensor(arrays["theta"]))
+    return {"out": sample(image, places, border="zero_boundary")[:, 0].numpy()}
 
 
 def _ddf(case, arrays):
-    return _pull(arrays["image"], channels_first(arrays["ddf"]))
+    image = torch.tensor(arrays["image"])[:, None]
+    warped = warp_image_ddf(image, channels_first(arrays["ddf"]), border="zero_boundary")
+    return {"out": warped[:, 0].numpy()}
 
 
 def _resize(case, arrays):
