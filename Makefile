@@ -13,13 +13,14 @@ MARKER := $(VENV)/set-up-in-progress
 TORCH := torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench screenshots clean
+.PHONY: help demo test lint bench soak screenshots clean
 
 help:
 	@echo "make demo         register a phantom pair and show what came of it (demo-output/)"
 	@echo "make test         run every test, headless"
 	@echo "make lint         check the style with ruff"
 	@echo "make bench        measure every real case and write Docs/benchmarks.md"
+	@echo "make soak         kill a training at random moments, resume it, compare the weights"
 	@echo "make screenshots  picture the Slicer panel and slice views into Docs/screenshots/"
 	@echo "make clean        remove .venv and everything that was made here"
 
@@ -34,6 +35,9 @@ lint: $(TESTING)
 
 bench: $(TESTING)
 	$(PY) Testing/benchmarks/cases.py
+
+soak: $(TESTING)
+	$(PY) Testing/soak.py
 
 screenshots: $(TESTING)
 	QT_QPA_PLATFORM=offscreen $(PY) Testing/screenshots.py

@@ -6,6 +6,7 @@ the training stands and its history; one that is taken up again ends with the we
 interrupted, bit by bit on the same machine and number of threads.
 """
 
+import inspect
 import logging
 import math
 import time
@@ -200,10 +201,10 @@ def _batches(loader: Loader, config: Config, group: Group, workers, *, training:
 def _augmentations(parts, deepreg: bool) -> list:
     made = []
     for part in parts:
-        options = dict(part.options)
-        if deepreg:
+        make, options = AUGMENTATIONS[part.name], dict(part.options)
+        if deepreg and "deepreg" in inspect.signature(make).parameters:
             options["deepreg"] = True
-        made.append(AUGMENTATIONS[part.name](**options))
+        made.append(make(**options))
     return made
 
 
