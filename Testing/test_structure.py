@@ -32,7 +32,7 @@ MAY_KNOW = {
     "losses": {"geometry", "resampler", "features"},
     "layers": {"geometry", "resampler"},
     "networks": {"geometry", "layers"},
-    "loaders": SPACE | {"io", "resampler"},
+    "loaders": SPACE | {"io", "preprocess", "resampler"},
     "tfbundle": {"geometry"},
     "keras_weights": {"geometry"},
     "names": set(),

@@ -7,6 +7,7 @@ import torch
 
 from RegCore.geometry import Geometry, InputError
 from RegCore.loaders.sources import Source
+from RegCore.preprocess import normalize_array
 from RegCore.resampler import resize3d, tensor_of
 from RegCore.volume import Volume
 
@@ -122,23 +123,8 @@ def _remember(last: dict, index: int, value) -> None:
 
 
 def normalised(array: np.ndarray, where: str) -> np.ndarray:
-    """An image (I, J, K) from its smallest to its largest value as float32 in [0, 1]; a constant one is 0.
-
-    Raises InputError that begins with `where` for values that are not finite.
-    """
-    low, high = array.min(), array.max()  # either is NaN if one voxel is
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise InputError(f"{where}: all voxels must be finite, but some are NaN or infinite")
-    span = float(high) - float(low)
-    small = array.dtype.itemsize <= 2 or (array.dtype == np.float32 and 1e-30 < span < 1e38)
-    exact = np.float32 if small else np.float64
-    low, high = exact(low), exact(high)
-    if low == high:
-        return np.zeros(array.shape, np.float32)
-    scaled = array.astype(exact)
-    scaled -= low
-    scaled /= high - low
-    return scaled.astype(np.float32, copy=False)
+    """`RegCore.preprocess.normalize_array` without a window."""
+    return normalize_array(array, where=where)
 
 
 def check_label(array: np.ndarray, where: str) -> None:
