@@ -17,11 +17,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402 - the path comes first
 
-from RegCore.model_file import load_model  # noqa: E402
+from RegCore.model_file import load_model, read_model  # noqa: E402
 from RegCore.training import train  # noqa: E402
 from Testing.RegCore.training.runs import configuration, write_pairs  # noqa: E402
 
-KILLS, EPOCHS = 10, 240
+KILLS, EPOCHS = 10, 150
 
 
 def killed(folder: Path, config: Path, moments: random.Random) -> None:
@@ -40,12 +40,18 @@ def killed(folder: Path, config: Path, moments: random.Random) -> None:
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-                epoch = torch.load(out / "save" / "last.pt", weights_only=True)["training"]["state"]["place"]
-                print(f"kill {number + 1} after {wait:.1f} s: the checkpoint stands at {epoch}", flush=True)
+                print(f"kill {number + 1} after {wait:.1f} s: {place(out / 'save' / 'last.pt')}", flush=True)
                 continue
         if process.wait() == 0:
             return
         raise SystemExit(f"the training ended with {process.returncode}")
+
+
+def place(last: Path) -> str:
+    """Where the newest checkpoint stands, in words."""
+    if not last.is_file():
+        return "before the first checkpoint"
+    return f"epochs done {read_model(last)['training']['state']['place']['epoch']}"
 
 
 def main() -> None:
