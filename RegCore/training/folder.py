@@ -165,9 +165,14 @@ def checkpoint_at(path) -> Path | None:
 
 
 def _moved_aside(path: Path) -> None:
-    """Make room where an earlier run lies: it keeps everything under a name with a number."""
+    """Make room where an earlier run lies: it keeps everything under a name with a number.
+
+    Raises InputError for a folder of other things, which nobody wants to see renamed.
+    """
     if not path.exists() or not any(path.iterdir()):
         return
+    if not any((path / name).exists() for name in ("config.yaml", "save", "metrics.csv")):
+        raise InputError(f"{path}: this folder holds other things than a training; choose another name")
     number = 1
     while (aside := path.with_name(f"{path.name}-{number}")).exists():
         number += 1

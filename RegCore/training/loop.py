@@ -243,7 +243,7 @@ def _epochs(run: _Run) -> Trained:
         if due or time.monotonic() - last_save > run.folder.seconds_between_saves:
             run.folder.save(run.state, run.trained, run.optimiser, keep=due)
             saved, last_save = run.state.place, time.monotonic()
-        _report(run, "validated" if run.valid else "epoch done", row)
+        _tell(run, "validated" if run.valid else "epoch done", row)
     if saved != run.state.place:
         run.folder.save(run.state, run.trained, run.optimiser, keep=True)
     return Trained(run.folder.path, run.folder.best, run.state.history, ended)
@@ -264,15 +264,7 @@ def _train_epoch(run: _Run) -> None:
         numbers = _step(run, pieces)
         place = replace(place, sample=pieces[-1]["next_sample"], steps=place.steps + 1)
         run.state = replace(run.state, place=place, totals=run.state.totals.plus(numbers))
-        try:
-            _report(run, "training", {"loss": run.state.totals.means()["loss"]}, place.sample / total)
-        except Cancelled:
-            stop = True
-        else:
-            stop = False
-        if run.group.any(stop):
-            run.folder.save(run.state, run.trained, run.optimiser, keep=False)
-            raise Cancelled
+        _tell(run, "training", {"loss": run.state.totals.means()["loss"]}, place.sample / total)
 
 
 def _prepared_batches(run: _Run, steps: Iterator) -> Iterator[dict]:
@@ -387,13 +379,22 @@ def _on_device(batch: Mapping, device: str) -> dict:
     }
 
 
-def _report(run: _Run, stage: str, figures: Mapping, part: float = 0.0) -> None:
-    """Tell how far the training is and how long it will still take at the speed of this session."""
-    place = run.state.place
+def _tell(run: _Run, stage: str, figures: Mapping, part: float = 0.0) -> None:
+    """Tell how far the training is and how long it will still take at the speed of this session.
+
+    If that asks the first process to stop, all keep a checkpoint and stop.
+    """
+    place, stop = run.state.place, False
     done = min(place.epoch + part, run.epochs)
     spent = time.monotonic() - run.began
     here = done - run.folder.epochs_before
     left = spent / here * (run.epochs - done) if here > 0 else math.nan
     known = {"epoch": min(place.epoch + (part > 0), run.epochs), "epochs": run.epochs, "seconds_left": left}
     text = f"epoch {max(known['epoch'], 1)} of {run.epochs}: {stage}"
-    run.progress(done / run.epochs, text, {**known, **figures})
+    try:
+        run.progress(done / run.epochs, text, {**known, **figures})
+    except Cancelled:
+        stop = True
+    if run.group.any(stop):
+        run.folder.save(run.state, run.trained, run.optimiser, keep=False)
+        raise Cancelled

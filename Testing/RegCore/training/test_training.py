@@ -59,13 +59,13 @@ def test_a_run_leaves_its_configuration_figures_checkpoints_and_best_model(whole
 
 
 class StopAt:
-    """A progress that stops after so many steps."""
+    """A progress that stops after so many steps, or reports of another kind."""
 
-    def __init__(self, steps: int):
-        self.left = steps
+    def __init__(self, steps: int, kind: str = "training"):
+        self.left, self.kind = steps, kind
 
     def __call__(self, fraction, text, values):
-        if "training" in text:
+        if self.kind in text:
             self.left -= 1
             if self.left == 0:
                 raise Cancelled
@@ -82,6 +82,18 @@ def test_a_run_stopped_anywhere_and_resumed_has_the_weights_of_one_that_was_not(
     resumed = train(config, log_dir=tmp_path, exp_name="run", resume=True)
     assert same(resumed.folder / "save" / "last.pt", whole.folder / "save" / "last.pt")
     assert resumed.history == whole.history
+
+
+def test_a_run_stopped_between_two_epochs_keeps_the_one_that_is_done(pairs, whole, tmp_path):
+    """Also where no checkpoint was due after that epoch."""
+    config = configuration(pairs)
+    with pytest.raises(Cancelled):
+        train(config, log_dir=tmp_path, exp_name="run", progress=StopAt(1, "validated"))
+    seen = []
+    progress = lambda fraction, text, values: seen.append(text)  # noqa: E731
+    resumed = train(config, log_dir=tmp_path, exp_name="run", resume=True, progress=progress)
+    assert seen[0] == "epoch 2 of 3: training"
+    assert same(resumed.folder / "save" / "last.pt", whole.folder / "save" / "last.pt")
 
 
 KILLED = """
@@ -134,6 +146,14 @@ def test_an_earlier_run_of_the_name_is_moved_aside(pairs, tmp_path):
     train(config, log_dir=tmp_path, exp_name="run")
     assert (tmp_path / "run-1" / "save" / "last.pt").read_bytes() == kept
     assert (tmp_path / "run" / "save" / "last.pt").is_file()
+
+
+def test_a_folder_of_other_things_is_never_moved(pairs, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("dear")
+    with pytest.raises(InputError, match="thesis: this folder holds other things than a training"):
+        train(configuration(pairs), log_dir=tmp_path, exp_name="thesis")
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "dear"
 
 
 def test_a_run_can_begin_with_a_checkpoint_of_another(pairs, whole, tmp_path):
