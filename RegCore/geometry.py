@@ -1,9 +1,12 @@
 """Where voxels are: a grid of voxels in millimetres, and the error that is fit for the user's eyes."""
 
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 
+ANATOMY = ("RL", "AP", "SI")  # for each axis of RAS+ space, where it grows to and where it comes from
+ORDERS = tuple(permutations(range(3)))
 SINGULAR = 1e-6  # smallest determinant of the unit axes that still spans a volume
 
 
@@ -96,6 +99,18 @@ class Geometry:
     def direction(self) -> np.ndarray:
         """(3, 3): column a is the unit vector of voxel axis a in RAS."""
         return self.affine[:3, :3] / self.spacing
+
+    @property
+    def axis_codes(self) -> str:
+        """Where the voxel axes run, by the nearest direction of anatomy: "RAS", "LPS", "SRA" ….
+
+        The letter of an axis is where its index grows to: Right or Left, Anterior or Posterior, Superior or
+        Inferior. Each of the three pairs occurs once: those that fit best together.
+        """
+        direction = self.direction
+        fit = {rows: sum(abs(direction[row, axis]) for axis, row in enumerate(rows)) for rows in ORDERS}
+        best = max(fit, key=fit.get)
+        return "".join(ANATOMY[row][int(direction[row, axis] < 0)] for axis, row in enumerate(best))
 
     @property
     def centre(self) -> np.ndarray:

@@ -9,6 +9,7 @@ The file is what ``torch.save`` makes of a dict of plain values and tensors::
     moving_size
     labeled     whether labels took part in the training
     state       weights and moving averages by name
+    axes        optional: where the voxel axes of fixed and moving images ran in the training, as "RAS"
     training    of a checkpoint: what a training needs to go on
 
 It is read with ``weights_only``, so that nothing in it can run code.
@@ -19,7 +20,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -43,7 +44,8 @@ class TrainedModel:
 
     config: the configuration of the training as plain values. fixed_size, moving_size: voxels (I, J, K) that
     the images are resized to before the network sees them. labeled: whether labels took part in the training.
-    network: as `RegCore.methods.build_model` makes it.
+    network: as `RegCore.methods.build_model` makes it. axes: where the voxel axes of the fixed and the moving
+    images of the training ran (`Geometry.axis_codes`), if it is known and was the same for all.
     """
 
     config: dict
@@ -51,6 +53,7 @@ class TrainedModel:
     moving_size: tuple[int, int, int]
     labeled: bool
     network: nn.Module
+    axes: tuple[str, str] | None = None
 
 
 def build(config: Mapping, fixed_size, moving_size, labeled: bool) -> TrainedModel:
@@ -88,6 +91,8 @@ def save_model(path, trained: TrainedModel, training: Mapping | None = None) -> 
         "labeled": trained.labeled,
         "state": {name: tensor.cpu() for name, tensor in trained.network.state_dict().items()},
     }
+    if trained.axes is not None:
+        content["axes"] = list(trained.axes)
     if training is not None:
         content["training"] = training
     with whole(path) as side, open(side, "wb") as file:
@@ -114,7 +119,8 @@ def load_model(path, device="cpu") -> TrainedModel:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path}: its weights do not fit the network it describes: {reason}") from None
     made.network.to(device).eval()
-    return made
+    axes = content.get("axes")
+    return made if axes is None else replace(made, axes=tuple(axes))
 
 
 def plain(value, what: str):
@@ -175,6 +181,9 @@ def _checked(path: Path, content) -> dict:
             raise InputError(
                 f"{path}: this model file is damaged: {name} is missing or not a {kind.__name__}"
             )
+    axes = content.get("axes", ["RAS", "RAS"])
+    if not isinstance(axes, list) or [type(codes) for codes in axes] != [str, str]:
+        raise InputError(f"{path}: this model file is damaged: axes is {axes!r}")
     return content
 
 

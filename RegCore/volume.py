@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from RegCore.geometry import Geometry, InputError
+from RegCore.geometry import ANATOMY, Geometry, InputError
 
 KINDS = ("image", "labels")
 MANY_LABELS = 256  # more distinct values than this, and not in patches: an image, not a label map
@@ -45,6 +45,27 @@ class Volume:
         if self.array.ndim == 4:
             return list(range(self.array.shape[3]))
         return [value for value in distinct_values(self.array) if value != 0]
+
+
+def reoriented(volume: Volume, axis_codes: str) -> Volume:
+    """The same voxels in another order: axes exchanged and turned round, nothing interpolated.
+
+    axis_codes: where the axes shall run, as `Geometry.axis_codes` says it.
+    Raises InputError for what are not three directions of anatomy.
+    """
+    rows = [next((row for row, pair in enumerate(ANATOMY) if code in pair), -1) for code in axis_codes]
+    if sorted(rows) != [0, 1, 2]:
+        raise InputError(f"three directions such as RAS or LPS were expected, not {axis_codes!r}")
+    own = volume.geometry.axis_codes
+    source = [next(axis for axis, code in enumerate(own) if code in ANATOMY[row]) for row in rows]
+    turned = [axis for axis, code in enumerate(axis_codes) if code != own[source[axis]]]
+    shape = tuple(volume.array.shape[axis] for axis in source)
+    step = np.zeros((4, 4))
+    step[source, range(3)] = [-1 if axis in turned else 1 for axis in range(3)]
+    step[source, 3] = [shape[axis] - 1 if axis in turned else 0 for axis in range(3)]
+    step[3, 3] = 1
+    array = np.flip(volume.array.transpose(*source, *range(3, volume.array.ndim)), turned)
+    return Volume(array, Geometry(shape, volume.geometry.affine @ step), volume.kind)
 
 
 def extent(volume: Volume) -> Geometry | None:

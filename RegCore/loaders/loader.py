@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from RegCore.geometry import InputError
@@ -82,6 +83,20 @@ class Loader:
     @property
     def moving_image_shape(self) -> tuple[int, int, int]:
         return self.moving.shape
+
+    @property
+    def axes(self) -> tuple[str, str] | None:
+        """Where the voxel axes of all fixed and of all moving images run, as `Geometry.axis_codes` says it.
+
+        None if images of one side differ, or if a file has no place in space (its affine is the identity).
+        """
+        found = []
+        for side in (self.fixed, self.moving):
+            codes = {grid.axis_codes for grid in side.grids}
+            if len(codes) != 1 or any(np.array_equal(grid.affine, np.eye(4)) for grid in side.grids):
+                return None
+            found += codes
+        return tuple(found)
 
     def __len__(self) -> int:
         """Number of pairs in an epoch, as DeepReg counts them."""

@@ -22,6 +22,20 @@ def test_indices_and_places_as_simpleitk_has_them(name):
         np.testing.assert_allclose(grid.to_index(place), index, atol=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_directions_of_anatomy_as_nibabel_names_them(seed):
+    rng = np.random.default_rng(seed)
+    spacing = rng.uniform(0.4, 4, 3) * rng.choice([-1, 1], 3)
+    matrix = affine(rng.uniform(-0.6, 0.6, 3), spacing)[:, [*rng.permutation(3), 3]]
+    grid = Geometry((7, 8, 9), matrix)
+    assert grid.axis_codes == "".join(nibabel.aff2axcodes(matrix))
+
+
+def test_a_grid_at_any_angle_has_three_directions():
+    grid = Geometry((2, 3, 4), affine((np.pi / 4, np.pi / 4, np.pi / 4)))
+    assert all(sum(code in pair for code in grid.axis_codes) == 1 for pair in ("RL", "AP", "SI"))
+
+
 def test_parts_of_a_grid_as_nibabel_has_them():
     grid = Geometry((7, 8, 9), affine(spacing=(-1.1, 1.7, 2.3)))
     np.testing.assert_allclose(grid.spacing, nibabel.affines.voxel_sizes(grid.affine))

@@ -4,6 +4,7 @@ import io
 import pickle
 import random
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,12 @@ def test_a_model_comes_back_ready_to_predict(path, trained):
         )
     for name, value in trained.network.state_dict().items():
         assert torch.equal(found.network.state_dict()[name], value)
+
+
+def test_the_axes_of_the_training_are_kept_if_they_are_known(path, trained):
+    assert load_model(path).axes is None
+    save_model(path, replace(trained, axes=("RAS", "LPS")))
+    assert load_model(path).axes == ("RAS", "LPS")
 
 
 def test_writing_replaces_the_file_at_once_and_leaves_nothing_beside_it(path, trained, monkeypatch):
@@ -158,6 +165,9 @@ CHANGES = {
     "no version": ({"version": None}, "version None"),
     "no configuration": ({"config": None}, "config is missing or not a dict"),
     "no state": ({"state": 3}, "state is missing or not a dict"),
+    "one axis": ({"axes": ["RAS"]}, "axes is"),
+    "axes of numbers": ({"axes": [1, 2]}, "axes is"),
+    "axes as a word": ({"axes": "RS"}, "axes is 'RS'"),
     "a size of two": ({"fixed_size": [7, 8]}, "size of fixed images must be 3 positive"),
     "a size of texts": ({"moving_size": ["a", "b", "c"]}, "size of moving images must be 3 positive"),
     "no train": ({"config": {}}, "lacks the section train"),

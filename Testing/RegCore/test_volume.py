@@ -15,9 +15,10 @@ from RegCore.volume import (
     distinct_values,
     extent,
     looks_like_labels,
+    reoriented,
     slabs,
 )
-from Testing.RegCore.grids import OBLIQUE, SHAPE
+from Testing.RegCore.grids import GRIDS, OBLIQUE, SHAPE, SHEARED
 
 CASES = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -188,3 +189,40 @@ def test_the_extent_is_the_box_around_what_is_not_zero(order, channels):
 def test_what_is_empty_has_no_extent_and_what_is_full_the_whole():
     assert extent(labels(np.zeros(SHAPE, np.uint8))) is None
     assert extent(labels(np.ones(SHAPE, bool))) == OBLIQUE
+
+
+# ---- the order of axes -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [(), (2,)])
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "SRA", "AIL", "PRI"])
+@pytest.mark.parametrize("place", [*GRIDS, "sheared"])
+def test_voxels_in_another_order_stay_where_they_are(place, codes, channels):
+    """As nibabel orders them; and each voxel has its value at its place."""
+    grid = {**GRIDS, "sheared": SHEARED}[place]
+    volume = Volume(np.random.default_rng(0).normal(size=(*SHAPE, *channels)), grid)
+    found = reoriented(volume, codes)
+    assert found.geometry.axis_codes == codes
+    change = nibabel.orientations.ornt_transform(
+        nibabel.orientations.axcodes2ornt(grid.axis_codes), nibabel.orientations.axcodes2ornt(codes)
+    )
+    image = nibabel.Nifti1Image(volume.array, grid.affine).as_reoriented(change)
+    np.testing.assert_array_equal(found.array, image.get_fdata())
+    np.testing.assert_allclose(found.geometry.affine, image.affine, atol=1e-12)
+    index = np.rint(grid.to_index(found.geometry.world_grid())).astype(int)
+    np.testing.assert_array_equal(found.array, volume.array[tuple(np.moveaxis(index, -1, 0))])
+
+
+def test_the_kind_stays_and_the_way_back_is_there():
+    volume = Volume(np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE), OBLIQUE, "labels")
+    there = reoriented(volume, "IPR")
+    back = reoriented(there, OBLIQUE.axis_codes)
+    assert there.kind == "labels" and there.array.dtype == np.int16
+    np.testing.assert_array_equal(back.array, volume.array)
+    np.testing.assert_allclose(back.geometry.affine, OBLIQUE.affine)
+
+
+@pytest.mark.parametrize("codes", ["", "RA", "RRS", "RAL", "XYZ", "ras", "RASL"])
+def test_what_are_no_three_directions(codes):
+    with pytest.raises(InputError, match="three directions such as RAS or LPS were expected"):
+        reoriented(Volume(np.zeros(SHAPE), OBLIQUE), codes)

@@ -3,6 +3,7 @@
 import pickle
 
 import h5py
+import nibabel
 import numpy as np
 import pytest
 
@@ -84,6 +85,18 @@ def test_h5_files_may_say_where_their_volumes_lie(tmp_path):
         file["obs1"].attrs["affine"] = affine()
     loader = make_loader(data.dataset("unpaired", "h5", tmp_path, labeled=False), "train")
     assert loader.fixed.grids[1] == Geometry(data.SHAPE, affine())
+
+
+def test_the_directions_of_axes_are_known_if_all_images_of_a_side_agree(tmp_path):
+    lps = np.diag([-1.0, -2.0, 3.0, 1.0])
+    for side, matrix in (("fixed_images", affine()), ("moving_images", lps)):
+        for name in ("a", "b"):
+            data.put(tmp_path, "nifti", side, name, data.image(1), matrix)
+    section = data.dataset("paired", "nifti", tmp_path, labeled=False)
+    assert make_loader(section, "train").axes == ("".join(nibabel.aff2axcodes(affine())), "LPS")
+    for other in (np.eye(4), np.diag([1.0, -2.0, 3.0, 1.0])):  # no place at all, another direction
+        data.put(tmp_path, "nifti", "moving_images", "b", data.image(1), other)
+        assert make_loader(section, "train").axes is None
 
 
 def test_a_sample_can_be_had_as_its_files_hold_it(tmp_path):
