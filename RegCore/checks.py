@@ -13,6 +13,7 @@ from RegCore.transforms import AffineTransform, DisplacementField, Transform
 from RegCore.volume import Volume, check_image, check_labels, common_labels, extent
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+WANTED = {float: "a number", int: "a whole number", str: "a word", dict: "a loss", bool: "true or false"}
 
 
 def check_types(images: tuple, labels: tuple, masks: tuple, initial, settings, seed) -> None:
@@ -66,8 +67,8 @@ def take_settings(given: dict, kinds: dict, method: str) -> dict:
             value = {"name": value}
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            wanted = {float: "a number", int: "a whole number", str: "a word", dict: "a loss"}[kind]
+        if not isinstance(value, kind) or isinstance(value, bool) and kind is not bool:
+            wanted = WANTED[kind]
             raise InputError(f"setting {name} of method {method} is {value!r}, expected {wanted}")
         taken[name] = value
     return taken

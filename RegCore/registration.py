@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +18,10 @@ from RegCore.checks import (
     take_settings,
 )
 from RegCore.geometry import Geometry
+from RegCore.inference import find_model, predicted_transform
 from RegCore.memory import peak_memory_mib
+from RegCore.model_file import TrainedModel
+from RegCore.names import is_path
 from RegCore.optimise import classical
 from RegCore.optimise.affine import align, align_simply, given_position
 from RegCore.optimise.deformable import Settings, deform
@@ -63,6 +67,7 @@ class Task:
     device: str
     seed: int
     progress: Progress
+    model: TrainedModel | None = None
 
     def codes(self, weight: float) -> Codes | None:
         """Channels of the structures that both segmentations hold, if there are segmentations."""
@@ -72,6 +77,9 @@ class Task:
 
 
 # ---- methods -----------------------------------------------------------------------------------------------
+
+
+DEFORMABLE = {field.name: field.type for field in fields(Settings)}
 
 
 def _linear_start(initial: Transform | None) -> AffineTransform | None:
@@ -109,33 +117,56 @@ def _deformable(task: Task) -> DisplacementField:
 
     A displacement field as the initial transform takes the place of the linear stage.
     """
-    kinds = {field.name: field.type for field in fields(Settings)}
-    settings = Settings(**take_settings(task.settings, kinds, "deformable"))
-    codes = task.codes(settings.label_weight)
-    field = task.initial if isinstance(task.initial, DisplacementField) else None
-    if field is not None:
-        linear = field.affine_part()
-    else:
-        linear = align_simply(
+    settings = Settings(**take_settings(task.settings, DEFORMABLE, "deformable"))
+    start = task.initial
+    if not isinstance(start, DisplacementField):
+        start = align_simply(
             task.fixed,
             task.moving,
-            initial=task.initial,
-            codes=codes,
+            initial=start,
+            codes=task.codes(settings.label_weight),
             device=task.device,
             progress=part_of(task.progress, 0.0, 0.25),
         )
+    return _deformed(task, settings, start, part_of(task.progress, 0.25, 1.0))
+
+
+def _deformed(task: Task, settings: Settings, start: Transform, progress: Progress) -> DisplacementField:
+    """The field that the deformable stage makes of a transform."""
+    field = start if isinstance(start, DisplacementField) else None
     found = deform(
         task.fixed,
         task.moving,
-        linear,
+        start if field is None else field.affine_part(),
         settings=settings,
         initial=field,
-        codes=codes,
+        codes=task.codes(settings.label_weight),
         landmarks=task.landmarks,
         device=task.device,
-        progress=part_of(task.progress, 0.25, 1.0),
+        progress=progress,
     )
     return found.resampled(_field_grid(task.fixed.image.geometry))
+
+
+def _network(task: Task) -> Transform:
+    """A trained network; with the setting ``refine`` the deformable stage goes on from what it found.
+
+    The settings of the deformable method then count as well.
+    """
+    kinds = {"refine": bool} | (DEFORMABLE if task.settings.get("refine") else {})
+    settings = take_settings(task.settings, kinds, "trained network")
+    refine = settings.pop("refine", False)
+    found = predicted_transform(
+        task.model,
+        task.fixed.image,
+        task.moving.image,
+        initial=task.initial,
+        onto=_field_grid(task.fixed.image.geometry),
+        progress=part_of(task.progress, 0.0, 0.3 if refine else 1.0),
+    )
+    if not refine:
+        return found
+    return _deformed(task, Settings(**settings), found, part_of(task.progress, 0.3, 1.0))
 
 
 def _field_grid(geometry: Geometry) -> Geometry:
@@ -210,7 +241,7 @@ def _on_grid(volume: Volume | None, geometry: Geometry) -> Volume | None:
 def register(
     fixed: Volume,
     moving: Volume,
-    method: str = "deformable",
+    method: str | Path | TrainedModel = "deformable",
     *,
     fixed_labels: Volume | None = None,
     moving_labels: Volume | None = None,
@@ -227,7 +258,9 @@ def register(
 
     Args:
         fixed, moving: images ``(I, J, K)`` on any grids.
-        method: a name in `METHODS`.
+        method: a name in `METHODS`; or a trained network: its model file, a checkpoint, or what
+            `RegCore.load_model` gave. A network sees what `RegCore.inference.predicted_transform` says; its
+            only setting is ``refine``: true lets the deformable method go on from there, with its settings.
         fixed_labels, moving_labels: segmentations, both or none; they join the objective and are measured.
         fixed_mask, moving_mask: where the images count (not 0).
         landmarks: ``(N, 6)`` RAS mm, fixed and moving place of each; measured, and used by the deformable
@@ -248,16 +281,30 @@ def register(
     began = time.perf_counter()
     labels, masks = (fixed_labels, moving_labels), (fixed_mask, moving_mask)
     check_types((fixed, moving), labels, masks, initial, settings, seed)
-    check_method(method, METHODS)
+    trained = isinstance(method, TrainedModel) or is_path(method)
+    if not trained:
+        check_method(method, METHODS)
     device = choose_device(device)
     still = Side(fixed, fixed_labels, as_mask(fixed_mask))
     other = Side(moving, moving_labels, as_mask(moving_mask))
     check_pair(still, other)
     landmarks = check_landmarks(landmarks)
-    initial = check_start(fixed.geometry, moving.geometry, initial)
-    task = Task(still, other, landmarks, initial, settings or {}, device, seed, part_of(progress, 0.0, 0.85))
-    transform = METHODS[method](task)
-    return _finish(task, method, transform, began, part_of(progress, 0.85, 1.0))
+    if initial is not None or not trained:
+        initial = check_start(fixed.geometry, moving.geometry, initial)
+    model = _model(method, device) if trained else None
+    working = part_of(progress, 0.0, 0.85)
+    task = Task(still, other, landmarks, initial, settings or {}, device, seed, working, model)
+    transform = (_network if trained else METHODS[method])(task)
+    name = "trained network" if isinstance(method, TrainedModel) else str(method)
+    return _finish(task, name, transform, began, part_of(progress, 0.85, 1.0))
+
+
+def _model(method: str | Path | TrainedModel, device: str) -> TrainedModel:
+    """A trained network on the device; one that is in memory is moved there."""
+    if not isinstance(method, TrainedModel):
+        return find_model(method, device=device)
+    method.network.to(device).eval()
+    return method
 
 
 def _finish(task: Task, method: str, transform: Transform, began: float, progress: Progress) -> Registration:

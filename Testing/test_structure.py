@@ -14,6 +14,7 @@ SPACE = {"geometry", "volume", "transforms"}
 OPTIMISERS = SPACE | {"preprocess", "resampler", "features", "losses", "metrics", "progress"}
 EVERYTHING = OPTIMISERS | {"io", "exchange", "optimise", "registration", "phantom", "visualise", "report"}
 EVERYTHING |= {"worker", "results", "checkpoint_import", "generate", "config", "plugins", "training"}
+EVERYTHING |= {"names", "inference", "prediction", "trained"}
 
 # What each room of RegCore may import from RegCore. A new room is entered here on purpose.
 MAY_KNOW = {
@@ -49,7 +50,14 @@ MAY_KNOW = {
     | {"model_file", "objective", "optimisers", "progress", "steps", "tfbundle"},
     "optimise": OPTIMISERS,
     "checks": OPTIMISERS | {"optimise"},
-    "registration": OPTIMISERS | {"optimise", "checks", "memory"},
+    "inference": SPACE
+    | {"checkpoint_import", "loaders", "methods", "model_file", "preprocess", "progress"}
+    | {"resampler"},
+    "prediction": SPACE
+    | {"checks", "config", "inference", "io", "loaders", "losses", "methods", "metrics"}
+    | {"model_file", "progress", "resampler", "results"},
+    "registration": OPTIMISERS | {"optimise", "checks", "inference", "memory", "model_file", "names"},
+    "trained": SPACE | {"checks", "inference", "model_file", "progress", "registration"},
     "phantom": SPACE,
     "generate": SPACE | {"io", "phantom"},
     "visualise": SPACE | {"report"},

@@ -9,6 +9,7 @@ from typing import Any
 from RegCore.cli.arguments import DEVICES, FILE, one_of, whole_number
 from RegCore.cli.progress import ProgressLine
 from RegCore.geometry import InputError
+from RegCore.names import is_path
 
 METHODS = ("rigid", "affine", "deformable", "classical-affine", "classical-nonrigid")
 
@@ -57,13 +58,19 @@ def _add_demo(commands) -> None:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
-    method, device = one_of("method", METHODS), one_of("device", DEVICES)
-    parser.add_argument("--method", default="deformable", type=method, help=", ".join(METHODS))
+    device = one_of("device", DEVICES)
+    what = f"{', '.join(METHODS)}, or the path of a trained model"
+    parser.add_argument("--method", default="deformable", type=_method, metavar="METHOD", help=what)
     parser.add_argument("--device", default="auto", type=device, help=", ".join(DEVICES))
     parser.add_argument(
         "--seed", default=0, type=whole_number(), metavar="N", help="number that fixes all randomness"
     )
     parser.add_argument("--quiet", action="store_true", help="neither progress nor table")
+
+
+def _method(text: str) -> str:
+    """A method by name, or the path of a model file or checkpoint."""
+    return text if is_path(text) else one_of("method", METHODS)(text)
 
 
 def _run_register(arguments: argparse.Namespace) -> None:

@@ -3,10 +3,8 @@
 import argparse
 
 from RegCore.cli.arguments import FILE, one_of, whole_number
+from RegCore.cli.predict import SPLITS, run_predict
 from RegCore.cli.train import run_train
-from RegCore.geometry import InputError
-
-SPLITS = ("train", "valid", "test")
 
 
 def fill_train(parser: argparse.ArgumentParser) -> None:
@@ -67,8 +65,3 @@ def _gpus(text: str) -> tuple[int, ...]:
     if not all(word.isdecimal() for word in words):
         raise argparse.ArgumentTypeError(f'numbers as "0" or "0,1", or "" for the CPU, not {text!r}')
     return tuple(int(word) for word in words)
-
-
-def run_predict(arguments: argparse.Namespace) -> None:
-    """Predict as the arguments say."""
-    raise InputError("prediction is not part of this version yet")
