@@ -11,8 +11,9 @@ A request is one line on standard input, an event one line on standard output:
     {"event": "error", "id": 1, "kind": "input", "message": "...", "details": "...", "missing": []}
     {"event": "cancelled", "id": 1}
 
-The process ends when its standard input closes, hence with whoever started it. What libraries print goes to
-standard error. Nothing heavy is imported before the first request.
+A training that is cancelled finishes its step and keeps a checkpoint before it says so. The process ends when
+its standard input closes, hence with whoever started it; a training ends as if it were cancelled. What
+libraries print goes to standard error. Nothing heavy is imported before the first request.
 """
 
 import json
@@ -40,7 +41,12 @@ PACKAGES = {  # what the work needs beyond Slicer's own Python: name at import, 
     "yaml": "pyyaml",
 }
 PROGRESS_EVERY = 0.1  # seconds between two progress events of one stage
-GRACE = 2.0  # seconds that running work gets to end by itself after standard input closed
+GRACE = 2.0  # seconds that running work gets to end by itself after standard input closed,
+GRACES = {"train": 120.0}  # or more, where it has something to keep
+ADVICE = {  # what to do where memory is short, by command
+    "register": "crop or resample the volumes to a smaller size",
+    "train": "choose a smaller image size, batch or network",
+}
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +86,61 @@ def register_command(arguments: dict, progress: Progress) -> dict:
     }
 
 
+def train_command(arguments: dict, progress: Progress) -> dict:
+    """`RegCore.training.train`; every epoch ends with a progress event that holds its figures.
+
+    arguments: ``config``, paths of YAML files or what they would say; ``folder`` of the run; and optionally
+    ``plugins``, paths, and ``resume``, ``start_from``, ``max_epochs``, ``device``, as `train` takes them.
+    A relative folder of data that is not in the working directory is looked for beside the first YAML file
+    and above it.
+    """
+    if "torch" not in sys.modules:
+        progress(0.0, "loading PyTorch", {})
+    from RegCore.config import Config, load_config
+    from RegCore.plugins import load_plugin
+    from RegCore.training import train
+
+    arguments = dict(arguments)
+    given, folder = arguments.pop("config"), Path(arguments.pop("folder"))
+    for plugin in arguments.pop("plugins", ()):
+        load_plugin(plugin)
+    if isinstance(given, dict):
+        config = Config.from_dict(given, "the form")
+    else:
+        config = load_config(given)
+        placed = _placed(config.to_dict()["dataset"], Path(given[0]).expanduser().absolute())
+        config = load_config(given, overrides={"dataset": placed})
+    for sentence in config.changes:
+        progress(0.0, f"{config.source}: {sentence}", {})
+    progress(0.0, "preparing data and network", {})
+    done = train(config, log_dir=folder.parent, exp_name=folder.name, **arguments, progress=progress)
+    return {
+        "folder": str(done.folder),
+        "model": str(done.model),
+        "method": config.train.method,
+        "history": done.history,
+        "ended": done.ended,
+    }
+
+
+def _placed(dataset: dict, file: Path) -> dict:
+    """The splits of a configuration's dataset with their folders as absolute paths, where they are found."""
+    placed = {}
+    for split in ("train", "valid", "test"):
+        folders = (dataset.get(split) or {}).get("dir")
+        if folders:
+            several = [folders] if isinstance(folders, str) else folders
+            near = [_near(Path(name).expanduser(), file) for name in several]
+            placed[split] = {"dir": near[0] if isinstance(folders, str) else near}
+    return placed
+
+
+def _near(folder: Path, file: Path) -> str:
+    """A folder in the working directory, beside the file or above it; as it is named if there is none."""
+    there = (parent / folder for parent in (Path.cwd(), *file.parents) if (parent / folder).is_dir())
+    return str(next(there, folder))
+
+
 def check_command(arguments: dict, progress: Progress) -> dict:
     """Which packages are missing, and once torch is there, which devices can be chosen."""
     missing = missing_packages()
@@ -96,7 +157,11 @@ def check_command(arguments: dict, progress: Progress) -> dict:
 Command = Callable[[dict, Progress], dict]
 """(arguments, progress) -> result: things that `exchange` can write, by name."""
 
-COMMANDS: dict[str, Command] = {"register": register_command, "check": check_command}
+COMMANDS: dict[str, Command] = {
+    "register": register_command,
+    "train": train_command,
+    "check": check_command,
+}
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -110,8 +175,9 @@ def _on_graphics_card(error: BaseException) -> bool:
     return re.search(r"\b(cuda|hip|mps)\b", str(error).lower()) is not None
 
 
-def describe(error: Exception) -> dict:
+def describe(error: Exception, command: str = "register") -> dict:
     """An error as the fields kind, message (a sentence for the user), details (for the log), missing."""
+    advice = ADVICE.get(command, ADVICE["register"])
     details = "".join(traceback.format_exception(error))
     missing: list[str] = []
     if isinstance(error, InputError):
@@ -120,21 +186,14 @@ def describe(error: Exception) -> dict:
         kind, missing = "missing", missing_packages() or [PACKAGES[error.name.split(".")[0]]]
         message = f"Python packages are missing: {', '.join(missing)}."
     elif is_out_of_memory(error) and _on_graphics_card(error):
-        kind, message = (
-            "memory",
-            (
-                "The graphics card has too little memory for this: choose the device CPU in the advanced "
-                "settings, or crop or resample the volumes to a smaller size."
-            ),
+        kind = "memory"
+        message = (
+            "The graphics card has too little memory for this: choose the device CPU in the advanced "
+            f"settings, or {advice}."
         )
     elif is_out_of_memory(error):
-        kind, message = (
-            "memory",
-            (
-                "The computer has too little memory for this: close other programs, or crop or resample the "
-                "volumes to a smaller size."
-            ),
-        )
+        kind = "memory"
+        message = f"The computer has too little memory for this: close other programs, or {advice}."
     else:
         kind, message = "failure", f"The computation failed: {type(error).__name__}: {error}"
     return {"kind": kind, "message": message, "details": details, "missing": missing}
@@ -197,10 +256,11 @@ class Worker:
         for line in self._requests:
             if line.strip():
                 self._receive(line)
-        for job in list(self._jobs.values()):
+        jobs = list(self._jobs.values())
+        for job in jobs:
             job.cancelled.set()
         self._queue.put(None)
-        if not self._idle.wait(GRACE):
+        if not self._idle.wait(max((GRACES.get(job.command, GRACE) for job in jobs), default=GRACE)):
             os._exit(0)  # nobody is there to wait for work that does not look at its progress
 
     def _receive(self, line: str) -> None:
@@ -237,7 +297,7 @@ class Worker:
         except Cancelled:
             self.tell({"event": "cancelled", "id": job.number})
         except Exception as error:
-            self.tell({"event": "error", "id": job.number, **describe(error)})
+            self.tell({"event": "error", "id": job.number, **describe(error, job.command)})
 
 
 def _numbers(values: dict) -> dict:

@@ -11,7 +11,7 @@ from pathlib import Path
 from RegCore.cli.arguments import DEVICES, FILE, one_of, whole_number
 from RegCore.cli.progress import ProgressLine
 from RegCore.geometry import InputError
-from RegCore.progress import Cancelled
+from RegCore.progress import Cancelled, duration
 
 log = logging.getLogger("RegCore.cli")
 
@@ -126,15 +126,6 @@ def train_from_files(configs, plugins, options: dict, *, quiet: bool = False) ->
         if best:
             what = "val_loss" if "val_loss" in best else "loss"
             print(f"{done.folder}: {done.ended}, best epoch {best['epoch']} with {what} {best[what]:.5g}")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as ``1:02:03`` or ``2:03``; ``?`` where they are not known."""
-    if seconds != seconds:
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 @contextmanager

@@ -45,10 +45,7 @@ class RunFolder:
 
     @staticmethod
     def at(log_dir: Path, exp_name: str, resume: bool, group: Group) -> "RunFolder":
-        """The folder of a run, made unless it is resumed; an earlier run of that name is moved aside.
-
-        Raises InputError where it can't be made, or where there is nothing to resume.
-        """
+        """The folder of a run. Raises InputError where there is nothing to resume."""
         name = [exp_name or datetime.now().strftime("%Y%m%d-%H%M%S")]
         if group.size > 1:
             torch.distributed.broadcast_object_list(name, src=0)
@@ -57,16 +54,19 @@ class RunFolder:
             raise InputError(
                 f"{folder.path}: there is no interrupted training here, {LAST} is missing in save"
             )
-        if not resume and group.first:
+        return folder
+
+    def make(self) -> None:
+        """Make the folder; an earlier run of that name is moved aside. InputError where it can't be."""
+        if self.group.first:
             try:
-                _moved_aside(folder.path)
-                folder.save_path.mkdir(parents=True, exist_ok=True)
+                _moved_aside(self.path)
+                self.save_path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise InputError(
-                    f"{folder.path}: a folder for the training can't be made ({error.strerror})"
+                    f"{self.path}: a folder for the training can't be made ({error.strerror})"
                 ) from None
-        group.wait()
-        return folder
+        self.group.wait()
 
     @property
     def save_path(self) -> Path:

@@ -11,7 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -144,6 +144,8 @@ def _prepared(config, folder, group: Group, start_from, resume, max_epochs, work
         folder.load(state, trained.network, optimiser)
     elif start_from is not None:
         state = folder.started_from(start_from, state, trained, optimiser)
+    if not resume:
+        folder.make()
     labeled = loader.labeled and (valid is None or valid.labeled)
     fewer = max_epochs or settings.epochs
     run = _Run(
@@ -353,21 +355,12 @@ def _validated(run: _Run) -> dict[str, float]:
     if run.valid is None:
         return {}
     totals = Totals()
-    with _evaluating(run.trained.network) as network:
-        for batch in run.valid.epoch(0, seed=run.state.seed):
-            if batch is not None:
-                batch = _on_device(batch, run.group.device)
-                totals = totals.plus(Totals.of(evaluate(network, run.objective, batch)))
+    network = run.trained.network.eval()  # the next epoch sets it to train again
+    for batch in run.valid.epoch(0, seed=run.state.seed):
+        if batch is not None:
+            batch = _on_device(batch, run.group.device)
+            totals = totals.plus(Totals.of(evaluate(network, run.objective, batch)))
     return totals.over(run.group).means()
-
-
-@contextmanager
-def _evaluating(network: nn.Module) -> Iterator[nn.Module]:
-    network.eval()
-    try:
-        yield network
-    finally:
-        network.train()
 
 
 def _on_device(batch: Mapping, device: str) -> dict:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from RegCore.progress import Cancelled, part_of, silent
+from RegCore.progress import Cancelled, duration, part_of, silent
 
 
 def test_the_fractions_of_a_part_become_fractions_of_the_whole():
@@ -39,3 +39,11 @@ def test_what_the_caller_raises_goes_through(error):
 
 def test_silence_takes_what_progress_takes():
     assert silent(0.5, "stage", {"loss": 1.0}) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (59.6, "1:00"), (605, "10:05"), (3661, "1:01:01"), (float("nan"), "?")],
+)
+def test_durations_as_people_write_them(seconds, text):
+    assert duration(seconds) == text

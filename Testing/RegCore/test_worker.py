@@ -140,7 +140,7 @@ def test_what_is_not_understood_is_said_and_does_no_harm(child, tmp_path):
     child.ask(2, "fly", tmp_path / "a", {})
     event = child.until("error")
     assert (event["id"], event["kind"]) == (2, "input")
-    assert event["message"] == "the command 'fly' is unknown; there are: check, count, deaf, register"
+    assert event["message"] == "the command 'fly' is unknown; there are: check, count, deaf, register, train"
     child.send({"id": 3, "command": "count", "folder": str(tmp_path / "nowhere")})
     event = child.until("error")
     assert event["kind"] == "failure" and "FileNotFoundError" in event["details"]
