@@ -6,8 +6,6 @@ From Slicer's Python console:
     result = register_volumes(fixed, moving)
 """
 
-import logging
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +13,9 @@ from dataclasses import dataclass
 import slicer
 
 from RegCore.geometry import InputError
-from RegCore.progress import Cancelled
 
 from . import nodes, process
-
-log = logging.getLogger(__name__)
+from .run import Run
 
 RegistrationError = process.WorkerError
 RegistrationCancelled = process.WorkerCancelled
@@ -53,53 +49,21 @@ class _Order:
     outputs: nodes.Outputs
 
 
-class RegistrationRun:
-    """A registration that is under way. Once `running` is false, `result` or `error` is set."""
+class RegistrationRun(Run):
+    """A registration that is under way. Once `running` is false, `result` or `error` is set.
+
+    `cancel` ends it within a second, with a RegistrationCancelled as its error.
+    """
 
     def __init__(self, order: _Order, worker, progress, done):
         """Starts at once. Raises RegistrationError if the process is busy or can't be started."""
-        self.result: RegistrationResult | None = None
-        self.error: RegistrationError | None = None
-        self._order, self._worker, self._progress, self._done = order, worker, progress, done
-        self._dropped = ""
-        self._started = time.monotonic()
-        self._job = worker.request("register", order.things, self._on_progress, self._on_done)
+        self._order, self._dropped = order, ""
+        super().__init__(worker, "register", order.things, progress, done)
         scene, events = (
             slicer.mrmlScene,
             (slicer.vtkMRMLScene.NodeRemovedEvent, slicer.vtkMRMLScene.EndCloseEvent),
         )
         self._observed = [(scene, scene.AddObserver(event, self._on_scene_changed)) for event in events]
-
-    @property
-    def running(self) -> bool:
-        """Whether it is still under way."""
-        return self.result is None and self.error is None
-
-    def cancel(self) -> None:
-        """Stop it; within a second it ends with a RegistrationCancelled as its error."""
-        if self.running:
-            self._worker.cancel()
-
-    def wait(self) -> RegistrationResult:
-        """Keep Slicer's windows alive until the end; the result, or RegistrationError raised."""
-        try:
-            self._worker.wait(self._job, slicer.app.processEvents)
-        except BaseException:
-            self._progress = None
-            self.cancel()
-            self._worker.wait(self._job, slicer.app.processEvents)
-            raise
-        if self.error is not None:
-            raise self.error
-        return self.result
-
-    def _on_progress(self, fraction: float, stage: str, values: dict) -> None:
-        if self._progress is None:
-            return
-        try:
-            self._progress(fraction, stage, values)
-        except Cancelled:
-            self.cancel()
 
     def _on_scene_changed(self, caller=None, event=None) -> None:
         """Stop where the result would have no place any more."""
@@ -110,23 +74,18 @@ class RegistrationRun:
             self._dropped = f"The registration was stopped, because {why}. Nothing was changed."
             self._worker.cancel()
 
-    def _on_done(self, job) -> None:
+    def _end(self, job) -> tuple[RegistrationResult | None, RegistrationError | None]:
         for observed, tag in self._observed:
             observed.RemoveObserver(tag)
         if self._dropped:
-            self.error = RegistrationError(self._dropped)
-        elif job.error is not None:
-            self.error = job.error
-        else:
-            try:
-                self.result = self._write(job.result)
-            except Exception as error:
-                text = f"The result could not be put into the scene, which is as it was: {error}"
-                self.error = RegistrationError(text, traceback.format_exc())
-        if self.error is not None and self.error.details:
-            log.error("%s\n%s", self.error, self.error.details)
-        if self._done is not None:
-            self._done(self)
+            return None, RegistrationError(self._dropped)
+        if job.error is not None:
+            return None, job.error
+        try:
+            return self._write(job.result), None
+        except Exception as error:
+            text = f"The result could not be put into the scene, which is as it was: {error}"
+            return None, RegistrationError(text, traceback.format_exc())
 
     def _write(self, found: dict) -> RegistrationResult:
         order = self._order
@@ -170,7 +129,8 @@ def register_volumes(
     """Register the moving volume node to the fixed one, as `RegCore.register` does, in the child process.
 
     fixedNode, movingNode: vtkMRMLScalarVolumeNode. Their parent transforms count.
-    method: a name of `RegCore.METHODS`; settings: what it can be told beyond its defaults.
+    method: a name of `RegCore.METHODS`, or the path of a trained network's model file; settings: what it can
+        be told beyond its defaults.
     fixedSegmentation, movingSegmentation: vtkMRMLSegmentationNode; segments are paired by name and join the
         objective. The moving one alone is just warped.
     fixedLandmarks, movingLandmarks: vtkMRMLMarkupsFiducialNode, paired by order; they measure the result.

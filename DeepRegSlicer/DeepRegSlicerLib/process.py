@@ -29,6 +29,7 @@ from .paths import regcore_folder
 POLL_MILLISECONDS = 50
 CANCEL_FILE_AFTER = 0.3  # seconds after the message; then the cancel file
 KILL_AFTER = 0.9  # seconds after the message; then the end of the process, so that Cancel takes a second
+SCENE_IS_SAFE = "The scene is as it was; the next run starts a new process."
 LINES_KEPT = 200  # of what the child says on standard error
 
 log = logging.getLogger(__name__)
@@ -73,9 +74,18 @@ def worker_command() -> list[str]:
 class Worker:
     """A child process that is started at the first request and kept for the next ones."""
 
-    def __init__(self, command: list[str] | None = None):
-        """command: what to start instead of `worker_command()`."""
-        self.command = command
+    def __init__(
+        self,
+        command: list[str] | None = None,
+        kill_after: float = KILL_AFTER,
+        after_death: str = SCENE_IS_SAFE,
+    ):
+        """command: what to start instead of `worker_command()`.
+
+        kill_after: seconds that a cancelled job gets to end by itself. after_death: what to say besides, where
+        the process ended on its own.
+        """
+        self.command, self.kill_after, self.after_death = command, kill_after, after_death
         self.job: Job | None = None
         self._child: _Child | None = None
         self._numbers = 0
@@ -116,7 +126,7 @@ class Worker:
         return job
 
     def cancel(self) -> None:
-        """Ask the running job to stop. Within a second it does, at the price of the process if need be."""
+        """Ask the running job to stop. In `kill_after` seconds it does, at the price of the process if need be."""
         if self.job is not None and self.job.cancelled_at is None:
             self.job.cancelled_at = time.monotonic()
             self._try_to_say({"cancel": self.job.number})
@@ -134,6 +144,14 @@ class Worker:
         """End the child; a running job ends as cancelled."""
         if self._child is not None:
             self._child.kill()
+            self._child = None
+        if self.job is not None:
+            self._finish(error=WorkerCancelled("Cancelled."))
+
+    def leave(self) -> None:
+        """Let the child end by itself, which it does where it stands or after what it has to keep."""
+        if self._child is not None:
+            self._child.leave()
             self._child = None
         if self.job is not None:
             self._finish(error=WorkerCancelled("Cancelled."))
@@ -185,7 +203,8 @@ class Worker:
                 if self.job is not job:
                     return None  # stopped by who was told
                 continue
-            if job.cancelled_at is not None or event["event"] == "cancelled":
+            cancelled = event["event"] == "cancelled"
+            if cancelled or (job.cancelled_at is not None and event["event"] == "result"):
                 return None, WorkerCancelled("Cancelled.")
             return self._read(job, event)
         if job.cancelled_at is not None:
@@ -203,7 +222,7 @@ class Worker:
     def _press(self, job: Job, alive: bool) -> tuple[None, WorkerError] | None:
         """A cancelled job that did not stop yet: the next means once its time has come."""
         waited = time.monotonic() - job.cancelled_at
-        if alive and waited < KILL_AFTER:
+        if alive and waited < self.kill_after:
             if waited >= CANCEL_FILE_AFTER:
                 (job.folder / "cancel").touch()
             return None
@@ -219,9 +238,7 @@ class Worker:
             self._send(job.message)
             return None
         return None, WorkerError(
-            f"The computing process ended unexpectedly ({child.why()}). The scene is as it was; the next run "
-            "starts a new process.",
-            child.said(),
+            f"The computing process ended unexpectedly ({child.why()}). {self.after_death}", child.said()
         )
 
     def _finish(self, result: dict | None = None, error: WorkerError | None = None) -> None:
@@ -292,6 +309,13 @@ class _Child:
                 continue
             return event
 
+    def leave(self) -> None:
+        """Say nothing more: the process ends once its standard input does."""
+        try:
+            self.process.stdin.close()
+        except OSError as error:
+            log.debug("what was still to be sent is lost: %s", error)
+
     def kill(self) -> None:
         """End the process and all that it started. PythonSlicer is a launcher: ending it alone is no use."""
         if os.name == "posix":
@@ -302,10 +326,7 @@ class _Child:
         else:
             for process_id in {self.process.pid, self._worker_id or self.process.pid}:
                 subprocess.run(["taskkill", "/F", "/T", "/PID", str(process_id)], capture_output=True)
-        try:
-            self.process.stdin.close()
-        except OSError as error:
-            log.debug("what was still to be sent is lost: %s", error)
+        self.leave()
         try:
             self.process.wait(timeout=5)
         except subprocess.TimeoutExpired as error:
