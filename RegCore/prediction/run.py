@@ -183,10 +183,7 @@ def _predict_all(work: _Work, batches: Batches, progress: Progress) -> None:
         answers = _answers(work, samples, batch)
         for number, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
             alone = {k: v[number : number + 1] for k, v in batch.items() if k != "next_sample"}
-            try:
-                _one(work, sample, alone, *answer)
-            except InputError as error:
-                raise InputError(f"{pair_name(sample.indices)}: {error}") from error
+            _one(work, sample, alone, *answer)
         progress(done / total, "predicting", {"pairs": total})
 
 
@@ -207,7 +204,10 @@ def _answers(
             transform = None
             if one.ddf is not None:
                 grids = batch["fixed_geometry"][number], batch["moving_geometry"][number]
-                transform = transform_of(one, 0, *grids)
+                try:
+                    transform = transform_of(one, 0, *grids)
+                except InputError as error:
+                    raise InputError(f"{pair_name(samples[number].indices)}: {error}") from error
             work.known[key] = one, transform
     work.known = {key: work.known[key] for key in keys}
     return [work.known[key] for key in keys]
