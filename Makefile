@@ -38,6 +38,7 @@ bench: $(TESTING)
 
 soak: $(TESTING)
 	$(PY) Testing/soak.py
+	$(PY) -m pytest Testing/test_deepreg_scripts.py --all-merges
 
 screenshots: $(TESTING)
 	QT_QPA_PLATFORM=offscreen $(PY) Testing/screenshots.py

@@ -14,6 +14,10 @@ if TESTING not in sys.path:
     sys.path.insert(0, TESTING)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--all-merges", action="store_true", help="every merge of DeepReg's configurations")
+
+
 @pytest.fixture(scope="session")
 def running_host():
     """The host of this process, with whatever earlier tests left in it; skips where it can't start."""
