@@ -1,4 +1,4 @@
-"""DeepReg's own configurations and data, unchanged, through its commands: from inside its folder, as its users do.
+"""DeepReg's own configurations and data, unchanged, through its commands, from inside its folder.
 
 Every data file is met once with each kind of labels and each method at least once; `pytest --all-merges` runs
 every combination.
