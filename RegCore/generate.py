@@ -1,7 +1,7 @@
 """Makes data sets up in DeepReg's folder structure, and writes the example configurations: no network needed.
 
-Patients are those of `RegCore.phantom`, each with organs of its own shape; the same numbers give the same
-files. Folders, below the one of a split, with one file (NIfTI) or key (h5) for each case:
+Patients are made of the parts in `RegCore.anatomies`, each with organs of its own shape; the same numbers
+give the same files. Folders, below the one of a split, with one file (NIfTI) or key (h5) for each case:
 
     paired      moving_images fixed_images moving_labels fixed_labels
     unpaired    images labels
@@ -11,24 +11,24 @@ files. Folders, below the one of a split, with one file (NIfTI) or key (h5) for 
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
 
+from RegCore.anatomies import DENSER, appearance, breathed, labels_of, modalities_of, scale_of, texture_of
 from RegCore.geometry import Geometry, InputError
 from RegCore.io import h5, save
 from RegCore.io.files import whole
-from RegCore.phantom import LABELS, NOISE, Noise, anatomy, random_deformation
-from RegCore.transforms import DisplacementField
+from RegCore.phantom import Noise, random_deformation
+from RegCore.transforms import AffineTransform, DisplacementField
 from RegCore.volume import Volume
 
 KINDS = ("paired", "unpaired", "grouped")
 FORMATS = ("nifti", "h5")
-MODALITIES = ("ct", "mr", "us", "mask")
 EXAMPLES = Path(__file__).parent / "examples"
-# Echo of an ultrasound scan for the intensity of an MR scan: neither rises with the other.
-ECHO = ((0, 130, 250, 330, 450, 520, 700, 820), (8, 20, 150, 70, 60, 120, 25, 190))
+NOISE = 0.36  # standard deviation of a scanner's noise, as a share of the texture of tissues
 TORSO = Geometry((40, 34, 34), [[8, 0, 0, -156], [0, 8, 0, -132], [0, 0, 8, -132], [0, 0, 0, 1]])
 log = logging.getLogger(__name__)
 
@@ -38,23 +38,37 @@ class Scan:
     """How the patients of a data set are scanned."""
 
     modality: str = "mr"
-    """"ct", "mr", "us" (speckle and bright edges) or "mask" (the structures themselves, 0 and 255)."""
+    """One of `modalities_of` the part: "ct", "mr", "us" (speckle and bright edges) …; or "mask", the
+    structures themselves, 0 and 255."""
     shape: tuple[int, int, int] = (40, 40, 36)
     extent_mm: tuple[float, float, float] = (268.0, 216.0, 226.0)
-    """Size of the part of the torso that is scanned."""
+    """Size of the part of the body that is scanned."""
     centre_mm: tuple[float, float, float] = (3.0, -2.0, 1.0)
-    """Where its middle is, RAS; the values of `RegCore.phantom.ORGANS` help to choose."""
-    labels: tuple[int, ...] = (4, 7, 9)
-    """Structures with a segmentation, by their numbers in `RegCore.phantom.LABELS`; () for none. Several are
-    stored as channels (I, J, K, C), one as (I, J, K)."""
+    """Where its middle is, RAS; the places of organs in `RegCore.anatomies` help to choose."""
+    labels: tuple[int | tuple[int, ...], ...] = (4, 7, 9)
+    """Structures with a segmentation, by their numbers in `labels_of` the part, several in brackets for their
+    union; () for none. Several are stored as channels (I, J, K, C), one as (I, J, K)."""
+    part: str = "torso"
+    """The part of the body, one of `RegCore.anatomies.PARTS` or the torso."""
+    exhaled: float = 0.0
+    """How far the patient has breathed out, 0 to 1; moves the torso and makes its lungs denser."""
 
     def __post_init__(self):
-        if self.modality not in MODALITIES:
-            names = ", ".join(MODALITIES)
-            raise InputError(f"a scan is made as one of {names}, not as {self.modality!r}")
-        unknown = [label for label in self.labels if label not in LABELS]
+        known, modalities = labels_of(self.part), (*modalities_of(self.part), "mask")
+        if self.modality not in modalities:
+            names = ", ".join(modalities)
+            raise InputError(f"a scan of the {self.part} is made as one of {names}, not as {self.modality!r}")
+        unknown = [label for group in self.groups for label in group if label not in known]
         if unknown or self.modality == "mask" and not self.labels:
-            raise InputError(f"structures 1 to {max(LABELS)} can be segmented, not {unknown or 'none'}")
+            most = max(known)
+            raise InputError(
+                f"structures 1 to {most} of the {self.part} can be segmented, not {unknown or 'none'}"
+            )
+
+    @property
+    def groups(self) -> list[tuple[int, ...]]:
+        """The structures of each channel."""
+        return [label if isinstance(label, tuple) else (label,) for label in self.labels]
 
     @property
     def geometry(self) -> Geometry:
@@ -72,27 +86,38 @@ class Patient:
     """
 
     def __init__(self, seed: int, number: int, variation_mm: float):
-        self.seed = [seed, number]
+        self.seed, self.variation_mm = (seed, number), variation_mm
         self.noise = Noise(np.random.default_rng([*self.seed, 0]))
-        self.own = _displacement(variation_mm, [*self.seed, 1])
 
-    def scan(self, scan: Scan, visit: int = 0, motion_mm: float = 0.0) -> tuple[Volume, Volume | None]:
-        """Image and segmentation; in another visit the organs are displaced by `motion_mm` on average."""
-        grid = scan.geometry
-        points = grid.world_grid()
-        for field in (_displacement(motion_mm, [*self.seed, 2, visit]), self.own):
+    def scan(
+        self, scan: Scan, visit: int = 0, motion_mm: float = 0.0, lying: AffineTransform | None = None
+    ) -> tuple[Volume, Volume | None]:
+        """Image and segmentation; in another visit the organs are displaced by `motion_mm` on average.
+
+        lying: how the patient lies, if otherwise than usual: a map from points of the scanner to the body's.
+        """
+        scale = scale_of(scan.part)
+        points = scan.geometry.world_grid()
+        points = (points if lying is None else lying.map(points)) / scale
+        for length, seed in ((motion_mm, (*self.seed, 2, visit)), (self.variation_mm, (*self.seed, 1))):
+            field = _displacement(length / scale, seed)
             points = points if field is None else field.map(points)
-        image, labels = anatomy(points, self.noise, "ct" if scan.modality == "ct" else "mr")
-        channels = np.stack([labels == label for label in scan.labels], -1) if scan.labels else None
+        points = breathed(points, scan.exhaled) * scale
+        modality = scan.modality if scan.modality != "mask" else modalities_of(scan.part)[0]
+        image, labels = appearance(scan.part, points, self.noise, modality)
+        if scan.part == "torso" and modality == "ct":
+            image += DENSER * scan.exhaled * np.isin(labels, (1, 2))
+        channels = np.stack([np.isin(labels, group) for group in scan.groups], -1) if scan.labels else None
         random = np.random.default_rng([*self.seed, 3, visit])
-        picture = Volume(_look(image, scan.modality, channels, random), grid)
+        picture = Volume(_look(image, scan, channels, random), scan.geometry)
         if channels is None:
             return picture, None
         channels = channels[..., 0] if channels.shape[3] == 1 else channels
-        return picture, Volume(channels.astype(np.uint8), grid, "labels")
+        return picture, Volume(channels.astype(np.uint8), scan.geometry, "labels")
 
 
-def _displacement(mean_mm: float, seed: list[int]) -> DisplacementField | None:
+@lru_cache(maxsize=8)  # a patient's own displacement is wanted for each of his scans
+def _displacement(mean_mm: float, seed: tuple[int, ...]) -> DisplacementField | None:
     """A random smooth displacement of the torso, None for no length; made smaller where it could fold."""
     while mean_mm > 0.1:
         try:
@@ -102,16 +127,17 @@ def _displacement(mean_mm: float, seed: list[int]) -> DisplacementField | None:
     return None
 
 
-def _look(image: np.ndarray, modality: str, channels: np.ndarray | None, random) -> np.ndarray:
+def _look(image: np.ndarray, scan: Scan, channels: np.ndarray | None, random) -> np.ndarray:
     """The intensities (I, J, K) as a scanner of this kind would store them, int16 or uint8."""
-    if modality == "mask":
+    if scan.modality == "mask":
         return np.where(channels.any(-1), 255, 0).astype(np.uint8)
-    if modality == "us":
+    if scan.modality == "us":
         edges = gaussian_gradient_magnitude(image, 0.7)
-        echo = np.interp(image, *ECHO) + 90 * edges / max(float(edges.max()), 1e-6)
+        echo = image + 90 * edges / max(float(edges.max()), 1e-6)
         speckle = gaussian_filter(random.rayleigh(0.8, image.shape), 0.5)
         return np.clip(echo * speckle, 0, 255).astype(np.uint8)
-    return np.rint(image + NOISE[modality] * random.standard_normal(image.shape)).astype(np.int16)
+    noise = NOISE * texture_of(scan.part, scan.modality) * random.standard_normal(image.shape)
+    return np.rint(image + noise).astype(np.int16)
 
 
 @dataclass(frozen=True)
@@ -129,7 +155,7 @@ class Case:
 
 def make_cases(
     kind: str,
-    scan: Scan,
+    scan: Scan | Sequence[Scan],
     fixed: Scan | None = None,
     *,
     count: int,
@@ -143,6 +169,7 @@ def make_cases(
 
     kind: "paired" (each patient with a moving image as `scan` and a fixed one as `fixed`), "unpaired" (each
         patient once) or "grouped" (a group for each patient, an image for each visit).
+    scan: of grouped data also several, for one visit after the other.
     fixed: of paired data; by default as `scan`.
     count: patients, numbered from `first` on: splits with other numbers hold other patients.
     visits: images in a group.
@@ -154,7 +181,8 @@ def make_cases(
     if kind not in KINDS:
         raise InputError(f"data sets are {', '.join(KINDS)}, not {kind!r}")
     patients = [Patient(seed, number, variation_mm) for number in range(first, first + count)]
-    return list(_cases(kind, (scan, fixed or scan), patients, visits, motion_mm))
+    scans = (scan,) if isinstance(scan, Scan) else tuple(scan)
+    return list(_cases(kind, scans, fixed or scans[0], patients, visits, motion_mm))
 
 
 def write_dataset(folder, cases: Sequence[Case], file_format: str = "nifti") -> list[Path]:
@@ -172,20 +200,20 @@ def write_dataset(folder, cases: Sequence[Case], file_format: str = "nifti") -> 
 
 
 def _cases(
-    kind: str, scans: tuple[Scan, Scan], patients: list[Patient], visits: int, motion_mm: float
+    kind: str, scans: tuple[Scan, ...], fixed: Scan, patients: list[Patient], visits: int, motion_mm: float
 ) -> Iterator[Case]:
     """The cases of a data set, made one after another."""
     for group, patient in enumerate(patients, start=1):
         number = patient.seed[1]
         if kind == "paired":
-            moving, fixed = patient.scan(scans[0]), patient.scan(scans[1], 1, motion_mm)
+            pair = *patient.scan(scans[0]), *patient.scan(fixed, 1, motion_mm)
             names = ("moving_images", "moving_labels", "fixed_images", "fixed_labels")
-            yield _case(number, names, (*moving, *fixed))
+            yield _case(number, names, pair)
         elif kind == "unpaired":
             yield _case(number, ("images", "labels"), patient.scan(scans[0]))
         else:
             for visit in range(visits):
-                pair = patient.scan(scans[0], visit, motion_mm if visit else 0.0)
+                pair = patient.scan(scans[visit % len(scans)], visit, motion_mm if visit else 0.0)
                 name, key = number * visits + visit, f"group-{group}-{visit + 1}"
                 yield _case(name, ("images", "labels"), pair, f"group{group}", key)
 
@@ -227,8 +255,7 @@ def write_examples(folder, patients: int = 5) -> None:
     Raises InputError where the folder can't be written to.
     """
     folder = Path(folder)
-    for source in sorted(EXAMPLES.rglob("*.yaml")):
-        _copy(source, folder / source.relative_to(EXAMPLES))
+    write_configurations(folder)
     moving, fixed = Scan(), Scan("us", (30, 36, 28), (200, 180, 170), (10, -10, -20))
     for kind in KINDS:
         for split, first, count in (("train", 0, patients), ("test", 100, 2)):
@@ -238,6 +265,12 @@ def write_examples(folder, patients: int = 5) -> None:
             for file_format in FORMATS:
                 write_dataset(folder / "data" / "test" / file_format / kind / split, cases, file_format)
     log.info("%s: config, demos and data are written", folder.absolute())
+
+
+def write_configurations(folder) -> None:
+    """Write `config` and `demos`, as `write_examples` does, without data."""
+    for source in sorted(EXAMPLES.rglob("*.yaml")):
+        _copy(source, Path(folder) / source.relative_to(EXAMPLES))
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -176,10 +176,10 @@ def anatomy(points: np.ndarray, noise: Noise, modality: str) -> tuple[np.ndarray
     vessels = np.exp(-(noise(points, 52.0, 5) ** 2 + noise(points, 52.0, 6) ** 2) / 0.14)
     # No organ is an ellipsoid: bend space a little before asking how deep in it a point lies.
     bent = points + np.stack([4.5 * noise(points, 105.0, channel) for channel in range(3)], -1)
-    painter = _Painter(np.full(points.shape[:-1], value["air"], np.float32), TEXTURE[modality] * texture)
+    painter = Painter(np.full(points.shape[:-1], value["air"], np.float32), TEXTURE[modality] * texture)
     _paint_trunk(painter, bent, value)
     for label, (centre, radii) in ORGANS.items():
-        depth = _ellipsoid(bent, centre, radii)
+        depth = ellipsoid(bent, centre, radii)
         grain = 0.5 if label == 5 else 1.0
         painter.paint(depth, value[TISSUE_OF[label]], label=label, grain=grain)
         if label in (1, 2, 4):
@@ -187,12 +187,12 @@ def anatomy(points: np.ndarray, noise: Noise, modality: str) -> tuple[np.ndarray
         if label in (7, 8):
             painter.paint(depth - 9, value["fat"], grain=0.3)
         if label == 3:
-            painter.paint(_ellipsoid(bent, (-18, 22, 30), (15, 14, 19)), value["blood"], grain=0.4)
+            painter.paint(ellipsoid(bent, (-18, 22, 30), (15, 14, 19)), value["blood"], grain=0.4)
     _paint_spine(painter, bent, value)
     return painter.image, painter.labels
 
 
-class _Painter:
+class Painter:
     """An image and a label map that are painted over, tissue by tissue."""
 
     def __init__(self, image: np.ndarray, texture: np.ndarray):
@@ -207,13 +207,13 @@ class _Painter:
             self.labels[depth > 0] = label
 
 
-def _ellipsoid(points: np.ndarray, centre, radii) -> np.ndarray:
+def ellipsoid(points: np.ndarray, centre, radii) -> np.ndarray:
     """About how many mm inside an ellipsoid each point lies (negative outside)."""
     scaled = (points - np.float32(centre)) / np.float32(radii)
     return (1 - np.sqrt((scaled**2).sum(-1))) * np.float32(min(radii))
 
 
-def _paint_trunk(painter: _Painter, points: np.ndarray, value: dict[str, float]) -> None:
+def _paint_trunk(painter: Painter, points: np.ndarray, value: dict[str, float]) -> None:
     """Skin and fat, the muscles below, and ribs that run downwards from back to front."""
     x, y, z = np.moveaxis(points, -1, 0)
     radius = ((np.abs(x) / 120) ** 2.4 + (np.abs(y) / 90) ** 2.4) ** (1 / 2.4)
@@ -225,7 +225,7 @@ def _paint_trunk(painter: _Painter, points: np.ndarray, value: dict[str, float])
     painter.paint(depth - 20, value["fat"], grain=1.5)
 
 
-def _paint_spine(painter: _Painter, points: np.ndarray, value: dict[str, float]) -> None:
+def _paint_spine(painter: Painter, points: np.ndarray, value: dict[str, float]) -> None:
     """Vertebrae with discs between them, the canal behind, and the aorta in front."""
     x, y, z = np.moveaxis(points, -1, 0)
     column = 17 - np.hypot(x, y + 56)

@@ -14,7 +14,7 @@ SPACE = {"geometry", "volume", "transforms"}
 OPTIMISERS = SPACE | {"preprocess", "resampler", "features", "losses", "metrics", "progress"}
 EVERYTHING = OPTIMISERS | {"io", "exchange", "optimise", "registration", "phantom", "visualise", "report"}
 EVERYTHING |= {"worker", "results", "checkpoint_import", "generate", "config", "plugins", "training"}
-EVERYTHING |= {"names", "inference", "prediction", "trained"}
+EVERYTHING |= {"demos", "names", "inference", "prediction", "trained"}
 
 # What each room of RegCore may import from RegCore. A new room is entered here on purpose.
 MAY_KNOW = {
@@ -59,7 +59,9 @@ MAY_KNOW = {
     "registration": OPTIMISERS | {"optimise", "checks", "inference", "memory", "model_file", "names"},
     "trained": SPACE | {"checks", "inference", "model_file", "progress", "registration"},
     "phantom": SPACE,
-    "generate": SPACE | {"io", "phantom"},
+    "anatomies": SPACE | {"phantom"},
+    "generate": SPACE | {"anatomies", "io", "phantom"},
+    "demos": SPACE | {"generate", "io", "names"},
     "visualise": SPACE | {"report"},
     "report": set(),
     "results": SPACE | {"io", "visualise"},
@@ -70,7 +72,7 @@ MAY_KNOW = {
 }
 GUI = {"slicer", "vtk", "vtkmodules", "qt", "ctk", "PySide6", "PythonQt", "matplotlib", "SimpleITK", "itk"}
 WITHOUT_TORCH = SPACE | {"io", "memory", "progress", "phantom", "visualise", "report", "results", "cli"}
-WITHOUT_TORCH |= {"__main__", "__init__", "generate"}
+WITHOUT_TORCH |= {"__main__", "__init__", "anatomies", "demos", "generate"}
 READERS = {"nibabel", "h5py"}
 UNIX = {"fcntl", "grp", "pwd", "resource", "termios"}
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef

@@ -81,11 +81,11 @@ def test_masks_are_the_structures_themselves():
 
 
 def test_patients_vary_as_much_as_asked_and_large_displacements_are_made_smaller():
-    fields = [generate._displacement(mm, [0, 0]) for mm in (2.0, 8.0, 200.0)]
+    fields = [generate._displacement(mm, (0, 0)) for mm in (2.0, 8.0, 200.0)]
     lengths = [np.linalg.norm(field.mm, axis=-1).mean() for field in fields]
     assert lengths[0] < lengths[1] < lengths[2]
     assert min(field.jacobian_determinant().min() for field in fields) > 0
-    assert generate._displacement(0.0, [0, 0]) is None
+    assert generate._displacement(0.0, (0, 0)) is None
 
 
 PARTS = {
@@ -153,8 +153,8 @@ def test_the_loaders_take_them(cases, kind, form, tmp_path):
 BAD = {
     "data sets are paired, unpaired, grouped, not 'pairs'": lambda: make_cases("pairs", SMALL, count=1),
     "written as nifti or h5, not as 'png'": lambda: write_dataset("nowhere", [], "png"),
-    "made as one of ct, mr, us, mask, not as 'pet'": lambda: Scan("pet"),
-    "structures 1 to 9 can be segmented, not [0, 12]": lambda: Scan(labels=(0, 4, 12)),
+    "a scan of the torso is made as one of ct, mr, us, mask, not as 'pet'": lambda: Scan("pet"),
+    "structures 1 to 9 of the torso can be segmented, not [0, 12]": lambda: Scan(labels=(0, 4, 12)),
     "not none": lambda: Scan("mask", labels=()),
 }
 
