@@ -53,6 +53,9 @@ def test_every_command_runs(small_phantom, capsys):
 
 def test_every_piece_of_python_runs(small_phantom, capsys):
     assert main(["demo", "--save-pair=pair", "--out=demo-output", "--method=rigid", "--quiet"]) == 0
+    for line in commands():  # the model that is loaded comes from the commands
+        if line.startswith(("regcore download", "regcore train")):
+            assert main(shlex.split(line)[1:]) == 0
     names: dict = {}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), names)
