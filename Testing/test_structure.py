@@ -56,6 +56,7 @@ MAY_KNOW = {
     "prediction": SPACE
     | {"checks", "config", "inference", "io", "loaders", "losses", "methods", "metrics"}
     | {"model_file", "progress", "resampler", "results"},
+    "slicreg": SPACE | {"features", "io", "optimise", "preprocess", "progress", "resampler"},
     "registration": OPTIMISERS | {"optimise", "checks", "inference", "memory", "model_file", "names"},
     "trained": SPACE | {"checks", "inference", "model_file", "progress", "registration"},
     "phantom": SPACE,
