@@ -20,7 +20,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -56,9 +56,10 @@ class TrainedModel:
     axes: tuple[str, str] | None = None
 
 
-def build(config: Mapping, fixed_size, moving_size, labeled: bool) -> TrainedModel:
+def build(config: Mapping, fixed_size, moving_size, labeled: bool, axes=None) -> TrainedModel:
     """The model that the section ``train`` of a configuration describes, not yet trained.
 
+    The other arguments are those of `TrainedModel`; `RegCore.loaders.Loader` knows the axes of its images.
     Raises InputError for what is not a configuration, and as `RegCore.methods.build_model`.
     """
     train = config.get("train")
@@ -71,7 +72,7 @@ def build(config: Mapping, fixed_size, moving_size, labeled: bool) -> TrainedMod
             raise InputError(f"the size of {name} images must be 3 positive whole numbers, but it is {size}")
         sizes.append(tuple(whole))
     network = build_model(train, *sizes, labeled=labeled)
-    return TrainedModel(plain(config, "the configuration"), *sizes, labeled, network)
+    return TrainedModel(plain(config, "the configuration"), *sizes, labeled, network, axes)
 
 
 def save_model(path, trained: TrainedModel, training: Mapping | None = None) -> None:
@@ -110,7 +111,9 @@ def load_model(path, device="cpu") -> TrainedModel:
     path = Path(path)
     content = read_model(path)
     try:
-        made = build(content["config"], content["fixed_size"], content["moving_size"], content["labeled"])
+        axes = tuple(content["axes"]) if "axes" in content else None
+        sizes = content["fixed_size"], content["moving_size"]
+        made = build(content["config"], *sizes, content["labeled"], axes)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     try:
@@ -119,8 +122,7 @@ def load_model(path, device="cpu") -> TrainedModel:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path}: its weights do not fit the network it describes: {reason}") from None
     made.network.to(device).eval()
-    axes = content.get("axes")
-    return made if axes is None else replace(made, axes=tuple(axes))
+    return made
 
 
 def plain(value, what: str):

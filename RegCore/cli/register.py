@@ -38,6 +38,8 @@ def _add_register(commands) -> None:
     parser.add_argument(
         "--settings", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the method, e.g. levels=3"
     )
+    what = "Python file with the parts of one's own that a trained model needs; may be repeated"
+    parser.add_argument("--plugin", action="append", default=[], help=what, **FILE)
     _add_common(parser)
     parser.set_defaults(run=_run_register)
 
@@ -88,8 +90,17 @@ def _run_register(arguments: argparse.Namespace) -> None:
         "settings": _settings(arguments.settings),
     }
     _check_places(arguments, given)
+    _load_plugins(arguments.plugin)
     files = {name: str(getattr(arguments, name)) for name in ("fixed", "moving")}
     _register_and_write(arguments, given, files, names=None)
+
+
+def _load_plugins(paths: list[Path]) -> None:
+    if paths:
+        from RegCore.plugins import load_plugin
+
+        for path in paths:
+            load_plugin(path)
 
 
 def _initial(path: Path | None) -> Any:
@@ -142,7 +153,7 @@ def _check_places(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
         if not fixed.overlaps(moving, given["initial"].map):
             what = "with this transform the two images do not overlap in space"
             raise InputError(f"{arguments.initial}: {what}")
-    elif not fixed.overlaps(moving):
+    elif not is_path(arguments.method) and not fixed.overlaps(moving):  # a network lays box on box
         raise InputError(
             f"{arguments.fixed} and {arguments.moving} do not overlap in space; if their positions mean "
             "nothing, give a transform with --initial, or --initial centres to lay centre on centre"

@@ -57,7 +57,8 @@ def known(monkeypatch):
 
     def make(name: str = "known", method: str = "ddf", axes=None, **dataset) -> TrainedModel:
         config = {"dataset": dataset, "train": {"method": method, "backbone": {"name": name}}}
-        made = build(config, FIXED_SIZE, MOVING_SIZE, labeled=False)
-        return TrainedModel(made.config, FIXED_SIZE, MOVING_SIZE, False, made.network.eval(), axes)
+        made = build(config, FIXED_SIZE, MOVING_SIZE, False, axes)
+        made.network.eval()
+        return made
 
     return make

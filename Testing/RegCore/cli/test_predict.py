@@ -10,6 +10,7 @@ from RegCore.io import load, save
 from RegCore.model_file import build, save_model
 from RegCore.networks import NETWORKS
 from RegCore.phantom import make_phantom
+from RegCore.volume import Volume
 from Testing.RegCore.known_networks import Known, known
 from Testing.RegCore.prediction.sets import configuration, figures, write_blobs
 
@@ -52,20 +53,23 @@ def test_our_command_with_a_configuration_of_other_data(trained, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_parts_of_ones_own_come_from_a_plugin(trained, monkeypatch, capsys):
-    monkeypatch.delitem(NETWORKS, "mine", raising=False)
-    plugin = trained / "mine.py"
-    plugin.write_text(
+def mine(folder, monkeypatch):
+    """A model of the network that the plugin mine.py in the folder adds, which is not loaded yet."""
+    monkeypatch.setitem(NETWORKS, "mine", Known)
+    (folder / "mine.py").write_text(
         '"""A network."""\n'
         "from RegCore.plugins import register_backbone\n"
         "from Testing.RegCore.known_networks import Known\n"
         "register_backbone(name='mine', force=True)(Known)\n"
     )
-    monkeypatch.setitem(NETWORKS, "mine", Known)
-    config = configuration(trained / "data", backbone={"name": "mine"})
-    sizes = config.dataset.fixed_image_shape, config.dataset.moving_image_shape
-    save_model(trained / "model.pt", build(config.to_dict(), *sizes, True))
+    config = configuration(folder / "data", backbone={"name": "mine"})
+    made = build(config.to_dict(), config.dataset.fixed_image_shape, config.dataset.moving_image_shape, True)
     monkeypatch.delitem(NETWORKS, "mine")
+    return made
+
+
+def test_parts_of_ones_own_come_from_a_plugin(trained, monkeypatch, capsys):
+    save_model(trained / "model.pt", mine(trained, monkeypatch))
     words = "predict model.pt --out results/a --no-nifti --device cpu"
     assert main(words.split()) == 2
     assert "mine" in capsys.readouterr().err
@@ -106,3 +110,20 @@ def test_register_takes_the_path_of_a_model_as_its_method(known, trained):
     assert main([*words.split(), "--method", "model.pt", "--out", "out"]) == 0
     assert json.loads((trained / "out" / "metrics.json").read_text())["method"] == "model.pt"
     assert np.abs(load(trained / "out" / "transform.h5").mm).max() > 1
+
+
+def test_register_loads_the_parts_that_a_model_needs_and_lays_box_on_box(trained, monkeypatch, capsys):
+    save_model(trained / "model.pt", mine(trained, monkeypatch))
+    case = make_phantom(1, fixed_shape=(14, 12, 13), moving_shape=(13, 12, 14))
+    far = np.eye(4)
+    far[0, 3] = 5000
+    save(case.fixed, trained / "fixed.nii.gz")
+    save(Volume(case.moving.array, case.moving.geometry.moved(far)), trained / "moving.nii.gz")
+    words = "register --fixed fixed.nii.gz --moving moving.nii.gz --device cpu --quiet --out out"
+    assert main(words.split()) == 2
+    assert "do not overlap in space" in capsys.readouterr().err
+    words += " --method ./model.pt"
+    assert main(words.split()) == 2
+    assert "mine" in capsys.readouterr().err
+    assert main([*words.split(), "--plugin", "mine.py"]) == 0
+    assert load(trained / "out" / "transform.h5").mm[..., 0].mean() > 4000
