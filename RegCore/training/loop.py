@@ -137,7 +137,7 @@ def _prepared(config, folder, group: Group, start_from, resume, max_epochs, work
     state = folder.resumed() if resume else TrainingState.new(settings.seed)
     torch.manual_seed(state.seed)
     sizes = loader.fixed_image_shape, loader.moving_image_shape
-    trained = build(config.to_dict(), *sizes, loader.labeled)
+    trained = build(config.to_dict(), *sizes, loader.labeled, loader.axes)
     trained.network.to(group.device)
     optimiser = make_optimiser(options["optimizer"], trained.network.parameters())
     if resume:
@@ -146,6 +146,8 @@ def _prepared(config, folder, group: Group, start_from, resume, max_epochs, work
         state = folder.started_from(start_from, state, trained, optimiser)
     if not resume:
         folder.make()
+    if hasattr(trained.network, "meet"):
+        trained.network.meet(loader)
     labeled = loader.labeled and (valid is None or valid.labeled)
     fewer = max_epochs or settings.epochs
     run = _Run(
