@@ -162,7 +162,7 @@ HIPPOCAMPUS = Part(
 PROSTATE = Part(
     0.36,
     {
-        "mr": {"air": 0, "fat": 560, "muscle": 170, "gland": 640, "zone": 380, "urine": 860, "urethra": 760}
+        "mr": {"air": 0, "fat": 430, "muscle": 150, "gland": 640, "zone": 330, "urine": 860, "urethra": 760}
         | {"lesion": 150, "gas": 30},
         "us": {"air": 0, "fat": 165, "muscle": 80, "gland": 105, "zone": 62, "urine": 8, "urethra": 150}
         | {"lesion": 30, "gas": 4},

@@ -106,7 +106,7 @@ DEMOS = {
         "unpaired",
         "nifti",
         (Scan("ct", (48, 40, 64), (320, 224, 300), (0, 0, 20), tuple(range(1, 14)), "abdomen"),),
-        {"train": 24, "val": 6, "test": 6},
+        {"train": 40, "val": 4, "test": 6},
         variation_mm=9.0,
     ),
     "unpaired_ct_lung": Recipe(
