@@ -86,13 +86,15 @@ def features(labels: np.ndarray, codes: np.ndarray, device="cpu") -> torch.Tenso
 
     labels: (L, I, J, K) whole numbers. codes: (L, classes) of `random_codes`.
     """
-    size, out = int(codes.max()) + 1, []
+    channels, out = torch.arange(int(codes.max()) + 1, device=device).view(-1, 1, 1, 1), []
     for layer, code in zip(labels, codes, strict=True):
         coded = torch.from_numpy(code[layer]).to(device)
-        hot = F.one_hot(coded, size).permute(3, 0, 1, 2)[None].float()
+        hot = (coded == channels).float()[None]
         pooled = F.avg_pool3d(hot, 3, STRIDE, 1, count_include_pad=False)
-        out.append(F.avg_pool3d(pooled, 5, 1, 2, count_include_pad=False))
-    return torch.cat(out, 1)
+        for kernel, pad in (((5, 1, 1), (2, 0, 0)), ((1, 5, 1), (0, 2, 0)), ((1, 1, 5), (0, 0, 2))):
+            pooled = F.avg_pool3d(pooled, kernel, 1, pad, count_include_pad=False)
+        out.append(pooled)
+    return torch.cat(out, 1).contiguous(memory_format=torch.channels_last_3d)  # sampled twice as fast
 
 
 def choose_keypoints(mask: np.ndarray, spacing, settings: MatchSettings) -> Keypoints:

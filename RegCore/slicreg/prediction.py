@@ -1,10 +1,10 @@
 """Between the cells of the network's output and the voxels of the scan: what is learnt, and what is read."""
 
 import torch
+import torch.nn.functional as F
 
 from RegCore.geometry import Geometry
 from RegCore.progress import Progress, silent
-from RegCore.resampler import reference_grid, sample
 from RegCore.slicreg.network import STRIDE, SlicNet
 from RegCore.slicreg.preparation import Prepared, network_units
 from RegCore.slicreg.supervoxels import Supervoxels
@@ -37,15 +37,27 @@ def supervoxels_of(
         geometry: the grid that the network saw, (I, J, K).
         progress: told after each layer.
     """
-    at = (reference_grid(geometry.shape, device=scores.device) - 0.5 * literal) / STRIDE
     count = scores.shape[2] - 1
     dtype = torch.uint8 if count < 256 else torch.int32
     found = []
     for layer in range(scores.shape[1]):
-        found.append(sample(scores[:, layer].float(), at).argmax(1).to(dtype))
+        found.append(_spread(scores[:, layer].float(), geometry.shape, literal).argmax(1).to(dtype))
         progress((layer + 1) / scores.shape[1], "reading supervoxels", {"layer": layer + 1})
     array = torch.cat(found).cpu().numpy()
     return Supervoxels(array if count < 256 else array.astype("uint16"), geometry, count)
+
+
+def _spread(cells: torch.Tensor, shape, literal: bool) -> torch.Tensor:
+    """Cells ``(1, C, i, j, k)`` read at every voxel; beyond the last cell its value holds."""
+    if literal:
+        values = F.interpolate(cells, scale_factor=STRIDE, mode="trilinear", align_corners=False)
+    else:
+        between = [STRIDE * (n - 1) + 1 for n in cells.shape[2:]]
+        values = F.interpolate(cells, size=between, mode="trilinear", align_corners=True)
+    missing = [max(n - m, 0) for n, m in zip(shape, values.shape[2:], strict=True)]
+    if any(missing):
+        values = F.pad(values, (0, missing[2], 0, missing[1], 0, missing[0]), mode="replicate")
+    return values[..., : shape[0], : shape[1], : shape[2]]
 
 
 @torch.no_grad()
