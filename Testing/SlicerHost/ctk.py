@@ -1,5 +1,6 @@
 """The `ctk` module of Slicer for tests: the CTK widgets that panels use, with CTK's names and signals."""
 
+import re
 from pathlib import Path
 
 from . import qt
@@ -94,40 +95,94 @@ class ctkCollapsibleButton(qt.QWidget):
 
 @qt.stand_in
 class ctkPathLineEdit(qt.QWidget):
-    """A line for the path of a file or folder, with a button to browse (which does nothing here)."""
+    """A line for the path of a file or folder, with the paths used last and a button to browse.
+
+    As CTK's it keeps five paths in the settings under `settingKey`, shows the last of them when the key is
+    set, and tells of a change only if the path is not empty and has an ending that `nameFilters` name; "(*)"
+    names none. The button does nothing here.
+    """
 
     currentPathChanged = Signal(str)
     validInputChanged = Signal(bool)
     # Plain numbers: Qt reads a flag's type from C++ only, so a .ui file must not set `filters`.
     Files, Dirs, Readable, Writable, Executable = 0x002, 0x001, 0x010, 0x020, 0x040
+    LONGEST_HISTORY = 5
 
     def __init__(self, parent=None):
         super().__init__(parent)
-        self._line = qt.QLineEdit()
+        self._combo = qt.QComboBox()
+        self._combo.editable = True
+        self._combo.setInsertPolicy(qt.QComboBox.NoInsert)
+        self._combo.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
         self._browse = qt.QToolButton()
         self._browse.setText("…")
         self._filters = self.Files
-        self._name_filters, self._setting_key = [], ""
-        row_layout(self, self._line, self._browse)
-        self._line.textChanged.connect(self.currentPathChanged.emit)
+        self._name_filters, self._setting_key, self._valid = [], "", False
+        row_layout(self, self._combo, self._browse)
+        self.setSizePolicy(qt.QSizePolicy.Expanding, qt.QSizePolicy.Fixed)
+        self._combo.setSizePolicy(qt.QSizePolicy.Expanding, qt.QSizePolicy.Fixed)
+        self._combo.editTextChanged.connect(self._on_text)
+
+    def comboBox(self):
+        """The combo box within; its `editTextChanged` tells of every change."""
+        return self._combo
+
+    def _on_text(self):
+        endings = [word[2:] for text in self._name_filters for word in re.findall(r"\*\.\w+", text)]
+        path = self.currentPath
+        valid = path.endswith(tuple(f".{ending}" for ending in endings)) if endings else bool(path)
+        if valid:
+            self.currentPathChanged.emit(path)
+        if valid != self._valid:
+            self._valid = valid
+            self.validInputChanged.emit(valid)
 
     def setCurrentPath(self, path):
         """Show this path."""
-        self._line.setText(path)
+        self._combo.setEditText(path)
+
+    def _history(self):
+        kept = qt.QSettings().value(f"ctkPathLineEdit/{self._setting_key or self.objectName}", [])
+        return [kept] if isinstance(kept, str) else list(kept or [])
+
+    def retrieveHistory(self):
+        """Offer the paths used last; the newest is shown if there is no path."""
+        path = self.currentPath
+        blocked = self.blockSignals(True)
+        self._combo.clear()
+        self._combo.addItems(self._history()[: self.LONGEST_HISTORY])
+        if path:
+            self.setCurrentPath(path)
+        self.blockSignals(blocked)
+        if not path:
+            self._combo.setCurrentIndex(-1)
+            self._combo.setCurrentIndex(0)
 
     def addCurrentPathToHistory(self):
-        """The history is kept per user; the test host has none."""
+        """Keep the path among those used last, as the newest."""
+        path = self.currentPath
+        if not path:
+            return
+        history = [path, *(old for old in self._history() if old != path)]
+        qt.QSettings().setValue(f"ctkPathLineEdit/{self._setting_key or self.objectName}", history)
+        self._combo.blockSignals(True)
+        self._combo.clear()
+        self._combo.addItems(history[: self.LONGEST_HISTORY])
+        self._combo.setCurrentIndex(0)
+        self._combo.blockSignals(False)
 
-    currentPath = forwarded(str, "_line", "text")
+    def _set_setting_key(self, key):
+        self._setting_key = key
+        self.retrieveHistory()
+
+    currentPath = Property(str, lambda self: self._combo.currentText, setCurrentPath)
     filters = Property(int, lambda self: self._filters, lambda self, value: setattr(self, "_filters", value))
     nameFilters = Property(
         "QStringList",
         lambda self: self._name_filters,
         lambda self, value: setattr(self, "_name_filters", list(value)),
     )
-    settingKey = Property(
-        str, lambda self: self._setting_key, lambda self, value: setattr(self, "_setting_key", value)
-    )
+    settingKey = Property(str, lambda self: self._setting_key, _set_setting_key)
 
 
 @qt.stand_in

@@ -103,12 +103,46 @@ def test_paths(host, tmp_path):
     line.connect("currentPathChanged(QString)", lambda path: told.append(path))
     button.connect("directoryChanged(QString)", lambda path: told.append(path))
     line.currentPath = "a.nii.gz"
+    line.currentPath = ""  # of which CTK says nothing
     button.directory = str(tmp_path)
     button.directory = str(tmp_path)
     assert told == ["a.nii.gz", str(tmp_path)]
     line.filters = line.Dirs | line.Readable
     line.nameFilters = ["*.yaml"]
     assert line.filters == line.Dirs | line.Readable and list(line.nameFilters) == ["*.yaml"]
+
+
+def test_paths_of_another_ending_are_not_told_by_the_line_but_by_its_combo_box(host):
+    line, told, typed = host.ctk.ctkPathLineEdit(), [], []
+    line.nameFilters = ["Networks (*.pt *.index)", "All files (*)"]
+    line.currentPathChanged.connect(lambda path: told.append(path))
+    line.comboBox().editTextChanged.connect(lambda path: typed.append(path))
+    for path in ("a/best.pt", "a/ckpt-2", "a/ckpt-2.index"):
+        line.currentPath = path
+    assert told == ["a/best.pt", "a/ckpt-2.index"] and typed == ["a/best.pt", "a/ckpt-2", "a/ckpt-2.index"]
+    assert line.currentPath == "a/ckpt-2.index"
+
+
+def test_the_paths_used_last_are_kept_and_the_last_one_is_shown(host):
+    def line():
+        made = host.ctk.ctkPathLineEdit()
+        made.settingKey = "Networks"
+        return made
+
+    first = line()
+    assert first.currentPath == ""
+    for number in range(7):
+        first.currentPath = f"{number}.pt"
+        first.addCurrentPathToHistory()
+    first.currentPath = "4.pt"
+    first.addCurrentPathToHistory()
+    assert first.currentPath == "4.pt"
+    again = line()
+    offered = [again.comboBox().itemText(row) for row in range(again.comboBox().count)]
+    assert offered == ["4.pt", "6.pt", "5.pt", "3.pt", "2.pt"] and again.currentPath == "4.pt"
+    other = host.ctk.ctkPathLineEdit()
+    other.settingKey = "Others"
+    assert other.currentPath == ""
 
 
 def test_default_text_of_a_combo_box(host):
