@@ -1,8 +1,8 @@
-"""The Slicer module DeepRegSlicer: registration of two volumes of the scene to a transform node."""
+"""The Slicer module DeepRegSlicer: registration of two volumes of the scene, training of networks for it."""
 
 import slicer
 import vtk
-from DeepRegSlicerLib import paths
+from DeepRegSlicerLib import paths, samples
 from DeepRegSlicerLib.process import stop_shared_worker
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -26,45 +26,31 @@ class DeepRegSlicer(ScriptedLoadableModule):
         parent.contributors = ["DeepRegSlicer contributors"]
         parent.helpText = _(
             "Brings a moving volume onto a fixed one: rigid, affine or deformable, of the same or of another "
-            "modality. Segmentations, masks and landmarks are welcome. A process of its own does the work."
+            "modality. Segmentations, masks and landmarks are welcome. Networks are trained on data of your "
+            "own, with a live chart, and then register. Processes of their own do the work."
         )
         parent.acknowledgementText = _(
             "Built on PyTorch. Methods follow DeepReg and the papers named in RegCore."
         )
-        slicer.app.connect("startupCompleted()", register_sample_data)
-
-
-def register_sample_data():
-    """Offer the made-up patient in the module Sample Data; it is computed, not downloaded."""
-    from SampleData import SampleDataLogic
-
-    SampleDataLogic.registerCustomSampleDataSource(
-        category="DeepRegSlicer",
-        sampleName="DeepRegPhantom",
-        customDownloader=load_phantom,
-    )
-
-
-def load_phantom(source=None):
-    """Put the made-up patient into the scene; returns its two volumes."""
-    from DeepRegSlicerLib.nodes.phantom import add_phantom
-
-    made = add_phantom()
-    return [made.fixed, made.moving]
+        slicer.app.connect("startupCompleted()", samples.register_sample_data)
 
 
 class DeepRegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """The panel's connection to Slicer: scene, parameter node, beginning and end; see `RegisterPanel`."""
+    """The panels' connection to Slicer: scene, parameter node, beginning and end.
+
+    See `RegisterPanel` and `TrainPanel`, a tab each.
+    """
 
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
-        self.logic = self.panel = self.ui = None
+        self.logic = self.panel = self.trainPanel = self.ui = None
         self._parameters = self._guiTag = None
 
     def setup(self):
-        """Build the panel. Nothing is installed and nothing heavy imported."""
+        """Build the panels. Nothing is installed and nothing heavy imported."""
         from DeepRegSlicerLib.panels.register import RegisterPanel
+        from DeepRegSlicerLib.panels.train import TrainPanel
 
         ScriptedLoadableModuleWidget.setup(self)
         widget = slicer.util.loadUI(str(paths.resource("UI/DeepRegSlicer.ui")))
@@ -73,13 +59,17 @@ class DeepRegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         widget.setMRMLScene(slicer.mrmlScene)
         self.logic = DeepRegSlicerLogic()
         self.panel = RegisterPanel(self.ui)
+        form = slicer.util.loadUI(str(paths.resource("UI/Train.ui")))
+        self.ui.trainTab.layout().addWidget(form)
+        self.trainPanel = TrainPanel(slicer.util.childWidgetVariables(form), self.panel)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.setParameters(self.logic.getParameterNode())
 
     def cleanup(self):
-        """The panel is about to be destroyed."""
+        """The panels are about to be destroyed."""
         self.panel.close()
+        self.trainPanel.close()
         self.setParameters(None)
         self.removeObservers()
         stop_shared_worker()
@@ -87,6 +77,7 @@ class DeepRegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def enter(self):
         """The user comes to this module."""
         self.panel.look_for_packages()
+        self.trainPanel.update()
         self.setParameters(self.logic.getParameterNode())
 
     def exit(self):

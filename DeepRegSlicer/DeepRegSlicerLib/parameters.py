@@ -1,6 +1,7 @@
 """What the Register panel remembers in the scene: inputs, method, outputs and advanced settings."""
 
 import enum
+from pathlib import Path
 from typing import Annotated
 
 from slicer import (
@@ -16,13 +17,14 @@ SMOOTHNESS = 1.25  # RegCore's own default
 
 
 class Method(enum.Enum):
-    """The methods of `RegCore.METHODS` in the order of the panel."""
+    """The methods of `RegCore.METHODS` in the order of the panel, and a trained network."""
 
     deformable = "deformable"
     affine = "affine"
     rigid = "rigid"
     classicalAffine = "classical-affine"
     classicalNonRigid = "classical-nonrigid"
+    trained = "trained"
 
     def label(self) -> str:
         """What the panel shows."""
@@ -32,6 +34,7 @@ class Method(enum.Enum):
             "rigid": _("Rigid: shift and turn"),
             "classical-affine": _("DeepReg classical affine"),
             "classical-nonrigid": _("DeepReg classical non-rigid"),
+            "trained": _("Trained model: a network of your own"),
         }[self.value]
 
 
@@ -62,6 +65,8 @@ class RegisterParameters:
     fixedSegmentation: vtkMRMLSegmentationNode
     movingSegmentation: vtkMRMLSegmentationNode
     method: Method = Method.deformable
+    modelFile: str = ""
+    refine: bool = False
     outputTransform: vtkMRMLTransformNode
     warpedVolume: vtkMRMLScalarVolumeNode
     warpedSegmentation: vtkMRMLSegmentationNode
@@ -75,7 +80,19 @@ class RegisterParameters:
     smoothness: Annotated[float, WithinRange(0.1, 10.0)] = SMOOTHNESS
     createImages: bool = True
 
+    def chosen(self) -> str:
+        """The method as `RegCore.register` takes it: its name, or the path of the trained model."""
+        if self.method is not Method.trained:
+            return self.method.value
+        return str(Path(self.modelFile).expanduser().absolute())
+
+    def deforms(self) -> bool:
+        """Whether the deformable method takes part."""
+        return self.method is Method.deformable or (self.method is Method.trained and self.refine)
+
     def settings(self) -> dict | None:
         """The settings of the method that differ from RegCore's own; None: none does."""
-        changed = abs(self.smoothness - SMOOTHNESS) > 1e-6
-        return {"smoothness": self.smoothness} if changed and self.method is Method.deformable else None
+        settings = {"refine": True} if self.method is Method.trained and self.refine else {}
+        if self.deforms() and abs(self.smoothness - SMOOTHNESS) > 1e-6:
+            settings["smoothness"] = self.smoothness
+        return settings or None

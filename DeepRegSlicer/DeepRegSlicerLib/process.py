@@ -82,7 +82,7 @@ class Worker:
     ):
         """command: what to start instead of `worker_command()`.
 
-        kill_after: seconds that a cancelled job gets to end by itself. after_death: what to say besides, where
+        kill_after: seconds that a cancelled job gets to end by itself. after_death: what to say besides where
         the process ended on its own.
         """
         self.command, self.kill_after, self.after_death = command, kill_after, after_death
@@ -126,7 +126,7 @@ class Worker:
         return job
 
     def cancel(self) -> None:
-        """Ask the running job to stop. In `kill_after` seconds it does, at the price of the process if need be."""
+        """Ask the running job to stop: in `kill_after` seconds it does, if need be with its process."""
         if self.job is not None and self.job.cancelled_at is None:
             self.job.cancelled_at = time.monotonic()
             self._try_to_say({"cancel": self.job.number})

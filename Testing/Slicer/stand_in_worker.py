@@ -2,7 +2,8 @@
 
 The setting "play" of a request says what to do: "shift" (an affine transform), "bend" (a displacement field),
 "crash", "exit", "deaf", "input", "memory", "missing", "spoilt". "steps" and "seconds" say how long it takes.
-Called with --launcher, this file starts itself again and waits, as Slicer's PythonSlicer does.
+A training plays what the name of its folder says, up to "-". Called with --launcher, this file starts itself
+again and waits, as Slicer's PythonSlicer does.
 """
 
 import os
@@ -23,6 +24,7 @@ from scipy.ndimage import map_coordinates  # noqa: E402
 
 from RegCore import worker  # noqa: E402
 from RegCore.geometry import InputError  # noqa: E402
+from RegCore.progress import Cancelled  # noqa: E402
 from RegCore.transforms import AffineTransform, DisplacementField  # noqa: E402
 from RegCore.volume import Volume  # noqa: E402
 
@@ -106,6 +108,32 @@ def register(arguments: dict, progress) -> dict:
     return result
 
 
+def train(arguments: dict, progress) -> dict:
+    """What `RegCore.worker.train_command` gives, made up: epochs of three steps, files without content."""
+    folder, history = Path(arguments["folder"]), []
+    epochs = arguments["max_epochs"] or 4
+    (folder / "save").mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text("made: up")
+    for epoch in range(1, epochs + 1):
+        known = {"epoch": epoch, "epochs": epochs, "seconds_left": 0.1 * (epochs - epoch)}
+        try:
+            for step in range(3):
+                told = {**known, "loss": 1 / (epoch + step / 3)}
+                progress((epoch - 1 + step / 3) / epochs, f"epoch {epoch} of {epochs}: training", told)
+                time.sleep(0.02)
+            row = {"epoch": epoch, "learning_rate": 0.1, "loss": 1 / epoch, "val_loss": 1 / epoch + 0.1}
+            history.append(row)
+            (folder / "save" / "best.pt").touch()
+            progress(epoch / epochs, f"epoch {epoch} of {epochs}: validated", {**known, **row})
+        except Cancelled:
+            (folder / "save" / "last.pt").touch()
+            raise
+        if epoch == 2:
+            misbehave(folder.name.split("-")[0])
+    found = {"folder": str(folder), "model": str(folder / "save" / "best.pt"), "method": "ddf"}
+    return {**found, "history": history, "ended": "finished"}
+
+
 if __name__ == "__main__":
-    worker.COMMANDS["register"] = register
+    worker.COMMANDS |= {"register": register, "train": train}
     raise SystemExit(worker.main())

@@ -2,6 +2,7 @@
 
 import time
 
+import ctk
 import slicer
 from slicer.i18n import tr as _
 
@@ -12,23 +13,23 @@ from ..logic import RegistrationCancelled, RegistrationError, register_volumes
 from ..nodes.showing import show_over
 from ..parameters import Method
 from . import results
+from .panel import BAD, GOOD, NORMAL, Panel
 
-NORMAL, HINT, GOOD, BAD = "", "color: gray;", "color: #1b7837;", "color: #c62828; font-weight: bold;"
 
-
-class RegisterPanel:
-    """Binds the widgets of DeepRegSlicer.ui to a registration. Knows no MRML; nodes pass through it."""
+class RegisterPanel(Panel):
+    """Binds the widgets of DeepRegSlicer.ui to a registration."""
 
     def __init__(self, ui):
         """ui: the widgets by name, from `slicer.util.childWidgetVariables`."""
-        self.ui = ui
+        super().__init__(ui, ui.statusLabel, ui.logText)
         self.parameters = None  # RegisterParameters, None while the scene is closed
         self.run = None
         self.missing: list[str] = []
         self._started = 0.0
         self._stage = ""
         self._closed = False
-        self._idle = True  # nothing was said yet: the status line gives a hint
+        ui.modelPath.filters = ctk.ctkPathLineEdit.Files | ctk.ctkPathLineEdit.Readable
+        ui.modelPath.comboBox().editTextChanged.connect(self.on_model_path)  # of any ending, too
         ui.registerButton.clicked.connect(self.on_register)
         ui.cancelButton.clicked.connect(self.on_cancel)
         ui.installButton.clicked.connect(self.on_install)
@@ -43,7 +44,20 @@ class RegisterPanel:
     def set_parameters(self, parameters) -> None:
         """Use this parameter node, None for none."""
         self.parameters = parameters
+        if parameters is not None and not parameters.modelFile:
+            parameters.modelFile = self.ui.modelPath.currentPath  # the one used last
         self.update()
+
+    def use_model(self, path) -> None:
+        """Choose a trained model as the method."""
+        if self.parameters is not None:
+            self.parameters.modelFile = str(path)
+            self.parameters.method = Method.trained
+
+    def on_model_path(self) -> None:
+        """A model file was typed or chosen."""
+        if self.parameters is not None:
+            self.parameters.modelFile = self.ui.modelPath.currentPath
 
     def look_for_packages(self) -> None:
         """Show what is missing, and the button that installs it; imports and installs nothing."""
@@ -61,11 +75,18 @@ class RegisterPanel:
         ui.registerButton.enabled = not obstacle
         ui.registerButton.toolTip = obstacle or _("Bring the moving volume onto the fixed one")
         ui.cancelButton.enabled = self.run is not None
-        if self._idle:
-            ui.statusLabel.setStyleSheet(HINT)
-            ui.statusLabel.text = obstacle or _("Ready")
-        deformable = self.parameters is not None and self.parameters.method is Method.deformable
-        ui.smoothnessSlider.enabled = ui.smoothnessSliderLabel.enabled = deformable
+        self.hint(obstacle or _("Ready"))
+        self._update_method()
+
+    def _update_method(self) -> None:
+        """Show what belongs to the method that is chosen."""
+        ui, p = self.ui, self.parameters
+        ui.smoothnessSlider.enabled = ui.smoothnessSliderLabel.enabled = p is not None and p.deforms()
+        trained = p is not None and p.method is Method.trained
+        for widget in (ui.modelPathLabel, ui.modelPath, ui.refineCheckBoxLabel, ui.refineCheckBox):
+            widget.visible = trained
+        if p is not None and ui.modelPath.currentPath != p.modelFile:
+            ui.modelPath.currentPath = p.modelFile
 
     def obstacle(self) -> str:
         """Why Register can't be clicked, empty if it can."""
@@ -82,6 +103,8 @@ class RegisterPanel:
             return _("Choose a moving segmentation too, or no fixed one")
         if (p.fixedLandmarks is None) != (p.movingLandmarks is None):
             return _("Choose landmarks for both volumes, or for none")
+        if p.method is Method.trained and not p.modelFile:
+            return _("Choose the file of a trained model")
         return ""
 
     def on_register(self) -> None:
@@ -94,7 +117,7 @@ class RegisterPanel:
         self.say(_("Preparing …"))
         self.note(
             _("Registering '{moving}' to '{fixed}', {method}").format(
-                moving=p.movingVolume.GetName(), fixed=p.fixedVolume.GetName(), method=p.method.value
+                moving=p.movingVolume.GetName(), fixed=p.fixedVolume.GetName(), method=p.chosen()
             )
         )
         try:
@@ -107,7 +130,7 @@ class RegisterPanel:
         return register_volumes(
             p.fixedVolume,
             p.movingVolume,
-            p.method.value,
+            p.chosen(),
             p.fixedSegmentation,
             p.movingSegmentation,
             fixedLandmarks=p.fixedLandmarks,
@@ -163,6 +186,8 @@ class RegisterPanel:
         ui.progressBar.value = 100
         ui.progressBar.visible = False
         if p is not None:
+            if p.method is Method.trained:
+                ui.modelPath.addCurrentPathToHistory()
             p.outputTransform = result.transform
             p.warpedVolume = result.warpedVolume or p.warpedVolume
             p.warpedSegmentation = result.warpedSegmentation or p.warpedSegmentation
@@ -200,13 +225,3 @@ class RegisterPanel:
             self.note(str(error))
         self.ui.installButton.enabled = True
         self.look_for_packages()
-
-    def say(self, text: str, style: str = NORMAL) -> None:
-        """Show a sentence in the status line."""
-        self._idle = False
-        self.ui.statusLabel.setStyleSheet(style)
-        self.ui.statusLabel.text = text
-
-    def note(self, text: str) -> None:
-        """Add lines to the log."""
-        self.ui.logText.appendPlainText(text)

@@ -1,0 +1,359 @@
+"""The Train panel: settings of a training, its start, its progress with a live chart, stop and resume."""
+
+from pathlib import Path
+
+import ctk
+from slicer.i18n import tr as _
+
+from RegCore.geometry import InputError
+from RegCore.progress import duration
+
+from ..form import RATES, Form, Found, what_is_in
+from ..nodes.chart import loss_chart
+from ..nodes.showing import show_chart
+from ..parameters import Device
+from ..training import (
+    TrainingError,
+    TrainingStopped,
+    best_epoch,
+    can_resume,
+    fresh,
+    model_in,
+    read_history,
+    train,
+)
+from .fields import Fields, change_of, offer
+from .panel import BAD, GOOD, NORMAL, Panel
+
+FIRST_NAME = "training-1"
+TAB = 1  # the place of this panel among the tabs
+FIELDS = {  # widgets of the form -> the field of `Form` that they fill
+    "trainPath": "train",
+    "validPath": "valid",
+    "kindSelector": "kind",
+    "labelsCheckBox": "labeled",
+    "networkSelector": "network",
+    "outputSelector": "method",
+    "epochsSpinBox": "epochs",
+    "rateSpinBox": "learning_rate",
+    "similaritySelector": "similarity",
+    "imageWeightSpinBox": "image_weight",
+    "labelWeightSpinBox": "label_weight",
+    "smoothnessWeightSpinBox": "smoothness_weight",
+    "channelsSpinBox": "channels",
+    "batchSpinBox": "batch_size",
+    "augmentCheckBox": "augment",
+}
+SIZES = ("sizeISpinBox", "sizeJSpinBox", "sizeKSpinBox")
+OTHERS = (
+    "settingsSelector",
+    "yamlPath",
+    "startPath",
+    "maxEpochsSpinBox",
+    "trainDeviceSelector",
+    "resultsPath",
+    "nameEdit",
+)
+
+
+def choices() -> dict[str, dict[str, str]]:
+    """What the combo boxes offer: data of an item -> what it shows."""
+    return {
+        "settingsSelector": {"form": _("This form"), "yaml": _("A YAML file")},
+        "kindSelector": {
+            "paired": _("Pairs: fixed and moving belong together"),
+            "unpaired": _("Unpaired: any image with any other"),
+            "grouped": _("Grouped: images of one patient"),
+        },
+        "networkSelector": {
+            "unet": _("U-Net"),
+            "local": _("LocalNet"),
+            "global": _("GlobalNet: an affine map"),
+        },
+        "outputSelector": {
+            "ddf": _("A displacement field (DDF)"),
+            "dvf": _("A velocity field (DVF)"),
+            "conditional": _("Labels alone (conditional)"),
+        },
+        "similaritySelector": {
+            "lncc": _("Local correlation"),
+            "ssd": _("Squared differences"),
+            "gmi": _("Mutual information"),
+        },
+        "trainDeviceSelector": {device.value: device.label() for device in Device},
+    }
+
+
+class TrainPanel(Panel):
+    """Binds the widgets of Train.ui to a training.
+
+    The scene gets the chart alone: closing it stops nothing, and brings the chart back on demand only.
+    """
+
+    def __init__(self, ui, register):
+        """ui: the widgets by name. register: the RegisterPanel, which can use what was trained."""
+        super().__init__(ui, ui.trainStatusLabel, ui.trainLogText)
+        self.register = register
+        self.run = None
+        self.chart = None
+        self._closed = False
+        self._method = ""  # of the training that ended last
+        for name, offered in choices().items():
+            offer(getattr(ui, name), offered)
+        paths = ctk.ctkPathLineEdit
+        for line in (ui.trainPath, ui.validPath, ui.resultsPath):
+            line.filters = paths.Dirs | paths.Readable | paths.Executable
+        for line in (ui.yamlPath, ui.startPath):
+            line.filters = paths.Files | paths.Readable
+        self.fields = Fields(ui, [*FIELDS, *SIZES, *OTHERS], "DeepRegSlicer/Train", self.update)
+        if not self.fields["resultsPath"]:
+            self.fields["resultsPath"] = str(Path.home() / "DeepRegSlicer")
+        change_of(ui.trainPath).connect(self.on_training_folder)
+        change_of(ui.networkSelector).connect(self.on_network)
+        ui.trainButton.clicked.connect(self.on_train)
+        ui.stopButton.clicked.connect(self.on_stop)
+        ui.resumeButton.clicked.connect(self.on_resume)
+        ui.showChartButton.clicked.connect(self.on_show_chart)
+        ui.useModelButton.clicked.connect(self.on_use_model)
+        register.ui.installButton.clicked.connect(self.update)  # after the RegisterPanel, which installs
+        self._describe_folder()
+        self.update()
+
+    def close(self) -> None:
+        """Keep the settings; what runs stops by itself with a checkpoint. No widget is touched any more."""
+        self._closed = True
+        self.fields.keep()
+        if self.run is not None:
+            self.run.leave()
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the training that runs, else of that name."""
+        if self.run is not None:
+            return self.run.folder
+        name = self.fields["nameEdit"].strip() or FIRST_NAME
+        return Path(self.fields["resultsPath"]).expanduser().absolute() / name
+
+    # ---- what can be done ----
+
+    def update(self) -> None:
+        """Show what belongs to the settings, enable what can be used now and say why the rest can't."""
+        if self._closed:
+            return
+        ui, obstacle, running = self.ui, self.obstacle(), self.run is not None
+        self._show_rows()
+        ui.trainButton.enabled = not obstacle
+        ui.trainButton.toolTip = obstacle or _("Begin a training")
+        ui.stopButton.enabled = running
+        ui.resumeButton.enabled = not running and not self.register.missing and can_resume(self.folder)
+        ui.showChartButton.enabled = drawable = bool(self.history())
+        ui.progressSection.visible = running or drawable
+        usable = self._method != "conditional" and model_in(self.folder) is not None
+        ui.useModelButton.enabled = usable
+        ui.nameEdit.setPlaceholderText(fresh(self.folder).name)
+        self.hint(obstacle or _("Ready"))
+
+    def _show_rows(self) -> None:
+        """The rows of the form, or that of the YAML file."""
+        ui, form = self.ui, self.fields["settingsSelector"] == "form"
+        ui.networkSection.visible = form
+        rows = ("trainPath", "validPath", "kindSelector", "labelsCheckBox")
+        for name in (*rows, "channelsSpinBox", "batchSpinBox", "augmentCheckBox"):
+            getattr(ui, name).visible = getattr(ui, f"{name}Label").visible = form
+        ui.yamlPath.visible = ui.yamlPathLabel.visible = not form
+        ui.foundLabel.visible = form and bool(ui.foundLabel.text)
+
+    def obstacle(self) -> str:
+        """Why Train can't be clicked, empty if it can."""
+        fields = self.fields
+        if self.run is not None:
+            return _("A training is running")
+        if self.register.missing:
+            return _("Install the missing packages first")
+        if fields["settingsSelector"] == "yaml":
+            if not fields["yamlPath"]:
+                return _("Choose a YAML file")
+        elif not fields["trainPath"]:
+            return _("Choose a folder of training data")
+        elif fields["outputSelector"] == "conditional" and not fields["labelsCheckBox"]:
+            return _("Only a training with labels can predict labels alone")
+        return "" if fields["resultsPath"] else _("Choose a folder for the results")
+
+    def history(self) -> list[dict]:
+        """The figures of the epochs of the training of that name."""
+        return self.run.history if self.run is not None else read_history(self.folder)
+
+    def on_training_folder(self) -> None:
+        """Say what the folder holds, and set the form to it."""
+        found = self._describe_folder()
+        if found is not None:
+            self.fields["kindSelector"] = found.kind
+            self.fields["labelsCheckBox"] = found.labeled
+        self.update()
+
+    def on_network(self) -> None:
+        """Propose a learning rate that suits the network."""
+        self.fields["rateSpinBox"] = RATES[self.fields["networkSelector"]]
+
+    def _describe_folder(self) -> Found | None:
+        found = what_is_in(Path(self.fields["trainPath"]))
+        if found is None:
+            text = _("This folder has neither images nor fixed_images and moving_images.")
+            self.ui.foundLabel.text = text if self.fields["trainPath"] else ""
+        else:
+            things = {"paired": _("pairs"), "unpaired": _("images"), "grouped": _("groups")}[found.kind]
+            text = f"{found.count} {things}" if found.count else f"{things}, {found.format}"
+            labels = _("with labels") if found.labeled else _("without labels")
+            self.ui.foundLabel.text = _("Found: {what}, {labels}").format(what=text, labels=labels)
+        return found
+
+    # ---- start, progress, end ----
+
+    def on_train(self) -> None:
+        """Begin a training, in a folder that is not there yet."""
+        fields = self.fields
+        folder = fresh(self.folder)
+        fields["nameEdit"] = folder.name
+        start = fields["startPath"] or None
+        config = fields["yamlPath"] if fields["settingsSelector"] == "yaml" else self.form().configuration()
+        self._begin(config, folder, start_from=start, max_epochs=fields["maxEpochsSpinBox"] or None)
+
+    def on_resume(self) -> None:
+        """Go on with the training of that name, with the configuration in its folder."""
+        self._begin(None, self.folder, resume=True)
+
+    def form(self) -> Form:
+        """The answers in the form."""
+        answers = {field: self.fields[widget] for widget, field in FIELDS.items()}
+        return Form(**answers, size=tuple(self.fields[widget] for widget in SIZES))
+
+    def _begin(self, config, folder: Path, resume=False, start_from=None, max_epochs=None) -> None:
+        ui = self.ui
+        self.fields.keep()
+        self._method = ""
+        self.chart = None
+        ui.trainProgressBar.value = 0
+        ui.trainProgressBar.visible = True
+        for value in (ui.epochValue, ui.lossValue, ui.validationValue, ui.leftValue):
+            value.text = ""
+        self.say(_("Preparing …"))
+        self.note(_("Training in {folder}").format(folder=folder))
+        try:
+            self.run = train(
+                config,
+                folder,
+                resume=resume,
+                start_from=start_from,
+                max_epochs=max_epochs,
+                device=self.fields["trainDeviceSelector"],
+                wait=False,
+                progress=self.on_progress,
+                done=self.on_done,
+            )
+        except (InputError, TrainingError) as error:
+            self.fail(error)
+        self.update()
+
+    def on_progress(self, fraction: float, stage: str, values: dict) -> None:
+        """Show how far it is; at the end of an epoch, draw its losses."""
+        if self._closed:
+            return
+        ui = self.ui
+        ui.trainProgressBar.value = round(100 * fraction)
+        self._title(f" ({round(100 * fraction)} %)")
+        if ui.stopButton.text != _("Stop now"):
+            self.say(stage[:1].upper() + stage[1:])
+        if "loss" not in values:
+            self.note(stage)
+            return
+        ui.epochValue.text = f"{values['epoch']} / {values['epochs']}"
+        ui.lossValue.text = f"{values['loss']:.4f}"
+        ui.leftValue.text = duration(values["seconds_left"])
+        if "learning_rate" in values:
+            self._close_epoch(values)
+
+    def _close_epoch(self, values: dict) -> None:
+        best = best_epoch(self.run.history)
+        if "val_loss" in values:
+            text = _("{loss:.4f}, best {best:.4f} in epoch {epoch}")
+            self.ui.validationValue.text = text.format(
+                loss=values["val_loss"], best=best["val_loss"], epoch=best["epoch"]
+            )
+        losses = [f"{name} {values[name]:.5g}" for name in ("loss", "val_loss") if name in values]
+        self.note(f"{_('epoch')} {values['epoch']}: {', '.join(losses)}")
+        if self.chart is None:
+            self.on_show_chart()
+        elif self.chart.is_there():
+            self.chart.show(self.run.history)
+        self.update()
+
+    def on_stop(self) -> None:
+        """Ask the training to stop after its step; asked again, at once."""
+        if self.run is None:
+            return
+        again = self.ui.stopButton.text == _("Stop now")
+        self.say(_("Stopping …") if again else _("Stopping after the present step, a checkpoint is kept …"))
+        self.ui.stopButton.text = _("Stop now")
+        self.ui.stopButton.toolTip = _("Do not wait: what was trained since the last checkpoint is lost")
+        self.run.stop()
+
+    def on_done(self, run) -> None:
+        """Show the result, or why there is none."""
+        self.run = None
+        if self._closed:
+            return
+        self.ui.stopButton.text = _("Stop")
+        self.ui.stopButton.toolTip = _("Stop after the present step; a checkpoint is kept")
+        self.ui.trainProgressBar.visible = False
+        self.ui.leftValue.text = ""
+        self._title("")
+        if isinstance(run.error, TrainingStopped):
+            resumable = can_resume(run.folder)
+            kept = _("Stopped. Resume goes on from the checkpoint.")
+            self.say(kept if resumable else _("Stopped before there was anything to keep."), NORMAL)
+            self.note(self.ui.trainStatusLabel.text)
+        elif run.error is not None:
+            self.fail(run.error)
+        else:
+            self.succeed(run.result)
+        self.update()
+
+    def succeed(self, result) -> None:
+        """Say which epoch is the best."""
+        self._method = result.method
+        best = best_epoch(result.history)
+        what = _("validation loss") if "val_loss" in best else _("loss")
+        text = _("{ended}. Of {count} epochs, epoch {epoch} is the best, with a {what} of {loss:.4f}.")
+        ended = _("Stopped early") if result.ended == "stopped early" else _("Finished")
+        loss = best.get("val_loss", best["loss"])
+        text = text.format(ended=ended, count=len(result.history), epoch=best["epoch"], what=what, loss=loss)
+        self.say(text, GOOD)
+        self.note(text)
+        self.note(str(result.model))
+
+    def fail(self, error: Exception) -> None:
+        """Say what went wrong in one sentence; the details go to the log."""
+        self.ui.trainProgressBar.visible = False
+        self.say(str(error), BAD)
+        self.note(str(error))
+        if getattr(error, "details", ""):
+            self.note(error.details)
+        if getattr(error, "missing", ()):
+            self.register.look_for_packages()
+
+    def _title(self, more: str) -> None:
+        """Say on the tab how far the training is, for who looks at the other one."""
+        self.register.ui.tabs.setTabText(TAB, _("Train") + more)
+
+    # ---- afterwards ----
+
+    def on_show_chart(self) -> None:
+        """Put the losses of the training of that name into the scene, and into the plot view."""
+        self.chart = loss_chart(str(self.folder), self.folder.name)
+        self.chart.show(self.history())
+        show_chart(self.chart.chart)
+
+    def on_use_model(self) -> None:
+        """Make the best model the method of the Register panel."""
+        self.register.use_model(model_in(self.folder))
+        self.register.ui.tabs.currentIndex = 0

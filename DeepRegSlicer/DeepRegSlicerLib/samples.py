@@ -1,0 +1,20 @@
+"""The made-up patient in Slicer's module Sample Data."""
+
+
+def register_sample_data():
+    """Offer the made-up patient in the module Sample Data; it is computed, not downloaded."""
+    from SampleData import SampleDataLogic
+
+    SampleDataLogic.registerCustomSampleDataSource(
+        category="DeepRegSlicer",
+        sampleName="DeepRegPhantom",
+        customDownloader=load_phantom,
+    )
+
+
+def load_phantom(source=None):
+    """Put the made-up patient into the scene; returns its two volumes."""
+    from .nodes.phantom import add_phantom
+
+    made = add_phantom()
+    return [made.fixed, made.moving]

@@ -1,0 +1,188 @@
+"""Trains networks, each in a child process of its own, and knows the folder that a training leaves.
+
+From Slicer's Python console:
+
+    from DeepRegSlicerLib.training import train
+    result = train("my.yaml", "trainings/first")
+"""
+
+import csv
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from RegCore.geometry import InputError
+
+from . import process
+from .run import Run
+
+PATIENCE = 120.0  # seconds that a step and its checkpoint may take before a stopped training is ended
+AFTER_DEATH = "What was trained until the last checkpoint is kept: resume the training to go on from it."
+
+TrainingError = process.WorkerError
+TrainingStopped = process.WorkerCancelled
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training brought.
+
+    folder: its files, config.yaml and metrics.csv among them. model: the file of the best epoch.
+    method: "ddf", "dvf", "conditional" …. history: the figures of each epoch, with `epoch`, `loss` and, with
+    validation data, `val_loss`. ended: "finished" or "stopped early".
+    """
+
+    folder: Path
+    model: Path
+    method: str
+    history: list[dict]
+    ended: str
+
+
+class TrainingRun(Run):
+    """A training that is under way. Once `running` is false, `result` or `error` is set.
+
+    folder: of the run. history: the figures of the epochs done. Closing or changing the scene does not touch
+    it. If Slicer ends, it ends after its present step with a checkpoint.
+    """
+
+    def __init__(self, folder: Path, things: dict, worker, progress, done):
+        """Starts at once. Raises TrainingError if the process can't be started."""
+        self.folder = folder
+        self.history = read_history(folder) if things["resume"] else []
+        super().__init__(worker, "train", things, progress, done)
+        _running.append(self)
+
+    def stop(self) -> None:
+        """Stop after the present step, a checkpoint is kept; asked again: at once, by ending the process.
+
+        The run then has a TrainingStopped as its error.
+        """
+        if self.running and self._job.cancelled_at is not None:
+            self._worker.stop()
+        else:
+            self.cancel()
+
+    def leave(self) -> None:
+        """Hear no more of it; the process stops by itself after its present step, with a checkpoint."""
+        self._progress = self._done = None
+        self._worker.leave()
+
+    def _on_progress(self, fraction: float, stage: str, values: dict) -> None:
+        if "learning_rate" in values:  # the figures of an epoch that is done
+            row = {name: value for name, value in values.items() if name not in ("epochs", "seconds_left")}
+            self.history = [*(old for old in self.history if old["epoch"] < row["epoch"]), row]
+        super()._on_progress(fraction, stage, values)
+
+    def _end(self, job) -> tuple[TrainingResult | None, TrainingError | None]:
+        _running.remove(self)
+        self._worker.leave()
+        if job.error is not None:
+            return None, job.error
+        found = job.result
+        self.history = found["history"]
+        paths = Path(found["folder"]), Path(found["model"])
+        return TrainingResult(*paths, found["method"], found["history"], found["ended"]), None
+
+
+_running: list[TrainingRun] = []  # keeps them alive, whoever started them
+
+
+def train(
+    config,
+    folder,
+    *,
+    resume: bool = False,
+    start_from=None,
+    max_epochs: int | None = None,
+    device: str = "auto",
+    plugins: tuple = (),
+    wait: bool = True,
+    progress: Callable[[float, str, dict], None] | None = None,
+    done: Callable[[TrainingRun], None] | None = None,
+    worker=None,
+) -> TrainingResult | TrainingRun:
+    """Train a network as `RegCore.training.train` does, in a child process of its own.
+
+    config: a YAML file, several of which later ones replace values of earlier ones, or a dict of what such a
+        file would say; None to resume with the configuration in the run's folder. Relative folders of data
+        are looked for in the working directory, beside the file, and above it.
+    folder: of the run; an earlier training in it is moved aside, unless it is resumed.
+    resume: go on with the training in the folder where it was stopped.
+    start_from: a model file or a checkpoint to begin with.
+    max_epochs: fewer epochs than configured, for a trial.
+    device: "auto", "cpu", "cuda" or "mps".
+    plugins: Python files that make networks, losses, loaders … of one's own known.
+    wait: True returns the TrainingResult when it is there, False at once a TrainingRun.
+    progress(fraction, stage, values) is told of steps and of every epoch, with `epoch`, `epochs`, `loss`,
+    `seconds_left`, and may raise `RegCore.Cancelled`; done(run) is called at the end. worker: another child
+    process.
+    Raises InputError for what can't be used, TrainingError if there is no result; what was trained until the
+    last checkpoint is kept.
+    """
+    folder = Path(folder).expanduser().absolute()
+    if config is None and not resume:
+        raise InputError("A training needs a configuration: a YAML file, or a dict of what it would say.")
+    if any(run.folder == folder for run in _running):
+        raise InputError(f"{folder}: a training is under way in this folder; stop it first.")
+    things = {
+        "config": _sent(folder / "config.yaml" if config is None else config),
+        "folder": str(folder),
+        "resume": resume,
+        "start_from": None if start_from is None else _sent(start_from)[0],
+        "max_epochs": max_epochs,
+        "device": device,
+        "plugins": [_sent(plugin)[0] for plugin in plugins],
+    }
+    worker = worker or process.Worker(kill_after=PATIENCE, after_death=AFTER_DEATH)
+    run = TrainingRun(folder, things, worker, progress, done)
+    return run.wait() if wait else run
+
+
+def _sent(config) -> dict | list[str]:
+    """Paths as absolute texts, since the process may work elsewhere; a dict as it is."""
+    if isinstance(config, dict):
+        return config
+    paths = [config] if isinstance(config, str | Path) else config
+    return [str(Path(path).expanduser().absolute()) for path in paths]
+
+
+# ---- what a run's folder tells -----------------------------------------------------------------------------
+
+
+def read_history(folder: Path) -> list[dict]:
+    """The figures of each epoch, from the run's metrics.csv; none if it is not there."""
+    try:
+        text = (folder / "metrics.csv").read_text(encoding="utf-8")
+        rows = list(csv.DictReader(text.splitlines()))
+        numbers = [{name: float(value) for name, value in row.items() if value} for row in rows]
+        return [row | {"epoch": int(row["epoch"]), "loss": row["loss"]} for row in numbers]
+    except (OSError, ValueError, KeyError):
+        return []
+
+
+def can_resume(folder: Path) -> bool:
+    """Whether a training in the folder can be taken up again."""
+    return (folder / "save" / "last.pt").is_file() and (folder / "config.yaml").is_file()
+
+
+def model_in(folder: Path) -> Path | None:
+    """The best model of the run so far; None before there is one."""
+    best = folder / "save" / "best.pt"
+    return best if best.is_file() else None
+
+
+def fresh(folder: Path) -> Path:
+    """The folder if it is not there or empty, else the next one of its name with a number: first-2 …"""
+    stem = re.sub(r"-\d+$", "", folder.name)
+    number = int(folder.name[len(stem) + 1 :] or 1)
+    while folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        number += 1
+        folder = folder.with_name(f"{stem}-{number}")
+    return folder
+
+
+def best_epoch(history: list[dict]) -> dict | None:
+    """The figures of the epoch with the smallest loss, of validation if there is one; None without epochs."""
+    return min(history, key=lambda row: row.get("val_loss", row["loss"]), default=None)
