@@ -122,6 +122,11 @@ class Objective:
                 if term.section != section or arguments is None:
                     continue
                 value = _value(term, arguments, prediction, exchanged)
+                if value.shape != arguments[0].shape[:1]:
+                    raise InputError(
+                        f"the loss {term.name} must give one value per sample, the shape"
+                        f" {tuple(arguments[0].shape[:1])}, but it gave {tuple(value.shape)}"
+                    )
                 weighted = value * term.weight
                 total = weighted if total is None else total + weighted
                 parts[f"loss/{term.logged}"] = value.detach()

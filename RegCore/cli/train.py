@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from RegCore.cli.arguments import DEVICES, FILE, one_of, whole_number
@@ -104,6 +105,8 @@ def train_from_files(configs, plugins, options: dict, *, quiet: bool = False) ->
         log.warning("%s: %s", config.source, sentence)
     first = os.environ.get("RANK", "0") == "0"
     line = ProgressLine(sys.stderr, quiet or not first)
+    options["exp_name"] = options["exp_name"] or datetime.now().strftime("%Y%m%d-%H%M%S")
+    folder = Path(options["log_dir"]) / options["exp_name"]
     with _stopped_by_signals() as stopping:
 
         def progress(fraction: float, text: str, values: dict) -> None:
@@ -114,10 +117,10 @@ def train_from_files(configs, plugins, options: dict, *, quiet: bool = False) ->
 
         try:
             done = train(config, **options, progress=progress)
-        except Cancelled:
+        except (Cancelled, KeyboardInterrupt) as end:
             line.end()
-            folder = Path(options["log_dir"]) / options["exp_name"]
-            print(f"stopped after a checkpoint; go on with: regcore train --resume {folder}", file=sys.stderr)
+            if first:
+                _say_stopped(folder, end)
             raise SystemExit(130) from None
         finally:
             line.end()
@@ -126,6 +129,14 @@ def train_from_files(configs, plugins, options: dict, *, quiet: bool = False) ->
         if best:
             what = "val_loss" if "val_loss" in best else "loss"
             print(f"{done.folder}: {done.ended}, best epoch {best['epoch']} with {what} {best[what]:.5g}")
+
+
+def _say_stopped(folder: Path, end: BaseException) -> None:
+    """Where a stopped training can be taken up. Raises what ended it if there is no checkpoint."""
+    if not (folder / "save" / "last.pt").is_file():
+        raise end
+    how = "after a checkpoint" if isinstance(end, Cancelled) else "at once, with the last checkpoint kept"
+    print(f"stopped {how}; go on with: regcore train --resume {folder}", file=sys.stderr)
 
 
 @contextmanager

@@ -7,12 +7,15 @@ save/last.pt         the same, the newest
 save/best.pt         the model of the epoch with the smallest validation loss
 """
 
+import errno
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from torch import nn
@@ -26,9 +29,15 @@ from RegCore.training.processes import Group
 from RegCore.training.records import write_table
 from RegCore.training.state import Place, TrainingState
 
+try:
+    import fcntl
+except ImportError:  # Windows, where a folder with open files can't be moved anyway
+    fcntl = None
+
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_SAVES = 60.0
-BEST, LAST = "best.pt", "last.pt"
+BEST, LAST, LOCK = "best.pt", "last.pt", ".running"
+FIXED = ("method", "backbone", "optimizer", "deepreg")  # keys of train that a resumed training keeps
 
 
 @dataclass
@@ -42,6 +51,7 @@ class RunFolder:
     group: Group
     epochs_before: float = 0
     seconds_between_saves: float = SECONDS_BETWEEN_SAVES
+    lock: TextIO | None = None
 
     @staticmethod
     def at(log_dir: Path, exp_name: str, resume: bool, group: Group) -> "RunFolder":
@@ -60,13 +70,43 @@ class RunFolder:
         """Make the folder; an earlier run of that name is moved aside. InputError where it can't be."""
         if self.group.first:
             try:
+                if (self.path / LOCK).is_file():
+                    self._hold()
+                    self.release()
                 _moved_aside(self.path)
                 self.save_path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise InputError(
                     f"{self.path}: a folder for the training can't be made ({error.strerror})"
                 ) from None
+            self._hold()
         self.group.wait()
+
+    def _hold(self) -> None:
+        """Keep other trainings out of the folder until `release` or the end of this process.
+
+        The lock is not inherited by processes that read data, so it ends with this one even if it is killed.
+        Where the system knows no such locks nothing is held. Raises InputError if another training is here.
+        """
+        if not self.group.first or fcntl is None:
+            return
+        try:
+            self.lock = open(self.path / LOCK, "w")  # noqa: SIM115 - held open on purpose
+            fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.lock = None
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise InputError(
+                    f"{self.path}: another training is running in this folder; wait for its end, or choose"
+                    " another name"
+                ) from None
+
+    def release(self) -> None:
+        """Let others into the folder."""
+        if self.lock is not None:
+            (self.path / LOCK).unlink(missing_ok=True)
+            self.lock.close()
+            self.lock = None
 
     @property
     def save_path(self) -> Path:
@@ -81,7 +121,8 @@ class RunFolder:
     # ---- reading ----
 
     def resumed(self) -> TrainingState:
-        """Where the interrupted training stands."""
+        """Where the interrupted training stands. Raises InputError if it is not interrupted, but running."""
+        self._hold()
         state = TrainingState.from_dict(self._training(self.save_path / LAST)["state"])
         self.epochs_before = state.place.epoch
         return state
@@ -93,11 +134,18 @@ class RunFolder:
             raise InputError(f"{path}: this is a model, but no checkpoint that a training can go on from")
         return training
 
-    def load(self, state: TrainingState, network: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        """Weights and optimiser of the interrupted training. Raises InputError where they do not fit."""
+    def load(self, config: Config, trained: TrainedModel, optimiser: torch.optim.Optimizer) -> None:
+        """Weights and optimiser of the interrupted training; a changed configuration is written down.
+
+        Raises InputError where they do not fit, or where the configuration asks for another network.
+        """
         path = self.save_path / LAST
-        _fill(path, network, read_model(path)["state"])
+        content = read_model(path)
+        _check_unchanged(path, content, trained)
+        _fill(path, trained.network, content["state"])
         _fill_optimiser(path, optimiser, self._training(path)["optimiser"])
+        if self.group.first and content["config"] != trained.config:
+            config.dump(self.path / "config.yaml")
 
     def started_from(
         self, path, state: TrainingState, trained: TrainedModel, optimiser: torch.optim.Optimizer
@@ -189,6 +237,22 @@ def _linked(file: Path, name: Path) -> None:
     except OSError:
         shutil.copyfile(file, aside)
     os.replace(aside, name)
+
+
+def _check_unchanged(path: Path, content: Mapping, trained: TrainedModel) -> None:
+    """Raise InputError where an interrupted training would go on as another one."""
+    before, now = content["config"]["train"], trained.config["train"]
+    changes = [(f"train.{key}", before.get(key), now.get(key)) for key in FIXED]
+    for side in ("fixed", "moving"):
+        sizes = list(content[f"{side}_size"]), list(getattr(trained, f"{side}_size"))
+        changes.append((f"the shape of {side} images", *sizes))
+    changes.append(("whether there are labels", content["labeled"], trained.labeled))
+    for what, was, wanted in changes:
+        if was != wanted:
+            raise InputError(
+                f"{path}: {what} was {was} when this training began, but the configuration now has {wanted};"
+                " a new training can begin with these weights (--start-from)"
+            )
 
 
 def _fill(path: Path, network: nn.Module, weights) -> None:

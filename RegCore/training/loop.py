@@ -72,8 +72,8 @@ class _Run:
     epochs: int
     save_period: int
     progress: Progress
-    boards: TensorBoard | None
     began: float
+    boards: TensorBoard | None = None
 
 
 def train(
@@ -116,6 +116,7 @@ def train(
         try:
             return _epochs(run)
         finally:
+            folder.release()
             run.batches.close()
             if run.valid is not None:
                 run.valid.close()
@@ -141,11 +142,9 @@ def _prepared(config, folder, group: Group, start_from, resume, max_epochs, work
     trained.network.to(group.device)
     optimiser = make_optimiser(options["optimizer"], trained.network.parameters())
     if resume:
-        folder.load(state, trained.network, optimiser)
+        folder.load(config, trained, optimiser)
     elif start_from is not None:
         state = folder.started_from(start_from, state, trained, optimiser)
-    if not resume:
-        folder.make()
     if hasattr(trained.network, "meet"):
         trained.network.meet(loader)
     labeled = loader.labeled and (valid is None or valid.labeled)
@@ -165,16 +164,18 @@ def _prepared(config, folder, group: Group, start_from, resume, max_epochs, work
         epochs=min(settings.epochs, fewer),
         save_period=min(settings.save_period, fewer),
         progress=progress if group.first else silent,
-        boards=TensorBoard(folder.path) if group.first else None,
         began=time.monotonic(),
     )
-    return run if resume else _begun(run)
+    return _opened(run, resume)
 
 
-def _begun(run: _Run) -> _Run:
-    """A new run, whose configuration and first checkpoint are written."""
-    run.state = replace(run.state, half=_half_precision(run))
-    run.folder.begin(run.config, run.state, run.trained, run.optimiser)
+def _opened(run: _Run, resume: bool) -> _Run:
+    """The run with its folder; that of a new one is made now that all else is in order."""
+    if not resume:
+        run.state = replace(run.state, half=_half_precision(run))
+        run.folder.make()
+        run.folder.begin(run.config, run.state, run.trained, run.optimiser)
+    run.boards = TensorBoard(run.folder.path) if run.group.first else None
     return run
 
 
