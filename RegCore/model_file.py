@@ -97,7 +97,10 @@ def save_model(path, trained: TrainedModel, training: Mapping | None = None) -> 
     if training is not None:
         content["training"] = training
     with whole(path) as side, open(side, "wb") as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch hides behind it that the disk is full
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
         file.flush()
         os.fsync(file.fileno())
 

@@ -31,6 +31,7 @@ FAMILIES = (add_register, add_train, add_predict, add_warp, add_vis, add_downloa
 LOAD = Path("/proc/loadavg")
 LOG_LEVEL = "DEEPREG_LOG_LEVEL"
 BAD_INPUT, FAILED, CANCELLED = 2, 1, 130
+NO_MEMORY = "error: there is not enough memory for volumes of this size, or for this network and batch"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,7 +61,13 @@ def run(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] 
             raise
         return _complain(parser, "error: PyTorch is missing; install it with: pip install torch", FAILED)
     except MemoryError:
-        return _complain(parser, "error: there is not enough memory for volumes of this size", FAILED)
+        return _complain(parser, NO_MEMORY, FAILED)
+    except RuntimeError as error:
+        from RegCore.worker import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        return _complain(parser, NO_MEMORY, FAILED)
     except SystemExit as end:  # argparse after --help
         return int(end.code or 0)
     return 0
