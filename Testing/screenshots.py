@@ -1,12 +1,14 @@
-"""Pictures the Register panel and slice views before and after a registration, into Docs/screenshots.
+"""Pictures the panels, slice views before and after a registration, and the chart of a training.
 
-Run by `make screenshots`; `python Testing/screenshots.py --help` tells of other folders and methods. The
-panel is the shipped one in the test host, the computation the real one, and the slice views are drawn by
-Slicer's own code.
+Into Docs/screenshots, run by `make screenshots`; `python Testing/screenshots.py --help` tells of other
+folders and methods. The panels are the shipped ones in the test host, the computation is the real one, and
+the slice views are drawn by Slicer's own code.
 """
 
 import argparse
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,10 @@ sys.path[:0] = [str(ROOT / "Testing"), str(ROOT)]
 
 import SlicerHost  # noqa: E402
 
-PANEL = (470, 640)  # pixels; grows for the table of results
+PANEL = (500, 560)  # pixels; grows with its contents
 VIEW = (420, 400)
+CHART = (560, 380)
+TRAINING = {"epochs": 30, "size": 24, "images": 24}  # of the network in the pictures
 FIXED_COLOUR, MOVING_COLOUR = (0.25, 0.95, 0.45), (1.0, 0.55, 0.1)
 SHAPES = {"fixed_shape": (80, 68, 60), "moving_shape": (72, 70, 64)}
 GAP = 6  # pixels between pictures
@@ -31,6 +35,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--method", default="deformable")
     parser.add_argument("--minutes", type=float, default=15, help="how long to wait for the registration")
     return parser.parse_args(arguments)
+
+
+def height_of(panel) -> int:
+    """Pixels that the panel needs, with a little room."""
+    return panel.panel.layout().minimumSize().height() + 20
 
 
 def choose(panel, made) -> None:
@@ -51,8 +60,7 @@ def picture_panel(host, made, method: str, out: Path, minutes: float):
     panel.widget.panel.parameters.method = type(panel.widget.panel.parameters.method)(method)
     host.screenshot(panel.panel, out / "panel_idle.png", PANEL)
     panel.ui.advancedSection.collapsed = False
-    height = panel.panel.layout().sizeHint().height()
-    host.screenshot(panel.panel, out / "panel_advanced.png", (PANEL[0], height))
+    host.screenshot(panel.panel, out / "panel_advanced.png", (PANEL[0], height_of(panel)))
     panel.ui.advancedSection.collapsed = True
     panel.ui.registerButton.click()
     working = panel.widget.panel
@@ -64,8 +72,7 @@ def picture_panel(host, made, method: str, out: Path, minutes: float):
     if working.parameters.outputTransform is None:
         raise SystemExit(f"The registration brought no result: {panel.ui.statusLabel.text}")
     host.spin(0.2)
-    height = panel.panel.layout().sizeHint().height() + 20
-    host.screenshot(panel.panel, out / "panel_finished.png", (PANEL[0], height))
+    host.screenshot(panel.panel, out / "panel_finished.png", (PANEL[0], height_of(panel)))
     return working.parameters
 
 
@@ -116,6 +123,40 @@ def picture_slices(host, made, parameters, out: Path) -> None:
     views(host, parameters.warpedVolume, centre).save(out / "deformation_grid.png", optimize=True)
 
 
+def write_data(folder: Path, images: int) -> None:
+    """Made-up scans with three organs, to learn from and to watch with."""
+    from RegCore.generate import Scan, make_cases, write_dataset
+
+    scan = Scan(shape=(32, 30, 28))
+    for split, first, count in (("train", 0, images), ("valid", 500, images // 3)):
+        write_dataset(folder / split, make_cases("unpaired", scan, count=count, first=first))
+
+
+def picture_training(host, out: Path, minutes: float) -> None:
+    """The Train panel filled in and at work, and the chart of the losses."""
+    from SlicerHost import plotview
+
+    panel = host.load_module(ROOT / "DeepRegSlicer" / "DeepRegSlicer.py")
+    panel.ui.tabs.currentIndex = 1
+    train = panel.widget.trainPanel
+    ui = train.ui
+    ui.trainPath.currentPath, ui.validPath.currentPath = "abdomen/train", "abdomen/valid"
+    ui.resultsPath.currentPath, ui.nameEdit.text = "trainings", "abdomen"
+    for letter in "IJK":
+        getattr(ui, f"size{letter}SpinBox").value = TRAINING["size"]
+    ui.epochsSpinBox.value = TRAINING["epochs"]
+    host.screenshot(panel.panel, out / "train_form.png", (PANEL[0], height_of(panel)))
+    ui.trainButton.click()
+    run, shown = train.run, 0.6 * TRAINING["epochs"]
+    host.spin(60 * minutes, until=lambda: not run.running or len(run.history) >= shown)
+    host.screenshot(panel.panel, out / "train_running.png", (PANEL[0], height_of(panel)))
+    host.spin(60 * minutes, until=lambda: not run.running)
+    if run.result is None:
+        raise SystemExit(f"The training brought no result: {ui.trainStatusLabel.text}")
+    plotview.save(train.chart.chart, out / "train_chart.png", CHART)
+    host.close_module(panel)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Make all pictures; the exit code."""
     options = parse(arguments)
@@ -136,6 +177,13 @@ def main(arguments: list[str] | None = None) -> int:
     made = add_phantom(RegCore.make_phantom(**SHAPES))
     parameters = picture_panel(host, made, options.method, options.out, options.minutes)
     picture_slices(host, made, parameters, options.out)
+    host.reset()
+    options.out = options.out.absolute()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        write_data(Path("abdomen"), TRAINING["images"])
+        picture_training(host, options.out, options.minutes)
+        os.chdir(ROOT)
     host.reset()
     return 0
 

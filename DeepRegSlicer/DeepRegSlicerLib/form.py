@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 VOLUMES = (".nii", ".nii.gz", ".nrrd", ".mha")
-RATES = {"unet": 1e-3, "local": 1e-3, "global": 1e-4}  # learning rates to begin with, by network
+RATES = {"local": 1e-3, "unet": 1e-3, "global": 1e-5}  # learning rates to begin with, by network
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class Form:
     """Folder of the data to learn from."""
     valid: str = ""
     """Folder of the data to watch the training with; "" for none."""
-    kind: str = "unpaired"
+    kind: str = "paired"
     """Which images meet: "paired", "unpaired" or "grouped"."""
     labeled: bool = True
     """Whether the labels in the folders are used."""
-    network: str = "unet"
-    """"unet", "local" or "global"."""
+    network: str = "local"
+    """"local", "unet" or "global"."""
     method: str = "ddf"
     """What the network says: "ddf", "dvf" or "conditional"."""
     size: tuple[int, int, int] = (64, 64, 64)

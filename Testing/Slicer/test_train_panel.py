@@ -115,7 +115,7 @@ def test_from_the_form_to_a_model_that_registers(real, pairs):
     (folder / "config.yaml").write_text(yaml.safe_dump(written))
     assert ui.nameEdit.text == "training-1" and ui.resumeButton.enabled
     ui.resumeButton.click()
-    assert real.finish().startswith(f"Finished. Of {done + 2} epochs, epoch ")
+    assert real.finish().startswith("Finished. Epoch ") and f" of {done + 2} is the best" in real.status
     assert real.rows() == done + 2 and real.plots() == {"PlotChart": 1, "PlotSeries": 2, "Table": 1}
     assert real.tabs.tabText(1) == "Train" and not ui.trainProgressBar.visible
     ui.useModelButton.click()
@@ -149,7 +149,7 @@ def test_a_wrong_yaml_file_is_said_in_one_sentence_and_a_right_one_trains(real, 
     file.write_text(yaml.safe_dump(values))
     ui.maxEpochsSpinBox.value = 1
     ui.trainButton.click()
-    assert real.finish().startswith("Finished. Of 1 epochs")
+    assert real.finish().startswith("Finished. Epoch 1 of 1")
     assert load_config(real.results / "training-1" / "config.yaml").dataset.train.dir == str(pairs)
 
 
@@ -166,6 +166,10 @@ def test_train_says_what_it_waits_for(train, pairs):
     ui.labelsCheckBox.checked = True
     ui.resultsPath.currentPath = ""
     assert ui.trainButton.toolTip == "Choose a folder for the results"
+
+
+def test_a_fresh_form_has_the_defaults_of_its_class(train, library):
+    assert train.panel.form() == library("form").Form(train="")
 
 
 def test_the_form_follows_what_the_folder_holds(train, pairs, tmp_path):
@@ -194,10 +198,20 @@ def test_only_the_rows_of_the_chosen_settings_are_seen(train):
     assert not any(widget.visible for widget in form) and ui.yamlPath.visible and ui.yamlPathLabel.visible
 
 
+def test_the_panel_needs_the_height_of_the_tab_that_is_seen(train):
+    train.module.panel.show()
+    heights = []
+    for place in (0, 1, 0):
+        train.tabs.currentIndex = place
+        train.host.spin(0.05)
+        heights.append(train.module.panel.layout().minimumSize().height())
+    assert heights[0] == heights[2] < heights[1] - 100
+
+
 def test_a_network_brings_its_learning_rate(train):
     ui = train.ui
     ui.networkSelector.currentIndex = ui.networkSelector.findData("global")
-    assert ui.rateSpinBox.value == pytest.approx(1e-4)
+    assert ui.rateSpinBox.value == pytest.approx(1e-5)
     ui.networkSelector.currentIndex = ui.networkSelector.findData("unet")
     assert ui.rateSpinBox.value == pytest.approx(1e-3)
 
@@ -225,7 +239,7 @@ def test_every_training_gets_a_folder_of_its_own(train, pairs):
     ui = train.fill(pairs).ui
     assert ui.nameEdit.text == ""
     ui.trainButton.click()
-    assert train.finish() == "Finished. Of 4 epochs, epoch 4 is the best, with a validation loss of 0.3500."
+    assert train.finish() == "Finished. Epoch 4 of 4 is the best, with a validation loss of 0.3500."
     assert ui.nameEdit.text == "training-1"
     ui.trainButton.click()
     train.finish()

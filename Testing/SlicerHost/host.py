@@ -189,12 +189,13 @@ class Host:
 
     def screenshot(self, widget, path, size=None):
         """Draw the widget to a picture file, resized to `size` (width, height) in pixels if given."""
-        if size is not None:
-            widget.resize(*size)
         widget.ensurePolished()
         was_visible = widget.visible
         widget.show()
         self.spin(0.05)
+        if size is not None:
+            widget.resize(*size)  # only what is shown knows how small it can be
+            self.spin(0.05)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         saved = widget.grab().save(str(path))
         if not was_visible:

@@ -1,4 +1,6 @@
-"""What all panels have: a status line that says what happens, and a log."""
+"""What all panels have: a status line that says what happens, a log, and a place among the tabs."""
+
+import qt
 
 NORMAL, HINT, GOOD, BAD = "", "color: gray;", "color: #1b7837;", "color: #c62828; font-weight: bold;"
 
@@ -27,3 +29,17 @@ class Panel:
     def note(self, text: str) -> None:
         """Add lines to the log."""
         self._log.appendPlainText(text)
+
+
+def fit_to_current(tabs) -> None:
+    """Let a QTabWidget need the height of the tab that is seen, not, as by itself, of the highest one."""
+
+    def fit():
+        for place in range(tabs.count):
+            seen = place == tabs.currentIndex
+            policy = qt.QSizePolicy.Preferred if seen else qt.QSizePolicy.Ignored
+            tabs.widget(place).setSizePolicy(policy, policy)
+        tabs.updateGeometry()
+
+    tabs.currentChanged.connect(fit)
+    fit()

@@ -23,7 +23,7 @@ from ..training import (
     train,
 )
 from .fields import Fields, change_of, offer
-from .panel import BAD, GOOD, NORMAL, Panel
+from .panel import BAD, GOOD, HINT, NORMAL, Panel, fit_to_current
 
 FIRST_NAME = "training-1"
 TAB = 1  # the place of this panel among the tabs
@@ -66,8 +66,8 @@ def choices() -> dict[str, dict[str, str]]:
             "grouped": _("Grouped: images of one patient"),
         },
         "networkSelector": {
-            "unet": _("U-Net"),
             "local": _("LocalNet"),
+            "unet": _("U-Net"),
             "global": _("GlobalNet: an affine map"),
         },
         "outputSelector": {
@@ -98,6 +98,7 @@ class TrainPanel(Panel):
         self.chart = None
         self._closed = False
         self._method = ""  # of the training that ended last
+        ui.foundLabel.setStyleSheet(HINT)
         for name, offered in choices().items():
             offer(getattr(ui, name), offered)
         paths = ctk.ctkPathLineEdit
@@ -116,6 +117,7 @@ class TrainPanel(Panel):
         ui.showChartButton.clicked.connect(self.on_show_chart)
         ui.useModelButton.clicked.connect(self.on_use_model)
         register.ui.installButton.clicked.connect(self.update)  # after the RegisterPanel, which installs
+        fit_to_current(register.ui.tabs)
         self._describe_folder()
         self.update()
 
@@ -305,7 +307,7 @@ class TrainPanel(Panel):
         self.ui.stopButton.text = _("Stop")
         self.ui.stopButton.toolTip = _("Stop after the present step; a checkpoint is kept")
         self.ui.trainProgressBar.visible = False
-        self.ui.leftValue.text = ""
+        self.ui.leftValue.text = "–"
         self._title("")
         if isinstance(run.error, TrainingStopped):
             resumable = can_resume(run.folder)
@@ -323,7 +325,7 @@ class TrainPanel(Panel):
         self._method = result.method
         best = best_epoch(result.history)
         what = _("validation loss") if "val_loss" in best else _("loss")
-        text = _("{ended}. Of {count} epochs, epoch {epoch} is the best, with a {what} of {loss:.4f}.")
+        text = _("{ended}. Epoch {epoch} of {count} is the best, with a {what} of {loss:.4f}.")
         ended = _("Stopped early") if result.ended == "stopped early" else _("Finished")
         loss = best.get("val_loss", best["loss"])
         text = text.format(ended=ended, count=len(result.history), epoch=best["epoch"], what=what, loss=loss)
