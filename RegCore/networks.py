@@ -156,15 +156,16 @@ class _Network(nn.Module):
         extracted = self.decoded[self.first :], self.extract_levels
         self.output_block = Extraction(*extracted, channels, initializer, activation, deepreg=deepreg)
 
-    def _level_above(self, d: int, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+    def _joined(self, d: int, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
         up = self.decode_deconvs[str(d)](x, skip.shape[2:])
-        return self.decode_convs[str(d)](torch.cat([up, skip], 1) if self.concat_skip else up + skip)
+        return torch.cat([up, skip], 1) if self.concat_skip else up + skip
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shape = x.shape[2:]
         levels = self._encode(x)
         for d in range(self.depth - 1, self.first - 1, -1):
-            levels[d] = self._run(partial(self._level_above, d), levels[d + 1], levels[d])
+            joined = self._run(partial(self._joined, d), levels[d + 1], levels[d])
+            levels[d] = self._run(self.decode_convs[str(d)], joined)
         return self.output_block(levels[self.first :], shape)
 
 

@@ -5,6 +5,7 @@ translated arguments, its optimiser is used; the others put epsilon elsewhere an
 number of steps are in ``state_dict``, so that training goes on exactly as if it had not been interrupted.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -134,6 +135,12 @@ class KerasOptimiser(torch.optim.Optimizer):
         update: (group, step from 1 on, parameters, gradients, lists of states by name) changes parameters
             and states in place.
     """
+
+    # torch wraps these so that they load its compiler first, which takes a second and 70 MiB
+    add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+    load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
+    state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
+    zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
 
     def __init__(self, parameters, options: Mapping, start: Callable, update: Callable):
         rest = {key: value for key, value in options.items() if key != "learning_rate"}

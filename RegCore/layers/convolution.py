@@ -239,7 +239,8 @@ class Deconv3d(nn.Module):
         for dim, n in enumerate(shape, 2):  # one voxel too many where the padding is odd, or none at all
             x = x.narrow(dim, 0, min(n, x.shape[dim]))
         missing = [(0, n - m) for n, m in zip(shape, x.shape[2:], strict=True)]
-        return _padded(x, missing, 0.0) if any(after for _, after in missing) else x
+        x = _padded(x, missing, 0.0) if any(after for _, after in missing) else x
+        return x.contiguous(memory_format=torch.channels_last_3d)
 
 
 class BatchNorm3d(nn.BatchNorm3d):
