@@ -14,6 +14,8 @@ from RegCore.model_file import TrainedModel
 from RegCore.preprocess import normalize_array, padded
 from RegCore.progress import Progress, silent
 from RegCore.resampler import warp
+from RegCore.slicreg.methods import Method
+from RegCore.slicreg.registering import registered
 from RegCore.transforms import AffineTransform, DisplacementField, Transform
 from RegCore.volume import Volume, reoriented
 
@@ -115,6 +117,11 @@ def predicted_transform(
     if isinstance(trained.network, ConditionalModel):
         raise InputError(labels_only)
     progress(0.0, "preparing the images", {})
+    if isinstance(trained.network, Method):
+        other = moving if initial is None else warp(moving, initial, fixed.geometry)
+        device = str(device_of(trained.network))
+        found = registered(trained.network, fixed, other, device=device, progress=progress)
+        return _after(initial, found, onto)
     fixed_axes, moving_axes = trained.axes or [fixed.geometry.axis_codes] * 2
     still = reoriented(fixed, fixed_axes)
     other = reoriented(moving if initial is None else warp(moving, initial, fixed.geometry), moving_axes)

@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+import RegCore.slicreg.parts  # noqa: F401 - enters its methods
 from RegCore.geometry import InputError
 from RegCore.io.files import whole
 from RegCore.methods import build_model

@@ -14,7 +14,7 @@ SPACE = {"geometry", "volume", "transforms"}
 OPTIMISERS = SPACE | {"preprocess", "resampler", "features", "losses", "metrics", "progress"}
 EVERYTHING = OPTIMISERS | {"io", "exchange", "optimise", "registration", "phantom", "visualise", "report"}
 EVERYTHING |= {"worker", "results", "checkpoint_import", "generate", "config", "plugins", "training"}
-EVERYTHING |= {"demos", "names", "inference", "prediction", "trained"}
+EVERYTHING |= {"checks", "demos", "names", "inference", "prediction", "slicreg", "trained"}
 
 # What each room of RegCore may import from RegCore. A new room is entered here on purpose.
 MAY_KNOW = {
@@ -41,22 +41,24 @@ MAY_KNOW = {
     "objective": {"geometry", "names", "losses", "methods"},
     "optimisers": {"geometry", "names"},
     "steps": {"geometry", "methods", "objective"},
-    "model_file": {"geometry", "io", "methods", "tfbundle"},
+    "model_file": {"geometry", "io", "methods", "slicreg", "tfbundle"},
     "checkpoint_import": {"config", "geometry", "keras_weights", "model_file", "tfbundle"},
     "plugins": {"geometry", "augmentation", "loaders", "losses", "methods", "networks"},
     "config": {"geometry", "names", "io", "augmentation", "loaders", "losses", "methods", "networks"}
-    | {"optimisers"},
+    | {"optimisers", "slicreg"},
     "training": {"augmentation", "checkpoint_import", "checks", "config", "geometry", "layers", "loaders"}
     | {"model_file", "objective", "optimisers", "progress", "steps", "tfbundle"},
     "optimise": OPTIMISERS,
     "checks": OPTIMISERS | {"optimise"},
     "inference": SPACE
     | {"checkpoint_import", "loaders", "methods", "model_file", "preprocess", "progress"}
-    | {"resampler"},
+    | {"resampler", "slicreg"},
     "prediction": SPACE
     | {"checks", "config", "inference", "io", "loaders", "losses", "methods", "metrics"}
     | {"model_file", "progress", "resampler", "results"},
-    "slicreg": SPACE | {"features", "io", "optimise", "preprocess", "progress", "resampler"},
+    "slicreg": SPACE
+    | {"augmentation", "checks", "features", "io", "loaders", "methods", "metrics", "networks", "optimise"}
+    | {"preprocess", "progress", "resampler"},
     "registration": OPTIMISERS | {"optimise", "checks", "inference", "memory", "model_file", "names"},
     "trained": SPACE | {"checks", "inference", "model_file", "progress", "registration"},
     "phantom": SPACE,

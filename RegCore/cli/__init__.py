@@ -18,6 +18,7 @@ from RegCore.cli.checkpoint import add_import
 from RegCore.cli.download import add_download
 from RegCore.cli.predict import add_predict
 from RegCore.cli.register import METHODS, add_register
+from RegCore.cli.slicreg import add_slicreg
 from RegCore.cli.train import add_train
 from RegCore.cli.vis import add_vis
 from RegCore.cli.warp import add_warp
@@ -27,7 +28,8 @@ from RegCore.progress import Cancelled
 
 __all__ = ["BAD_INPUT", "CANCELLED", "DEVICES", "FAILED", "LOAD", "METHODS", "busy", "main", "run"]
 
-FAMILIES = (add_register, add_train, add_predict, add_warp, add_vis, add_download, add_import, add_worker)
+FAMILIES = (add_register, add_train, add_predict, add_slicreg, add_warp, add_vis, add_download, add_import)
+FAMILIES += (add_worker,)
 LOAD = Path("/proc/loadavg")
 LOG_LEVEL = "DEEPREG_LOG_LEVEL"
 BAD_INPUT, FAILED, CANCELLED = 2, 1, 130

@@ -41,7 +41,7 @@ def _add_register(commands) -> None:
     what = "Python file with the parts of one's own that a trained model needs; may be repeated"
     parser.add_argument("--plugin", action="append", default=[], help=what, **FILE)
     _add_common(parser)
-    parser.set_defaults(run=_run_register)
+    parser.set_defaults(run=run_register)
 
 
 def _add_demo(commands) -> None:
@@ -75,7 +75,8 @@ def _method(text: str) -> str:
     return text if is_path(text) else one_of("method", METHODS)(text)
 
 
-def _run_register(arguments: argparse.Namespace) -> None:
+def run_register(arguments: argparse.Namespace) -> None:
+    """Register files as the arguments say."""
     from RegCore.io import load_landmarks
 
     given = {

@@ -14,7 +14,7 @@ from RegCore.config.schema import Dataset, Loss, Part, Split, Train
 from RegCore.config.tables import IMAGE_LOSS, LABEL_LOSS, REGULARIZATION
 from RegCore.geometry import InputError
 from RegCore.losses import BIDIRECTIONAL_LOSSES
-from RegCore.methods import build_model
+from RegCore.methods import METHODS, build_model
 from RegCore.optimisers import read_options
 
 log = logging.getLogger(__name__)
@@ -99,6 +99,10 @@ def _losses(train: Train) -> list[tuple[Key, Loss]]:
 
 
 def _check_objective(dataset: Dataset, train: Train, places: Places) -> None:
+    if getattr(METHODS[train.method], "own_loss", False):
+        for key, loss in _losses(train):
+            raise places.error(key, f"names the loss {loss.name}, but the method {train.method} has its own")
+        return
     labeled = dataset.train is None or dataset.train.labeled
     used = []
     for key, loss in _losses(train):

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import RegCore.slicreg.parts  # noqa: F401 - enters its loader, method, network and augmentation
 from RegCore.augmentation import AUGMENTATIONS
 from RegCore.config.fitting import FREE, Argument, arguments
 from RegCore.loaders import COMMON, FILE_LOADERS, LOADERS
@@ -37,6 +38,9 @@ def _of_network(network) -> dict[str, Argument] | None:
         return None
     by_method = ("out_channels", "out_kernel_initializer", "out_activation")  # unless they are given
     found |= {name: Argument(found[name].hint, False) for name in by_method if name in found}
+    for method in METHODS.values():
+        own = getattr(method, "backbone_options", {})
+        found |= {name: Argument(hint, False) for name, hint in own.items() if name not in found}
     return {**found, "control_points": Argument(int | tuple[int, int, int] | None, False)}
 
 

@@ -282,7 +282,7 @@ CONFIGURATIONS = {
     "labeled": ({"train": {"labeled": None}}, r"dataset.train.labeled: true or false was expected.* None"),
     "labeled text": ({"train": {"labeled": "yes"}}, r"dataset.train.labeled: true or false .* 'yes'"),
     "type": ({"type": "pared"}, r"dataset.type: 'pared' is unknown; did you mean 'paired'"),
-    "no type": ({"type": ...}, r"dataset.type: the key is missing \(possible: paired, unpaired, grouped\)"),
+    "no type": ({"type": ...}, r"dataset.type: the key is missing \(possible: paired, unpaired, grouped"),
     "unknown key": ({"image_shap": 1}, r"dataset.image_shap: .*no such key; did you mean 'image_shape'"),
     "key of another type": ({"type": "paired"}, r"dataset.image_shape: paired images have no such key"),
     "missing key": ({"image_shape": ...}, r"dataset.image_shape: the key is missing, which unpaired"),

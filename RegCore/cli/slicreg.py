@@ -1,0 +1,341 @@
+"""``regcore slicreg prepare | train | register | evaluate``: registration by predicting supervoxels."""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from RegCore.cli.arguments import DEVICES, FILE, one_of, whole_number
+from RegCore.cli.progress import ProgressLine
+from RegCore.cli.register import run_register
+from RegCore.cli.train import train_from_files
+from RegCore.geometry import InputError
+
+NETWORKS = ("deeplab", "unet", "regression")
+MODALITIES = ("ct", "mr")
+ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
+
+
+def add_slicreg(commands) -> None:
+    """Add the commands to the subparsers of ``regcore``."""
+    parser = commands.add_parser(
+        "slicreg",
+        help="train and use SLIC-Reg: a network tells the supervoxels of a template in any scan",
+        description="SLIC-Reg: a template is divided into supervoxels, a network learns to tell them in any "
+        "scan, and two scans are registered by what it tells of them. A trained model is used by regcore "
+        "register --method as well.",
+    )
+    inner = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_prepare(inner)
+    _add_train(inner)
+    _add_register(inner)
+    _add_evaluate(inner)
+
+
+def _add_prepare(commands) -> None:
+    parser = commands.add_parser(
+        "prepare",
+        help="divide a template into supervoxels and carry them to the scans to train with",
+        description="Brings scans to a common grid, divides the template into supervoxels and registers it "
+        "to each scan, without any labels. Called again after an interruption, it goes on.",
+    )
+    many = {"nargs": "+", "type": Path, "metavar": "FILE|DIR"}
+    parser.add_argument("--template", required=True, help="scan that is divided into supervoxels", **FILE)
+    parser.add_argument("--scans", required=True, help="scans to train with, or folders of them", **many)
+    parser.add_argument("--valid", default=[], help="scans to watch the training with", **many)
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder that is made")
+    what = "of the common grid, by default 2 mm; the network's voxels are twice as large"
+    parser.add_argument("--spacing", type=float, default=2.0, metavar="MM", help=what)
+    what = "voxels of the common grid, by default what holds the middle sized of the scans"
+    parser.add_argument("--shape", nargs=3, type=whole_number(16), metavar="N", help=what)
+    kind = {"type": one_of("modality", MODALITIES), "default": "ct", "metavar": "|".join(MODALITIES)}
+    parser.add_argument("--modality", help="ct: Hounsfield units; mr: any other", **kind)
+    number = {"type": whole_number(1), "metavar": "N"}
+    parser.add_argument("--layers", default=16, help="over-segmentations, by default 16", **number)
+    parser.add_argument("--supervoxels", default=127, help="of each, by default 127", **number)
+    what = "millimetres around the template's body that are divided as well, by default 20"
+    parser.add_argument("--margin", type=float, default=20.0, metavar="MM", help=what)
+    parser.add_argument(
+        "--seed", type=whole_number(), default=0, metavar="N", help="of the over-segmentations"
+    )
+    what = "folder of what deeds found: <scan>_matrix.txt and <scan>_displacements.dat, template moving"
+    parser.add_argument("--deeds", type=Path, metavar="DIR", help=what)
+    what = "trained model whose own registrations carry the supervoxels, for a second round"
+    parser.add_argument("--model", help=what, **FILE)
+    _add_machine(parser)
+    parser.set_defaults(run=_prepare)
+
+
+def _add_train(commands) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train on a prepared folder",
+        description="Writes the configuration of a training on a prepared folder and trains, as regcore "
+        "train does; it is resumed by regcore train --resume.",
+    )
+    parser.add_argument("prepared", type=Path, metavar="DIR", help="made by regcore slicreg prepare")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run")
+    what = "write the configuration to this file and do not train: for changes, or for the panel in Slicer"
+    parser.add_argument("--write", **{**FILE, "metavar": "YAML"}, help=what)
+    kind = {"type": one_of("network", NETWORKS), "default": "deeplab", "metavar": "|".join(NETWORKS)}
+    parser.add_argument("--network", help="deeplab, or one of the two baselines", **kind)
+    what = "half the channels: for few supervoxels, or without a GPU"
+    parser.add_argument("--small", action="store_true", help=what)
+    number = {"type": whole_number(1), "metavar": "N"}
+    parser.add_argument("--steps", default=3000, help="of the optimiser, by default 3000", **number)
+    parser.add_argument("--batch-size", default=4, help="scans in a step, by default 4", **number)
+    parser.add_argument("--seed", type=whole_number(), metavar="N", help="of the training")
+    _add_machine(parser)
+    parser.set_defaults(run=_train)
+
+
+def _add_register(commands) -> None:
+    parser = commands.add_parser(
+        "register",
+        help="register a scan to another one, or to the template",
+        description="Registers with a trained model and writes the files that regcore register writes.",
+    )
+    parser.add_argument("--model", required=True, help="trained model", **FILE)
+    what = "image that stays; if it is the template, its known supervoxels are used"
+    parser.add_argument("--fixed", required=True, help=what, **FILE)
+    parser.add_argument("--moving", required=True, help="image that is brought to it", **FILE)
+    parser.add_argument("--fixed-seg", help="segmentation of the fixed image; measures only", **FILE)
+    parser.add_argument("--moving-seg", help="segmentation of the moving image", **FILE)
+    what = "let the images make the field better, by the method deformable"
+    parser.add_argument("--refine", action="store_true", help=what)
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
+    _add_machine(parser)
+    parser.set_defaults(run=_register)
+
+
+def _add_evaluate(commands) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="measure trained models on labelled scans: the table of the publication",
+        description="Brings labelled scans to the template by each model and prints the overlap of each "
+        "structure, from the start on, in percent.",
+    )
+    parser.add_argument("--model", required=True, help="trained model of SLIC-Reg", **FILE)
+    parser.add_argument("--regression", help="trained baseline that regresses displacements", **FILE)
+    parser.add_argument("--unet", help="trained baseline with a U-Net", **FILE)
+    parser.add_argument("--template", required=True, help="the template that was prepared", **FILE)
+    parser.add_argument("--template-seg", required=True, help="its segmentation", **FILE)
+    many = {"required": True, "nargs": "+", "type": Path, "metavar": "FILE|DIR"}
+    parser.add_argument("--scans", help="labelled scans, or folders of them", **many)
+    what = "segmentations, or folders of them, in the order of the scans"
+    parser.add_argument("--segs", help=what, **many)
+    what = "folder of true transforms <scan>.h5, template to scan, for the row of the best affine map"
+    parser.add_argument("--truth", type=Path, metavar="DIR", help=what)
+    what = "label values that count, with their names: 1=Spleen; by default all of the template"
+    parser.add_argument("--structures", nargs="+", default=[], metavar="N=NAME", help=what)
+    what = "a further line with the mean over these labels; may be repeated"
+    parser.add_argument("--average", action="append", nargs="+", type=int, default=[], metavar="N", help=what)
+    parser.add_argument("--out", help="JSON file for all figures", **FILE)
+    _add_machine(parser)
+    parser.set_defaults(run=_evaluate)
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    device = one_of("device", DEVICES)
+    parser.add_argument("--device", default="auto", type=device, help=", ".join(DEVICES))
+    parser.add_argument("--quiet", action="store_true", help="neither progress nor summary")
+
+
+def _files(given: list[Path]) -> list[Path]:
+    """Files, and those in folders, each folder's sorted by name."""
+    found = []
+    for path in given:
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.name.lower().endswith(ENDINGS))
+            if not inside:
+                raise InputError(f"{path}: there is no file {', '.join(ENDINGS)} in this folder")
+            found += inside
+        else:
+            found.append(path)
+    return found
+
+
+# ---- prepare and train -------------------------------------------------------------------------------------
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    if arguments.deeds and arguments.model:
+        raise InputError("--deeds and --model do not go together: only one can carry the supervoxels")
+    line = ProgressLine(sys.stderr, arguments.quiet)
+    line(0.0, "loading PyTorch", {})
+    from RegCore.slicreg.folder import FolderSettings, prepare_folder
+
+    shape = None if arguments.shape is None else tuple(arguments.shape)
+    settings = FolderSettings(
+        spacing=arguments.spacing,
+        shape=shape,
+        modality=arguments.modality,
+        layers=arguments.layers,
+        count=arguments.supervoxels,
+        margin=arguments.margin,
+        seed=arguments.seed,
+    )
+    scans, valid = _files(arguments.scans), _files(arguments.valid)
+    same = arguments.template.resolve()
+    scans = [path for path in scans if path.resolve() not in (same, *(v.resolve() for v in valid))]
+    try:
+        prepare_folder(
+            arguments.out,
+            arguments.template,
+            scans,
+            valid,
+            settings=settings,
+            teacher=_teacher(arguments),
+            progress=line,
+        )
+    finally:
+        line.end()
+    if not arguments.quiet:
+        print(
+            f"{arguments.out}: {len(scans)} scans to train with, {len(valid)} to watch; "
+            f"now: regcore slicreg train {arguments.out}"
+        )
+
+
+def _teacher(arguments: argparse.Namespace) -> Any:
+    from RegCore.checks import choose_device
+    from RegCore.slicreg.teachers import by_deeds, by_images, by_model
+
+    device = choose_device(arguments.device)
+    if arguments.deeds:
+        return by_deeds(arguments.deeds, arguments.template)
+    if arguments.model:
+        return by_model(_model(arguments.model, device), device)
+    return by_images(device)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    import yaml
+
+    from RegCore.slicreg.recipe import training_config
+
+    config = training_config(
+        arguments.prepared,
+        network=arguments.network,
+        small=arguments.small,
+        steps=arguments.steps,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+    )
+    text = yaml.safe_dump(config, sort_keys=False)
+    if arguments.write:
+        from RegCore.io.files import whole
+
+        with whole(arguments.write) as side:
+            side.write_text(text, encoding="utf-8")
+        return
+    out = arguments.out or Path("logs") / f"slicreg-{arguments.network}"
+    options = {"log_dir": out.parent, "exp_name": out.name, "device": arguments.device}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "slicreg.yaml"
+        path.write_text(text, encoding="utf-8")
+        train_from_files([path], [], options, quiet=arguments.quiet)
+
+
+# ---- register and evaluate ---------------------------------------------------------------------------------
+
+
+def _model(path: Path, device: str) -> Any:
+    """The network of a model file, if it is one of SLIC-Reg."""
+    from RegCore.inference import find_model
+    from RegCore.slicreg.methods import Method
+
+    network = find_model(path, device=device).network
+    if not isinstance(network, Method):
+        raise InputError(f"{path}: this model was not trained by regcore slicreg train; see regcore register")
+    return network
+
+
+def _register(arguments: argparse.Namespace) -> None:
+    """`regcore register` with the model as its method, once it is known to be one of SLIC-Reg."""
+    _model(arguments.model, "cpu")
+    given = {
+        "method": str(arguments.model.absolute()),
+        "settings": ["refine=true"] if arguments.refine else [],
+        "initial": None,
+        "fixed_mask": None,
+        "moving_mask": None,
+        "landmarks": None,
+        "seed": 0,
+    }
+    run_register(argparse.Namespace(**vars(arguments) | given))
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    line = ProgressLine(sys.stderr, arguments.quiet)
+    line(0.0, "loading PyTorch", {})
+    from RegCore.checks import choose_device
+    from RegCore.slicreg.evaluation import evaluate
+
+    device = choose_device(arguments.device)
+    template, scans = _labelled(arguments)
+    structures, averages = _structures(arguments, template)
+    try:
+        found = evaluate(template, scans, _ways(arguments, device), structures, line)
+    finally:
+        line.end()
+    if arguments.out:
+        from RegCore.io.files import whole
+
+        with whole(arguments.out) as side:
+            side.write_text(json.dumps(found.rows(), indent=2) + "\n", encoding="utf-8")
+    print(found.table(averages))
+
+
+def _labelled(arguments: argparse.Namespace) -> tuple[Any, list]:
+    """The template and the scans with their segmentations and, where they are, true transforms."""
+    from RegCore.io import load
+    from RegCore.slicreg.evaluation import Labelled
+    from RegCore.slicreg.folder import stem
+
+    images, labels = _files(arguments.scans), _files(arguments.segs)
+    if len(images) != len(labels):
+        raise InputError(f"each scan needs a segmentation, but there are {len(images)} and {len(labels)}")
+    found = []
+    for image, seg in zip(images, labels, strict=True):
+        truth = None
+        if arguments.truth:
+            truth = load(arguments.truth / f"{stem(image)}.h5", "transform")
+        found.append(Labelled(stem(image), load(image, "image"), load(seg, "labels"), truth))
+    template = load(arguments.template, "image"), load(arguments.template_seg, "labels")
+    return Labelled(stem(arguments.template), *template), found
+
+
+def _structures(arguments: argparse.Namespace, template: Any) -> tuple[dict[int, str], dict[str, list[int]]]:
+    """Names by label value, and the labels of each further average by its title."""
+    structures = {}
+    for text in arguments.structures:
+        number, equals, name = text.partition("=")
+        if not number.isdecimal() or not equals or not name:
+            raise InputError(f"argument --structures: N=NAME was expected, not {text!r}")
+        structures[int(number)] = name
+    structures = structures or {label: f"label {label}" for label in template.labels.labels()}
+    averages = {}
+    for labels in arguments.average:
+        unknown = [label for label in labels if label not in structures]
+        if unknown:
+            raise InputError(f"argument --average: there is no structure {unknown[0]}")
+        averages[f"Avg. {len(labels)} ({','.join(map(str, labels))})"] = labels
+    return structures, averages
+
+
+def _ways(arguments: argparse.Namespace, device: str) -> dict[str, Any]:
+    """The columns of the table."""
+    from RegCore.slicreg.evaluation import best_affine
+    from RegCore.slicreg.ways import at_the_start, by, refined_by
+
+    slic = _model(arguments.model, device)
+    ways = {"Initial": at_the_start(slic)}
+    if arguments.truth:
+        ways["Oracle affine"] = best_affine
+    for title, path in (("Regression", arguments.regression), ("Slic-UNet", arguments.unet)):
+        if path:
+            ways[title] = by(_model(path, device), device)
+    return ways | {"Slic-Reg": by(slic, device), "refined": refined_by(slic, device)}

@@ -1,0 +1,355 @@
+"""The folder that a training reads: a template divided into supervoxels, and these carried to every scan.
+
+    settings.json      what was asked for; a preparation that was interrupted goes on only with the same
+    template.npz       the template as the network sees it, and its supervoxels
+    train/<scan>.npz   a scan as the network sees it, and the supervoxels that a registration of the template
+    valid/<scan>.npz   to it gave it
+
+Each file is there whole or not at all.
+"""
+
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from RegCore.geometry import Geometry, InputError
+from RegCore.io import load, peek
+from RegCore.io.files import whole
+from RegCore.progress import Progress, part_of, silent
+from RegCore.slicreg.network import STRIDE
+from RegCore.slicreg.preparation import (
+    Prepared,
+    body_mask,
+    check_modality,
+    common_shape,
+    halved,
+    network_units,
+    prepare,
+)
+from RegCore.slicreg.supervoxels import Supervoxels, carried, oversegment
+from RegCore.transforms import DisplacementField
+from RegCore.volume import Volume
+
+FORMAT, VERSION = "DeepRegSlicer supervoxels", 1
+SETTINGS, TEMPLATE = "settings.json", "template.npz"
+PARTS = ("train", "valid")
+FEWEST = 2  # scans to train with
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What carries the template's supervoxels to a scan; `RegCore.slicreg.teachers` makes some.
+
+    name: kept with the settings, so that no folder is made by two of them.
+    carry: called as ``carry(path, scan, template, progress)`` with the scan's file and both as they were
+        prepared; gives x_template = T(x_scan), RAS mm.
+    """
+
+    name: str
+    carry: Callable[[Path, Prepared, Prepared, Progress], DisplacementField]
+
+
+@dataclass(frozen=True)
+class FolderSettings:
+    """How scans and supervoxels are made."""
+
+    spacing: float = 2.0
+    """Of the common grid, mm; the network's voxels are twice as large."""
+    shape: tuple[int, int, int] | None = None
+    """Voxels of the common grid, even numbers; None: what holds the middle sized of the scans."""
+    modality: str = "ct"
+    """"ct": Hounsfield units; "mr": any other."""
+    layers: int = 16
+    """Over-segmentations of the template."""
+    count: int = 127
+    """Supervoxels of each."""
+    margin: float = 20.0
+    """Millimetres around the template's body that are divided as well."""
+    seed: int = 0
+    """Of the over-segmentations."""
+
+    def __post_init__(self):
+        check_modality(self.modality)
+        for name in ("spacing", "layers", "count"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise InputError(f"setting {name} is {getattr(self, name)}, expected more than 0")
+        if not 0 <= self.margin < float("inf"):
+            raise InputError(f"setting margin is {self.margin}, expected at least 0 mm")
+        shape = self.shape
+        if shape is not None and (len(shape) != 3 or any(n < 16 or n % 2 for n in shape)):
+            raise InputError(f"setting shape is {list(shape)}, expected three even numbers of at least 16")
+
+
+@dataclass(frozen=True)
+class Template:
+    """The template as the network sees it.
+
+    image: in the network's units. supervoxels: on the same grid. modality: "ct" or "mr".
+    """
+
+    image: Volume
+    supervoxels: Supervoxels
+    modality: str
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan to learn from.
+
+    image: (I, J, K) float32 in the network's units. supervoxels: (L, I, J, K) uint8 or uint16.
+    places: (3, i, j, k) float32, where in the template every second voxel belongs, in half extents of its
+    grid from its middle.
+    """
+
+    image: np.ndarray
+    supervoxels: np.ndarray
+    places: np.ndarray
+
+
+# ---- writing -----------------------------------------------------------------------------------------------
+
+
+def prepare_folder(
+    folder,
+    template,
+    train,
+    valid=(),
+    *,
+    teacher: Teacher,
+    settings: FolderSettings | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """Make the folder that a training reads. Called again after an interruption, it goes on.
+
+    Args:
+        folder: made if need be; what a finished part of the work left there is not made again.
+        template: path of the scan that is divided into supervoxels.
+        train, valid: paths of scans to learn from, and to watch the learning with. Their names without
+            endings must differ.
+        teacher: what carries the supervoxels to a scan.
+        settings: see `FolderSettings`.
+        progress: told of stage and scan; raising `Cancelled` in it leaves what is finished.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: too few scans, a file that can't be used (the sentence names it), or a folder that holds
+            a preparation with other scans or settings.
+    """
+    folder, template = Path(folder).expanduser(), Path(template)
+    scans = {"train": _by_name(train), "valid": _by_name(valid)}
+    _check_scans(template, scans)
+    settings = _with_shape(settings or FolderSettings(), [template, *scans["train"].values()])
+    _begin(folder, _record(template, scans, settings, teacher.name))
+    still = _prepared(template, settings)
+    divided = _template(folder, still, settings, part_of(progress, 0.0, 0.1))
+    todo = [(part, name, path) for part in PARTS for name, path in scans[part].items()]
+    todo = [item for item in todo if not (folder / item[0] / f"{item[1]}.npz").exists()]
+    for number, (part, name, path) in enumerate(todo):
+        inner = part_of(progress, 0.1 + 0.9 * number / len(todo), 0.1 + 0.9 * (number + 1) / len(todo))
+        inner(0.0, name, {"scan": number + 1, "scans": len(todo)})
+        scan = _prepared(path, settings)
+        field = teacher.carry(path, scan, still, inner)
+        write_scan(folder / part / f"{name}.npz", scan, field, divided)
+    progress(1.0, "done", {})
+    return folder
+
+
+def write_scan(path: Path, scan: Prepared, field: DisplacementField, template: Supervoxels) -> None:
+    """Write what a training needs of a scan.
+
+    scan: on the common grid. field: x_template = T(x_scan). template: supervoxels on the network's grid.
+    """
+    small = halved(scan)
+    grid = small.image.geometry
+    corner = tuple(range(0, n, STRIDE) for n in grid.shape)
+    index = np.stack(np.meshgrid(*corner, indexing="ij"), -1)
+    found = template.geometry.to_index(field.map(grid.to_world(index)))
+    half = np.array(template.geometry.shape) / 2
+    _write(
+        path,
+        {
+            "image": network_units(small)[0, 0].numpy().astype(np.float16),
+            "supervoxels": carried(template, field, grid).labels,
+            "places": np.moveaxis((found + 0.5) / half - 1, -1, 0).astype(np.float16),
+            "affine": grid.affine,
+        },
+    )
+
+
+def stem(path) -> str:
+    """The name of a file without the endings of images."""
+    name = Path(path).name
+    for ending in (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".npz"):
+        if name.lower().endswith(ending):
+            return name[: -len(ending)]
+    return name
+
+
+def _by_name(paths) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in map(Path, paths):
+        if stem(path) in found:
+            raise InputError(f"{path}: has the name of {found[stem(path)]}, which is prepared as well")
+        found[stem(path)] = path
+    return dict(sorted(found.items()))
+
+
+def _check_scans(template: Path, scans: Mapping[str, Mapping[str, Path]]) -> None:
+    if not template.is_file():
+        raise InputError(f"{template}: the template is missing")
+    if len(scans["train"]) < FEWEST:
+        raise InputError(
+            f"at least {FEWEST} scans to train with are needed besides the template, but "
+            f"{len(scans['train'])} were given"
+        )
+    both = sorted(scans["train"].keys() & scans["valid"].keys())
+    if both:
+        raise InputError(f"{scans['valid'][both[0]]}: is named both for training and for validation")
+
+
+def _with_shape(settings: FolderSettings, paths: list[Path]) -> FolderSettings:
+    """The settings with a shape, chosen from the headers of the scans if none is given."""
+    shape = settings.shape
+    if shape is None:
+        shape = common_shape([peek(path)[1] for path in paths], settings.spacing)
+    return FolderSettings(**asdict(settings) | {"shape": tuple(shape)})
+
+
+def _record(template: Path, scans, settings: FolderSettings, teacher: str) -> dict:
+    """All that the contents of the folder follow from, as plain values."""
+
+    def file(path: Path) -> dict:
+        try:
+            return {"file": path.name, "bytes": path.stat().st_size}
+        except OSError as error:
+            raise InputError(f"{path}: can't be read ({error.strerror or error})") from error
+
+    parts = {part: {name: file(path) for name, path in scans[part].items()} for part in PARTS}
+    plain = asdict(settings) | {"shape": list(settings.shape)}
+    about = {"format": FORMAT, "version": VERSION, "teacher": teacher, "template": file(template)}
+    return {**about, "settings": plain, **parts}
+
+
+def _begin(folder: Path, record: dict) -> None:
+    """The folder with its settings, unless it has others."""
+    path = folder / SETTINGS
+    if path.exists():
+        there = read_settings(folder)
+        for key, value in record.items():
+            if there.get(key) != value:
+                raise InputError(
+                    f"{path}: this folder holds a preparation with another {key}: {_short(there.get(key))} "
+                    f"instead of {_short(value)}; choose another folder, or remove this one"
+                )
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{folder}: this folder holds other things; choose a new one")
+    try:
+        for part in PARTS:
+            (folder / part).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: the folder can't be made ({error.strerror or error})") from error
+    with whole(path) as side:
+        side.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _short(value) -> str:
+    text = ", ".join(value) if isinstance(value, dict) and "file" not in value else str(value)
+    return text if len(text) < 120 else f"{text[:120]}…"
+
+
+def _prepared(path: Path, settings: FolderSettings) -> Prepared:
+    volume = load(path, "image")
+    return prepare(volume, settings.shape, settings.spacing, modality=settings.modality, name=str(path))
+
+
+def _template(folder: Path, template: Prepared, settings: FolderSettings, progress: Progress) -> Supervoxels:
+    """The template's supervoxels, from the file if it was made before."""
+    if (folder / TEMPLATE).exists():
+        return read_template(folder).supervoxels
+    small = halved(template)
+    image = Volume(network_units(small)[0, 0].numpy(), small.image.geometry)
+    mask = body_mask(small, settings.margin, "the template")
+    found = oversegment(
+        image, mask, layers=settings.layers, count=settings.count, seed=settings.seed, progress=progress
+    )
+    arrays = {"image": image.array.astype(np.float16), "supervoxels": found.labels}
+    _write(folder / TEMPLATE, arrays | {"affine": image.geometry.affine})
+    return found
+
+
+def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    with whole(path) as side, open(side, "xb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+# ---- reading -----------------------------------------------------------------------------------------------
+
+
+def read_settings(folder) -> dict:
+    """What was asked for: ``settings.json``. Raises InputError that names the folder if it is no such."""
+    path = Path(folder) / SETTINGS
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise InputError(
+            f"{folder}: a folder made by regcore slicreg prepare was expected, but {SETTINGS} is missing"
+        ) from None
+    except ValueError as error:
+        raise InputError(f"{path}: is damaged ({error})") from None
+    if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("version") != VERSION:
+        raise InputError(f"{path}: was not made by this version of regcore slicreg prepare")
+    return found
+
+
+def read_template(folder) -> Template:
+    """The template of a prepared folder. Raises InputError that names the file."""
+    settings = read_settings(folder)["settings"]
+    path = Path(folder) / TEMPLATE
+    image, supervoxels, affine = _read(path, ("image", "supervoxels", "affine"))
+    grid = Geometry(image.shape, affine)
+    layers = Supervoxels(supervoxels, grid, settings["count"])
+    return Template(Volume(image.astype(np.float32), grid), layers, settings["modality"])
+
+
+def read_scan(path) -> Scan:
+    """A scan of a prepared folder. Raises InputError that names the file."""
+    image, supervoxels, places = _read(Path(path), ("image", "supervoxels", "places"))
+    return Scan(image.astype(np.float32), supervoxels, places.astype(np.float32))
+
+
+def scan_files(folder) -> list[Path]:
+    """The files of a part of a prepared folder (``prepared/train``), in the order of their names.
+
+    Raises InputError if the preparation is not finished, or if there are none.
+    """
+    folder = Path(folder)
+    settings = read_settings(folder.parent)
+    if folder.name not in PARTS:
+        raise InputError(f"{folder}: one of the folders {' or '.join(PARTS)} of a preparation was expected")
+    paths = [folder / f"{name}.npz" for name in settings[folder.name]]
+    there = [path for path in paths if path.is_file()]
+    if len(there) < len(paths) or not (folder.parent / TEMPLATE).is_file():
+        raise InputError(
+            f"{folder.parent}: the preparation was interrupted, {len(there)} of {len(paths)} scans of "
+            f"{folder.name} are there; call regcore slicreg prepare as before, and it goes on"
+        )
+    if not paths:
+        raise InputError(f"{folder}: the preparation had no scans for this part")
+    return paths
+
+
+def _read(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return [archive[name] for name in names]
+    except KeyError as error:
+        raise InputError(f"{path}: is no file of a preparation, there is no {error} in it") from None
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise InputError(f"{path}: can't be read ({error})") from error

@@ -1,0 +1,133 @@
+"""Training by the common loop: the loss falls, the template travels with the weights, models register."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from RegCore.config import Config
+from RegCore.geometry import InputError
+from RegCore.inference import find_model, predicted_transform
+from RegCore.io import save
+from RegCore.loaders import make_loader
+from RegCore.model_file import build
+from RegCore.slicreg.folder import read_template
+from RegCore.slicreg.loading import together
+from RegCore.slicreg.prediction import targets
+from RegCore.slicreg.recipe import NETWORKS, training_config
+from RegCore.slicreg.registering import is_template, prepared, registered
+from RegCore.training import train
+from Testing.RegCore.slicreg import made_up
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    return made_up.prepare(monkeypatch, tmp_path / "prepared", made_up.files(tmp_path, save))
+
+
+def config(folder, network: str = "deeplab", steps: int = 20) -> dict:
+    plain = training_config(folder, network=network, small=True, steps=steps, batch_size=2, seed=0)
+    if network == "unet":
+        plain["train"]["backbone"]["depth"] = 2
+    plain["train"]["mixed_precision"] = "off"
+    return plain
+
+
+def batch(folder) -> dict:
+    loader = make_loader(config(folder)["dataset"], "train")
+    samples = [loader.load(sample) for sample in loader.samples()[:2]]
+    return {key: torch.stack([s[key] for s in samples]) for key in ("image", "supervoxels", "places")}
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_ten_steps_make_the_loss_fall(folder, network):
+    plain = config(folder, network)
+    plain["dataset"]["repeats"] = 1  # an epoch is one step
+    plain["train"] |= {"epochs": 10, "save_period": 10, "learning_rate_schedule": None}
+    done = train(Config.from_dict(plain), log_dir=folder.parent, exp_name=network, device="cpu")
+    losses = [row["loss"] for row in done.history]
+    assert losses[-1] < 0.8 * losses[0] and "val_loss" in done.history[0]
+    if network != "regression":
+        assert done.history[-1]["metric/supervoxel_accuracy"] > done.history[0]["metric/supervoxel_accuracy"]
+
+
+def test_a_trained_model_is_a_model_file_that_registers(folder):
+    done = train(Config.from_dict(config(folder, steps=80)), log_dir=folder.parent, exp_name="run", device="cpu")
+    trained = find_model(done.model)
+    known = read_template(folder).supervoxels
+    assert np.array_equal(trained.network.supervoxels.labels, known.labels)
+    template, scan = made_up.ball(), made_up.ball((14.0, -10.0, 6.0), 2)
+    assert is_template(trained.network, prepared(trained.network, template))
+    assert not is_template(trained.network, prepared(trained.network, scan))
+    for fixed in (template, made_up.ball((21.0, -15.0, 9.0), 3)):
+        shift = scan.geometry.origin - fixed.geometry.origin
+        found = predicted_transform(trained, fixed, scan, onto=fixed.geometry)
+        middle = fixed.geometry.centre + 20 * np.eye(3)
+        error = np.linalg.norm(found.map(middle) - middle - shift, axis=1)
+        assert found.geometry == fixed.geometry and error.max() < 2 * made_up.SPACING
+
+
+def test_the_loss_is_the_cross_entropy_of_all_layers_and_voxels(folder):
+    plain, given = config(folder), batch(folder)
+    plain["train"]["backbone"] |= {"background": 0.25}
+    network = build(plain, (16,) * 3, (16,) * 3, False).network.eval()
+    loss, parts = network(given)
+    scores = network.network(given["image"])
+    wanted = given["supervoxels"][..., ::2, ::2, ::2].long()
+    each = F.cross_entropy(scores.flatten(0, 1), wanted.flatten(0, 1), reduction="none").reshape(wanted.shape)
+    weight = 0.25 + 0.75 * (wanted > 0)
+    expected = (each * weight).flatten(1).sum(1) / weight.flatten(1).sum(1)
+    torch.testing.assert_close(loss, expected)
+    assert bool((parts["metric/supervoxel_accuracy"] <= 1).all())
+    assert not torch.equal(targets(given["supervoxels"]), targets(given["supervoxels"], literal=True))
+
+
+def test_without_spread_nothing_is_changed_and_with_it_all_move_together(folder):
+    given = batch(folder)
+    still = together(0.0)(given, torch.Generator().manual_seed(0))
+    for key, value in given.items():
+        torch.testing.assert_close(still[key].to(value.dtype), value, atol=1e-4, rtol=0)
+    moved = together(0.1, bending=0.5)(given, torch.Generator().manual_seed(0))
+    again = together(0.1, bending=0.5)(given, torch.Generator().manual_seed(0))
+    assert all(torch.equal(moved[key], again[key]) for key in moved)
+    # the octant of a voxel follows from its place: both were pulled alike
+    body = targets(moved["supervoxels"])[:, 0]
+    octant = 1 + sum((moved["places"][:, d] > 0) * 2**d for d in range(3))
+    sure = (body > 0) & (moved["places"].abs() > 0.2).all(1)
+    assert sure.sum() > 30 and (octant == body)[sure].float().mean() > 0.97
+
+
+def test_a_model_says_what_it_needs(folder):
+    plain = config(folder)
+    plain["train"]["backbone"]["layers"] = 3
+    with pytest.raises(InputError, match="has 3 layers of 9 classes, but the scans were prepared with 2"):
+        train(Config.from_dict(plain), log_dir=folder.parent, exp_name="other", device="cpu")
+    new = build(config(folder), (16,) * 3, (16,) * 3, False).network
+    with pytest.raises(InputError, match="it was not trained"):
+        registered(new, made_up.ball(), made_up.ball())
+    for key, value, sentence in (
+        ("wide", 2, "wide"),
+        ("norm", "other", "norm is 'other'"),
+        ("background", -1.0, "must not be negative"),
+    ):
+        plain = config(folder)
+        plain["train"]["backbone"][key] = value
+        with pytest.raises(InputError, match=sentence):
+            build(plain, (16,) * 3, (16,) * 3, False)
+    plain = config(folder)
+    plain["train"]["loss"] = {"image": {"name": "ssd"}}
+    with pytest.raises(InputError, match="slicreg has its own"):
+        Config.from_dict(plain)
+
+
+def test_the_recipe_follows_from_the_folder(folder):
+    plain = training_config(folder, steps=3000, batch_size=4)
+    assert plain["train"]["backbone"]["layers"] == made_up.LAYERS
+    assert plain["train"]["backbone"]["classes"] == made_up.COUNT + 1
+    assert plain["train"]["preprocess"]["batch_size"] == 2  # no more than there are scans
+    steps = plain["train"]["epochs"] * math.floor(plain["dataset"]["repeats"] * 2 / 2)
+    assert abs(steps - 3000) < 30
+    with pytest.raises(InputError, match="the network is 'vgg'"):
+        training_config(folder, network="vgg")
