@@ -54,7 +54,8 @@ def test_ten_steps_make_the_loss_fall(folder, network):
 
 
 def test_a_trained_model_is_a_model_file_that_registers(folder):
-    done = train(Config.from_dict(config(folder, steps=80)), log_dir=folder.parent, exp_name="run", device="cpu")
+    wanted = Config.from_dict(config(folder, steps=80))
+    done = train(wanted, log_dir=folder.parent, exp_name="run", device="cpu")
     trained = find_model(done.model)
     known = read_template(folder).supervoxels
     assert np.array_equal(trained.network.supervoxels.labels, known.labels)
