@@ -10,7 +10,6 @@ import csv
 import importlib.util
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,10 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from Testing.benchmarks.page import put  # noqa: E402 - the path comes first
+
 DATA = ROOT.parent / "shared" / "data"
 OUTPUT = ROOT / "bench-output"
 PEERS = Path(__file__).with_name("peers.csv")
@@ -134,7 +137,7 @@ def write_documents() -> None:
     """Docs/benchmarks.md and the table of the README, from the figures in bench-output/."""
     paths = {case: OUTPUT / f"{case}.json" for case in CASES}
     ours = {case: json.loads(path.read_text()) for case, path in paths.items() if path.exists()}
-    parts = ["# Benchmarks", __doc__.split("\n\n", 1)[1].strip().rsplit(" Writes", 1)[0]]
+    parts = [__doc__.split("\n\n", 1)[1].strip().rsplit(" Writes", 1)[0]]
     parts += ["TRE in mm for the first three cases, Dice for the others.", summary_table(ours)]
     parts.append(
         "Times of the others are of one run on a busy machine: read them as upper bounds. Our column is bold "
@@ -142,13 +145,10 @@ def write_documents() -> None:
         "segmentations, which the others did not use. Its settings were chosen on these very cases."
     )
     for case in ours:
-        parts += [f"## {CASES[case][0]} (`{case}`)", detail_table(case, ours[case])]
-    (ROOT / "Docs" / "benchmarks.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        parts += [f"### {CASES[case][0]} (`{case}`)", detail_table(case, ours[case])]
+    put("cases", "\n\n".join(parts))
     if len(ours) == len(CASES):
-        readme = ROOT / "README.md"
-        pattern = r"(<!-- benchmarks: begin -->\n).*?(\n<!-- benchmarks: end -->)"
-        text = re.sub(pattern, rf"\1{summary_table(ours)}\2", readme.read_text(encoding="utf-8"), flags=re.S)
-        readme.write_text(text, encoding="utf-8")
+        put("benchmarks", summary_table(ours), ROOT / "README.md")
 
 
 def main() -> None:

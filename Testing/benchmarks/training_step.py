@@ -1,9 +1,9 @@
-"""Measures one step of training beside DeepReg, MONAI and voxelmorph, in one run: `make bench`.
+"""Measures one step of training beside DeepReg and MONAI, in one run: `make bench`.
 
 Each measure is a process of its own with two threads: lncc (9 voxels) and bending energy, Adam, batch of 1,
-random images; the least processor seconds of several steps after the first, and the greatest memory of the
-process. MONAI and voxelmorph are measured where they are installed, DeepReg where a Python that has it is
-named with --deepreg; its recorded figures come from another machine and stand beside for comparison only.
+random images; the least processor seconds of several steps, and the greatest memory of the process. MONAI is
+measured where --peers names a Python that has it, DeepReg where --deepreg names one; DeepReg's recorded
+figures come from another machine and stand beside for comparison only.
 """
 
 import argparse
@@ -131,7 +131,7 @@ def in_process(command: list[str]) -> dict | None:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def all_measures(sizes: list[int], deepreg: str | None) -> list[tuple]:
+def all_measures(sizes: list[int], deepreg: str | None, peers: str) -> list[tuple]:
     """(program, way, kind, size, figures) for everything that can be measured here."""
     found = []
     for size in sizes:
@@ -139,7 +139,8 @@ def all_measures(sizes: list[int], deepreg: str | None) -> list[tuple]:
             asked = [("DeepRegSlicer", way) for way in WAYS] + [("MONAI", "float32")]
             for program, way in asked:
                 print(f"{program} {kind} {size} {way} ...", file=sys.stderr, flush=True)
-                command = [sys.executable, __file__, "--one", program, kind, str(size), way]
+                python = sys.executable if program == "DeepRegSlicer" else peers
+                command = [python, __file__, "--one", program, kind, str(size), way]
                 found.append((program, way, kind, size, in_process(command)))
             if deepreg:
                 facts = {
@@ -181,6 +182,7 @@ def main() -> None:
         "--one", nargs=4, metavar=("PROGRAM", "KIND", "SIZE", "WAY"), help="measure this here"
     )
     parser.add_argument("--deepreg", metavar="PYTHON", help="Python with tensorflow and deepreg")
+    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="Python with monai")
     parser.add_argument("--sizes", nargs="+", type=int, default=[64], help="voxels along each axis")
     parser.add_argument("--write", action="store_true", help="put the table into Docs/benchmarks.md")
     arguments = parser.parse_args()
@@ -188,7 +190,7 @@ def main() -> None:
         program, kind, size, way = arguments.one
         print(json.dumps(measure(program, kind, int(size), way)))
         return
-    text = table(all_measures(arguments.sizes, arguments.deepreg))
+    text = table(all_measures(arguments.sizes, arguments.deepreg, arguments.peers))
     print(text)
     if arguments.write:
         put("training step", text)
