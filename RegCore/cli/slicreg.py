@@ -263,6 +263,7 @@ def _register(arguments: argparse.Namespace) -> None:
         "fixed_mask": None,
         "moving_mask": None,
         "landmarks": None,
+        "plugin": [],
         "seed": 0,
     }
     run_register(argparse.Namespace(**vars(arguments) | given))

@@ -13,6 +13,8 @@ from RegCore.resampler import warp
 from RegCore.transforms import DisplacementField, Transform
 from RegCore.volume import Volume, check_labels
 
+DASH = "–"
+
 
 @dataclass(frozen=True)
 class Labelled:
@@ -49,13 +51,13 @@ class Evaluation:
 
     def mean(self, way: str, labels: Sequence[int] | None = None) -> float:
         """Mean Dice over some structures, then over scans."""
-        return float(np.nanmean(self.each(way, labels)))
+        return _mean(self.each(way, labels))
 
     def each(self, way: str, labels: Sequence[int] | None = None) -> np.ndarray:
         """Mean Dice over some structures of each scan."""
         known = list(self.structures)
         columns = [known.index(label) for label in (known if labels is None else labels)]
-        return np.nanmean(self.dice[self.ways.index(way)][:, columns], axis=1)
+        return np.array([_mean(row) for row in self.dice[self.ways.index(way)][:, columns]])
 
     def table(self, averages: Mapping[str, Sequence[int]] | None = None) -> str:
         """A line for each structure and a column for each method, Dice in percent, as Markdown.
@@ -67,9 +69,9 @@ class Evaluation:
         groups |= averages or {}
         groups[f"Avg. {len(self.structures)}"] = list(self.structures)
         for title, labels in groups.items():
-            cells = [f"{100 * self.mean(way, labels):.1f} %" for way in self.ways]
+            cells = [_percent(self.mean(way, labels)) for way in self.ways]
             lines.append(f"| {title} | {' | '.join(cells)} |")
-        worst = [f"{100 * self.each(way).min():.1f} %" for way in self.ways]
+        worst = [_percent(np.nanmin(self.each(way))) for way in self.ways]
         lines.append(f"| lowest of {len(self.scans)} scans | {' | '.join(worst)} |")
         lines.append(f"| folds, most | {' | '.join(f'{row.max():.3f} %' for row in self.folds)} |")
         lines.append(f"| seconds a scan | {' | '.join(f'{row.mean():.1f}' for row in self.seconds)} |")
@@ -85,6 +87,16 @@ class Evaluation:
                 }
                 found.append({"method": way, "scan": scan, **named, "fold_percent": float(fold)})
         return found
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of what is there; NaN if nothing is."""
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if there.size else float("nan")
+
+
+def _percent(part: float) -> str:
+    return DASH if np.isnan(part) else f"{100 * part:.1f} %"
 
 
 def overlap(template: Volume, scan: Volume, transform: Transform, labels: Sequence[int]) -> list[float]:
