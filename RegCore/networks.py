@@ -6,24 +6,23 @@ They read the images of a pair as channels, ``(B, in_channels, I, J, K)``, of an
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from RegCore.geometry import InputError
 from RegCore.layers import (
     AdditiveUpSampling,
     AffineHead,
-    BatchNorm3d,
     Conv3dBlock,
+    ConvStage,
     Deconv3dBlock,
     Extraction,
     ResidualConv3dBlock,
     down_sampled,
     max_pool3d_same,
+    recomputed,
 )
 
 Sizes = int | Sequence[int]
@@ -52,20 +51,6 @@ def _channels(encode, decode, initial: int, depth: int) -> tuple[tuple[int, ...]
 
 def _options(activation: str | None, norm_name: str, kernel_initializer: str) -> dict:
     return {"activation": activation, "norm_name": norm_name, "kernel_initializer": kernel_initializer}
-
-
-@contextmanager
-def _frozen_statistics(module: nn.Module):
-    """Moving averages stay while a block is computed a second time for its gradient."""
-    norms = [m for m in module.modules() if isinstance(m, BatchNorm3d)]
-    kept = [norm.momentum for norm in norms]
-    try:
-        for norm in norms:
-            norm.momentum = 0.0
-        yield
-    finally:
-        for norm, momentum in zip(norms, kept, strict=True):
-            norm.momentum = momentum
 
 
 def _check(depth: int, extract_levels: Sequence[int], padding: str, encode, decode, concat: bool) -> None:
@@ -113,19 +98,18 @@ class _Network(nn.Module):
         else:
             self.bottom_block = self._convolutions(channels[-2], channels[-1], sizes[-1])
 
-    def _convolutions(self, before: int, after: int, size: Sizes) -> nn.Sequential:
+    def _convolutions(self, before: int, after: int, size: Sizes) -> ConvStage:
         first = Conv3dBlock(before, after, size, **self.options)
-        return nn.Sequential(first, ResidualConv3dBlock(after, size, **self.options))
+        return ConvStage(first, ResidualConv3dBlock(after, size, **self.options))
 
-    def _run(self, block: Callable, *inputs) -> torch.Tensor:
-        """A block on its inputs; with activation checkpointing its inner results are not kept."""
+    def _run(self, module: nn.Module, *inputs, block: Callable | None = None) -> torch.Tensor:
+        """A module, or a block made of it, on inputs; activation checkpointing keeps nothing from inside."""
+        block = block or module
         if not (self.activation_checkpointing and self.training and torch.is_grad_enabled()):
             return block(*inputs)
-
-        def contexts():
-            return nullcontext(), _frozen_statistics(self)
-
-        return checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts)
+        if isinstance(block, ConvStage):
+            return block(*inputs, recompute=True)
+        return recomputed(block, module, *inputs)
 
     def _encode(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Tensors of all levels, finest first, the bottom last."""
@@ -164,7 +148,8 @@ class _Network(nn.Module):
         shape = x.shape[2:]
         levels = self._encode(x)
         for d in range(self.depth - 1, self.first - 1, -1):
-            joined = self._run(partial(self._joined, d), levels[d + 1], levels[d])
+            deconvolution, join = self.decode_deconvs[str(d)], partial(self._joined, d)
+            joined = self._run(deconvolution, levels[d + 1], levels[d], block=join)
             levels[d] = self._run(self.decode_convs[str(d)], joined)
         return self.output_block(levels[self.first :], shape)
 

@@ -26,6 +26,7 @@ from RegCore.layers.convolution import (
     max_pool3d_same,
 )
 from RegCore.layers.heads import AffineHead, Extraction, IntDVF, Warping
+from RegCore.layers.sparing import ConvStage, recomputed
 
 Residual3dBlock = ResidualConv3dBlock
 AdditiveUpsampling = AdditiveUpSampling
@@ -41,6 +42,7 @@ __all__ = [
     "Conv3d",
     "Conv3dBlock",
     "Conv3dWithResize",
+    "ConvStage",
     "Deconv3d",
     "Deconv3dBlock",
     "DownSampleResnetBlock",
@@ -57,4 +59,5 @@ __all__ = [
     "Warping",
     "down_sampled",
     "max_pool3d_same",
+    "recomputed",
 ]

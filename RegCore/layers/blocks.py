@@ -140,7 +140,7 @@ class AdditiveUpSampling(nn.Module):
 
     def forward(self, x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         summed = x.unflatten(1, (-1, self.filters)).sum(1)
-        return self.deconv3d(x, shape) + resize3d(summed, shape, align_corners=False)
+        return resize3d(summed, shape, align_corners=False) + self.deconv3d(x, shape)
 
 
 class Conv3dWithResize(nn.Module):

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
 
 from RegCore.geometry import InputError
+from RegCore.layers.convolving import convolve, deconvolve
 
 PADDINGS = ("same", "valid")
 ACTIVATIONS: dict[str | None, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -78,75 +78,10 @@ def _paddings(x: torch.Tensor, kernel, strides) -> list[tuple[int, int]]:
 
 
 def _padded(x: torch.Tensor, pads: list[tuple[int, int]], value: float) -> torch.Tensor:
+    """So many voxels more, or fewer, before and after each axis; the same tensor if there are none."""
+    if not any(before or after for before, after in pads):
+        return x
     return F.pad(x, [n for pair in reversed(pads) for n in pair], value=value)
-
-
-def _falls_to_slow_path(x: torch.Tensor, weight: torch.Tensor, strides, padding) -> bool:
-    """Whether torch would not take oneDNN for this convolution, as it does for few voxels in float32.
-
-    Its other way unfolds the image and takes two to five times as long.
-    """
-    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
-        return False
-    choose = getattr(torch._C, "_select_conv_backend", None)
-    if choose is None or not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
-        return False
-    chosen = choose(x, weight, None, list(strides), list(padding), [1, 1, 1], False, [0, 0, 0], 1)
-    return "slow" in str(chosen).lower()
-
-
-class _OneDnnConvolution(torch.autograd.Function):
-    """Convolution through oneDNN where torch would choose its slow way: the same sums, faster."""
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, strides, padding):
-        ctx.save_for_backward(x, weight)
-        ctx.geometry, ctx.has_bias = (strides, padding), bias is not None
-        return torch.ops.aten.mkldnn_convolution(x, weight, bias, padding, strides, [1, 1, 1], 1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        x, weight = ctx.saved_tensors
-        strides, padding = ctx.geometry
-        wanted = [*ctx.needs_input_grad[:2], False]
-        sides = strides, padding, [1, 1, 1], False, [0, 0, 0], 1, wanted
-        found = torch.ops.aten.convolution_backward(grad.to_mkldnn(), x.to_mkldnn(), weight, None, *sides)
-        made = [part.to_dense() if part is not None and part.is_mkldnn else part for part in found[:2]]
-        return *made, grad.sum((0, 2, 3, 4)) if ctx.has_bias else None, None, None
-
-
-def _bfloat16_breaks(x: torch.Tensor, kernel: Sequence[int]) -> bool:
-    """Whether torch would compute this in bfloat16 on the CPU, but the image is hardly wider than the kernel.
-
-    The derivative by the weights then reads, and for kernels of 5 and 7 voxels writes, beyond its memory
-    where the first axis is shorter than the kernel (torch 2.13); twice the kernel is well away from that.
-    """
-    low = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
-    return x.device.type == "cpu" and low and any(n < 2 * k for n, k in zip(x.shape[2:], kernel, strict=True))
-
-
-def _in_float32(function: Callable, x, weight, bias, strides, padding) -> torch.Tensor:
-    """A small convolution in float32, its result in bfloat16."""
-    with torch.autocast("cpu", enabled=False):
-        bias = None if bias is None else bias.float()
-        return function(x.float(), weight.float(), bias, strides, padding).to(torch.bfloat16)
-
-
-def convolve(x: torch.Tensor, weight: torch.Tensor, bias, strides, padding) -> torch.Tensor:
-    """`torch.nn.functional.conv3d`, by way of oneDNN also where torch would not take it."""
-    if _bfloat16_breaks(x, weight.shape[2:]):
-        return _in_float32(convolve, x, weight, bias, strides, padding)
-    if _falls_to_slow_path(x, weight, strides, padding):
-        return _OneDnnConvolution.apply(x, weight, bias, list(strides), list(padding))
-    return F.conv3d(x, weight, bias, strides, padding)
-
-
-def deconvolve(x: torch.Tensor, weight: torch.Tensor, bias, strides, padding=0) -> torch.Tensor:
-    """`torch.nn.functional.conv_transpose3d`, in float32 where bfloat16 is not safe."""
-    if _bfloat16_breaks(x, weight.shape[2:]):
-        return _in_float32(F.conv_transpose3d, x, weight, bias, strides, padding)
-    return F.conv_transpose3d(x, weight, bias, strides, padding)
 
 
 def max_pool3d_same(x: torch.Tensor, size, strides) -> torch.Tensor:
@@ -236,10 +171,8 @@ class Deconv3d(nn.Module):
         axes = list(zip(shape, self.kernel_size, self.strides, strict=True))
         before = [same_padding(*axis)[0] if self.padding == "same" else 0 for axis in axes]
         x = deconvolve(x, self.weight, self.bias, self.strides, before)
-        for dim, n in enumerate(shape, 2):  # one voxel too many where the padding is odd, or none at all
-            x = x.narrow(dim, 0, min(n, x.shape[dim]))
-        missing = [(0, n - m) for n, m in zip(shape, x.shape[2:], strict=True)]
-        x = _padded(x, missing, 0.0) if any(after for _, after in missing) else x
+        # one voxel too many where the padding is odd, or some too few where the stride is long
+        x = _padded(x, [(0, n - m) for n, m in zip(shape, x.shape[2:], strict=True)], 0.0)
         return x.contiguous(memory_format=torch.channels_last_3d)
 
 

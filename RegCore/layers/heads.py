@@ -51,7 +51,8 @@ class Extraction(nn.Module):
     def forward(self, levels: Sequence[torch.Tensor], shape: Sequence[int]) -> torch.Tensor:
         total = 0
         for place, (convolution,) in zip(self.places, self.layers, strict=True):
-            made = self.act(convolution(levels[place]))
+            made = self.act(convolution(levels[place])).contiguous()  # few channels are resized faster so
+            made = made.to(torch.promote_types(made.dtype, torch.float32))  # half precision can't hold fields
             total = total + resize3d(made, shape, align_corners=False)
         return total / len(self.places)
 

@@ -1,8 +1,7 @@
 """Every derivative that RegCore makes itself, against finite differences in double precision.
 
 The classes are found, not listed: a new subclass of `torch.autograd.Function` anywhere in RegCore fails until
-it has a case here. What exists in single precision only is compared with the derivative of a plain way to
-compute the same in double precision.
+it has a case here.
 """
 
 import importlib
@@ -10,11 +9,11 @@ import pkgutil
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 import RegCore
 from RegCore.features import mind_ssc
-from RegCore.layers.convolution import _OneDnnConvolution
+from RegCore.layers import BatchNorm3d, Conv3dBlock, recomputed
+from RegCore.layers.sparing import _Chain
 from RegCore.losses import bending, gmi, gradient, jacobian, lncc
 from RegCore.resampler import gaussian_smooth
 
@@ -39,9 +38,32 @@ def one_number(found: torch.Tensor) -> torch.Tensor:
     return (weights * found).sum()
 
 
+def chain_case(sizes, recompute: bool):
+    """A chain of convolutions with these sizes of kernels, two channels each, and its tensors."""
+    generator = torch.Generator().manual_seed(3)
+    norms = [BatchNorm3d(2).double() for _ in sizes]
+    tensors = [torch.randn(2, 1, 3, 4, 3, generator=generator, dtype=torch.float64)]
+    for n, size in enumerate(sizes):
+        for shape in ((2, 2 if n else 1, *size), (2,), (2,)):
+            tensors.append(torch.randn(shape, generator=generator, dtype=torch.float64))
+    return lambda x, *rest: one_number(_Chain.apply(x, recompute, norms, *rest)), *tensors
+
+
+def block_case():
+    block = Conv3dBlock(1, 2, activation="tanh").double()
+    x = torch.randn(1, 1, 3, 4, 2, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    return lambda x: one_number(recomputed(block, block, x)), x
+
+
 KERNELS = (("rectangular", 3), ("rectangular", 4), ("triangular", 3), ("gaussian", 4))
 # class -> cases; a case is a function of the tensors that follow it
 CASES = {
+    "RegCore.layers.sparing._Chain": [
+        chain_case(sizes, recompute)
+        for recompute in (False, True)
+        for sizes in ([(3, 1, 1)] * 2, [(1, 1, 3), (1, 1, 1), (1, 3, 1)])
+    ],
+    "RegCore.layers.sparing._Recomputed": [block_case()],
     "RegCore.losses.lncc._LocalCorrelation": [
         (
             lambda f, w, k=k, n=n, d=d: lncc(f, w, kernel_type=k, kernel_size=n, deepreg=d),
@@ -83,27 +105,6 @@ CASES = {
 }
 
 
-def convolution_case(strides, padding, bias: bool):
-    """(ours in single precision, plain, tensors) of a convolution."""
-    generator = torch.Generator().manual_seed(2)
-    shapes = [(2, 3, 5, 4, 6), (4, 3, 3, 3, 3)] + [(4,)] * bias
-    tensors = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
-    geometry = [strides] * 3, [padding] * 3
-
-    def ours(x, weight, bias=None):
-        return _OneDnnConvolution.apply(x, weight, bias, *geometry)
-
-    return ours, lambda x, weight, bias=None: F.conv3d(x, weight, bias, *geometry), tensors
-
-
-SINGLE_PRECISION = {
-    "RegCore.layers.convolution._OneDnnConvolution": [
-        convolution_case(strides, padding, bias)
-        for strides, padding, bias in ((1, 1, False), (2, 0, True), (2, 1, False))
-    ]
-}
-
-
 def own_functions() -> set[str]:
     """Dotted names of all subclasses of `torch.autograd.Function` that modules of RegCore define."""
     for module in pkgutil.walk_packages(RegCore.__path__, "RegCore."):
@@ -117,7 +118,7 @@ def own_functions() -> set[str]:
 
 
 def test_every_own_derivative_has_a_case():
-    assert own_functions() == {*CASES, *SINGLE_PRECISION}
+    assert own_functions() == set(CASES)
 
 
 @pytest.mark.parametrize(
@@ -137,18 +138,3 @@ def test_own_derivative_is_that_of_finite_differences(name, number):
         alone = [x.detach() for x in inputs]
         alone[n] = inputs[n]
         assert torch.autograd.gradcheck(function, alone)
-
-
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
-@pytest.mark.parametrize(
-    ("name", "number"), [(name, n) for name, cases in SINGLE_PRECISION.items() for n in range(len(cases))]
-)
-def test_own_derivative_in_single_precision_is_that_of_a_plain_formulation(name, number):
-    ours, plain, tensors = SINGLE_PRECISION[name][number]
-    found = []
-    for function, dtype in ((ours, torch.float32), (plain, torch.float64)):
-        inputs = [x.to(dtype).requires_grad_(True) for x in tensors]
-        value = one_number(function(*inputs).double())
-        found.append([value, *torch.autograd.grad(value, inputs)])
-    for single, double in zip(*found, strict=True):
-        torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-4 * double.abs().max().item())

@@ -1,13 +1,17 @@
 """Layers against SciPy, against their adjoints and against formulae; blocks of DeepReg's older versions."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import correlate
 
 from RegCore import layers
 from RegCore.geometry import InputError
-from RegCore.layers.convolution import Conv3d, Deconv3d, convolve, same_padding
+from RegCore.layers.convolution import Conv3d, Deconv3d, same_padding
+from RegCore.layers.convolving import convolve, slopes
 
 ODD = (7, 8, 9)
 
@@ -55,20 +59,54 @@ def test_a_stride_longer_than_the_kernel_leaves_zeros_behind():
     assert (out != 0).sum() == 8
 
 
-@pytest.mark.parametrize("padding", [0, 1])
-@pytest.mark.parametrize("strides", [1, 2])
-def test_convolution_by_onednn_has_the_gradients_of_the_plain_one(strides, padding):
+@pytest.mark.parametrize("shape", [(1, 6, *ODD), (1, 6, 8, 6, 5), (2, 6, 4, 5, 16)])
+@pytest.mark.parametrize(("strides", "padding", "filters"), [(1, 1, 4), (1, 1, 3), (2, 0, 4), (2, 1, 4)])
+def test_every_way_to_convolve_has_the_values_and_gradients_of_the_plain_one(
+    shape, strides, padding, filters
+):
     """In double precision torch takes its own way, in single precision ours: both must agree."""
     torch.manual_seed(4)
-    tensors = torch.rand(2, 3, *ODD), torch.rand(4, 3, 3, 3, 3), torch.rand(4)
-    found = []
+    tensors = torch.rand(shape), torch.rand(filters, 6, 3, 3, 3), torch.rand(filters)
+    geometry, found = ([strides] * 3, [padding] * 3), []
     for dtype in (torch.float32, torch.float64):
         x, w, b = (t.to(dtype, copy=True).requires_grad_() for t in tensors)
-        out = convolve(x, w, b, [strides] * 3, [padding] * 3)
+        out = convolve(x, w, b, *geometry) if dtype == torch.float32 else F.conv3d(x, w, b, *geometry)
         (out * out).sum().backward()
         found.append([out.detach(), x.grad, w.grad, b.grad])
     for single, double in zip(*found, strict=True):
         torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("shape", [ODD, (8, 6, 5), (6, 32, 33)])
+def test_slopes_are_the_gradients_of_a_convolution(shape, wanted):
+    torch.manual_seed(5)
+    x, w, grad = torch.rand(1, 32, *shape), torch.rand(16, 32, 3, 5, 1), torch.rand(1, 16, *shape)
+    by_x, by_weight = slopes(grad, x, w, [1, 2, 0], (wanted, True))
+    x, w = x.double().requires_grad_(), w.double().requires_grad_()
+    F.conv3d(x, w, padding=(1, 2, 0)).backward(grad.double())
+    torch.testing.assert_close(by_weight.double(), w.grad, rtol=1e-4, atol=1e-3)
+    assert wanted or by_x is None
+    if wanted:
+        torch.testing.assert_close(by_x.double(), x.grad, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_stage_has_the_values_statistics_and_gradients_of_its_blocks(recompute, half):
+    torch.manual_seed(6)
+    stage = layers.ConvStage(layers.Conv3dBlock(2, 4), layers.ResidualConv3dBlock(4))
+    found = []
+    for module in (copy.deepcopy(stage), copy.deepcopy(stage)):
+        x = torch.rand(2, 2, 12, 13, 14, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            out = module(x, recompute) if not found else torch.nn.Sequential.forward(module, x)
+        (out.float() * torch.linspace(-1, 1, 14)).sum().backward()
+        found.append([out.float(), x.grad, *(p.grad for p in module.parameters()), *module.buffers()])
+    for ours, plain in zip(*found, strict=True):
+        assert ours.dtype == plain.dtype
+        size = plain.abs().max().item()
+        torch.testing.assert_close(ours, plain, rtol=0, atol=(0.05 if half else 1e-4) * size)
 
 
 def test_batch_norm_of_one_value_is_its_bias_and_keeps_learning():

@@ -1,0 +1,128 @@
+"""The ways in which convolutions are computed: around what torch does slowly, or wrongly, on the CPU.
+
+Images are ``(B, C, I, J, K)``, padding is the same on both sides of an axis.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+
+FOLD = 4  # voxels that are computed as channels where there are few of these
+LANES = 16  # channels that oneDNN computes at once, wanted or not
+
+
+def _falls_to_slow_path(x: torch.Tensor, weight: torch.Tensor, strides, padding) -> bool:
+    """Whether torch would not take oneDNN for this convolution, as for one image of few voxels in float32.
+
+    Its other way unfolds the image and takes two to five times as long.
+    """
+    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or len(x) > 1:
+        return False
+    choose = getattr(torch._C, "_select_conv_backend", None)
+    if choose is None or not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
+        return False
+    chosen = choose(x, weight, None, list(strides), list(padding), [1, 1, 1], False, [0, 0, 0], 1)
+    return "slow" in str(chosen).lower()
+
+
+def _halves(x: torch.Tensor, count: int, size: int, stride: int, padding: int) -> torch.Tensor:
+    """The two slabs ``(2, C, …)`` of an image that the halves of ``count`` output planes are made of."""
+    half = (count + 1) // 2
+    length = (half - 1) * stride + size
+    x = F.pad(x, (0, 0, 0, 0, padding, max(half * stride + length - x.shape[2] - padding, 0)))
+    return torch.cat([x.narrow(2, 0, length), x.narrow(2, half * stride, length)])
+
+
+def _count(x: torch.Tensor, size: int, stride: int, padding: int) -> int:
+    return (x.shape[2] + 2 * padding - size) // stride + 1
+
+
+def _by_halves(x, weight, bias, strides, padding) -> torch.Tensor:
+    """A convolution of one image as that of a batch of two slabs, which torch gives to oneDNN at any size."""
+    first = weight.shape[2], strides[0], padding[0]
+    count = _count(x, *first)
+    out = convolve(_halves(x, count, *first), weight, bias, strides, (0, *padding[1:]))
+    return out.transpose(0, 1).flatten(1, 2)[None].narrow(2, 0, count)
+
+
+def _folds(x: torch.Tensor, weight: torch.Tensor, strides, padding) -> bool:
+    """Whether `_folded` is possible and faster: few output channels, on the CPU."""
+    few = len(weight) * FOLD <= LANES and x.device.type == "cpu" and x.dtype != torch.float64
+    same = strides[2] == 1 and weight.shape[4] == 2 * padding[2] + 1 == 3
+    return few and same and x.shape[4] % FOLD == 0 and x.shape[4] >= 4 * FOLD
+
+
+def _folded(x, weight, bias, strides, padding) -> torch.Tensor:
+    """A convolution that makes ``FOLD`` neighbours of the last axis as channels of one voxel.
+
+    oneDNN computes 16 channels where 3 are wanted; so it wastes half as much of them. The kernel of each
+    neighbour is the given one, moved.
+    """
+    out, wide = len(weight), [F.pad(weight, (n, FOLD - 1 - n)) for n in range(FOLD)]
+    bias = None if bias is None else bias.repeat(FOLD)
+    made = F.conv3d(x, torch.cat(wide), bias, (*strides[:2], FOLD), padding)
+    made = made.movedim(1, -1).unflatten(-1, (FOLD, out))
+    return made.flatten(3, 4).movedim(-1, 1)
+
+
+def _bfloat16_breaks(x: torch.Tensor, kernel: Sequence[int]) -> bool:
+    """Whether torch would compute this in bfloat16 on the CPU, but the image is hardly wider than the kernel.
+
+    The derivative by the weights then reads, and for kernels of 5 and 7 voxels writes, beyond its memory
+    where the first axis is shorter than the kernel (torch 2.13); twice the kernel is well away from that.
+    """
+    low = x.dtype == torch.bfloat16 or torch.is_autocast_enabled("cpu")
+    return x.device.type == "cpu" and low and any(n < 2 * k for n, k in zip(x.shape[2:], kernel, strict=True))
+
+
+def _in_float32(function: Callable, x, weight, bias, strides, padding) -> torch.Tensor:
+    """A small convolution in float32, its result in bfloat16."""
+    with torch.autocast("cpu", enabled=False):
+        bias = None if bias is None else bias.float()
+        return function(x.float(), weight.float(), bias, strides, padding).to(torch.bfloat16)
+
+
+def convolve(x: torch.Tensor, weight: torch.Tensor, bias, strides, padding) -> torch.Tensor:
+    """`torch.nn.functional.conv3d`, by a faster or safer way where there is one."""
+    if _bfloat16_breaks(x, weight.shape[2:]):
+        return _in_float32(convolve, x, weight, bias, strides, padding)
+    if _falls_to_slow_path(x, weight, strides, padding):
+        return _by_halves(x, weight, bias, strides, padding)
+    if _folds(x, weight, strides, padding):
+        return _folded(x, weight, bias, strides, padding)
+    return F.conv3d(x, weight, bias, strides, padding)
+
+
+def slopes(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, padding, wanted) -> tuple:
+    """Derivatives by image and weights of a `convolve` without strides and bias, given that by its result.
+
+    Args:
+        grad, x, weight: of one dtype.
+        wanted: two booleans; what is not wanted may be None.
+    """
+    if _bfloat16_breaks(x, weight.shape[2:]):
+        found = slopes(grad.float(), x.float(), weight.float(), padding, wanted)
+        return tuple(None if part is None else part.to(x.dtype) for part in found)
+    one = [1, 1, 1]
+    rest = [False, [0, 0, 0], 1, [*wanted, False]]
+    if not _falls_to_slow_path(x, weight, one, padding):
+        return torch.ops.aten.convolution_backward(grad, x, weight, None, one, padding, one, *rest)[:2]
+    count, first = grad.shape[2], (weight.shape[2], 1, padding[0])
+    slabs = _halves(x, count, *first)
+    half = (count + 1) // 2
+    grad = F.pad(grad, (0, 0, 0, 0, 0, 2 * half - count))[0].unflatten(1, (2, half)).transpose(0, 1)
+    sides = one, [0, *padding[1:]], one
+    by_slabs, by_weight, _ = torch.ops.aten.convolution_backward(grad, slabs, weight, None, *sides, *rest)
+    if not wanted[0]:
+        return None, by_weight
+    by_x = F.pad(by_slabs[:1], (0, 0, 0, 0, 0, half))
+    by_x.narrow(2, half, slabs.shape[2]).add_(by_slabs[1:])
+    return by_x.narrow(2, padding[0], x.shape[2]), by_weight
+
+
+def deconvolve(x: torch.Tensor, weight: torch.Tensor, bias, strides, padding=0) -> torch.Tensor:
+    """`torch.nn.functional.conv_transpose3d`, in float32 where bfloat16 is not safe."""
+    if _bfloat16_breaks(x, weight.shape[2:]):
+        return _in_float32(F.conv_transpose3d, x, weight, bias, strides, padding)
+    return F.conv_transpose3d(x, weight, bias, strides, padding)
