@@ -20,7 +20,7 @@ def fields(out) -> torch.Tensor:
     return out[0] if isinstance(out, tuple) else out
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["unet", "local", "global"])
 def test_a_new_network_answers_with_no_displacement_or_nearly_none(name):
     torch.manual_seed(0)
     ddf = fields(small(name).eval()(torch.rand(2, 2, *ODD)))
@@ -64,7 +64,7 @@ def test_every_option_gives_a_network_all_of_whose_weights_learn(name, options):
 
 
 @pytest.mark.parametrize("options", [{}, {"activation": "elu"}, {"pooling": False}], ids=str)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["unet", "local", "global"])
 def test_activation_checkpointing_changes_neither_gradients_nor_statistics(name, options):
     torch.manual_seed(2)
     plain = small(
