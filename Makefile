@@ -13,10 +13,11 @@ MARKER := $(VENV)/set-up-in-progress
 TORCH := torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench soak screenshots clean
+.PHONY: help demo demos test lint bench soak screenshots clean
 
 help:
 	@echo "make demo         register a phantom pair and show what came of it (demo-output/)"
+	@echo "make demos        train every demo of Docs/demos for a minute or two (or DEMO=name), write its figures"
 	@echo "make test         run every test, headless"
 	@echo "make lint         check the style with ruff"
 	@echo "make bench        measure every real case and write Docs/benchmarks.md"
@@ -27,6 +28,9 @@ help:
 demo: $(RUNTIME)
 	$(PY) -m RegCore demo --out demo-output
 
+demos: $(TESTING)
+	$(PY) Testing/benchmarks/demos.py $(DEMO)
+
 test: $(TESTING)
 	QT_QPA_PLATFORM=offscreen $(PY) -m pytest Testing
 
@@ -34,6 +38,7 @@ lint: $(TESTING)
 	$(PY) -m ruff check .
 
 bench: $(TESTING)
+	$(PY) Testing/benchmarks/learning.py --write
 	$(PY) Testing/benchmarks/cases.py
 
 soak: $(TESTING)

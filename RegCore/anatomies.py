@@ -98,10 +98,10 @@ HEAD = Part(
     {
         "ct": {"air": -1000, "fat": -90, "bone": 900, "csf": 8, "grey": 40, "white": 28, "falx": 60}
         | {"tumour": 75, "muscle": 55},
-        "mr": {"air": 0, "fat": 800, "bone": 60, "csf": 130, "grey": 380, "white": 480, "falx": 300}
-        | {"tumour": 760, "muscle": 300},
-        "us": {"air": 4, "fat": 30, "bone": 12, "csf": 18, "grey": 80, "white": 62, "falx": 215}
-        | {"tumour": 170, "muscle": 40},
+        "mr": {"air": 0, "fat": 240, "bone": 80, "csf": 110, "grey": 400, "white": 460, "falx": 330}
+        | {"tumour": 860, "muscle": 300},
+        "us": {"air": 4, "fat": 60, "bone": 20, "csf": 18, "grey": 112, "white": 98, "falx": 145}
+        | {"tumour": 205, "muscle": 50},
     },
     {"ct": 6.0, "mr": 45.0, "us": 14.0},
     (

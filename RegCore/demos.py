@@ -50,12 +50,8 @@ BRAIN = {"part": "head", "extent_mm": (92.0, 112.0, 100.0), "centre_mm": (22.0, 
 PELVIS = {"part": "prostate", "extent_mm": (92.0, 84.0, 86.0)}
 GLAND = ((1, 2, 3, 4),)  # with all that is in it
 VISITS_MM = (80.0, 72.0, 76.0)
-CHEST = {
-    "part": "heart",
-    "extent_mm": (152.0, 144.0, 112.0),
-    "centre_mm": (-6.0, 4.0, 0.0),
-    "labels": (1, 2, 3),
-}
+CHEST = {"part": "heart", "extent_mm": (118.0, 108.0, 100.0), "centre_mm": (-6.0, 6.0, 0.0)}
+CHEST |= {"labels": (1, 2, 3)}
 DEMOS = {
     "grouped_mask_prostate_longitudinal": Recipe(
         "grouped",
@@ -69,10 +65,10 @@ DEMOS = {
     "grouped_mr_heart": Recipe(
         "grouped",
         "nifti",
-        tuple(Scan(sequence, (44, 44, 18), **CHEST) for sequence in ("mr", "lge", "t2")),
-        {"train": 16, "val": 4, "test": 4},
-        variation_mm=4.0,
-        motion_mm=5.0,
+        tuple(Scan(sequence, (44, 40, 24), **CHEST) for sequence in ("mr", "lge", "t2")),
+        {"train": 48, "val": 4, "test": 4},
+        variation_mm=3.0,
+        motion_mm=6.5,
         visits=3,
     ),
     "paired_ct_lung": Recipe(
@@ -89,7 +85,7 @@ DEMOS = {
         (Scan("mr", (44, 54, 48), **BRAIN), Scan("us", (46, 56, 50), **BRAIN)),
         {"train": 18, "test": 4},
         variation_mm=3.0,
-        motion_mm=4.5,
+        motion_mm=6.0,
     ),
     "paired_mrus_prostate": Recipe(
         "paired",

@@ -1,0 +1,192 @@
+"""Trains five kinds of models for a few minutes and measures what they learn of patients they never saw.
+
+The patients are made up by `RegCore.generate`: scans of 64³ voxels with two structures, no two alike. Each
+model is trained from nothing in a process of its own, with two threads and a fixed seed, in a few hundred
+steps of one pair. It fails if a model gains less Dice than stated here. `--write` puts the table on the page
+of the benchmarks.
+"""
+
+import argparse
+import copy
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import numpy as np  # noqa: E402 - the lines above come first
+import torch  # noqa: E402
+from demos import Still  # noqa: E402
+from page import put  # noqa: E402
+
+from RegCore import load_model, predict, train  # noqa: E402
+from RegCore.config import Config  # noqa: E402
+from RegCore.generate import Scan, make_cases, write_dataset  # noqa: E402
+
+THREADS = 2
+SHAPES = Scan("mr", (64, 64, 64), (92, 88, 88), (0, 0, 0), ((1, 2, 3, 4), (2,)), "prostate")
+PATIENTS = {"train": 16, "valid": 8}  # 8 pairs an epoch to learn from, 4 held out
+VARIATION_MM = 5.0
+SMOOTH = {"name": "bending", "weight": 0.5}
+OVERLAP = {"name": "dice", "weight": 1.0, "scales": [0, 1, 2, 4]}
+LNCC = {"name": "lncc", "weight": 1.0}
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is trained, and how much Dice of the held-out pairs it must gain."""
+
+    title: str
+    method: str
+    backbone: dict
+    loss: dict
+    gain: float
+    labeled: bool = True
+    epochs: int = 40
+    rate: float = 2.0e-3
+    more: dict = field(default_factory=dict)
+
+
+MODELS = {
+    "unsupervised": Model(
+        "U-Net, displacement, images alone (lncc)",
+        "ddf",
+        {"name": "unet", "num_channel_initial": 4, "depth": 3},
+        {"image": LNCC, "regularization": SMOOTH},
+        gain=0.05,
+        labeled=False,
+    ),
+    "weakly": Model(
+        "LocalNet, displacement, labels alone (Dice)",
+        "ddf",
+        {"name": "local", "num_channel_initial": 4, "extract_levels": [0, 1, 2, 3]},
+        {"label": OVERLAP, "regularization": SMOOTH},
+        gain=0.05,
+    ),
+    "velocity": Model(
+        "U-Net, velocity, images and labels",
+        "dvf",
+        {"name": "unet", "num_channel_initial": 4, "depth": 3},
+        {"image": LNCC, "label": OVERLAP, "regularization": SMOOTH},
+        gain=0.05,
+    ),
+    "affine": Model(
+        "GlobalNet, affine, images and labels",
+        "ddf",
+        {"name": "global", "num_channel_initial": 4, "extract_levels": [0, 1, 2, 3, 4]},
+        {"image": LNCC, "label": OVERLAP},
+        gain=0.02,
+    ),
+    "conditional": Model(
+        "U-Net, conditional, labels alone",
+        "conditional",
+        {"name": "unet", "num_channel_initial": 4, "depth": 3},
+        {"label": OVERLAP},
+        gain=0.05,
+    ),
+}
+
+
+def configuration(model: Model, folder: Path) -> Config:
+    """Everything that the training of a model is told."""
+    parts = {
+        part: {"dir": str(folder / part), "format": "h5", "labeled": model.labeled or part != "train"}
+        for part in PATIENTS
+    }
+    dataset = {**parts, "type": "unpaired", "image_shape": list(SHAPES.shape), "cache": 0.5}
+    settings = {
+        "method": model.method,
+        "backbone": model.backbone,
+        "loss": model.loss,
+        "optimizer": {"name": "Adam", "learning_rate": model.rate},
+        "learning_rate_schedule": {"name": "cosine"},
+        "preprocess": {"batch_size": 1, "shuffle_buffer_num_batch": 1},
+        "epochs": model.epochs,
+        "save_period": model.epochs,
+        "mixed_precision": "auto",
+        "seed": 0,
+    }
+    return Config.from_dict(copy.deepcopy({"dataset": dataset, "train": settings | model.more}))
+
+
+def held_out_dice(model, config: Config, folder: Path) -> float:
+    """Mean Dice of the pairs that were not learnt from, over pairs and structures."""
+    done = predict(model, config, split="valid", log_dir=folder, save_nifti=False)
+    return float(np.mean([row["label_binary_dice"] for row in done.metrics]))
+
+
+def learn(name: str) -> dict:
+    """Train one model in this process; its figures."""
+    torch.set_num_threads(THREADS)
+    with tempfile.TemporaryDirectory() as made:
+        folder, first = Path(made), 0
+        for part, count in PATIENTS.items():
+            cases = make_cases("unpaired", SHAPES, count=count, first=first, variation_mm=VARIATION_MM)
+            write_dataset(folder / part, cases, "h5")
+            first += count
+        config = configuration(MODELS[name], folder)
+        began = time.perf_counter()
+        done = train(config, log_dir=folder, exp_name=name)
+        seconds, trained = time.perf_counter() - began, load_model(done.model)
+        still = replace(trained, network=Still())
+        before, after = (held_out_dice(model, config, folder / "found") for model in (still, trained))
+    steps = MODELS[name].epochs * (PATIENTS["train"] // 2)
+    return {"steps": steps, "seconds": seconds, "before": before, "after": after}
+
+
+def table(found: dict[str, dict]) -> str:
+    """A line for each model."""
+    lines = ["| model | steps | s | held-out Dice | at least + |", "|---" * 5 + "|"]
+    for name, figures in found.items():
+        dice = f"{figures['before']:.3f} → **{figures['after']:.3f}**"
+        cells = (
+            MODELS[name].title,
+            figures["steps"],
+            f"{figures['seconds']:.0f}",
+            dice,
+            f"{MODELS[name].gain:.2f}",
+        )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--one", choices=list(MODELS), help="train this one here and print its figures as JSON"
+    )
+    parser.add_argument("--write", action="store_true", help="put the table into Docs/benchmarks.md")
+    parser.add_argument(
+        "models", nargs="*", metavar="MODEL", help=f"some of {', '.join(MODELS)}; all by default"
+    )
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(learn(arguments.one)))
+        return 0
+    unknown = [name for name in arguments.models if name not in MODELS]
+    if unknown:
+        parser.error(f"there is no model {unknown[0]!r}; there are {', '.join(MODELS)}")
+    found, environment = {}, {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
+    for name in arguments.models or MODELS:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        command = [sys.executable, __file__, "--one", name]
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        found[name] = json.loads(done.stdout.splitlines()[-1])
+    print(table(found))
+    if arguments.write:
+        put("learning", table(found))
+    short = [name for name, f in found.items() if f["after"] - f["before"] < MODELS[name].gain]
+    if short:
+        print(f"gained less than stated: {', '.join(short)}", file=sys.stderr)
+    return 1 if short else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
