@@ -13,6 +13,7 @@ from torch import nn
 
 from RegCore.geometry import InputError
 from RegCore.layers import (
+    INITIALISERS,
     AdditiveUpSampling,
     AffineHead,
     Conv3dBlock,
@@ -24,6 +25,7 @@ from RegCore.layers import (
     max_pool3d_same,
     recomputed,
 )
+from RegCore.layers.convolution import lookup
 
 Sizes = int | Sequence[int]
 
@@ -40,8 +42,9 @@ def _per_level(value, count: int, what: str) -> tuple:
 
 def _channels(encode, decode, initial: int, depth: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Channels of the levels 0..depth on both ways: those given, or twice as many from level to level."""
-    if not isinstance(depth, int) or depth < 1:
-        raise InputError(f"depth must be a positive whole number, but it is {depth!r}")
+    for what, number in (("depth", depth), ("num_channel_initial", initial)):
+        if not isinstance(number, int) or number < 1:
+            raise InputError(f"{what} must be a positive whole number, but it is {number!r}")
     encode = _per_level(
         encode or [initial * 2**d for d in range(depth + 1)], depth + 1, "encode_num_channels"
     )
@@ -276,7 +279,9 @@ class GlobalNet(_Network):
     Arguments as in `UNet`, but:
         image_size: required: the dense layer at its end reads an image of this size.
         depth: of the encoder; if it is not given, the greatest of ``extract_levels``, DeepReg's older name.
-        out_channels, out_kernel_initializer, out_activation: not used.
+        out_kernel_initializer: of the dense layer; with zeros the network begins with the identity.
+        out_channels, out_activation: not used.
+        deepreg: the dense layer begins with Glorot weights, whatever out_kernel_initializer says.
 
     ``(B, in_channels, *image_size)`` -> the DDF ``(B, 3, *image_size)`` in voxels and theta ``(B, 4, 3)``.
     """
@@ -301,6 +306,7 @@ class GlobalNet(_Network):
         activation: str | None = "relu",
         norm_name: str = "batch",
         activation_checkpointing: bool = False,
+        deepreg: bool = False,
     ):
         if depth is None:
             if not extract_levels:
@@ -317,13 +323,20 @@ class GlobalNet(_Network):
             activation_checkpointing,
             _options(activation, norm_name, kernel_initializer),
         )
-        shape = tuple(image_size)
-        for _ in range(depth):
-            shape = down_sampled(shape, strides)
-        self.output_block = AffineHead(channels[-1], shape, image_size)
+        self.output_block = _affine_head(channels, image_size, strides)
+        start = "glorot_uniform" if deepreg else out_kernel_initializer
+        lookup(INITIALISERS, start, "initialiser")(self.output_block.dense.weight.data)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.output_block(self._encode(x)[-1])
+
+
+def _affine_head(channels: Sequence[int], image_size: Sequence[int], strides: int) -> AffineHead:
+    """What reads the deepest level of an encoder with so many channels from level to level."""
+    shape = tuple(image_size)
+    for _ in channels[1:]:
+        shape = down_sampled(shape, strides)
+    return AffineHead(channels[-1], shape, image_size)
 
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "local": LocalNet, "global": GlobalNet}

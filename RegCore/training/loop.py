@@ -97,7 +97,7 @@ def train(
         start_from: a checkpoint of another run (or a model file, or one of TensorFlow) to begin with; of a
             checkpoint the training goes on after its epoch, as DeepReg's does.
         resume: go on with the run in that folder where it was interrupted.
-        max_epochs: fewer epochs than configured, for a trial.
+        max_epochs: fewer epochs than configured, for a trial; the learning rates are those of all.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         workers: processes that read data; by default what ``dataset.workers`` says.
         progress: told of every step with ``epoch``, ``epochs``, ``loss``, and of every epoch with its
@@ -313,7 +313,7 @@ def _step(run: _Run, pieces: list[dict]) -> Totals:
     rate = factor(
         settings.learning_rate_schedule,
         place.epoch + place.sample / len(run.batches.loader),
-        run.epochs,
+        settings.epochs,  # also where max_epochs ends sooner: a trial has the rates of the whole training
         run.state.losses,
     )
     for group in run.optimiser.param_groups:

@@ -83,7 +83,7 @@ def test_every_network_comes_back_as_it_was(tmp_path, name):
 def test_the_file_that_is_written_holds_the_same_model(tmp_path):
     prefix, network = saved(tmp_path, CONFIG)
     import_checkpoint(prefix, out=tmp_path / "model.pt")
-    for path in (tmp_path / "model.pt", prefix):
+    for path in (tmp_path / "model.pt", prefix, f"{prefix}.index", f"{prefix}.data-00000-of-00001"):
         made = load_trained(path)
         with torch.no_grad():
             torch.testing.assert_close(made.network(*images()).ddf, network(*images()).ddf, rtol=0, atol=0)

@@ -91,7 +91,7 @@ def test_an_untrained_network_moves_nothing(method, backbone):
 
 
 def test_theta_says_what_the_field_of_an_affine_map_is():
-    found = model("ddf", "global").eval()(*pair())
+    found = model("ddf", "global", deepreg=True).eval()(*pair())
     index = np.stack(np.meshgrid(*map(np.arange, FIXED), indexing="ij"), -1)
     ones = np.concatenate([index, np.ones((*FIXED, 1))], -1)
     for theta, ddf in zip(found.theta.detach().numpy(), found.ddf.detach().numpy(), strict=True):

@@ -21,14 +21,11 @@ def fields(out) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", ["unet", "local", "global"])
-def test_a_new_network_answers_with_no_displacement_or_nearly_none(name):
+def test_a_new_network_answers_with_no_displacement(name):
     torch.manual_seed(0)
     ddf = fields(small(name).eval()(torch.rand(2, 2, *ODD)))
     assert ddf.shape == (2, 3, *ODD)
-    if name == "global":  # its dense layer starts near the identity, not at it
-        assert ddf.abs().max() > 0
-    else:
-        assert torch.equal(ddf, torch.zeros_like(ddf))
+    assert torch.equal(ddf, torch.zeros_like(ddf))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 2), ODD, (16, 16, 16), (5, 17, 12)])
@@ -105,11 +102,19 @@ def test_only_the_extracted_levels_are_decoded():
 
 def test_the_affine_field_is_that_of_theta():
     torch.manual_seed(3)
-    network = GlobalNet(ODD, num_channel_initial=2, depth=2).eval()
+    network = GlobalNet(ODD, num_channel_initial=2, depth=2, deepreg=True).eval()
     ddf, theta = network(torch.rand(2, 2, *ODD))
     i, j, k = 4, 2, 7
     moved = torch.tensor([i, j, k, 1.0]) @ theta[1]
     torch.testing.assert_close(ddf[1, :, i, j, k] + torch.tensor([i, j, k]), moved)
+
+
+def test_an_affine_network_begins_with_the_identity_unless_deepreg_is_asked_for():
+    images = torch.rand(2, 2, *ODD)
+    ddf, theta = GlobalNet(ODD, num_channel_initial=2, depth=2)(images)
+    assert torch.equal(theta, torch.eye(4, 3).expand(2, 4, 3)) and ddf.abs().max() < 1e-5
+    _, theta = GlobalNet(ODD, num_channel_initial=2, depth=2, deepreg=True)(images)
+    assert (theta - torch.eye(4, 3)).abs().max() > 0.01
 
 
 def test_an_affine_network_says_which_size_it_was_built_for():
@@ -124,6 +129,10 @@ def unet(**options):
 
 WRONG = {
     "depth": (unet(depth=0), "depth must be a positive whole number, but it is 0"),
+    "no channels": (
+        unet(num_channel_initial=0),
+        "num_channel_initial must be a positive whole number, but it is 0",
+    ),
     "level below the bottom": (unet(extract_levels=[0, 3]), "levels from 0 to the depth 2, but is .0, 3."),
     "no level": (unet(extract_levels=[]), "extract_levels must be different levels"),
     "level twice": (unet(extract_levels=[1, 1]), "extract_levels must be different levels"),

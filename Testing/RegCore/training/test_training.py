@@ -184,6 +184,12 @@ def test_the_learning_rate_follows_its_schedule(pairs, tmp_path):
     assert [row["learning_rate"] for row in run.history] == [0.01, 0.005, 0.0025]
 
 
+def test_a_trial_of_fewer_epochs_has_the_learning_rates_of_the_whole(pairs, whole, tmp_path):
+    config = configuration(pairs, learning_rate_schedule={"name": "cosine"}, epochs=100)
+    run = train(config, log_dir=tmp_path, exp_name="run", max_epochs=1)
+    assert run.history[0]["learning_rate"] > 0.0099
+
+
 @pytest.mark.parametrize("wish", ["auto", "bf16"])
 def test_bfloat16_learns_too_and_is_kept_by_the_checkpoint(pairs, tmp_path, wish):
     run = train(configuration(pairs, mixed_precision=wish), log_dir=tmp_path, exp_name="run")
