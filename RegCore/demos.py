@@ -50,6 +50,7 @@ BRAIN = {"part": "head", "extent_mm": (92.0, 112.0, 100.0), "centre_mm": (22.0, 
 PELVIS = {"part": "prostate", "extent_mm": (92.0, 84.0, 86.0)}
 GLAND = ((1, 2, 3, 4),)  # with all that is in it
 VISITS_MM = (80.0, 72.0, 76.0)
+ORGANS = tuple(range(1, 14))
 CHEST = {"part": "heart", "extent_mm": (118.0, 108.0, 100.0), "centre_mm": (-6.0, 6.0, 0.0)}
 CHEST |= {"labels": (1, 2, 3)}
 DEMOS = {
@@ -101,7 +102,7 @@ DEMOS = {
     "unpaired_ct_abdomen": Recipe(
         "unpaired",
         "nifti",
-        (Scan("ct", (48, 40, 64), (320, 224, 300), (0, 0, 20), tuple(range(1, 14)), "abdomen"),),
+        (Scan("ct", (48, 40, 64), (320, 224, 300), (0, 0, 20), ORGANS, "abdomen", (-160.0, 240.0)),),
         {"train": 40, "val": 4, "test": 6},
         variation_mm=9.0,
     ),

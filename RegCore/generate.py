@@ -50,6 +50,8 @@ class Scan:
     union; () for none. Several are stored as channels (I, J, K, C), one as (I, J, K)."""
     part: str = "torso"
     """The part of the body, one of `RegCore.anatomies.PARTS` or the torso."""
+    window: tuple[float, float] | None = None
+    """Intensities are clipped to this range, as soft tissues in CT should be before images are compared."""
     exhaled: float = 0.0
     """How far the patient has breathed out, 0 to 1; moves the torso and makes its lungs denser."""
 
@@ -137,7 +139,7 @@ def _look(image: np.ndarray, scan: Scan, channels: np.ndarray | None, random) ->
         speckle = gaussian_filter(random.rayleigh(0.8, image.shape), 0.5)
         return np.clip(echo * speckle, 0, 255).astype(np.uint8)
     noise = NOISE * texture_of(scan.part, scan.modality) * random.standard_normal(image.shape)
-    return np.rint(image + noise).astype(np.int16)
+    return np.rint(np.clip(image + noise, *(scan.window or (-np.inf, np.inf)))).astype(np.int16)
 
 
 @dataclass(frozen=True)
