@@ -69,7 +69,7 @@ ABDOMEN = Part(
             "gland": 70,
         }
     },
-    {"ct": 20.0},
+    {"ct": 12.0},
     (
         Structure("skin", "fat", (0, 0, 0), (150, 104, 240)),
         Structure("wall", "muscle", (0, -4, 0), (132, 90, 230)),

@@ -102,8 +102,8 @@ DEMOS = {
     "unpaired_ct_abdomen": Recipe(
         "unpaired",
         "nifti",
-        (Scan("ct", (48, 40, 64), (320, 224, 300), (0, 0, 20), ORGANS, "abdomen", (-160.0, 240.0)),),
-        {"train": 40, "val": 4, "test": 6},
+        (Scan("ct", (48, 40, 54), (256, 184, 216), (0, -4, 22), ORGANS, "abdomen", (-160.0, 240.0)),),
+        {"train": 40, "val": 8, "test": 8},
         variation_mm=9.0,
     ),
     "unpaired_ct_lung": Recipe(
@@ -164,7 +164,7 @@ def make_pair(name: str) -> dict[str, Volume]:
 def write_demo(name: str, folder=".", *, patients: int | None = None) -> list[Path]:
     """Write the data of a demo to ``folder/demos/<name>/dataset`` and return the files.
 
-    patients: of each part, fewer than the recipe has, for a trial.
+    patients: of each part, fewer than the recipe has, for a trial; they are its first ones.
     Raises InputError for an unknown name, and where the folder can't be written to.
     """
     known = (*DEMOS, *PAIRS)
@@ -190,12 +190,11 @@ def _write_pair(name: str, folder: Path) -> list[Path]:
 def _write_parts(recipe: Recipe, folder: Path, patients: int | None) -> list[Path]:
     written, first = [], 0
     for part, count in recipe.parts.items():
-        count = min(count, patients or count)
         cases = make_cases(
             recipe.kind,
             recipe.scans[0] if recipe.kind == "paired" else recipe.scans,
             recipe.scans[1] if recipe.kind == "paired" else None,
-            count=count,
+            count=min(count, patients or count),
             first=first,
             visits=recipe.visits,
             variation_mm=recipe.variation_mm,
