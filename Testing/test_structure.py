@@ -58,7 +58,7 @@ MAY_KNOW = {
     | {"model_file", "progress", "resampler", "results"},
     "slicreg": SPACE
     | {"augmentation", "checks", "features", "io", "loaders", "methods", "metrics", "networks", "optimise"}
-    | {"preprocess", "progress", "resampler"},
+    | {"preprocess", "progress", "resampler", "visualise"},
     "registration": OPTIMISERS | {"optimise", "checks", "inference", "memory", "model_file", "names"},
     "trained": SPACE | {"checks", "inference", "model_file", "progress", "registration"},
     "phantom": SPACE,

@@ -31,6 +31,7 @@ def fill_download(parser: argparse.ArgumentParser) -> None:
 def _run_download(arguments: argparse.Namespace) -> None:
     from RegCore.demos import DEMOS, PAIRS, write_demo
     from RegCore.generate import write_configurations, write_examples
+    from RegCore.slicreg.torso import DATASET, write_torsos
 
     if arguments.branch is not None:
         log.info("--branch %s is ignored: the examples come with this program", arguments.branch)
@@ -38,5 +39,8 @@ def _run_download(arguments: argparse.Namespace) -> None:
         write_examples(arguments.output_dir)
         return
     write_configurations(arguments.output_dir)
-    for name in (*DEMOS, *PAIRS) if "all" in arguments.demo else arguments.demo:
-        write_demo(name, arguments.output_dir)
+    for name in (*DEMOS, *PAIRS, DATASET) if "all" in arguments.demo else arguments.demo:
+        if name == DATASET:
+            write_torsos(arguments.output_dir)
+        else:
+            write_demo(name, arguments.output_dir)

@@ -3,7 +3,8 @@
     settings.json      what was asked for; a preparation that was interrupted goes on only with the same
     template.npz       the template as the network sees it, and its supervoxels
     train/<scan>.npz   a scan as the network sees it, and the supervoxels that a registration of the template
-    valid/<scan>.npz   to it gave it
+    valid/<scan>.npz   to it gave it; the template itself is learnt from as well: its supervoxels are exact
+    supervoxels.png    the template and a few scans to train with, to see whether all went well
 
 Each file is there whole or not at all.
 """
@@ -21,6 +22,7 @@ from RegCore.io import load, peek
 from RegCore.io.files import whole
 from RegCore.progress import Progress, part_of, silent
 from RegCore.slicreg.network import STRIDE
+from RegCore.slicreg.picture import Divided, supervoxel_picture
 from RegCore.slicreg.preparation import (
     Prepared,
     body_mask,
@@ -31,11 +33,12 @@ from RegCore.slicreg.preparation import (
     prepare,
 )
 from RegCore.slicreg.supervoxels import Supervoxels, carried, oversegment
-from RegCore.transforms import DisplacementField
+from RegCore.transforms import AffineTransform, DisplacementField
 from RegCore.volume import Volume
 
 FORMAT, VERSION = "DeepRegSlicer supervoxels", 1
-SETTINGS, TEMPLATE = "settings.json", "template.npz"
+SETTINGS, TEMPLATE, PICTURE = "settings.json", "template.npz", "supervoxels.png"
+SHOWN = 4  # scans in the picture
 PARTS = ("train", "valid")
 FEWEST = 2  # scans to train with
 
@@ -144,7 +147,8 @@ def prepare_folder(
     folder, template = Path(folder).expanduser(), Path(template)
     scans = {"train": _by_name(train), "valid": _by_name(valid)}
     _check_scans(template, scans)
-    settings = _with_shape(settings or FolderSettings(), [template, *scans["train"].values()])
+    scans["train"] = _by_name([*scans["train"].values(), template])
+    settings = _with_shape(settings or FolderSettings(), list(scans["train"].values()))
     _begin(folder, _record(template, scans, settings, teacher.name))
     still = _prepared(template, settings)
     divided = _template(folder, still, settings, part_of(progress, 0.0, 0.1))
@@ -154,8 +158,13 @@ def prepare_folder(
         inner = part_of(progress, 0.1 + 0.9 * number / len(todo), 0.1 + 0.9 * (number + 1) / len(todo))
         inner(0.0, name, {"scan": number + 1, "scans": len(todo)})
         scan = _prepared(path, settings)
-        field = teacher.carry(path, scan, still, inner)
+        if path == template:
+            field = DisplacementField.from_affine(AffineTransform.identity(), scan.image.geometry)
+        else:
+            field = teacher.carry(path, scan, still, inner)
         write_scan(folder / part / f"{name}.npz", scan, field, divided)
+    if todo or not (folder / PICTURE).exists():
+        _draw(folder)
     progress(1.0, "done", {})
     return folder
 
@@ -284,6 +293,18 @@ def _template(folder: Path, template: Prepared, settings: FolderSettings, progre
     return found
 
 
+def _draw(folder: Path) -> None:
+    """The picture of what was made."""
+    template = read_template(folder)
+    shown = [Divided("template", template.image, template.supervoxels)]
+    own = stem(read_settings(folder)["template"]["file"])
+    for path in [path for path in scan_files(folder / "train") if path.stem != own][:SHOWN]:
+        shown.append(divided_scan(path, path.stem))
+    layers = range(min(2, template.supervoxels.layers))
+    with whole(folder / PICTURE) as side:
+        supervoxel_picture(shown, layers).save(side, format="PNG")
+
+
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     with whole(path) as side, open(side, "xb") as file:
         np.savez_compressed(file, **arrays)
@@ -322,6 +343,14 @@ def read_scan(path) -> Scan:
     """A scan of a prepared folder. Raises InputError that names the file."""
     image, supervoxels, places = _read(Path(path), ("image", "supervoxels", "places"))
     return Scan(image.astype(np.float32), supervoxels, places.astype(np.float32))
+
+
+def divided_scan(path, title: str) -> Divided:
+    """A scan of a prepared folder as it can be shown. Raises InputError that names the file."""
+    image, labels, affine = _read(Path(path), ("image", "supervoxels", "affine"))
+    grid = Geometry(image.shape, affine)
+    count = read_settings(Path(path).parents[1])["settings"]["count"]
+    return Divided(title, Volume(image.astype(np.float32), grid), Supervoxels(labels, grid, count))
 
 
 def scan_files(folder) -> list[Path]:

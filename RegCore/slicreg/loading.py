@@ -139,7 +139,7 @@ def together(spread: float = 0.07, bending: float = 0.0, contrast: float = 0.0):
     Args:
         spread: standard deviation of the twelve entries of an affine matrix about the identity, in units of
             the grid's half extents.
-        bending: standard deviation of smooth random displacements besides, in voxels.
+        bending: standard deviation of smooth random displacements besides, in the mean half extent.
         contrast: largest part by which intensities are multiplied up or down.
 
     Raises:
@@ -174,7 +174,7 @@ def _one(batch: dict, number: int, strengths: tuple, generator: torch.Generator)
 
 
 def _bend(shape, bending: float, generator: torch.Generator, device) -> torch.Tensor:
-    """Smooth displacements ``(1, 3, I, J, K)`` of about the given standard deviation in voxels."""
+    """Smooth displacements ``(1, 3, I, J, K)`` in voxels, of the given standard deviation in half extents."""
     field = random_ddf(1, shape, 1.0, COARSE, generator, device=device)
     field = gaussian_smooth(field, np.array(shape) / COARSE / 2)
-    return field * (bending / field.std().clamp_min(1e-6))
+    return field * (bending * float(np.mean(shape)) / 2 / field.std().clamp_min(1e-6))

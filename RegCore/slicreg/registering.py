@@ -3,16 +3,20 @@
 import numpy as np
 import torch
 
+from RegCore.geometry import Geometry
 from RegCore.progress import Progress, part_of, silent
+from RegCore.resampler import warp
 from RegCore.slicreg.densify import dense_field
 from RegCore.slicreg.matching import MatchSettings, match, unit_of
 from RegCore.slicreg.methods import Method, SlicReg
 from RegCore.slicreg.network import STRIDE
 from RegCore.slicreg.prediction import predict_supervoxels
 from RegCore.slicreg.preparation import Prepared, body_mask, halved, network_units, prepare
+from RegCore.slicreg.supervoxels import Supervoxels
 from RegCore.transforms import DisplacementField
 from RegCore.volume import Volume
 
+PASSES = 2  # the scan is seen again where the first match has put it, nearer to what the network knows best
 REGRESSED = 2048  # places of the body at which a regression is believed
 REGRESSED_SMOOTHING = 0.1  # of the spline through them: each by itself is uncertain
 SAME_PLACE = 0.05  # voxels between two grids of one scan
@@ -30,20 +34,26 @@ def prepared(method: Method, volume: Volume, name: str = "the scan") -> Prepared
 
 
 def between(
-    method: Method, fixed: Prepared, moving: Prepared, *, device: str = "cpu", progress: Progress = silent
+    method: Method,
+    fixed: Prepared,
+    moving: Prepared,
+    *,
+    passes: int = PASSES,
+    device: str = "cpu",
+    progress: Progress = silent,
 ) -> DisplacementField:
     """The field between two prepared scans by what the model tells of both; neither need be the template.
+
+    passes: see `to_template`.
 
     Returns:
         x_moving = T(x_fixed), RAS mm, on the network's grid of the fixed scan.
     """
     still, other = halved(fixed), halved(moving)
     if isinstance(method, SlicReg):
-        found = [
-            _predicted(method, scan, device, part_of(progress, 0.2 * n, 0.2 * (n + 1)))
-            for n, scan in enumerate((still, other))
-        ]
-        return match(*found, device=device, progress=part_of(progress, 0.4, 1.0))
+        known = _predicted(method, still, device, part_of(progress, 0.0, 0.2))
+        inner = part_of(progress, 0.2, 1.0)
+        return _matched(method, known, other, MatchSettings(), passes, device, inner)
     inner, outer = _from_regression(method, still, device), _to_regression(method, other, device)
     return outer.compose(inner)
 
@@ -53,6 +63,7 @@ def to_template(
     scan: Prepared,
     *,
     settings: MatchSettings | None = None,
+    passes: int = PASSES,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> DisplacementField:
@@ -62,6 +73,8 @@ def to_template(
         method: a trained model.
         scan: on its common grid, see `prepared`.
         settings: of the matching; not used by the regression.
+        passes: how often the network sees the scan: each time but the first as the last match has warped it.
+            Published: 1.
         device: torch device.
         progress: told of stage and loss.
 
@@ -71,9 +84,34 @@ def to_template(
     other = halved(scan)
     if not isinstance(method, SlicReg):
         return _to_regression(method, other, device)
-    found = _predicted(method, other, device, part_of(progress, 0.0, 0.3))
-    inner = part_of(progress, 0.3, 1.0)
-    return match(method.supervoxels, found, settings=settings, device=device, progress=inner)
+    settings = settings or MatchSettings()
+    return _matched(method, method.supervoxels, other, settings, passes, device, progress)
+
+
+def _matched(
+    method: SlicReg,
+    known: Supervoxels,
+    scan: Prepared,
+    settings: MatchSettings,
+    passes: int,
+    device: str,
+    progress: Progress,
+) -> DisplacementField:
+    """The field from a scan whose supervoxels are known to another one, both on the network's grids."""
+    field, seen = None, scan
+    for n in range(passes):
+        inner = part_of(progress, n / passes, (n + 1) / passes)
+        told = _predicted(method, seen, device, part_of(inner, 0.0, 0.3))
+        step = match(known, told, settings=settings, device=device, progress=part_of(inner, 0.3, 1.0))
+        field = step if field is None else field.compose(step)
+        if n + 1 < passes:
+            seen = _seen_through(scan, field, known.geometry)
+    return field
+
+
+def _seen_through(scan: Prepared, field: DisplacementField, onto: Geometry) -> Prepared:
+    """A scan warped onto another grid."""
+    return Prepared(warp(scan.image, field, onto), np.ones(onto.shape, bool), scan.source, scan.modality)
 
 
 def registered(

@@ -6,12 +6,14 @@ nothing is resampled, and the map between two subjects is P_moving⁻¹ ∘ P_fi
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial.transform import Rotation
 
 from RegCore.geometry import Geometry, InputError
+from RegCore.io import save
 from RegCore.transforms import AffineTransform, DisplacementField
 from RegCore.volume import Volume
 
@@ -50,6 +52,9 @@ ORGANS = {
 ROTATION, SCALE, SHIFT = 0.10, 0.12, 0.16  # largest, rad, share, half extents
 ROUGHNESS, SMOOTH = 0.08, 0.25  # deformation: its RMS and the width of its Gaussian kernel, half extents
 STEP, REACH = 8.0, 1.5  # lattice of the deformation: its spacing in mm and its half width in half extents
+DATASET = "slicreg_torsos"
+TRAINED, TESTED = 16, 7  # patients of the data set besides the template
+FIRST_TESTED = 101  # seed of the first patient who is not learnt from
 LEAST = 0.15  # no subject's map shrinks a volume to less than this share: it can't fold
 
 
@@ -105,6 +110,38 @@ def true_transform(fixed: Torso, moving: Torso, onto: Geometry | None = None) ->
     """
     onto = onto or fixed.image.geometry
     return moving.anatomy.inverse().compose(fixed.anatomy, onto)
+
+
+def write_torsos(
+    folder=".", *, trained: int = TRAINED, tested: int = TESTED, shape: tuple[int, int, int] = (96, 96, 96)
+) -> list[Path]:
+    """Write the data set of SLIC-Reg's example to ``folder/demos/slicreg_torsos/dataset``; return the files.
+
+    ``template.nii.gz`` and its ``template_seg.nii.gz``; ``train`` has scans alone; ``test`` has ``images``,
+    ``labels`` of the structures `LABELS`, and ``truth``, the exact map from the template to each scan.
+    Raises InputError where the folder can't be written to.
+    """
+    folder = Path(folder) / "demos" / DATASET / "dataset"
+    seeds = [0, *range(1, trained + 1), *range(FIRST_TESTED, FIRST_TESTED + tested)]
+    written, template = [], make_torso(0, shape)
+    try:
+        for part in ("train", "test/images", "test/labels", "test/truth"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: the data can't be written ({error.strerror or error})") from error
+    for seed in seeds:
+        torso, name = make_torso(seed, shape), f"torso{seed:03}"
+        if seed == 0:
+            parts = {"template.nii.gz": torso.image, "template_seg.nii.gz": torso.labels}
+        elif seed < FIRST_TESTED:
+            parts = {f"train/{name}.nii.gz": torso.image}
+        else:
+            parts = {f"test/images/{name}.nii.gz": torso.image, f"test/labels/{name}.nii.gz": torso.labels}
+            parts[f"test/truth/{name}.h5"] = true_transform(template, torso)
+        for path, thing in parts.items():
+            save(thing, folder / path)
+            written.append(folder / path)
+    return written
 
 
 def _grid(shape) -> Geometry:

@@ -53,11 +53,11 @@ def segmentation(work, n: int) -> str:
     return str(path)
 
 
-def test_prepared_scans_are_those_named_without_the_template(work):
+def test_prepared_scans_are_those_named_and_the_template(work):
     found = {
         part: [p.stem for p in sorted((work / "prepared" / part).glob("*"))] for part in ("train", "valid")
     }
-    assert found == {"train": ["scan1", "scan2"], "valid": ["scan3"]}
+    assert found == {"train": ["scan0", "scan1", "scan2"], "valid": ["scan3"]}
 
 
 def test_a_training_leaves_what_every_training_leaves(work):

@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from RegCore.geometry import InputError
 from RegCore.io import save
 from RegCore.progress import Cancelled
 from RegCore.slicreg.folder import Teacher, prepare_folder, read_scan, read_template, scan_files, stem
+from RegCore.slicreg.picture import GAP, LEFT, TOP, colours
 from Testing.RegCore.slicreg import made_up
 
 
@@ -16,7 +18,7 @@ def test_a_scan_has_the_supervoxels_and_places_of_the_template(tmp_path, monkeyp
     paths = made_up.files(tmp_path, save)
     folder = made_up.prepare(monkeypatch, tmp_path / "prepared", paths)
     template = read_template(folder)
-    assert [path.stem for path in scan_files(folder / "train")] == ["scan1", "scan2"]
+    assert [path.stem for path in scan_files(folder / "train")] == ["scan0", "scan1", "scan2"]
     assert [path.stem for path in scan_files(folder / "valid")] == ["scan3"]
     scan = read_scan(folder / "train" / "scan2.npz")
     assert scan.image.shape == (16, 16, 16) == template.image.geometry.shape
@@ -24,6 +26,32 @@ def test_a_scan_has_the_supervoxels_and_places_of_the_template(tmp_path, monkeyp
     # every second voxel, in half extents of the grid from its middle
     expected = (2 * np.indices((8, 8, 8)) + 0.5) / 8 - 1
     np.testing.assert_allclose(scan.places, expected, atol=2e-3)
+    own = read_scan(folder / "train" / "scan0.npz")  # the template itself
+    assert np.array_equal(own.supervoxels, template.supervoxels.labels)
+    assert np.array_equal(own.image, template.image.array)
+    np.testing.assert_allclose(own.places, expected, atol=2e-3)
+
+
+def test_the_picture_shows_the_template_and_scans_in_the_colours_of_their_supervoxels(tmp_path, monkeypatch):
+    folder = made_up.prepare(monkeypatch, tmp_path / "prepared", made_up.files(tmp_path, save))
+    with Image.open(folder / "supervoxels.png") as file:
+        picture = np.asarray(file.convert("RGB")).astype(int)
+    columns, rows = 3, made_up.LAYERS + 1
+    width, height = (picture.shape[1] - LEFT) // columns, (picture.shape[0] - TOP) // rows
+    panels = [
+        [picture[TOP + r * height :, LEFT + c * width :][: height - GAP, : width - GAP] for r in range(rows)]
+        for c in range(columns)
+    ]
+    for image, *layers in panels:
+        assert np.ptp(image, axis=-1).max() < 3  # grey
+        assert all(len(np.unique(layer.reshape(-1, 3) // 16, axis=0)) > 8 for layer in layers)
+        assert np.ptp(layers[0], axis=-1).max() > 60
+    # all bodies are alike, so their colours are too
+    assert np.abs(panels[0][1] - panels[2][1]).mean() < 3
+
+
+def test_colours_of_supervoxels_differ():
+    assert len(np.unique(colours(127), axis=0)) == 128
 
 
 def test_an_interrupted_preparation_says_so_and_goes_on(tmp_path, monkeypatch):
@@ -38,11 +66,11 @@ def test_an_interrupted_preparation_says_so_and_goes_on(tmp_path, monkeypatch):
     with pytest.raises(Cancelled):
         made_up.prepare(monkeypatch, folder, paths, teacher=Teacher("centres", stopped))
     assert not list(folder.rglob("*.part"))
-    with pytest.raises(InputError, match="interrupted, 1 of 2 scans of train are there"):
+    with pytest.raises(InputError, match="interrupted, 2 of 3 scans of train are there"):
         scan_files(folder / "train")
     before = (folder / "train" / "scan1.npz").stat().st_mtime_ns
     made_up.prepare(monkeypatch, folder, paths)
-    assert len(scan_files(folder / "train")) == 2
+    assert len(scan_files(folder / "train")) == 3
     assert (folder / "train" / "scan1.npz").stat().st_mtime_ns == before
 
 

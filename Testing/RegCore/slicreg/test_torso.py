@@ -8,9 +8,10 @@ from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
 from RegCore.geometry import Geometry, InputError
+from RegCore.io import load
 from RegCore.metrics import dice, folding
 from RegCore.resampler import warp
-from RegCore.slicreg.torso import HALF, LABELS, NOISE, ROUGHNESS, make_torso, true_transform
+from RegCore.slicreg.torso import HALF, LABELS, NOISE, ROUGHNESS, make_torso, true_transform, write_torsos
 from RegCore.transforms import AffineTransform
 
 SMALL = (40, 40, 40)
@@ -120,3 +121,23 @@ def test_mr_shows_the_same_anatomy_in_other_intensities():
     assert np.corrcoef(scan.image.array.ravel(), torso(101).image.array.ravel())[0, 1] < 0.9
     with pytest.raises(InputError, match="as ct or mr, not as 'us'"):
         make_torso(1, SMALL, modality="us")
+
+
+def test_the_data_set_of_the_example_has_images_labels_and_the_true_maps(tmp_path):
+    shape = (24, 20, 22)
+    files = write_torsos(tmp_path, trained=2, tested=1, shape=shape)
+    folder = tmp_path / "demos" / "slicreg_torsos" / "dataset"
+    assert sorted(str(path.relative_to(folder)) for path in files) == [
+        *("template.nii.gz", "template_seg.nii.gz", "test/images/torso101.nii.gz"),
+        *("test/labels/torso101.nii.gz", "test/truth/torso101.h5"),
+        *("train/torso001.nii.gz", "train/torso002.nii.gz"),
+    ]
+    template, scan = make_torso(0, shape), make_torso(101, shape)
+    np.testing.assert_allclose(load(folder / "template.nii.gz").array, template.image.array, atol=1e-3)
+    assert np.array_equal(load(folder / "test/labels/torso101.nii.gz", "labels").array, scan.labels.array)
+    points = template.image.geometry.centre + np.random.default_rng(0).uniform(-90, 90, (50, 3))
+    expected = true_transform(template, scan).map(points)
+    np.testing.assert_allclose(load(folder / "test/truth/torso101.h5").map(points), expected, atol=1e-2)
+    (tmp_path / "full").touch()
+    with pytest.raises(InputError, match="the data can't be written"):
+        write_torsos(tmp_path / "full")

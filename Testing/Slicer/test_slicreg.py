@@ -1,0 +1,78 @@
+"""SLIC-Reg in Slicer: trained in the Train panel from its YAML file, then a method of the Register panel."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import RegCore
+from RegCore.cli import main
+from Testing.RegCore.slicreg import made_up
+from Testing.Slicer import scenes
+
+MODULE = Path(__file__).resolve().parents[2] / "DeepRegSlicer" / "DeepRegSlicer.py"
+SHIFT = np.array([7.0, -5.0, 3.0])  # mm from one scan to the next
+
+
+@pytest.fixture
+def configuration(tmp_path, monkeypatch):
+    """The YAML file that `regcore slicreg train --write` leaves for a prepared folder."""
+    (tmp_path / "scans").mkdir()
+    made_up.prepare(monkeypatch, tmp_path / "prepared", made_up.files(tmp_path / "scans", RegCore.save))
+    path = tmp_path / "slicreg.yaml"
+    command = [
+        "slicreg",
+        "train",
+        str(tmp_path / "prepared"),
+        "--small",
+        "--steps",
+        "60",
+        "--batch-size",
+        "2",
+    ]
+    assert main([*command, "--seed", "0", "--write", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def module(host, library, monkeypatch, tmp_path):
+    """The open module with RegCore itself in the child processes."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    process = library("process")
+    monkeypatch.setattr(process, "worker_command", lambda: [sys.executable, "-m", "RegCore", "worker"])
+    monkeypatch.setattr(process, "_shared", None)
+    yield host.load_module(MODULE)
+    process.stop_shared_worker()
+
+
+def volume(n: int):
+    """The node of a scan."""
+    made = made_up.ball(n * SHIFT, n)
+    return scenes.volume(f"Scan{n}", matrix=made.geometry.affine, array=made.array)
+
+
+def test_it_trains_from_its_yaml_file_and_registers_any_two_scans(module, host, configuration, tmp_path):
+    ui, train = module.widget.trainPanel.ui, module.widget.trainPanel
+    module.ui.tabs.currentIndex = 1
+    ui.resultsPath.currentPath = str(tmp_path / "results")
+    ui.settingsSelector.currentIndex = ui.settingsSelector.findData("yaml")
+    ui.yamlPath.currentPath = str(configuration)
+    ui.trainButton.click()
+    assert host.spin(120, until=lambda: train.run is None)
+    assert ui.trainStatusLabel.text.startswith("Finished. Epoch "), ui.trainStatusLabel.text
+    assert host.scene.GetFirstNodeByClass("vtkMRMLTableNode").GetNumberOfRows() > 1
+    ui.useModelButton.click()
+    register, panel = module.ui, module.widget.panel
+    assert register.tabs.currentIndex == 0 and register.modelPath.currentPath.endswith("best.pt")
+    for fixed, moving in ((0, 2), (3, 1)):  # from the template, and between two scans
+        register.fixedVolumeSelector.setCurrentNode(volume(fixed))
+        register.movingVolumeSelector.setCurrentNode(volume(moving))
+        register.registerButton.click()
+        assert host.spin(60, until=lambda: panel.run is None)
+        assert register.statusLabel.text.startswith("Done in"), register.statusLabel.text
+        node = panel.parameters.outputTransform
+        assert node.GetClassName() == "vtkMRMLGridTransformNode"
+        points = fixed * SHIFT + 30 * np.eye(3)
+        error = scenes.mapped_by(node, points) - points - (moving - fixed) * SHIFT
+        assert np.linalg.norm(error, axis=1).max() < 2 * made_up.SPACING
