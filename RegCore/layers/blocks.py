@@ -5,6 +5,7 @@ guess. Tensors are ``(B, C, I, J, K)``. Residual blocks: He et al., CVPR 2016.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import nn
@@ -139,7 +140,7 @@ class AdditiveUpSampling(nn.Module):
         self.filters = filters
 
     def forward(self, x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
-        summed = x.unflatten(1, (-1, self.filters)).sum(1)
+        summed = reduce(torch.add, x.split(self.filters, 1))  # stays channels-last, unlike by `sum`
         return resize3d(summed, shape, align_corners=False) + self.deconv3d(x, shape)
 
 
