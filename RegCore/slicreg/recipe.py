@@ -11,7 +11,7 @@ LEARNING = {
     "norm": "batch",
     "background": 0.1,
 }  # body voxels are learnt several times as fast as with neither
-SEEN = {"name": "affine-together", "spread": 0.07, "bending": 0.07, "contrast": 0.1}
+SEEN = {"name": "affine-together", "spread": 0.07, "bending": 0.08, "contrast": 0.1}
 """Random changes of the scans. Published: spread alone; bodies that are bent as well teach much more."""
 SMALL = {"width": 0.5, "context": 64, "hidden": 16}
 NETWORKS = {

@@ -5,7 +5,7 @@ import numpy as np
 from RegCore.slicreg.alignment import refined
 from RegCore.slicreg.evaluation import Labelled, Way
 from RegCore.slicreg.methods import Method
-from RegCore.slicreg.registering import prepared, to_template
+from RegCore.slicreg.registering import PASSES, prepared, to_template
 from RegCore.transforms import AffineTransform, DisplacementField
 
 
@@ -19,11 +19,11 @@ def at_the_start(method: Method) -> Way:
     return way
 
 
-def by(method: Method, device: str = "cpu") -> Way:
-    """A trained model alone, the template's supervoxels known."""
+def by(method: Method, device: str = "cpu", passes: int = PASSES) -> Way:
+    """A trained model alone, the template's supervoxels known; passes as in `to_template`."""
 
     def way(template: Labelled, scan: Labelled) -> DisplacementField:
-        return to_template(method, prepared(method, scan.image, scan.name), device=device)
+        return to_template(method, prepared(method, scan.image, scan.name), passes=passes, device=device)
 
     return way
 
