@@ -141,8 +141,8 @@ def _configuration(index: Path, config) -> tuple[str, dict]:
     if config is None:
         config = index.parent.parent / "config.yaml"
         if not config.is_file():
-            hint = "give the configuration of the training with --config"
-            raise InputError(f"{config}: there is no such file; {hint}")
+            hint = "put it there, or make a model file with regcore import-checkpoint --config"
+            raise InputError(f"{index}: the configuration of its training, {config}, is missing; {hint}")
     values, places = read_files([config] if isinstance(config, str | Path) else config, None)
     return places.default, upgraded(values).values
 
