@@ -24,7 +24,8 @@ LONGEST_PATH = 1000  # letters
 def load_trained(path, config=None, device="cpu") -> TrainedModel:
     """The model of a model file or of a checkpoint of DeepReg, its network on the device and set to predict.
 
-    path: file, or prefix ``save/ckpt-N``; one of the checkpoint's files will do, too. config: for a checkpoint, see `import_checkpoint`.
+    path: file, or prefix ``save/ckpt-N``; one of the checkpoint's files will do, too.
+    config: for a checkpoint, see `import_checkpoint`.
     Raises InputError.
     """
     prefix = not Path(path).is_file() or index_path(path).stem != Path(path).name
