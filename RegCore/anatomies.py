@@ -98,10 +98,10 @@ HEAD = Part(
     {
         "ct": {"air": -1000, "fat": -90, "bone": 900, "csf": 8, "grey": 40, "white": 28, "falx": 60}
         | {"tumour": 75, "muscle": 55},
-        "mr": {"air": 0, "fat": 240, "bone": 80, "csf": 110, "grey": 400, "white": 460, "falx": 330}
-        | {"tumour": 860, "muscle": 300},
-        "us": {"air": 4, "fat": 60, "bone": 20, "csf": 18, "grey": 112, "white": 98, "falx": 145}
-        | {"tumour": 205, "muscle": 50},
+        "mr": {"air": 0, "fat": 240, "bone": 80, "csf": 60, "grey": 400, "white": 440, "falx": 480}
+        | {"tumour": 900, "muscle": 300},
+        "us": {"air": 4, "fat": 65, "bone": 22, "csf": 10, "grey": 118, "white": 130, "falx": 150}
+        | {"tumour": 215, "muscle": 50},
     },
     {"ct": 6.0, "mr": 45.0, "us": 14.0},
     (

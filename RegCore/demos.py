@@ -95,9 +95,9 @@ DEMOS = {
             Scan("mr", (46, 46, 42), labels=(*GLAND, 2, 3, 4), **PELVIS),
             Scan("us", (36, 48, 34), labels=(*GLAND, 2, 3, 4), **PELVIS),
         ),
-        {f"part{number:02}": 3 for number in range(11)},
+        {f"part{number:02}": 4 for number in range(11)},
         variation_mm=2.5,
-        motion_mm=4.5,
+        motion_mm=6.0,
     ),
     "unpaired_ct_abdomen": Recipe(
         "unpaired",

@@ -63,11 +63,17 @@ def folds(config: Path) -> list[Path]:
 
 
 class Still(torch.nn.Module):
-    """A network that moves nothing, to measure what there was before."""
+    """A network that leaves all in its place in space, to measure what there was before.
+
+    The grids of both images span the same box, so that voxel i of n of the one is where voxel
+    (i + 1/2) m / n - 1/2 of m of the other is: no displacement, where both are of one size.
+    """
 
     def forward(self, fixed_image, moving_image, moving_label=None) -> Prediction:
-        ddf = fixed_image.new_zeros(len(fixed_image), 3, *fixed_image.shape[2:])
-        return Prediction(ddf, None, None, None)
+        sizes = fixed_image.shape[2:], moving_image.shape[2:]
+        axes = [(torch.arange(n) + 0.5) * m / n - 0.5 - torch.arange(n) for n, m in zip(*sizes, strict=True)]
+        ddf = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+        return Prediction(ddf.to(fixed_image).expand(len(fixed_image), *ddf.shape), None, None, None)
 
 
 def with_labels(files: list[Path]) -> Config:
