@@ -1,9 +1,9 @@
-"""Measures one step of training beside DeepReg and MONAI, in one run: `make bench`.
+"""Measures one step of training beside DeepReg, MONAI and voxelmorph, in one run.
 
-Each measure is a process of its own with two threads: lncc (9 voxels) and bending energy, Adam, batch of 1,
-random images; the least processor seconds of several steps, and the greatest memory of the process. MONAI is
-measured where --peers names a Python that has it, DeepReg where --deepreg names one; DeepReg's recorded
-figures come from another machine and stand beside for comparison only.
+Each measure is a process of its own with two threads: lncc (9 voxels) and bending energy, each program's own
+Adam, batch of 1, random images; the least processor seconds of several steps, and the greatest memory of the
+process. MONAI and voxelmorph are measured where --peers names a Python that has them, DeepReg where --deepreg
+names one; DeepReg's recorded figures come from another machine and stand beside for comparison only.
 """
 
 import argparse
@@ -30,26 +30,11 @@ CHANNELS = 16
 WAYS = ("float32", "bfloat16", "float32, checkpointed", "bfloat16, checkpointed")
 
 
-def network(program: str, kind: str, size: int, way: str):
-    """A network of a program that answers (1, 2, n, n, n) with a field, and its loss function."""
-    if program == "MONAI":
-        from monai.losses import BendingEnergyLoss, LocalNormalizedCrossCorrelationLoss
-        from monai.networks.blocks import Warp
-        from monai.networks.nets import LocalNet, RegUNet
-
-        options = {"spatial_dims": 3, "in_channels": 2, "num_channel_initial": CHANNELS}
-        if kind == "local":
-            net = LocalNet(out_channels=3, extract_levels=(0, 1, 2, 3), **options)
-        else:
-            net = RegUNet(out_channels=3, depth=3, **options)
-        warp, similarity, bending = (
-            Warp(),
-            LocalNormalizedCrossCorrelationLoss(kernel_size=9),
-            BendingEnergyLoss(),
-        )
-        return net, lambda x, ddf: similarity(warp(x[:, :1], ddf), x[:, 1:]) + bending(ddf)
+def ours(kind: str, way: str):
+    """Network, loss of images and field, and optimiser, as `regcore train` has them."""
     from RegCore.losses import bending, lncc
     from RegCore.networks import NETWORKS
+    from RegCore.optimisers import make_optimiser
     from RegCore.resampler import warp_image_ddf
 
     options = {"extract_levels": [0, 1, 2, 3]} if kind == "local" else {"depth": 3}
@@ -61,7 +46,48 @@ def network(program: str, kind: str, size: int, way: str):
         fixed, moving = x[:, 1:].contiguous(), x[:, :1].contiguous()
         return (lncc(fixed, warp_image_ddf(moving, ddf)) + bending(ddf)).sum()
 
-    return net, loss
+    return net, loss, make_optimiser({"name": "Adam", "learning_rate": 1e-4}, net.parameters())
+
+
+def monai(kind: str, way: str):
+    """The same of MONAI."""
+    from monai.losses import BendingEnergyLoss, LocalNormalizedCrossCorrelationLoss
+    from monai.networks.blocks import Warp
+    from monai.networks.nets import LocalNet, RegUNet
+    from torch.optim import Adam
+
+    options = {"spatial_dims": 3, "in_channels": 2, "num_channel_initial": CHANNELS, "out_channels": 3}
+    net = LocalNet(extract_levels=(0, 1, 2, 3), **options) if kind == "local" else RegUNet(depth=3, **options)
+    warp, similarity, bending = (
+        Warp(),
+        LocalNormalizedCrossCorrelationLoss(kernel_size=9),
+        BendingEnergyLoss(),
+    )
+
+    def loss(x, ddf):
+        return similarity(warp(x[:, :1], ddf), x[:, 1:]) + bending(ddf)
+
+    return net, loss, Adam(net.parameters(), 1e-4)
+
+
+def voxelmorph(kind: str, way: str):
+    """Voxelmorph's own U-Net, as wide on each level, with its own losses: it has no bending energy."""
+    from neurite.nn.modules import NCC, SpatialGradient
+    from torch.optim import Adam
+    from voxelmorph.nn.models import VxmPairwise
+
+    features = [CHANNELS * 2**level for level in range(4)]
+    pairwise = VxmPairwise(3, 1, 1, nb_features=features, integration_steps=0)
+    similarity, smoothness = NCC(9), SpatialGradient()
+
+    def loss(x, ddf):
+        warped = pairwise.spatial_transformer(x[:, :1], ddf)
+        return smoothness(ddf) - similarity(warped, x[:, 1:]).mean()
+
+    return lambda x: pairwise(x[:, :1], x[:, 1:]), loss, Adam(pairwise.parameters(), 1e-4)
+
+
+PROGRAMS = {"DeepRegSlicer": ours, "MONAI": monai, "voxelmorph": voxelmorph}
 
 
 def measure(program: str, kind: str, size: int, way: str) -> dict:
@@ -70,8 +96,7 @@ def measure(program: str, kind: str, size: int, way: str) -> dict:
 
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
-    net, loss = network(program, kind, size, way)
-    optimiser = torch.optim.Adam(net.parameters(), 1e-4)
+    net, loss, optimiser = PROGRAMS[program](kind, way)
     x = torch.rand(1, 2, size, size, size)
     best = float("inf")
     for _ in range(STEPS):
@@ -122,7 +147,8 @@ print(json.dumps(dict(seconds=best, mib=resource.getrusage(resource.RUSAGE_SELF)
 
 def in_process(command: list[str]) -> dict | None:
     """The figures that a process prints last; None where it lacks a package."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
+    threads = {"OMP_NUM_THREADS": str(THREADS), "OMP_WAIT_POLICY": "passive"}  # one that spins counts as work
+    environment = {**os.environ, **threads}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if "ModuleNotFoundError" in done.stderr or "ImportError" in done.stderr:
         return None
@@ -137,6 +163,7 @@ def all_measures(sizes: list[int], deepreg: str | None, peers: str) -> list[tupl
     for size in sizes:
         for kind in ("unet", "local"):
             asked = [("DeepRegSlicer", way) for way in WAYS] + [("MONAI", "float32")]
+            asked += [("voxelmorph", "float32")] if kind == "unet" else []
             for program, way in asked:
                 print(f"{program} {kind} {size} {way} ...", file=sys.stderr, flush=True)
                 python = sys.executable if program == "DeepRegSlicer" else peers
@@ -182,7 +209,9 @@ def main() -> None:
         "--one", nargs=4, metavar=("PROGRAM", "KIND", "SIZE", "WAY"), help="measure this here"
     )
     parser.add_argument("--deepreg", metavar="PYTHON", help="Python with tensorflow and deepreg")
-    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="Python with monai")
+    parser.add_argument(
+        "--peers", default=sys.executable, metavar="PYTHON", help="Python with monai, voxelmorph"
+    )
     parser.add_argument("--sizes", nargs="+", type=int, default=[64], help="voxels along each axis")
     parser.add_argument("--write", action="store_true", help="put the table into Docs/benchmarks.md")
     arguments = parser.parse_args()
