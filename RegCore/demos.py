@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 class Recipe:
     """How the data of a demo are made.
 
-    kind, scans, visits, variation_mm, motion_mm: as in `make_cases`; of paired data the scans are the moving
-        and the fixed one.
+    kind, scans, visits, variation_mm, motion_mm, shift_mm: as in `make_cases`; of paired data the scans are
+        the moving and the fixed one.
     file_format: "nifti" or "h5".
     parts: for each folder below ``dataset`` how many patients it has.
     """
@@ -37,6 +37,7 @@ class Recipe:
     parts: dict[str, int]
     variation_mm: float
     motion_mm: float = 0.0
+    shift_mm: float = 0.0
     visits: int = 1
 
 
@@ -97,7 +98,8 @@ DEMOS = {
         ),
         {f"part{number:02}": 4 for number in range(11)},
         variation_mm=2.5,
-        motion_mm=6.0,
+        motion_mm=4.5,
+        shift_mm=5.0,
     ),
     "unpaired_ct_abdomen": Recipe(
         "unpaired",
@@ -199,6 +201,7 @@ def _write_parts(recipe: Recipe, folder: Path, patients: int | None) -> list[Pat
             visits=recipe.visits,
             variation_mm=recipe.variation_mm,
             motion_mm=recipe.motion_mm,
+            shift_mm=recipe.shift_mm,
         )
         written += write_dataset(folder / part, cases, recipe.file_format)
         first += count

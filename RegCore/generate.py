@@ -165,6 +165,7 @@ def make_cases(
     visits: int = 3,
     variation_mm: float = 8.0,
     motion_mm: float = 5.0,
+    shift_mm: float = 0.0,
     seed: int = 0,
 ) -> list[Case]:
     """The cases of one split (or fold) of a data set, made up.
@@ -177,6 +178,8 @@ def make_cases(
     visits: images in a group.
     variation_mm: mean displacement of the organs of a patient against the common anatomy.
     motion_mm: the same between two scans of one patient.
+    shift_mm: of paired data; standard deviation, along each axis, of how much further the patient lies in the
+        fixed image: two scanners never see quite the same place.
     seed: another one makes other patients.
     Raises InputError for an unknown kind.
     """
@@ -184,7 +187,7 @@ def make_cases(
         raise InputError(f"data sets are {', '.join(KINDS)}, not {kind!r}")
     patients = [Patient(seed, number, variation_mm) for number in range(first, first + count)]
     scans = (scan,) if isinstance(scan, Scan) else tuple(scan)
-    return list(_cases(kind, scans, fixed or scans[0], patients, visits, motion_mm))
+    return list(_cases(kind, scans, fixed or scans[0], patients, visits, motion_mm, shift_mm))
 
 
 def write_dataset(folder, cases: Sequence[Case], file_format: str = "nifti") -> list[Path]:
@@ -202,13 +205,13 @@ def write_dataset(folder, cases: Sequence[Case], file_format: str = "nifti") -> 
 
 
 def _cases(
-    kind: str, scans: tuple[Scan, ...], fixed: Scan, patients: list[Patient], visits: int, motion_mm: float
+    kind: str, scans: tuple[Scan, ...], fixed: Scan, patients: list[Patient], visits, motion_mm, shift_mm
 ) -> Iterator[Case]:
     """The cases of a data set, made one after another."""
     for group, patient in enumerate(patients, start=1):
         number = patient.seed[1]
         if kind == "paired":
-            pair = *patient.scan(scans[0]), *patient.scan(fixed, 1, motion_mm)
+            pair = *patient.scan(scans[0]), *patient.scan(fixed, 1, motion_mm, _lying(patient, shift_mm))
             names = ("moving_images", "moving_labels", "fixed_images", "fixed_labels")
             yield _case(number, names, pair)
         elif kind == "unpaired":
@@ -218,6 +221,15 @@ def _cases(
                 pair = patient.scan(scans[visit % len(scans)], visit, motion_mm if visit else 0.0)
                 name, key = number * visits + visit, f"group-{group}-{visit + 1}"
                 yield _case(name, ("images", "labels"), pair, f"group{group}", key)
+
+
+def _lying(patient: Patient, shift_mm: float) -> AffineTransform | None:
+    """How a patient lies in a fixed image."""
+    if not shift_mm:
+        return None
+    matrix = np.eye(4)
+    matrix[:3, 3] = np.random.default_rng([*patient.seed, 4]).normal(0.0, shift_mm, 3)
+    return AffineTransform(matrix)
 
 
 def _case(number: int, names, volumes, group: str = "", key: str = "") -> Case:

@@ -231,3 +231,15 @@ def test_the_examples_say_what_those_of_deepreg_say():
         ours[name]["train"] = ours[name].get("train") or {}
         ours[name]["train"].get("preprocess", {}).setdefault("num_parallel_calls", -1)
         assert ours[name] == text, name
+
+
+def test_a_patient_of_a_pair_lies_elsewhere_in_the_fixed_image():
+    still, moved = (
+        make_cases("paired", Scan(), Scan(), count=3, motion_mm=0.0, shift_mm=shift) for shift in (0.0, 6.0)
+    )
+    for one, other in zip(still, moved, strict=True):
+        assert np.array_equal(one.volumes["moving_labels"].array, other.volumes["moving_labels"].array)
+        assert np.array_equal(one.volumes["fixed_labels"].array, one.volumes["moving_labels"].array)
+        places = [np.argwhere(case.volumes["fixed_labels"].array[..., 0]).mean(0) for case in (one, other)]
+        distance = np.linalg.norm((places[1] - places[0]) * Scan().geometry.spacing)
+        assert 2 < distance < 25
