@@ -74,11 +74,13 @@ MODELS = {
         gain=0.05,
     ),
     "velocity": Model(
-        "U-Net, velocity, images and labels",
+        "U-Net, velocity, images alone (lncc)",
         "dvf",
         {"name": "unet", "num_channel_initial": 4, "depth": 3},
-        {"image": LNCC, "label": OVERLAP, "regularization": SMOOTH},
+        {"image": LNCC, "regularization": SMOOTH},
         gain=0.05,
+        labeled=False,
+        epochs=24,
     ),
     "affine": Model(
         "GlobalNet, affine, images and labels",
