@@ -178,8 +178,8 @@ def make_cases(
     visits: images in a group.
     variation_mm: mean displacement of the organs of a patient against the common anatomy.
     motion_mm: the same between two scans of one patient.
-    shift_mm: of paired data; standard deviation, along each axis, of how much further the patient lies in the
-        fixed image: two scanners never see quite the same place.
+    shift_mm: of paired and unpaired data; standard deviation, along each axis, of how much further a patient
+        lies in the fixed image, or in his only one: two scanners never see quite the same place.
     seed: another one makes other patients.
     Raises InputError for an unknown kind.
     """
@@ -215,7 +215,8 @@ def _cases(
             names = ("moving_images", "moving_labels", "fixed_images", "fixed_labels")
             yield _case(number, names, pair)
         elif kind == "unpaired":
-            yield _case(number, ("images", "labels"), patient.scan(scans[0]))
+            scanned = patient.scan(scans[0], lying=_lying(patient, shift_mm))
+            yield _case(number, ("images", "labels"), scanned)
         else:
             for visit in range(visits):
                 pair = patient.scan(scans[visit % len(scans)], visit, motion_mm if visit else 0.0)
@@ -224,7 +225,7 @@ def _cases(
 
 
 def _lying(patient: Patient, shift_mm: float) -> AffineTransform | None:
-    """How a patient lies in a fixed image."""
+    """How a patient lies, if otherwise than usual."""
     if not shift_mm:
         return None
     matrix = np.eye(4)
