@@ -20,7 +20,7 @@ help:
 	@echo "make demos        train every demo of Docs/demos for a minute or two (or DEMO=name), write its figures"
 	@echo "make test         run every test, headless"
 	@echo "make lint         check the style with ruff"
-	@echo "make bench        measure every real case and write Docs/benchmarks.md"
+	@echo "make bench        measure models that learn, SLIC-Reg and every real case; write their tables into Docs"
 	@echo "make soak         kill a training at random moments, resume it, compare the weights"
 	@echo "make screenshots  picture the Slicer panel and slice views into Docs/screenshots/"
 	@echo "make clean        remove .venv and everything that was made here"
@@ -39,6 +39,7 @@ lint: $(TESTING)
 
 bench: $(TESTING)
 	$(PY) Testing/benchmarks/learning.py --write
+	$(PY) Testing/benchmarks/slicreg.py
 	$(PY) Testing/benchmarks/cases.py
 
 soak: $(TESTING)
