@@ -1,13 +1,14 @@
 """Between the cells of the network's output and the voxels of the scan: what is learnt, and what is read."""
 
 import torch
-import torch.nn.functional as F
 
 from RegCore.geometry import Geometry
 from RegCore.progress import Progress, silent
 from RegCore.slicreg.network import STRIDE, SlicNet
 from RegCore.slicreg.preparation import Prepared, network_units
 from RegCore.slicreg.supervoxels import Supervoxels
+
+PLANES = 4  # read at a time
 
 
 def targets(labels: torch.Tensor, *, literal: bool = False) -> torch.Tensor:
@@ -41,23 +42,40 @@ def supervoxels_of(
     dtype = torch.uint8 if count < 256 else torch.int32
     found = []
     for layer in range(scores.shape[1]):
-        found.append(_spread(scores[:, layer].float(), geometry.shape, literal).argmax(1).to(dtype))
+        found.append(_most_likely(scores[0, layer].float(), geometry.shape, literal).to(dtype))
         progress((layer + 1) / scores.shape[1], "reading supervoxels", {"layer": layer + 1})
-    array = torch.cat(found).cpu().numpy()
+    array = torch.stack(found).cpu().numpy()
     return Supervoxels(array if count < 256 else array.astype("uint16"), geometry, count)
 
 
-def _spread(cells: torch.Tensor, shape, literal: bool) -> torch.Tensor:
-    """Cells ``(1, C, i, j, k)`` read at every voxel; beyond the last cell its value holds."""
-    if literal:
-        values = F.interpolate(cells, scale_factor=STRIDE, mode="trilinear", align_corners=False)
-    else:
-        between = [STRIDE * (n - 1) + 1 for n in cells.shape[2:]]
-        values = F.interpolate(cells, size=between, mode="trilinear", align_corners=True)
-    missing = [max(n - m, 0) for n, m in zip(shape, values.shape[2:], strict=True)]
-    if any(missing):
-        values = F.pad(values, (0, missing[2], 0, missing[1], 0, missing[0]), mode="replicate")
-    return values[..., : shape[0], : shape[1], : shape[2]]
+def _most_likely(cells: torch.Tensor, shape, literal: bool) -> torch.Tensor:
+    """The class ``(I, J, K)`` whose interpolated score is greatest, of cells ``(C, i, j, k)``.
+
+    A few planes at a time, classes last: the scores of all voxels would take far longer to write and to read
+    than to compute.
+    """
+    axes = [_between(n, m, literal, cells.device) for n, m in zip(shape, cells.shape[1:], strict=True)]
+    cells = cells.permute(1, 2, 3, 0).contiguous()
+    out = torch.empty(shape, dtype=torch.int64, device=cells.device)
+    for start in range(0, shape[0], PLANES):
+        values = _along(cells, 0, [part[start : start + PLANES] for part in axes[0]])
+        values = _along(_along(values, 1, axes[1]), 2, axes[2])
+        out[start : start + PLANES] = values.argmax(-1)
+    return out
+
+
+def _between(voxels: int, cells: int, literal: bool, device) -> tuple[torch.Tensor, ...]:
+    """The cells below and above each voxel of an axis, and the share of the upper one; the last holds on."""
+    at = (torch.arange(voxels, device=device) - 0.5 * literal).div(STRIDE).clamp(0, cells - 1)
+    low = at.long()
+    return low, (low + 1).clamp_max(cells - 1), at - low
+
+
+def _along(values: torch.Tensor, dim: int, axis) -> torch.Tensor:
+    """Linear interpolation along one axis, see `_between`."""
+    low, high, share = axis
+    share = share.view([-1 if n == dim else 1 for n in range(values.ndim)])
+    return torch.lerp(values.index_select(dim, low), values.index_select(dim, high), share)
 
 
 @torch.no_grad()
