@@ -74,9 +74,10 @@ class NiftiFiles(Source):
         for folder in folders:
             top = Path(folder) / name
             if not top.is_dir():
-                raise InputError(
-                    f"{top}: the folder is missing, which should hold the {name.replace('_', ' ')}"
-                )
+                other = top.with_name(f"{name}.h5").is_file()
+                hint = f", but {name}.h5 is there: is the format h5?" if other else ""
+                words = name.replace("_", " ")
+                raise InputError(f"{top}: the folder is missing, which should hold the {words}{hint}")
             before = len(found)
             for path in _files_below(top):
                 observation = (folder, *_observation(path.relative_to(top), grouped, path))
@@ -125,7 +126,10 @@ class H5Files(Source):
     def __init__(self, folders: list[str], name: str, grouped: bool = False, *, deepreg: bool = False):
         found: dict[Name, tuple[H5File, str]] = {}
         for folder in folders:
-            file = H5File(Path(folder) / f"{name}.h5")
+            path = Path(folder) / f"{name}.h5"
+            if not path.exists() and path.with_suffix("").is_dir():
+                raise InputError(f"{path}: there is no such file, but a folder {name}: is the format nifti?")
+            file = H5File(path)
             keys = file.keys()
             if not keys:
                 raise InputError(f"{file.path}: the file holds no volume")

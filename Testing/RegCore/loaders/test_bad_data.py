@@ -97,6 +97,20 @@ def emptied(*parts):
     return damage
 
 
+def in_place(old: str, new: str):
+    """A file or a folder that stands in place of the other kind."""
+
+    def damage(folder):
+        if (folder / old).is_dir():
+            shutil.rmtree(folder / old)
+            (folder / new).touch()
+        else:
+            (folder / old).unlink()
+            (folder / new).mkdir()
+
+    return damage
+
+
 NAN = data.image(0)
 NAN[1, 2, 3] = np.nan
 BOX = np.ones(data.SHAPE, np.uint8)
@@ -139,6 +153,10 @@ TABLE = {
     "empty folder": ("unpaired", "nifti", emptied("images"), AT_START, r"images: there is no file .nii.gz"),
     "missing folder": ("paired", "nifti", lambda f: shutil.rmtree(f / "fixed_labels"), AT_START,
                        r"fixed_labels: the folder is missing, which should hold the fixed labels"),
+    "h5 files as nifti": ("unpaired", "nifti", in_place("images", "images.h5"), AT_START,
+                          r"images: the folder is missing, .*but images.h5 is there: is the format h5\?"),
+    "folders as h5": ("unpaired", "h5", in_place("images.h5", "images"), AT_START,
+                      r"images.h5: there is no such file, but a folder images: is the format nifti\?"),
     "groups without folders": ("grouped", "nifti", replace("images", "obs", BOX), AT_START,
                                r"images/obs.nii.gz: grouped images must lie in a folder for each group"),
     "image with channels": ("unpaired", "nifti", replace("images", "obs1", TWO), AT_START,
