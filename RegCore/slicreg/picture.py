@@ -21,7 +21,11 @@ STRENGTH = 0.62  # of the colours over the grey image
 
 @dataclass(frozen=True)
 class Divided:
-    """A scan and its supervoxels on one grid, with the words above them."""
+    """A scan and its supervoxels on one grid, with the words above them.
+
+    image: (I, J, K) on an upright grid, i, j, k along R, A, S, as `RegCore.slicreg.preparation` makes it.
+    supervoxels: layers (L, I, J, K) on the same grid.
+    """
 
     title: str
     image: Volume
@@ -31,7 +35,9 @@ class Divided:
 def supervoxel_picture(scans: Sequence[Divided], layers: Sequence[int] = (0, 1)) -> Image.Image:
     """A column for each scan, seen from the front: the image, and the supervoxels of some layers over it.
 
-    scans: at least one. layers: numbers of the layers that are shown, a row for each.
+    The coronal plane through the middle of the grid, every scan 300 pixels high, RGB.
+
+    scans: at least one. layers: numbers of the layers that are shown from 0, a row for each.
     """
     columns = [_column(scan, layers) for scan in scans]
     widths = [column[0].width for column in columns]

@@ -9,6 +9,7 @@ import yaml
 import RegCore
 from RegCore.cli import main
 from RegCore.config import load_config
+from RegCore.inference import find_model
 from RegCore.volume import Volume
 from Testing.RegCore.slicreg import made_up
 
@@ -64,6 +65,9 @@ def test_a_training_leaves_what_every_training_leaves(work):
     for name in ("config.yaml", "metrics.csv", "save/best.pt", "save/last.pt"):
         assert (work / "run" / name).is_file(), name
     assert load_config(work / "run" / "config.yaml").train.method == "slicreg"
+    assert (
+        made_up.share_right(find_model(work / "run/save/last.pt").network, made_up.ball(5 * SHIFT, 5)) > 0.8
+    )
 
 
 def test_the_configuration_can_be_written_and_changed(work, tmp_path):

@@ -62,6 +62,9 @@ def test_a_trained_model_is_a_model_file_that_registers(folder):
     template, scan = made_up.ball(), made_up.ball((14.0, -10.0, 6.0), 2)
     assert is_template(trained.network, prepared(trained.network, template))
     assert not is_template(trained.network, prepared(trained.network, scan))
+    fresh = build(config(folder), (16,) * 3, (16,) * 3, False).network
+    fresh.meet(make_loader(config(folder)["dataset"], "train"))
+    assert made_up.share_right(fresh, scan) < 0.3 and made_up.share_right(trained.network, scan) > 0.8
     for fixed in (template, made_up.ball((21.0, -15.0, 9.0), 3)):
         shift = scan.geometry.origin - fixed.geometry.origin
         found = predicted_transform(trained, fixed, scan, onto=fixed.geometry)
