@@ -125,7 +125,7 @@ def picture_slices(host, made, parameters, out: Path) -> None:
 
 def write_data(folder: Path, images: int) -> None:
     """Made-up scans with three organs, to learn from and to watch with."""
-    from RegCore.generate import Scan, make_cases, write_dataset
+    from RegCore.samples.datasets import Scan, make_cases, write_dataset
 
     scan = Scan(shape=(32, 30, 28))
     for split, first, count in (("train", 0, images), ("valid", 500, images // 3)):

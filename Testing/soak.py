@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402 - the path comes first
 
-from RegCore.model_file import load_model, read_model  # noqa: E402
+from RegCore.networks.model_file import load_model, read_model  # noqa: E402
 from RegCore.training import train  # noqa: E402
 from Testing.RegCore.training.runs import configuration, write_pairs  # noqa: E402
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import yaml
 
-import RegCore.demos
+import RegCore.samples.demos
 from RegCore.cli import deepreg, main
-from RegCore.config import load_config
-from RegCore.demos import DEMOS, PAIRS, write_demo
-from RegCore.generate import EXAMPLES
-from RegCore.optimise import classical
+from RegCore.registration import classical
+from RegCore.samples.datasets import EXAMPLES
+from RegCore.samples.demos import DEMOS, PAIRS, write_demo
+from RegCore.training.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "Docs" / "demos"
@@ -116,13 +116,15 @@ def small_world(tmp_path, monkeypatch):
         scans = tuple(replace(scan, shape=tuple(n // 2 for n in scan.shape)) for scan in recipe.scans)
         monkeypatch.setitem(DEMOS, name, replace(recipe, scans=scans))
     for name in ("HEAD", "GLANDS"):
-        scan = getattr(RegCore.demos, name)
-        monkeypatch.setattr(RegCore.demos, name, replace(scan, shape=tuple(n // 4 for n in scan.shape)))
+        scan = getattr(RegCore.samples.demos, name)
+        monkeypatch.setattr(
+            RegCore.samples.demos, name, replace(scan, shape=tuple(n // 4 for n in scan.shape))
+        )
 
     def write_some(name, folder):  # unpaired images need two in a part; of eleven parts one each will do
         write_demo(name, folder, patients=1 if name == "paired_mrus_prostate" else 2)
 
-    monkeypatch.setattr(RegCore.demos, "write_demo", write_some)
+    monkeypatch.setattr(RegCore.samples.demos, "write_demo", write_some)
     for kind in ("affine", "nonrigid"):
         function = getattr(classical, f"register_classical_{kind}")
         monkeypatch.setattr(classical, function.__name__, partial(function, max_iter=20))

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from RegCore import plugins
-from RegCore.config import load_config
-from RegCore.geometry import InputError
 from RegCore.losses import IMAGE_LOSSES
-from RegCore.methods import build_model
-from RegCore.objective import Objective
-from RegCore.optimisers import make_optimiser
-from RegCore.steps import train_step
+from RegCore.networks.models import build_model
+from RegCore.registration.optimisers import make_optimiser
+from RegCore.space.geometry import InputError
+from RegCore.training import plugins
+from RegCore.training.config import load_config
+from RegCore.training.gradients import train_step
+from RegCore.training.objective import Objective
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "Docs" / "examples"
 NAMES = ["custom_backbone", "custom_image_label_loss", "custom_parameterized_image_label_loss"]

@@ -59,7 +59,8 @@ def test_the_wheel_says_what_it_is_and_needs(wheel):
 
 def test_an_image_can_be_read_from_the_unpacked_wheel(wheel, tmp_path):
     wheel.extractall(tmp_path)
-    code = "import RegCore, RegCore.io, RegCore.phantom, RegCore.visualise; print(RegCore.__file__)"
+    code = "import RegCore, RegCore.io, RegCore.samples.phantom, RegCore.evaluation.pictures\n"
+    code += "print(RegCore.__file__)"
     paths = [str(tmp_path), *(path for path in sys.path if path.endswith("site-packages"))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-S", "-c", code]

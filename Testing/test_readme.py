@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-import RegCore.phantom
+import RegCore.samples.phantom
 from RegCore.cli import main
-from RegCore.results import FILES
+from RegCore.evaluation.results import FILES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,9 +30,9 @@ def commands() -> list[str]:
 def small_phantom(tmp_path, monkeypatch):
     """An empty folder to work in, and a phantom that is registered in seconds."""
     monkeypatch.chdir(tmp_path)
-    make = RegCore.phantom.make_phantom
+    make = RegCore.samples.phantom.make_phantom
     shapes = {"fixed_shape": (30, 26, 22), "moving_shape": (28, 27, 24)}
-    monkeypatch.setattr(RegCore.phantom, "make_phantom", lambda seed=0: make(seed, **shapes))
+    monkeypatch.setattr(RegCore.samples.phantom, "make_phantom", lambda seed=0: make(seed, **shapes))
     return tmp_path
 
 

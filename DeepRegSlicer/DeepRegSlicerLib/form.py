@@ -90,7 +90,7 @@ class Form:
     """Whether pairs are moved and sheared at random."""
 
     def configuration(self) -> dict:
-        """What a YAML file would say, for `RegCore.config.Config.from_dict`."""
+        """What a YAML file would say, for `RegCore.training.config.Config.from_dict`."""
         dataset = {"train": self._split(self.train), "type": self.kind, **self._grid()}
         if self.valid:
             dataset["valid"] = self._split(self.valid)

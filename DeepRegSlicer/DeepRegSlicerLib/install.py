@@ -11,7 +11,7 @@ from pathlib import Path
 import slicer
 from slicer.i18n import tr as _
 
-from RegCore.worker import missing_packages
+from RegCore.cli.worker import missing_packages
 
 from .paths import resource
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import slicer
 
-from RegCore.geometry import InputError
+from RegCore.space.geometry import InputError
 
 from . import nodes, process
 from .run import Run
@@ -28,7 +28,7 @@ class RegistrationResult:
     transform: vtkMRMLLinearTransformNode or vtkMRMLGridTransformNode, world to world; with the moving volume
         under it, that volume lies on the fixed one.
     warpedVolume, warpedSegmentation: nodes on the fixed volume's grid, None if not made.
-    metrics: as `RegCore.metrics.summary` says, Dice by the names of the segments.
+    metrics: as `RegCore.evaluation.metrics.summary` says, Dice by the names of the segments.
     seconds: how long the computation took.
     """
 

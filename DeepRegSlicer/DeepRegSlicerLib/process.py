@@ -1,7 +1,8 @@
 """Keeps the child process that computes: starts it, asks, listens, cancels, and says why it ended.
 
-The child is `python -m RegCore worker` (the protocol: `RegCore/worker.py`). A thread reads its answers into a
-queue; a Qt timer empties the queue in Slicer's main thread, so that no Qt or MRML object meets the thread.
+The child is `python -m RegCore worker` (the protocol: `RegCore/cli/worker.py`). A thread reads its answers
+into a queue; a Qt timer empties the queue in Slicer's main thread, so that no Qt or MRML object meets the
+thread.
 """
 
 import json
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import qt
 
-from RegCore import exchange
+from RegCore.io import messages
 
 from .paths import regcore_folder
 
@@ -100,10 +101,10 @@ class Worker:
         return self._child.process.pid if self._child else None
 
     def request(self, command: str, things: dict, on_progress, on_done) -> Job:
-        """Ask for a command of `RegCore.worker.COMMANDS`; the Qt event loop or `wait` brings the answers.
+        """Ask for a command of `RegCore.cli.worker.COMMANDS`; the Qt event loop or `wait` brings the answers.
 
-        things: its arguments, as `RegCore.exchange` can write them. on_progress(fraction, stage, values) is
-        called now and then, on_done(job) once. Raises WorkerError if another request is running, if the
+        things: its arguments, as `RegCore.io.messages` can write them. on_progress(fraction, stage, values)
+        is called now and then, on_done(job) once. Raises WorkerError if another request is running, if the
         arguments can't be written, or if the child can't be started.
         """
         if self.job is not None:
@@ -112,7 +113,7 @@ class Worker:
         self._numbers += 1
         job = Job(self._numbers, folder, on_progress, on_done)
         try:
-            exchange.write(folder / "request.npz", things)
+            messages.write(folder / "request.npz", things)
             job.message = {"id": job.number, "command": command, "folder": str(folder)}
             self._send(job.message)
         except BaseException as error:
@@ -215,7 +216,7 @@ class Worker:
         if event["event"] == "error":
             return None, WorkerError(event["message"], event["details"], event["missing"])
         try:
-            return exchange.read(job.folder / "result.npz"), None
+            return messages.read(job.folder / "result.npz"), None
         except (OSError, ValueError, KeyError) as error:
             return None, WorkerError("The result of the computation could not be read.", repr(error))
 

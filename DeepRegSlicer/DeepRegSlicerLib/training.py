@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from RegCore.geometry import InputError
+from RegCore.space.geometry import InputError
 
 from . import process
 from .run import Run

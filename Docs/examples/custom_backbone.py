@@ -6,8 +6,8 @@ regcore train --plugin Docs/examples/custom_backbone.py --config_path Docs/examp
 import torch
 from torch import nn
 
-from RegCore.layers import ACTIVATIONS, INITIALISERS
-from RegCore.plugins import register_backbone
+from RegCore.networks.layers import ACTIVATIONS, INITIALISERS
+from RegCore.training.plugins import register_backbone
 
 
 @register_backbone("custom_backbone")

@@ -6,7 +6,7 @@
 
 import torch
 
-from RegCore.plugins import register_loss
+from RegCore.training.plugins import register_loss
 
 
 @register_loss("root_mean_square")

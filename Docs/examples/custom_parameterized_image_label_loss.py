@@ -6,8 +6,8 @@
 
 import torch
 
-from RegCore.geometry import InputError
-from RegCore.plugins import register_loss
+from RegCore.space.geometry import InputError
+from RegCore.training.plugins import register_loss
 
 
 @register_loss("lp_norm")

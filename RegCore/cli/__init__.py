@@ -23,8 +23,8 @@ from RegCore.cli.train import add_train
 from RegCore.cli.vis import add_vis
 from RegCore.cli.warp import add_warp
 from RegCore.cli.worker import add_worker
-from RegCore.geometry import InputError
 from RegCore.progress import Cancelled
+from RegCore.space.geometry import InputError
 
 __all__ = ["BAD_INPUT", "CANCELLED", "DEVICES", "FAILED", "LOAD", "METHODS", "busy", "main", "run"]
 
@@ -65,7 +65,7 @@ def run(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] 
     except MemoryError:
         return _complain(parser, NO_MEMORY, FAILED)
     except RuntimeError as error:
-        from RegCore.worker import is_out_of_memory
+        from RegCore.cli.worker import is_out_of_memory
 
         if not is_out_of_memory(error):
             raise

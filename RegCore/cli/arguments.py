@@ -5,7 +5,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from RegCore.geometry import InputError
+from RegCore.space.geometry import InputError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 FILE = {"type": Path, "metavar": "FILE"}  # of an argument that names a file

@@ -22,7 +22,7 @@ def add_import(commands) -> None:
 
 
 def _run_import(arguments: argparse.Namespace) -> None:
-    from RegCore.checkpoint_import import import_checkpoint
+    from RegCore.deepreg.checkpoint import import_checkpoint
 
     made = import_checkpoint(arguments.checkpoint, arguments.config, arguments.out)
     train = made.config["train"]

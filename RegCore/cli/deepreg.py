@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+from RegCore.cli import deepreg_arguments, run
 from RegCore.cli import download as downloading
-from RegCore.cli import run, training
 from RegCore.cli import vis as visualising
 from RegCore.cli import warp as warping
 from RegCore.cli.arguments import Parser
@@ -11,13 +11,16 @@ from RegCore.cli.arguments import Parser
 
 def train(argv: Sequence[str] | None = None) -> int:
     """``deepreg_train``: train a network as YAML files say."""
-    return _run("deepreg_train", "Trains a registration network.", training.fill_train, argv)
+    return _run("deepreg_train", "Trains a registration network.", deepreg_arguments.fill_train, argv)
 
 
 def predict(argv: Sequence[str] | None = None) -> int:
     """``deepreg_predict``: register the pairs of a data set with a trained network, and measure."""
     return _run(
-        "deepreg_predict", "Registers the pairs of a data set with a network.", training.fill_predict, argv
+        "deepreg_predict",
+        "Registers the pairs of a data set with a network.",
+        deepreg_arguments.fill_predict,
+        argv,
     )
 
 

@@ -29,9 +29,9 @@ def fill_download(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_download(arguments: argparse.Namespace) -> None:
-    from RegCore.demos import DEMOS, PAIRS, write_demo
-    from RegCore.generate import write_configurations, write_examples
-    from RegCore.slicreg.torso import DATASET, write_torsos
+    from RegCore.samples.datasets import write_configurations, write_examples
+    from RegCore.samples.demos import DEMOS, PAIRS, write_demo
+    from RegCore.samples.torso import DATASET, write_torsos
 
     if arguments.branch is not None:
         log.info("--branch %s is ignored: the examples come with this program", arguments.branch)

@@ -7,11 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from RegCore.geometry import Geometry, InputError
-from RegCore.io import load, load_voxels
-from RegCore.io.files import whole
-from RegCore.results import prepared_folder
-from RegCore.visualise.slices import (
+from RegCore.evaluation.pictures.slices import (
     ANIMATION,
     BACKGROUND,
     NOTHING,
@@ -24,7 +20,11 @@ from RegCore.visualise.slices import (
     transform_frames,
     warp_frames,
 )
-from RegCore.volume import Volume
+from RegCore.evaluation.results import prepared_folder
+from RegCore.io import load, load_voxels
+from RegCore.io.files import whole
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.volume import Volume
 
 log = logging.getLogger(__name__)
 

@@ -77,11 +77,11 @@ def run_predict(arguments: argparse.Namespace) -> None:
 
 
 def _predict(model, configs: list, plugins: list, options: dict[str, Any], *, quiet: bool = False) -> None:
-    """Predict with `RegCore.prediction.predict`; show progress and a closing line."""
+    """Predict with `RegCore.training.predict.predict`; show progress and a closing line."""
     line = ProgressLine(sys.stderr, quiet)
     line(0.0, "loading PyTorch", {})
-    from RegCore.plugins import load_plugin
-    from RegCore.prediction import predict
+    from RegCore.training.plugins import load_plugin
+    from RegCore.training.predict import predict
 
     try:
         for plugin in plugins:

@@ -8,8 +8,8 @@ from typing import Any
 
 from RegCore.cli.arguments import DEVICES, FILE, one_of, whole_number
 from RegCore.cli.progress import ProgressLine
-from RegCore.geometry import InputError
-from RegCore.names import is_path
+from RegCore.space.geometry import InputError
+from RegCore.space.names import is_path
 
 METHODS = ("rigid", "affine", "deformable", "classical-affine", "classical-nonrigid")
 
@@ -98,7 +98,7 @@ def run_register(arguments: argparse.Namespace) -> None:
 
 def _load_plugins(paths: list[Path]) -> None:
     if paths:
-        from RegCore.plugins import load_plugin
+        from RegCore.training.plugins import load_plugin
 
         for path in paths:
             load_plugin(path)
@@ -116,7 +116,7 @@ def _initial(path: Path | None) -> Any:
 def _image(path: Path) -> Any:
     """An image that can be registered. A label map in its place is refused: the roles were mixed up."""
     from RegCore.io import load
-    from RegCore.volume import check_image, looks_like_labels
+    from RegCore.space.volume import check_image, looks_like_labels
 
     volume = load(path, "image")
     check_image(volume, str(path))
@@ -128,7 +128,7 @@ def _image(path: Path) -> Any:
 def _labels(path: Path | None) -> Any:
     """A label map or a mask with something in it; None for no path."""
     from RegCore.io import load
-    from RegCore.volume import check_labels
+    from RegCore.space.volume import check_labels
 
     if path is None:
         return None
@@ -139,7 +139,7 @@ def _labels(path: Path | None) -> Any:
 
 def _check_places(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
     """Segmentations and masks must overlap their image in space, and the images where --initial puts them."""
-    from RegCore.volume import extent
+    from RegCore.space.volume import extent
 
     pairs = (("fixed_seg", "fixed_labels"), ("moving_seg", "moving_labels"))
     for option, name in (*pairs, ("fixed_mask", "fixed_mask"), ("moving_mask", "moving_mask")):
@@ -162,7 +162,7 @@ def _check_places(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
 
 
 def _run_demo(arguments: argparse.Namespace) -> None:
-    from RegCore.phantom import LABELS, make_phantom
+    from RegCore.samples.phantom import LABELS, make_phantom
 
     case = make_phantom(arguments.seed)
     if arguments.save_pair is not None:
@@ -174,13 +174,13 @@ def _run_demo(arguments: argparse.Namespace) -> None:
 
 def _register_and_write(arguments, given: dict[str, Any], files: dict[str, str], names) -> None:
     """Register, write the six files and print the table; the folder is made sure of before the work."""
-    from RegCore.report import table
-    from RegCore.results import prepared_folder, write_results
+    from RegCore.evaluation.report import table
+    from RegCore.evaluation.results import prepared_folder, write_results
 
     progress = ProgressLine(sys.stderr, arguments.quiet)
     with prepared_folder(arguments.out) as folder:
         progress(0.0, "loading PyTorch", {})
-        from RegCore.registration import register
+        from RegCore.registration.register import register
 
         try:
             common = {"device": arguments.device, "seed": arguments.seed, "progress": progress}
@@ -212,8 +212,8 @@ def _settings(pairs: list[str]) -> dict[str, Any] | None:
 
 def _save_pair(folder: Path, case: Any) -> None:
     """Write a phantom's scans, label maps and landmarks as files to register."""
+    from RegCore.evaluation.results import prepared_folder
     from RegCore.io import save
-    from RegCore.results import prepared_folder
 
     with prepared_folder(folder):
         for name, volume in (("fixed", case.fixed), ("moving", case.moving)):

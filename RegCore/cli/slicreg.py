@@ -11,7 +11,7 @@ from RegCore.cli.arguments import DEVICES, FILE, one_of, whole_number
 from RegCore.cli.progress import ProgressLine
 from RegCore.cli.register import run_register
 from RegCore.cli.train import train_from_files
-from RegCore.geometry import InputError
+from RegCore.space.geometry import InputError
 
 NETWORKS = ("deeplab", "unet", "regression")
 MODALITIES = ("ct", "mr")
@@ -200,8 +200,8 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 
 def _teacher(arguments: argparse.Namespace) -> Any:
-    from RegCore.checks import choose_device
-    from RegCore.slicreg.teachers import by_deeds, by_images, by_model
+    from RegCore.registration.checks import choose_device
+    from RegCore.slicreg.label_propagation import by_deeds, by_images, by_model
 
     device = choose_device(arguments.device)
     if arguments.deeds:
@@ -214,7 +214,7 @@ def _teacher(arguments: argparse.Namespace) -> Any:
 def _train(arguments: argparse.Namespace) -> None:
     import yaml
 
-    from RegCore.slicreg.recipe import training_config
+    from RegCore.slicreg.presets import training_config
 
     config = training_config(
         arguments.prepared,
@@ -244,7 +244,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _model(path: Path, device: str) -> Any:
     """The network of a model file, if it is one of SLIC-Reg."""
-    from RegCore.inference import find_model
+    from RegCore.registration.learned import find_model
     from RegCore.slicreg.methods import Method
 
     network = find_model(path, device=device).network
@@ -272,7 +272,7 @@ def _register(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     line = ProgressLine(sys.stderr, arguments.quiet)
     line(0.0, "loading PyTorch", {})
-    from RegCore.checks import choose_device
+    from RegCore.registration.checks import choose_device
     from RegCore.slicreg.evaluation import evaluate
 
     device = choose_device(arguments.device)

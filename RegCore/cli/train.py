@@ -11,8 +11,8 @@ from pathlib import Path
 
 from RegCore.cli.arguments import DEVICES, FILE, one_of, whole_number
 from RegCore.cli.progress import ProgressLine
-from RegCore.geometry import InputError
 from RegCore.progress import Cancelled, duration
+from RegCore.space.geometry import InputError
 
 log = logging.getLogger("RegCore.cli")
 
@@ -94,9 +94,9 @@ def device_of(gpus: tuple[int, ...] | None) -> str:
 
 def train_from_files(configs, plugins, options: dict, *, quiet: bool = False) -> None:
     """Train with `RegCore.training.train`; the first process shows progress and a closing line."""
-    from RegCore.config import load_config
-    from RegCore.plugins import load_plugin
     from RegCore.training import train
+    from RegCore.training.config import load_config
+    from RegCore.training.plugins import load_plugin
 
     for plugin in plugins:
         load_plugin(plugin)

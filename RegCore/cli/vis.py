@@ -3,7 +3,7 @@
 import argparse
 
 from RegCore.cli.arguments import FILE, one_of, whole_number
-from RegCore.geometry import InputError
+from RegCore.space.geometry import InputError
 
 STYLES = ("blend", "checkerboard")
 MODES = {

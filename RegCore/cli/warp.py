@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from RegCore.cli.arguments import FILE
-from RegCore.geometry import Geometry, InputError
-from RegCore.volume import Volume
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.volume import Volume
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".npz")
 DEFAULT_NAME = "warped.nii.gz"
@@ -43,8 +43,8 @@ def fill_warp(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_warp(arguments: argparse.Namespace) -> None:
+    from RegCore.evaluation.results import prepared_folder
     from RegCore.io import save
-    from RegCore.results import prepared_folder
 
     out = _out_path(arguments.out)
     if arguments.deepreg and arguments.ddf is None:

@@ -1,6 +1,312 @@
-"""``regcore worker``: the child process that 3D Slicer talks to."""
+"""The child process that 3D Slicer talks to: requests and events are lines of JSON, arrays lie in files.
+
+A request is one line on standard input, an event one line on standard output:
+
+    {"id": 1, "command": "register", "folder": "/tmp/x"}        do it: /tmp/x/request.npz holds the arguments
+    {"cancel": 1}                                               stop it (so does a file /tmp/x/cancel)
+
+    {"event": "ready", "process": 4711, "version": "0.1.0"}     once, at the start
+    {"event": "progress", "id": 1, "fraction": 0.4, "stage": "affine", "values": {"loss": 0.31}}
+    {"event": "result", "id": 1}                                /tmp/x/result.npz is there, whole
+    {"event": "error", "id": 1, "kind": "input", "message": "...", "details": "...", "missing": []}
+    {"event": "cancelled", "id": 1}
+
+A training that is cancelled finishes its step and keeps a checkpoint before it says so. The process ends when
+its standard input closes, hence with whoever started it; a training ends as if it were cancelled. What
+libraries print goes to standard error. Nothing heavy is imported before the first request.
+"""
 
 import argparse
+import json
+import logging
+import os
+import queue
+import re
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import RegCore
+from RegCore.io import messages
+from RegCore.progress import Cancelled, Progress
+from RegCore.space.geometry import InputError
+
+PACKAGES = {  # what the work needs beyond Slicer's own Python: name at import, name at the package index
+    "torch": "torch",
+    "nibabel": "nibabel",
+    "h5py": "h5py",
+    "yaml": "pyyaml",
+}
+PROGRESS_EVERY = 0.1  # seconds between two progress events of one stage
+GRACE = 2.0  # seconds that running work gets to end by itself after standard input closed,
+GRACES = {"train": 120.0}  # or more, where it has something to keep
+ADVICE = {  # what to do where memory is short, by command
+    "register": "crop or resample the volumes to a smaller size",
+    "train": "choose a smaller image size, batch or network",
+}
+
+log = logging.getLogger(__name__)
+
+
+def missing_packages() -> list[str]:
+    """Names at the package index of the packages that this Python lacks; imports none of them."""
+    return [at_index for name, at_index in PACKAGES.items() if find_spec(name) is None]
+
+
+def register_command(arguments: dict, progress: Progress) -> dict:
+    """`RegCore.register` with the arguments of the request; the result by the names of `Registration`.
+
+    A moving segmentation without a fixed one can't guide the registration; it is just warped. Where the
+    device was left to the program and the graphics card's memory does not suffice, the work is done again on
+    the processor.
+    """
+    arguments = dict(arguments)
+    fixed, moving = arguments.pop("fixed"), arguments.pop("moving")
+    alone = arguments.pop("moving_labels", None) if arguments.get("fixed_labels") is None else None
+    if "torch" not in sys.modules:
+        progress(0.0, "loading PyTorch", {})
+    try:
+        done = RegCore.register(fixed, moving, **arguments, progress=progress)
+    except Exception as error:
+        chosen = arguments.get("device", "auto")
+        if not is_out_of_memory(error) or chosen != "auto" or not _on_graphics_card(error):
+            raise
+        log.warning("the graphics card has too little memory, going on with the processor: %s", error)
+        progress(0.0, "graphics card full: starting again on the processor", {})
+        done = RegCore.register(fixed, moving, **{**arguments, "device": "cpu"}, progress=progress)
+    return {
+        "transform": done.transform,
+        "warped": done.warped,
+        "warped_labels": RegCore.warp(alone, done.transform, fixed.geometry) if alone else done.warped_labels,
+        "metrics": done.metrics,
+        "seconds": done.seconds,
+    }
+
+
+def train_command(arguments: dict, progress: Progress) -> dict:
+    """`RegCore.training.train`; every epoch ends with a progress event that holds its figures.
+
+    arguments: ``config``, paths of YAML files or what they would say; ``folder`` of the run; and optionally
+    ``plugins``, paths, and ``resume``, ``start_from``, ``max_epochs``, ``device``, as `train` takes them.
+    A relative folder of data that is not in the working directory is looked for beside the first YAML file
+    and above it.
+    """
+    if "torch" not in sys.modules:
+        progress(0.0, "loading PyTorch", {})
+    from RegCore.training import train
+    from RegCore.training.config import Config, load_config
+    from RegCore.training.plugins import load_plugin
+
+    arguments = dict(arguments)
+    given, folder = arguments.pop("config"), Path(arguments.pop("folder"))
+    for plugin in arguments.pop("plugins", ()):
+        load_plugin(plugin)
+    if isinstance(given, dict):
+        config = Config.from_dict(given, "the form")
+    else:
+        config = load_config(given)
+        placed = _placed(config.to_dict()["dataset"], Path(given[0]).expanduser().absolute())
+        config = load_config(given, overrides={"dataset": placed})
+    for sentence in config.changes:
+        progress(0.0, f"{config.source}: {sentence}", {})
+    progress(0.0, "preparing data and network", {})
+    done = train(config, log_dir=folder.parent, exp_name=folder.name, **arguments, progress=progress)
+    return {
+        "folder": str(done.folder),
+        "model": str(done.model),
+        "method": config.train.method,
+        "history": done.history,
+        "ended": done.ended,
+    }
+
+
+def _placed(dataset: dict, file: Path) -> dict:
+    """The splits of a configuration's dataset with their folders as absolute paths, where they are found."""
+    placed = {}
+    for split in ("train", "valid", "test"):
+        folders = (dataset.get(split) or {}).get("dir")
+        if folders:
+            several = [folders] if isinstance(folders, str) else folders
+            near = [_near(Path(name).expanduser(), file) for name in several]
+            placed[split] = {"dir": near[0] if isinstance(folders, str) else near}
+    return placed
+
+
+def _near(folder: Path, file: Path) -> str:
+    """A folder in the working directory, beside the file or above it; as it is named if there is none."""
+    there = (parent / folder for parent in (Path.cwd(), *file.parents) if (parent / folder).is_dir())
+    return str(next(there, folder))
+
+
+def check_command(arguments: dict, progress: Progress) -> dict:
+    """Which packages are missing, and once torch is there, which devices can be chosen."""
+    missing = missing_packages()
+    devices = ["cpu"]
+    if "torch" not in missing:
+        progress(0.0, "loading PyTorch", {})
+        import torch
+
+        devices += ["cuda"] if torch.cuda.is_available() else []
+        devices += ["mps"] if torch.backends.mps.is_available() else []
+    return {"missing": missing, "devices": devices, "version": RegCore.__version__}
+
+
+Command = Callable[[dict, Progress], dict]
+"""(arguments, progress) -> result: things that `exchange` can write, by name."""
+
+COMMANDS: dict[str, Command] = {
+    "register": register_command,
+    "train": train_command,
+    "check": check_command,
+}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, be it the computer's or the graphics card's."""
+    text = str(error).lower()
+    said = "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said)
+
+
+def _on_graphics_card(error: BaseException) -> bool:
+    return re.search(r"\b(cuda|hip|mps)\b", str(error).lower()) is not None
+
+
+def describe(error: Exception, command: str = "register") -> dict:
+    """An error as the fields kind, message (a sentence for the user), details (for the log), missing."""
+    advice = ADVICE.get(command, ADVICE["register"])
+    details = "".join(traceback.format_exception(error))
+    missing: list[str] = []
+    if isinstance(error, InputError):
+        kind, message = "input", str(error)
+    elif isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in PACKAGES:
+        kind, missing = "missing", missing_packages() or [PACKAGES[error.name.split(".")[0]]]
+        message = f"Python packages are missing: {', '.join(missing)}."
+    elif is_out_of_memory(error) and _on_graphics_card(error):
+        kind = "memory"
+        message = (
+            "The graphics card has too little memory for this: choose the device CPU in the advanced "
+            f"settings, or {advice}."
+        )
+    elif is_out_of_memory(error):
+        kind = "memory"
+        message = f"The computer has too little memory for this: close other programs, or {advice}."
+    else:
+        kind, message = "failure", f"The computation failed: {type(error).__name__}: {error}"
+    return {"kind": kind, "message": message, "details": details, "missing": missing}
+
+
+class Job:
+    """A request on its way through the process."""
+
+    def __init__(self, number: int, command: str, folder: Path):
+        self.number, self.command, self.folder = number, command, folder
+        self.cancelled = threading.Event()
+        self._last_time, self._last_stage = 0.0, None
+
+    def stop_if_asked(self) -> None:
+        """Raise Cancelled if a message or the cancel file says so."""
+        if self.cancelled.is_set() or (self.folder / "cancel").exists():
+            raise Cancelled
+
+    def wants_to_tell(self, stage: str) -> bool:
+        """Whether a progress event is due: always for a new stage, else not too often."""
+        now = time.monotonic()
+        if stage == self._last_stage and now - self._last_time < PROGRESS_EVERY:
+            return False
+        self._last_time, self._last_stage = now, stage
+        return True
+
+
+class Worker:
+    """Reads requests in a thread and does them one by one in the thread that calls `serve`."""
+
+    def __init__(self, requests, events, commands: dict[str, Command]):
+        """requests: text lines; events: a text file to write to; commands: what can be asked for."""
+        self._requests, self._events, self._commands = requests, events, commands
+        self._writing = threading.Lock()
+        self._queue: queue.Queue[Job | None] = queue.Queue()
+        self._jobs: dict[int, Job] = {}
+        self._idle = threading.Event()
+        self._idle.set()
+
+    def serve(self) -> None:
+        """Work until the requests end."""
+        threading.Thread(target=self._listen, name="requests", daemon=True).start()
+        self.tell({"event": "ready", "process": os.getpid(), "version": RegCore.__version__})
+        while (job := self._queue.get()) is not None:
+            self._idle.clear()
+            self._work(job)
+            self._jobs.pop(job.number, None)
+            self._idle.set()
+
+    def tell(self, event: dict) -> None:
+        """Send one event. A parent that is gone is no error: standard input ends too, and that ends us."""
+        try:
+            with self._writing:
+                self._events.write(json.dumps(event) + "\n")
+                self._events.flush()
+        except OSError as error:
+            log.warning("nobody listens any more: %s", error)
+
+    def _listen(self) -> None:
+        for line in self._requests:
+            if line.strip():
+                self._receive(line)
+        jobs = list(self._jobs.values())
+        for job in jobs:
+            job.cancelled.set()
+        self._queue.put(None)
+        if not self._idle.wait(max((GRACES.get(job.command, GRACE) for job in jobs), default=GRACE)):
+            os._exit(0)  # nobody is there to wait for work that does not look at its progress
+
+    def _receive(self, line: str) -> None:
+        try:
+            message = json.loads(line)
+            if "cancel" in message:
+                if message["cancel"] in self._jobs:
+                    self._jobs[message["cancel"]].cancelled.set()
+                return
+            job = Job(message["id"], message["command"], Path(message["folder"]))
+        except (ValueError, KeyError, TypeError) as error:
+            told = {"kind": "request", "message": f"A request was not understood: {line.strip()[:200]}"}
+            self.tell({"event": "error", "id": None, **told, "details": repr(error), "missing": []})
+            return
+        self._jobs[job.number] = job
+        self._queue.put(job)
+
+    def _work(self, job: Job) -> None:
+        def progress(fraction: float, stage: str, values: dict) -> None:
+            job.stop_if_asked()
+            if job.wants_to_tell(stage):
+                told = {"fraction": float(fraction), "stage": stage, "values": _numbers(values)}
+                self.tell({"event": "progress", "id": job.number, **told})
+
+        try:
+            progress(0.0, "starting", {})
+            if job.command not in self._commands:
+                known = ", ".join(sorted(self._commands))
+                raise InputError(f"the command {job.command!r} is unknown; there are: {known}")
+            things = self._commands[job.command](messages.read(job.folder / "request.npz"), progress)
+            job.stop_if_asked()
+            messages.write(job.folder / "result.npz", things)
+            self.tell({"event": "result", "id": job.number})
+        except Cancelled:
+            self.tell({"event": "cancelled", "id": job.number})
+        except Exception as error:
+            self.tell({"event": "error", "id": job.number, **describe(error, job.command)})
+
+
+def _numbers(values: dict) -> dict:
+    """The figures of the moment as JSON can say them."""
+    return {
+        name: value if isinstance(value, str | int | float) else float(value)
+        for name, value in values.items()
+    }
 
 
 def add_worker(commands) -> None:
@@ -10,6 +316,25 @@ def add_worker(commands) -> None:
 
 
 def _run_worker(arguments: argparse.Namespace) -> None:
-    from RegCore import worker
+    main([])
 
-    worker.main([])
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve the process that started this one until it closes our standard input; return the exit code.
+
+    The two channels are moved away from descriptors 0 and 1, so that a library that prints, or a child of
+    it that reads, can't come between.
+    """
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+    requests = os.fdopen(os.dup(0), "r", encoding="utf-8")
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.dup2(2, 1)
+    os.close(nothing)
+    Worker(requests, events, COMMANDS).serve()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from RegCore.geometry import Geometry, InputError
 from RegCore.io import itk, metaimage, nifti, npz, nrrd
 from RegCore.io.files import Contents
-from RegCore.transforms import AffineTransform, DisplacementField, Transform
-from RegCore.volume import Volume, slabs
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
+from RegCore.space.volume import Volume, slabs
 
 READERS = {
     ".nii.gz": nifti.read,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from RegCore.geometry import InputError
+from RegCore.space.geometry import InputError
 
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS mm to LPS mm, and back
 DEFLATE_LIMIT = 1100  # deflate can't shrink data by more than about 1032:1

@@ -7,8 +7,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from RegCore.geometry import Geometry, InputError
 from RegCore.io.files import DEFLATE_LIMIT, in_words, native, whole
+from RegCore.space.geometry import Geometry, InputError
 
 AFFINE = "affine"  # attribute of a dataset: 4×4, index to RAS mm; DeepReg's files have none
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from RegCore.geometry import Geometry, InputError, homogeneous
 from RegCore.io.files import DEFLATE_LIMIT, FLIP, whole
-from RegCore.transforms import AffineTransform, DisplacementField, Transform
+from RegCore.space.geometry import Geometry, InputError, homogeneous
+from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
 
 TEXT_HEAD = "#Insight Transform File V1.0"
 FIELD = "DisplacementFieldTransform"

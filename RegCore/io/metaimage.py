@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 
-from RegCore.geometry import InputError
 from RegCore.io.files import (
     FLIP,
     Contents,
@@ -17,7 +16,8 @@ from RegCore.io.files import (
     stored_type,
     whole,
 )
-from RegCore.volume import Volume
+from RegCore.space.geometry import InputError
+from RegCore.space.volume import Volume
 
 TYPE_OF = {
     "MET_CHAR": "int8",

@@ -8,7 +8,6 @@ import nibabel
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
-from RegCore.geometry import Geometry, InputError
 from RegCore.io.files import (
     BLOCK,
     FLIP,
@@ -23,8 +22,9 @@ from RegCore.io.files import (
     stored_type,
     whole,
 )
-from RegCore.transforms import DisplacementField
-from RegCore.volume import Volume
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.transforms import DisplacementField
+from RegCore.space.volume import Volume
 
 LABELS, DISPLACEMENT, VECTOR = 1002, 1006, 1007  # intent codes
 MILLIMETRES = {1: 1000.0, 3: 0.001}  # unit codes metre and micrometre; the rest are millimetres

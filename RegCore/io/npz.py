@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from RegCore.geometry import Geometry, InputError
 from RegCore.io.files import DEFLATE_LIMIT, Contents, byte_count, in_words, native, whole
-from RegCore.transforms import AffineTransform, DisplacementField, Transform
-from RegCore.volume import Volume
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
+from RegCore.space.volume import Volume
 
 
 def read(path: Path) -> Contents | Transform:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from RegCore.geometry import InputError
 from RegCore.io.files import (
     FLIP,
     Contents,
@@ -22,8 +21,9 @@ from RegCore.io.files import (
     stored_type,
     whole,
 )
-from RegCore.transforms import DisplacementField
-from RegCore.volume import Volume
+from RegCore.space.geometry import InputError
+from RegCore.space.transforms import DisplacementField
+from RegCore.space.volume import Volume
 
 TYPES = {
     "int8": "signed char, int8, int8_t",

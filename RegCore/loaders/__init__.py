@@ -10,12 +10,12 @@ from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 
-from RegCore.geometry import InputError
 from RegCore.loaders.batches import Batches, batches
-from RegCore.loaders.kinds import Grouped, Paired, Unpaired, grouped, paired, unpaired
 from RegCore.loaders.loader import Loader, Sample
+from RegCore.loaders.pairings import Grouped, Paired, Unpaired, grouped, paired, unpaired
 from RegCore.loaders.sources import H5Files, NiftiFiles, Source, Volumes
 from RegCore.loaders.volumes import images_from_volumes, pairs_from_volumes
+from RegCore.space.geometry import InputError
 
 __all__ = [
     "FILE_LOADERS",

@@ -9,10 +9,10 @@ from random import Random
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from RegCore.geometry import InputError
+from RegCore.loaders.cache import Store
 from RegCore.loaders.loader import Loader, Sample, read_part
-from RegCore.loaders.orders import buffered_shuffle
-from RegCore.loaders.store import Store
+from RegCore.loaders.samplers import buffered_shuffle
+from RegCore.space.geometry import InputError
 
 
 def deal(

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from RegCore.geometry import InputError
-from RegCore.loaders.orders import label_indices
-from RegCore.loaders.side import Side
+from RegCore.loaders.images import Side
+from RegCore.loaders.samplers import label_indices
 from RegCore.loaders.sources import Source
-from RegCore.volume import Volume
+from RegCore.space.geometry import InputError
+from RegCore.space.volume import Volume
 
 log = logging.getLogger(__name__)
 LABEL_SAMPLINGS = ("sample", "all")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from RegCore.geometry import Geometry, InputError
 from RegCore.io import load_voxels, peek
 from RegCore.io.h5 import H5File
-from RegCore.volume import Volume
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.volume import Volume
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
 Name = tuple[str, ...]

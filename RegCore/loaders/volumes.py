@@ -1,10 +1,10 @@
 """Loaders of volumes and segmentations that are in memory already, with the interface of those of files."""
 
-from RegCore.geometry import InputError
-from RegCore.loaders.kinds import Grouped, Paired, Unpaired, checked_shape
-from RegCore.loaders.side import Side
+from RegCore.loaders.images import Side
+from RegCore.loaders.pairings import Grouped, Paired, Unpaired, checked_shape
 from RegCore.loaders.sources import Volumes
-from RegCore.volume import Volume
+from RegCore.space.geometry import InputError
+from RegCore.space.volume import Volume
 
 
 def pairs_from_volumes(

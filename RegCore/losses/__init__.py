@@ -16,7 +16,6 @@ import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from RegCore.geometry import InputError
 from RegCore.losses.correspondence import inverse_consistency, landmark_distance
 from RegCore.losses.deform import bending, central_difference, diffusion, gradient
 from RegCore.losses.folding import jacobian
@@ -33,6 +32,7 @@ from RegCore.losses.label import (
     ssd,
 )
 from RegCore.losses.lncc import lncc
+from RegCore.space.geometry import InputError
 
 IMAGE_LOSSES: dict[str, Callable] = {"lncc": lncc, "ssd": ssd, "gmi": gmi, "gncc": gncc, "mind": mind}
 LABEL_LOSSES: dict[str, Callable] = {

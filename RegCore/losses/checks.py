@@ -2,7 +2,7 @@
 
 import torch
 
-from RegCore.geometry import InputError
+from RegCore.space.geometry import InputError
 
 
 def check_pair(fixed: torch.Tensor, warped: torch.Tensor) -> None:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
-from RegCore.geometry import InputError
 from RegCore.losses.checks import check_field, lengths_mm
 from RegCore.resampler import sample, warp_image_ddf
+from RegCore.space.geometry import InputError
 
 
 def _mean_square(residual: torch.Tensor, spacing) -> torch.Tensor:

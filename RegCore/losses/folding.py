@@ -5,8 +5,8 @@ from itertools import product
 import torch
 from torch.autograd.function import once_differentiable
 
-from RegCore.geometry import InputError
 from RegCore.losses.checks import check_field
+from RegCore.space.geometry import InputError
 
 FLOOR = 0.1  # determinants below it are charged by the tangent of log^2 there
 SLAB_CELLS = 2**17  # cells whose determinants are held at a time

@@ -7,9 +7,9 @@ better.
 import torch
 from torch.autograd.function import once_differentiable
 
-from RegCore.features import mind_ssc
-from RegCore.geometry import InputError
 from RegCore.losses.checks import check_pair
+from RegCore.resampler.descriptors import mind_ssc
+from RegCore.space.geometry import InputError
 
 CHUNK = 2**18  # voxels whose bin memberships are held at a time
 TINY = 1e-10  # squared variances of this size are those of a flat image in [0, 1]

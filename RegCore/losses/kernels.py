@@ -2,7 +2,7 @@
 
 import torch
 
-from RegCore.geometry import InputError
+from RegCore.space.geometry import InputError
 
 
 def rectangular_kernel1d(kernel_size: int, *, dtype=torch.float32, device=None) -> torch.Tensor:

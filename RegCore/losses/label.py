@@ -10,9 +10,9 @@ from functools import partial
 
 import torch
 
-from RegCore.geometry import InputError
 from RegCore.losses.checks import check_pair, check_share
 from RegCore.losses.kernels import SIGMA_KERNELS, separable_filter
+from RegCore.space.geometry import InputError
 
 Scales = float | Sequence[float] | None
 VOXELS = (2, 3, 4)

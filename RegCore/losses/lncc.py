@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch.autograd.function import once_differentiable
 
-from RegCore.geometry import InputError
 from RegCore.losses.checks import check_pair
 from RegCore.losses.kernels import SIZE_KERNELS, separable_filter
 from RegCore.resampler import box_sum
+from RegCore.space.geometry import InputError
 
 
 @dataclass(frozen=True)

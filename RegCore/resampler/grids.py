@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 import torch
 
-from RegCore.geometry import Geometry, InputError
+from RegCore.space.geometry import Geometry, InputError
 
 
 def reference_grid(shape, *, dtype=torch.float32, device=None) -> torch.Tensor:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 
-from RegCore.geometry import InputError
 from RegCore.resampler.grids import get_n_bits_combinations
+from RegCore.space.geometry import InputError
 
 BORDERS = ("edge", "constant", "zero_boundary")
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from RegCore.geometry import InputError
+from RegCore.space.geometry import InputError
 
 
 def _extended(x: torch.Tensor, dim: int, before: int, after: int, outside: str) -> torch.Tensor:

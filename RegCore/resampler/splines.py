@@ -11,8 +11,8 @@ from functools import lru_cache
 
 import torch
 
-from RegCore.geometry import InputError
 from RegCore.resampler.smoothing import gaussian_taps
+from RegCore.space.geometry import InputError
 
 WIDTH = 0.44  # of the Gaussian that goes before, in spacings: what finer detail control points can't follow
 

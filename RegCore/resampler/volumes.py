@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from RegCore.geometry import Geometry
 from RegCore.progress import Progress, silent
 from RegCore.resampler.grids import affine_coordinates, index_map
 from RegCore.resampler.sampling import sample
-from RegCore.transforms import AffineTransform, DisplacementField
-from RegCore.volume import Volume
+from RegCore.space.geometry import Geometry
+from RegCore.space.transforms import AffineTransform, DisplacementField
+from RegCore.space.volume import Volume
 
 TOLERANCE = 0.04  # voxels by which an inverse may miss
 SLAB_VOXELS = 2**20  # output voxels per slab: 12 MiB of coordinates

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from RegCore.optimise.affine import align
-from RegCore.optimise.deformable import Settings, deform
-from RegCore.optimise.pair import Side
 from RegCore.progress import Progress, part_of, silent
+from RegCore.registration.affine import align
+from RegCore.registration.deformable import Settings, deform
+from RegCore.registration.pair import Side
 from RegCore.slicreg.preparation import Prepared
-from RegCore.transforms import DisplacementField
-from RegCore.volume import Volume
+from RegCore.space.transforms import DisplacementField
+from RegCore.space.volume import Volume
 
 TEACHER = Settings(smoothness=0.6)
 """Softer than between two scans of one patient: the template meets other people."""
@@ -33,7 +33,7 @@ def template_to_scan(
     """The field on a scan's grid that pulls the template onto it, affine then deformable; no labels are used.
 
     It takes the place of deeds in the published method: MIND-SSC features, block matching and Adam
-    (`RegCore.optimise`).
+    (`RegCore.registration`).
 
     Args:
         scan: prepared, the fixed side.

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from RegCore.geometry import InputError
 from RegCore.resampler import affine_coordinates, sample
+from RegCore.space.geometry import InputError
 
 
 def read_matrix(path) -> np.ndarray:

@@ -2,9 +2,9 @@
 
 import torch
 
-from RegCore.geometry import Geometry, InputError
-from RegCore.optimise.deformable import folded
+from RegCore.registration.deformable import folded
 from RegCore.resampler import reference_grid, sample
+from RegCore.space.geometry import Geometry, InputError
 
 CHUNK = 1 << 22  # distances held at a time
 FOLDED = 1e-4  # share of folded voxels from which on the spline is made stiffer

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from RegCore.geometry import InputError
-from RegCore.metrics import folding
+from RegCore.evaluation.metrics import folding
 from RegCore.progress import Progress, silent
 from RegCore.resampler import warp
-from RegCore.transforms import DisplacementField, Transform
-from RegCore.volume import Volume, check_labels
+from RegCore.space.geometry import InputError
+from RegCore.space.transforms import DisplacementField, Transform
+from RegCore.space.volume import Volume, check_labels
 
 DASH = "–"
 

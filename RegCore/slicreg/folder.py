@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-from RegCore.geometry import Geometry, InputError
 from RegCore.io import load, peek
 from RegCore.io.files import whole
 from RegCore.progress import Progress, part_of, silent
@@ -33,8 +32,9 @@ from RegCore.slicreg.preparation import (
     prepare,
 )
 from RegCore.slicreg.supervoxels import Supervoxels, carried, oversegment
-from RegCore.transforms import AffineTransform, DisplacementField
-from RegCore.volume import Volume
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.transforms import AffineTransform, DisplacementField
+from RegCore.space.volume import Volume
 
 FORMAT, VERSION = "DeepRegSlicer supervoxels", 1
 SETTINGS, TEMPLATE, PICTURE = "settings.json", "template.npz", "supervoxels.png"
@@ -45,7 +45,7 @@ FEWEST = 2  # scans to train with
 
 @dataclass(frozen=True)
 class Teacher:
-    """What carries the template's supervoxels to a scan; `RegCore.slicreg.teachers` makes some.
+    """What carries the template's supervoxels to a scan; `RegCore.slicreg.label_propagation` makes some.
 
     name: kept with the settings, so that no folder is made by two of them.
     carry: called as ``carry(path, scan, template, progress)`` with the scan's file and both as they were

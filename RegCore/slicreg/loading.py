@@ -6,12 +6,12 @@ from random import Random
 import numpy as np
 import torch
 
-from RegCore.augmentation import random_ddf
-from RegCore.geometry import Geometry, InputError
 from RegCore.loaders import Sample, Source
+from RegCore.loaders.augmentation import random_ddf
 from RegCore.resampler import affine_coordinates, gaussian_smooth, sample
 from RegCore.slicreg.folder import Template, read_scan, read_template, scan_files
 from RegCore.slicreg.network import STRIDE
+from RegCore.space.geometry import Geometry, InputError
 
 MOST_KEPT = 2**30  # bytes of scans that are not read again
 COARSE = 6  # points along each axis between which a random deformation is smooth

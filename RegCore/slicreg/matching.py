@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from scipy.spatial import cKDTree
 
-from RegCore.geometry import Geometry, InputError
 from RegCore.progress import Progress, part_of, silent
 from RegCore.resampler import sample
 from RegCore.slicreg.densify import dense_field
 from RegCore.slicreg.supervoxels import Supervoxels
-from RegCore.transforms import DisplacementField
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.transforms import DisplacementField
 
 STRIDE = 2  # voxels between the features
 CHANNELS = 16  # for which the weight of the penalty is defined

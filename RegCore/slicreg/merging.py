@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from RegCore.geometry import InputError
+from RegCore.space.geometry import InputError
 
 
 def connected_parts(labels: np.ndarray) -> np.ndarray:

@@ -13,16 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from RegCore.geometry import Geometry, InputError
-from RegCore.methods import make_backbone
+from RegCore.networks.models import make_backbone
 from RegCore.slicreg.loading import Scans
 from RegCore.slicreg.network import STRIDE, Head, NetworkSettings, SlicNet
 from RegCore.slicreg.prediction import targets
 from RegCore.slicreg.preparation import MODALITIES
 from RegCore.slicreg.supervoxels import Supervoxels
+from RegCore.space.geometry import Geometry, InputError
 
 OF_NETWORK = ("layers", "classes", "hidden", "norm", "layout")  # what every network of SLIC-Reg is told
-UNET_CHANNELS = 64  # that a network of `RegCore.networks` hands to the head
+UNET_CHANNELS = 64  # that a network of `RegCore.networks.architectures` hands to the head
 
 
 class DeepLab(nn.Module):

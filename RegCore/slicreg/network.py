@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from RegCore.geometry import InputError
+from RegCore.space.geometry import InputError
 
 # Channels in, in the middle, out, and stride of each inverted residual; the first one strides in its first
 # convolution, so its depthwise one has stride 1.

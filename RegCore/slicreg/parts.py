@@ -1,9 +1,9 @@
 """Enters what SLIC-Reg adds into the tables that a configuration looks names up in."""
 
-from RegCore.augmentation import AUGMENTATIONS
 from RegCore.loaders import FILE_LOADERS, LOADERS
-from RegCore.methods import METHODS
-from RegCore.networks import NETWORKS
+from RegCore.loaders.augmentation import AUGMENTATIONS
+from RegCore.networks.architectures import NETWORKS
+from RegCore.networks.models import METHODS
 from RegCore.slicreg.loading import ScanFiles, supervoxels, together
 from RegCore.slicreg.methods import DeepLab, SlicReg, SlicRegression
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from RegCore.evaluation.pictures.panels import grey_panel, window_of
+from RegCore.evaluation.pictures.sheets import plane_sheet, values_at
 from RegCore.slicreg.supervoxels import Supervoxels
-from RegCore.visualise.panels import grey_panel, window_of
-from RegCore.visualise.sheets import plane_sheet, values_at
-from RegCore.volume import Volume
+from RegCore.space.volume import Volume
 
 HEIGHT = 300  # pixels of a scan
 GAP, TOP, LEFT = 6, 34, 30

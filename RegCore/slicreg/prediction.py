@@ -2,11 +2,11 @@
 
 import torch
 
-from RegCore.geometry import Geometry
 from RegCore.progress import Progress, silent
 from RegCore.slicreg.network import STRIDE, SlicNet
 from RegCore.slicreg.preparation import Prepared, network_units
 from RegCore.slicreg.supervoxels import Supervoxels
+from RegCore.space.geometry import Geometry
 
 PLANES = 4  # read at a time
 

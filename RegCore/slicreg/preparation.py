@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
-from RegCore.geometry import Geometry, InputError
-from RegCore.preprocess import as_tensor, coarser, foreground, in_own_units, onto_grid, spacing_along
 from RegCore.resampler import warp
-from RegCore.transforms import AffineTransform
-from RegCore.volume import Volume, check_image
+from RegCore.resampler.pyramid import as_tensor, coarser, foreground, in_own_units, onto_grid, spacing_along
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.transforms import AffineTransform
+from RegCore.space.volume import Volume, check_image
 
 MODALITIES = ("ct", "mr")
 UNIT = 500.0  # Hounsfield units that a network sees as 1

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from RegCore.geometry import Geometry, InputError
 from RegCore.io.files import whole
 from RegCore.progress import Progress, silent
 from RegCore.resampler import affine_coordinates, sample, warp
 from RegCore.slicreg.merging import connected_parts, merge_to
-from RegCore.transforms import Transform
-from RegCore.volume import Volume
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.transforms import Transform
+from RegCore.space.volume import Volume
 
 SPREAD = 0.05  # standard deviation of the entries of a random affine matrix about the identity, half extents
 COMPACTNESS = 1.5  # of SLIC, for intensities as a network sees them

@@ -5,8 +5,8 @@ import numpy as np
 from RegCore.slicreg.alignment import refined
 from RegCore.slicreg.evaluation import Labelled, Way
 from RegCore.slicreg.methods import Method
-from RegCore.slicreg.registering import PASSES, prepared, to_template
-from RegCore.transforms import AffineTransform, DisplacementField
+from RegCore.slicreg.registration import PASSES, prepared, to_template
+from RegCore.space.transforms import AffineTransform, DisplacementField
 
 
 def at_the_start(method: Method) -> Way:

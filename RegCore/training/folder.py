@@ -20,11 +20,11 @@ from typing import TextIO
 import torch
 from torch import nn
 
-from RegCore.checkpoint_import import import_checkpoint
-from RegCore.config import Config
-from RegCore.geometry import InputError
-from RegCore.model_file import TrainedModel, read_model, save_model
-from RegCore.tfbundle import is_bundle
+from RegCore.deepreg.checkpoint import import_checkpoint
+from RegCore.deepreg.tfbundle import is_bundle
+from RegCore.networks.model_file import TrainedModel, read_model, save_model
+from RegCore.space.geometry import InputError
+from RegCore.training.config import Config
 from RegCore.training.processes import Group
 from RegCore.training.records import write_table
 from RegCore.training.state import Place, TrainingState

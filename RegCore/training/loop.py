@@ -19,17 +19,17 @@ from random import Random
 import torch
 from torch import nn
 
-from RegCore.augmentation import AUGMENTATIONS, in_turn
-from RegCore.checks import choose_device
-from RegCore.config import Config
-from RegCore.geometry import InputError
 from RegCore.loaders import Batches, Loader, make_loader
-from RegCore.model_file import TrainedModel, build
-from RegCore.objective import Objective
-from RegCore.optimisers import make_optimiser
+from RegCore.loaders.augmentation import AUGMENTATIONS, in_turn
+from RegCore.networks.model_file import TrainedModel, build
 from RegCore.progress import Cancelled, Progress, silent
-from RegCore.steps import add_gradient, evaluate
+from RegCore.registration.checks import choose_device
+from RegCore.registration.optimisers import make_optimiser
+from RegCore.space.geometry import InputError
+from RegCore.training.config import Config
 from RegCore.training.folder import RunFolder
+from RegCore.training.gradients import add_gradient, evaluate
+from RegCore.training.objective import Objective
 from RegCore.training.precision import half_precision_pays
 from RegCore.training.processes import Group, processes
 from RegCore.training.records import TensorBoard
@@ -91,7 +91,7 @@ def train(
     """Train the network that a configuration describes.
 
     Args:
-        config: of `RegCore.config.load_config`.
+        config: of `RegCore.training.config.load_config`.
         log_dir, exp_name: the run's folder is ``log_dir/exp_name``, the time of day without a name. An
             earlier run there is moved aside to ``exp_name-1``, unless it is resumed.
         start_from: a checkpoint of another run (or a model file, or one of TensorFlow) to begin with; of a

@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from RegCore.geometry import InputError
-from RegCore.layers import BatchNorm3d
+from RegCore.networks.layers import BatchNorm3d
+from RegCore.space.geometry import InputError
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import logging
 import os
 from pathlib import Path
 
-from RegCore.geometry import InputError
+from RegCore.space.geometry import InputError
 
 log = logging.getLogger(__name__)
 

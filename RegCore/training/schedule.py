@@ -6,7 +6,7 @@ own, so that a training that is taken up again goes on exactly.
 
 import math
 
-from RegCore.config import Cosine, OneCycle, Plateau, Step
+from RegCore.training.config import Cosine, OneCycle, Plateau, Step
 
 
 def _half_cosine(begin: float, end: float, part: float) -> float:
@@ -17,7 +17,7 @@ def factor(schedule, place: float, epochs: int, losses: list[float]) -> float:
     """What the learning rate is multiplied by.
 
     Args:
-        schedule: of `RegCore.config.SCHEDULES`; None changes nothing.
+        schedule: of `RegCore.training.config.SCHEDULES`; None changes nothing.
         place: epochs done, with the part of the present one.
         epochs: of the whole training.
         losses: monitored loss of each epoch done.

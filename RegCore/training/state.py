@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
-from RegCore.geometry import InputError
+from RegCore.space.geometry import InputError
 from RegCore.training.processes import Group
 
 

@@ -4,8 +4,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
-from RegCore.geometry import Geometry
-from RegCore.transforms import AffineTransform, DisplacementField
+from RegCore.space.geometry import Geometry
+from RegCore.space.transforms import AffineTransform, DisplacementField
 
 LPS = np.array([-1.0, -1.0, 1.0])  # RAS coordinates times this are LPS coordinates
 

@@ -3,8 +3,8 @@
 import numpy as np
 import SimpleITK as sitk
 
-from RegCore.geometry import Geometry
-from RegCore.transforms import AffineTransform, DisplacementField
+from RegCore.space.geometry import Geometry
+from RegCore.space.transforms import AffineTransform, DisplacementField
 
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS <-> LPS
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from RegCore.model_file import TrainedModel, build
-from RegCore.networks import NETWORKS
+from RegCore.networks.architectures import NETWORKS
+from RegCore.networks.model_file import TrainedModel, build
 
 FIXED_SIZE, MOVING_SIZE = (9, 7, 8), (6, 10, 7)
 THETA = np.array([[0.9, 0.1, -0.05], [0.08, 1.3, 0.1], [0.02, -0.1, 0.8], [0.5, -0.7, 0.3]])

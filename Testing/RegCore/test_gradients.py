@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import RegCore
-from RegCore.features import mind_ssc
-from RegCore.layers import BatchNorm3d, Conv3dBlock, recomputed
-from RegCore.layers.sparing import _Chain
 from RegCore.losses import bending, gmi, gradient, jacobian, lncc
+from RegCore.networks.layers import BatchNorm3d, Conv3dBlock, recomputed
+from RegCore.networks.layers.memory_efficient import _Chain
 from RegCore.resampler import gaussian_smooth
+from RegCore.resampler.descriptors import mind_ssc
 
 SPACING = (0.8, 1.5, 2.5)
 
@@ -58,12 +58,12 @@ def block_case():
 KERNELS = (("rectangular", 3), ("rectangular", 4), ("triangular", 3), ("gaussian", 4))
 # class -> cases; a case is a function of the tensors that follow it
 CASES = {
-    "RegCore.layers.sparing._Chain": [
+    "RegCore.networks.layers.memory_efficient._Chain": [
         chain_case(sizes, recompute)
         for recompute in (False, True)
         for sizes in ([(3, 1, 1)] * 2, [(1, 1, 3), (1, 1, 1), (1, 3, 1)])
     ],
-    "RegCore.layers.sparing._Recomputed": [block_case()],
+    "RegCore.networks.layers.memory_efficient._Recomputed": [block_case()],
     "RegCore.losses.lncc._LocalCorrelation": [
         (
             lambda f, w, k=k, n=n, d=d: lncc(f, w, kernel_type=k, kernel_size=n, deepreg=d),
@@ -94,7 +94,7 @@ CASES = {
         for shape in ((2, 3, 3, 2, 4), (1, 3, 1, 3, 2), (1, 3, 3, 1, 1))
         for size in (0.15, 1.0)
     ],
-    "RegCore.features._SelfSimilarity": [
+    "RegCore.resampler.descriptors._SelfSimilarity": [
         (lambda x, r=r, d=d: one_number(mind_ssc(x, radius=r, dilation=d)), images(shape)[0])
         for r, d, shape in ((1, 2, (2, 1, 4, 3, 5)), (2, 1, (1, 1, 3, 4, 1)), (0, 1, (1, 1, 2, 2, 2)))
     ],

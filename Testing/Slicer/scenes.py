@@ -74,8 +74,8 @@ def linear_parent(name="Bed", shear=0.0):
 
 def bent_parent(name="Bend"):
     """A non-linear transform node: a grid of smooth displacements that covers all the test volumes."""
-    from RegCore.geometry import Geometry
-    from RegCore.transforms import DisplacementField
+    from RegCore.space.geometry import Geometry
+    from RegCore.space.transforms import DisplacementField
 
     affine = np.diag([8.0, 8.0, 8.0, 1.0])
     affine[:3, 3] = -60

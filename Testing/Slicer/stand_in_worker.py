@@ -22,11 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scipy.ndimage import map_coordinates  # noqa: E402
 
-from RegCore import worker  # noqa: E402
-from RegCore.geometry import InputError  # noqa: E402
+from RegCore.cli import worker  # noqa: E402
 from RegCore.progress import Cancelled  # noqa: E402
-from RegCore.transforms import AffineTransform, DisplacementField  # noqa: E402
-from RegCore.volume import Volume  # noqa: E402
+from RegCore.space.geometry import InputError  # noqa: E402
+from RegCore.space.transforms import AffineTransform, DisplacementField  # noqa: E402
+from RegCore.space.volume import Volume  # noqa: E402
 
 TURN = 0.08  # radians about the S axis
 SHIFT = np.array([2.0, -3.0, 1.5])  # mm
@@ -77,7 +77,7 @@ def misbehave(play: str) -> None:
 
 
 def register(arguments: dict, progress) -> dict:
-    """What `RegCore.worker.register_command` gives, made up."""
+    """What `RegCore.cli.worker.register_command` gives, made up."""
     settings = arguments["settings"] or {}
     play, steps = settings.get("play", "shift"), settings.get("steps", 3)
     for step in range(steps):
@@ -109,7 +109,7 @@ def register(arguments: dict, progress) -> dict:
 
 
 def train(arguments: dict, progress) -> dict:
-    """What `RegCore.worker.train_command` gives, made up: epochs of three steps, files without content."""
+    """What `RegCore.cli.worker.train_command` gives, made up: epochs of three steps, empty files."""
     folder, history = Path(arguments["folder"]), []
     epochs = arguments["max_epochs"] or 4
     (folder / "save").mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from RegCore.config import Config
 from RegCore.loaders import make_loader
+from RegCore.training.config import Config
 from Testing.RegCore.loaders import data
 
 

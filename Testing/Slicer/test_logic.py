@@ -7,9 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from RegCore.geometry import Geometry, InputError
 from RegCore.progress import Cancelled
-from RegCore.volume import Volume
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.volume import Volume
 
 SLOW = {"steps": 3000}
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from RegCore.geometry import InputError
+from RegCore.space.geometry import InputError
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from RegCore.geometry import Geometry, InputError
-from RegCore.transforms import AffineTransform, DisplacementField
-from RegCore.volume import Volume
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.transforms import AffineTransform, DisplacementField
+from RegCore.space.volume import Volume
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def test_every_selector_and_button_explains_itself():
 def test_the_panel_offers_what_regcore_has(library):
     import RegCore
     from RegCore.cli import DEVICES
-    from RegCore.optimise.deformable import Settings
+    from RegCore.registration.deformable import Settings
 
     parameters = library("parameters")
     assert {method.value for method in parameters.Method} == {*RegCore.METHODS, "trained"}

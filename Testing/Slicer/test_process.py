@@ -10,8 +10,8 @@ import numpy as np
 import psutil
 import pytest
 
-from RegCore.geometry import Geometry
-from RegCore.volume import Volume
+from RegCore.space.geometry import Geometry
+from RegCore.space.volume import Volume
 
 STAND_IN = Path(__file__).with_name("stand_in_worker.py")
 DIRECT = [sys.executable, str(STAND_IN)]
@@ -240,7 +240,7 @@ def test_the_timer_brings_the_answer_to_who_does_not_wait(host, library):
 def test_the_real_worker_is_started_from_any_folder(host, library, tmp_path, monkeypatch):
     process = library("process")
     monkeypatch.chdir(tmp_path)
-    worker = process.Worker([sys.executable, "-m", "RegCore.worker"])
+    worker = process.Worker([sys.executable, "-m", "RegCore.cli.worker"])
     job = worker.request("check", {}, lambda *told: None, lambda job: None)
     worker.wait(job)
     assert job.error is None and "cpu" in job.result["devices"]

@@ -8,7 +8,7 @@ import pytest
 
 import RegCore
 from RegCore.cli import main
-from RegCore.inference import find_model
+from RegCore.registration.learned import find_model
 from Testing.RegCore.slicreg import made_up
 from Testing.Slicer import scenes
 

@@ -9,8 +9,8 @@ import psutil
 import pytest
 import yaml
 
-from RegCore.config import load_config
-from RegCore.model_file import read_model
+from RegCore.networks.model_file import read_model
+from RegCore.training.config import load_config
 from Testing.RegCore.training.runs import configuration, write_pairs
 
 MODULE = Path(__file__).resolve().parents[2] / "DeepRegSlicer" / "DeepRegSlicer.py"

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import RegCore
-from RegCore.model_file import build, save_model
-from Testing.RegCore.bundles import write_checkpoint
+from RegCore.networks.model_file import build, save_model
+from Testing.RegCore.deepreg.bundles import write_checkpoint
 
 MODULE = Path(__file__).resolve().parents[2] / "DeepRegSlicer" / "DeepRegSlicer.py"
 REAL = [sys.executable, "-m", "RegCore", "worker"]

@@ -10,9 +10,9 @@ import psutil
 import pytest
 import yaml
 
-from RegCore.geometry import InputError
-from RegCore.model_file import load_model, read_model
+from RegCore.networks.model_file import load_model, read_model
 from RegCore.progress import Cancelled
+from RegCore.space.geometry import InputError
 from Testing.RegCore.training.runs import configuration, write_pairs
 
 STAND_IN = [sys.executable, str(Path(__file__).with_name("stand_in_worker.py"))]

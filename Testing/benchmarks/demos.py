@@ -28,16 +28,16 @@ from page import put  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from RegCore import load_model  # noqa: E402
-from RegCore.config import Config, load_config  # noqa: E402
-from RegCore.demos import PAIRS, make_pair, write_demo  # noqa: E402
-from RegCore.generate import EXAMPLES  # noqa: E402
+from RegCore.evaluation.pictures import overview  # noqa: E402
 from RegCore.loaders import make_loader  # noqa: E402
-from RegCore.methods import Prediction  # noqa: E402
-from RegCore.prediction import predict  # noqa: E402
-from RegCore.registration import Registration, register  # noqa: E402
+from RegCore.networks.models import Prediction  # noqa: E402
+from RegCore.registration.register import Registration, register  # noqa: E402
+from RegCore.samples.datasets import EXAMPLES  # noqa: E402
+from RegCore.samples.demos import PAIRS, make_pair, write_demo  # noqa: E402
+from RegCore.space.volume import Volume  # noqa: E402
 from RegCore.training import train  # noqa: E402
-from RegCore.visualise import overview  # noqa: E402
-from RegCore.volume import Volume  # noqa: E402
+from RegCore.training.config import Config, load_config  # noqa: E402
+from RegCore.training.predict import predict  # noqa: E402
 
 OUTPUT = ROOT / "bench-output" / "demos"
 PAGES = ROOT / "Docs" / "demos"

@@ -1,9 +1,9 @@
 """Trains five kinds of models for a few minutes and measures what they learn of patients they never saw.
 
-The patients are made up by `RegCore.generate`: scans of 64³ voxels with two structures, no two alike. Each
-model is trained from nothing in a process of its own, with one thread, so that the number of cores changes no
-figure, and a fixed seed, in a few hundred steps of one pair; two models are trained side by side. It fails if
-a model gains less Dice than stated here. `--write` puts the table on the page
+The patients are made up by `RegCore.samples.datasets`: scans of 64³ voxels with two structures, no two alike.
+Each model is trained from nothing in a process of its own, with one thread, so that the number of cores
+changes no figure, and a fixed seed, in a few hundred steps of one pair; two models are trained side by side.
+It fails if a model gains less Dice than stated here. `--write` puts the table on the page
 of the benchmarks.
 """
 
@@ -29,8 +29,8 @@ from demos import Still  # noqa: E402
 from page import put  # noqa: E402
 
 from RegCore import load_model, predict, train  # noqa: E402
-from RegCore.config import Config  # noqa: E402
-from RegCore.generate import Scan, make_cases, write_dataset  # noqa: E402
+from RegCore.samples.datasets import Scan, make_cases, write_dataset  # noqa: E402
+from RegCore.training.config import Config  # noqa: E402
 
 THREADS, TOGETHER = 1, 2
 SHAPES = Scan("mr", (64, 64, 64), (92, 88, 88), (0, 0, 0), ((1, 2, 3, 4), (2,)), "prostate")

@@ -25,10 +25,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import numpy as np  # noqa: E402 - the lines above come first
 import torch  # noqa: E402
 
-from RegCore.inference import find_model  # noqa: E402
+from RegCore.evaluation.metrics import folding  # noqa: E402
 from RegCore.io import load  # noqa: E402
-from RegCore.metrics import folding  # noqa: E402
+from RegCore.registration.learned import find_model  # noqa: E402
 from RegCore.resampler import warp  # noqa: E402
+from RegCore.samples.torso import DATASET, LABELS, TESTED, TRAINED, make_torso  # noqa: E402
 from RegCore.slicreg.alignment import template_to_scan  # noqa: E402
 from RegCore.slicreg.evaluation import Labelled, Way, best_affine, evaluate, overlap  # noqa: E402
 from RegCore.slicreg.folder import divided_scan, read_template  # noqa: E402
@@ -37,12 +38,11 @@ from RegCore.slicreg.methods import Method, SlicReg  # noqa: E402
 from RegCore.slicreg.picture import Divided, supervoxel_picture  # noqa: E402
 from RegCore.slicreg.prediction import predict_supervoxels  # noqa: E402
 from RegCore.slicreg.preparation import Prepared, centred, halved, network_units  # noqa: E402
-from RegCore.slicreg.registering import between, prepared, registered  # noqa: E402
+from RegCore.slicreg.registration import between, prepared, registered  # noqa: E402
 from RegCore.slicreg.supervoxels import Supervoxels, carried  # noqa: E402
-from RegCore.slicreg.torso import DATASET, LABELS, TESTED, TRAINED, make_torso  # noqa: E402
 from RegCore.slicreg.ways import at_the_start, by, refined_by  # noqa: E402
-from RegCore.transforms import DisplacementField  # noqa: E402
-from RegCore.volume import Volume  # noqa: E402
+from RegCore.space.transforms import DisplacementField  # noqa: E402
+from RegCore.space.volume import Volume  # noqa: E402
 from Testing.benchmarks.page import put  # noqa: E402
 
 OUTPUT = ROOT / "bench-output" / "slicreg"

@@ -33,8 +33,8 @@ WAYS = ("float32", "bfloat16", "float32, checkpointed", "bfloat16, checkpointed"
 def ours(kind: str, way: str):
     """Network, loss of images and field, and optimiser, as `regcore train` has them."""
     from RegCore.losses import bending, lncc
-    from RegCore.networks import NETWORKS
-    from RegCore.optimisers import make_optimiser
+    from RegCore.networks.architectures import NETWORKS
+    from RegCore.registration.optimisers import make_optimiser
     from RegCore.resampler import warp_image_ddf
 
     options = {"extract_levels": [0, 1, 2, 3]} if kind == "local" else {"depth": 3}

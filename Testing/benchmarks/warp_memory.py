@@ -15,11 +15,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from RegCore.geometry import Geometry  # noqa: E402 - the path comes first
-from RegCore.memory import peak_memory_mib  # noqa: E402
+from RegCore.evaluation.memory import peak_memory_mib  # noqa: E402
 from RegCore.resampler import warp  # noqa: E402
-from RegCore.transforms import AffineTransform, DisplacementField  # noqa: E402
-from RegCore.volume import Volume  # noqa: E402
+from RegCore.space.geometry import Geometry  # noqa: E402 - the path comes first
+from RegCore.space.transforms import AffineTransform, DisplacementField  # noqa: E402
+from RegCore.space.volume import Volume  # noqa: E402
 
 CASES = {
     "affine, image": ("affine", "image"),

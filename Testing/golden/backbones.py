@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from RegCore import networks
-from RegCore.keras_weights import from_state, to_state
+from RegCore.deepreg.keras_weights import from_state, to_state
 from Testing.golden.layout import channels_first, channels_last
 
 

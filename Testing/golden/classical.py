@@ -5,7 +5,7 @@ import re
 import torch
 
 from RegCore import losses
-from RegCore.optimise.classical import classical_affine, classical_nonrigid
+from RegCore.registration.classical import classical_affine, classical_nonrigid
 from RegCore.resampler import warp_image_ddf
 from Testing.golden.layout import as_deepreg, channels_first, channels_last, one_channel
 

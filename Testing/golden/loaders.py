@@ -11,10 +11,10 @@ from random import Random
 import numpy as np
 import pytest
 
-from RegCore.geometry import InputError
 from RegCore.loaders import FILE_LOADERS, LOADERS, Loader, images_from_volumes
-from RegCore.loaders.orders import all_pairs, label_indices
-from RegCore.loaders.side import Side, normalised
+from RegCore.loaders.images import Side, normalised
+from RegCore.loaders.samplers import all_pairs, label_indices
+from RegCore.space.geometry import InputError
 
 ROOTS = (Path("."), Path(__file__).resolve().parents[3] / "shared" / "deepreg")
 

@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from RegCore.keras_weights import from_state, to_state
-from RegCore.methods import build_model, warped
-from RegCore.objective import Objective, summary
-from RegCore.optimisers import make_optimiser
-from RegCore.steps import evaluate, predict, train_step
+from RegCore.deepreg.keras_weights import from_state, to_state
+from RegCore.networks.models import build_model, warped
+from RegCore.registration.optimisers import make_optimiser
+from RegCore.training.gradients import evaluate, predict, train_step
+from RegCore.training.objective import Objective, summary
 from Testing.golden.layout import channels_last, one_channel
 
 OPTIMISERS = {

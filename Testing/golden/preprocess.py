@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from RegCore.augmentation import CORNERS, random_affine, random_ddf
-from RegCore.preprocess import normalize_array
+from RegCore.loaders.augmentation import CORNERS, random_affine, random_ddf
 from RegCore.resampler import get_reference_grid, resize3d, sample, warp_grid, warp_image_ddf
+from RegCore.resampler.pyramid import normalize_array
 from Testing.golden.layout import channels_first, channels_last
 
 

@@ -7,8 +7,8 @@ import slicer
 from slicer.i18n import tr as _
 
 import RegCore
-from RegCore.phantom import LABELS
-from RegCore.volume import Volume
+from RegCore.samples.phantom import LABELS
+from RegCore.space.volume import Volume
 
 from .reading import image_of, vtk_matrix_of
 from .segments import BINARY_LABELMAP

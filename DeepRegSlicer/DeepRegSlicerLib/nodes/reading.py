@@ -5,9 +5,9 @@ import slicer
 import vtk
 from vtk.util.numpy_support import vtk_to_numpy
 
-from RegCore.geometry import Geometry, InputError
-from RegCore.transforms import AffineTransform, DisplacementField
-from RegCore.volume import Volume
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.transforms import AffineTransform, DisplacementField
+from RegCore.space.volume import Volume
 
 SAMPLES = 128  # voxels per axis at most at which a non-linear initial transform is sampled
 

@@ -6,8 +6,8 @@ import numpy as np
 import slicer
 import vtk
 
-from RegCore.geometry import Geometry, InputError
-from RegCore.volume import Volume
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.volume import Volume
 
 from .reading import affine_of_parents, array_of, hardened, image_of, matrix_of, transform_of_parents, volume
 

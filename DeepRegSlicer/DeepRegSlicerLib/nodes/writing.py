@@ -9,9 +9,9 @@ import numpy as np
 import slicer
 import vtk
 
-from RegCore.geometry import Geometry, InputError
-from RegCore.transforms import AffineTransform, DisplacementField
-from RegCore.volume import Volume
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.transforms import AffineTransform, DisplacementField
+from RegCore.space.volume import Volume
 
 from .changes import Changes
 from .reading import affine_of_parents, image_of, is_under, matrix_of, vtk_matrix_of

@@ -6,7 +6,7 @@ import ctk
 import slicer
 from slicer.i18n import tr as _
 
-from RegCore.geometry import InputError
+from RegCore.space.geometry import InputError
 
 from .. import install
 from ..logic import RegistrationCancelled, RegistrationError, register_volumes

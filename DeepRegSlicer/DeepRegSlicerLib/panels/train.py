@@ -5,8 +5,8 @@ from pathlib import Path
 import ctk
 from slicer.i18n import tr as _
 
-from RegCore.geometry import InputError
 from RegCore.progress import duration
+from RegCore.space.geometry import InputError
 
 from ..form import RATES, Form, Found, what_is_in
 from ..nodes.chart import loss_chart

@@ -4,10 +4,10 @@ import pytest
 import yaml
 
 from RegCore.cli import main
-from RegCore.keras_weights import from_state
-from RegCore.methods import build_model
-from RegCore.model_file import load_model
-from Testing.RegCore.bundles import write_checkpoint
+from RegCore.deepreg.keras_weights import from_state
+from RegCore.networks.model_file import load_model
+from RegCore.networks.models import build_model
+from Testing.RegCore.deepreg.bundles import write_checkpoint
 
 CONFIG = {
     "dataset": {"fixed_image_shape": [7, 8, 9], "moving_image_shape": [6, 5, 4], "train": {"labeled": True}},

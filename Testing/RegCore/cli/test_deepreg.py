@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from RegCore import generate
 from RegCore.cli import deepreg, main, training
+from RegCore.samples import datasets
 
 ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = ("train", "predict", "warp", "vis", "download")
@@ -147,7 +147,7 @@ def test_a_log_level_that_is_none_is_refused(monkeypatch, capsys, given):
 @pytest.mark.parametrize("run", [deepreg.download, lambda words: main(["download", *words])])
 def test_download_writes_the_examples_where_it_is_told_to(monkeypatch, capsys, tmp_path, run):
     folders = []
-    monkeypatch.setattr(generate, "write_examples", folders.append)
+    monkeypatch.setattr(datasets, "write_examples", folders.append)
     monkeypatch.chdir(tmp_path)
     assert run([]) == run(["-d", "x"]) == run(["--output_dir", "y", "--branch", "main"]) == 0
     assert folders == [Path("."), Path("x"), Path("y")]

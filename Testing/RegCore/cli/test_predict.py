@@ -4,15 +4,15 @@ import json
 
 import numpy as np
 import pytest
+from Testing.RegCore.training.predict.sets import configuration, figures, write_blobs
 
 from RegCore.cli import deepreg, main
 from RegCore.io import load, save
-from RegCore.model_file import build, save_model
-from RegCore.networks import NETWORKS
-from RegCore.phantom import make_phantom
-from RegCore.volume import Volume
+from RegCore.networks.architectures import NETWORKS
+from RegCore.networks.model_file import build, save_model
+from RegCore.samples.phantom import make_phantom
+from RegCore.space.volume import Volume
 from Testing.RegCore.known_networks import Known, known
-from Testing.RegCore.prediction.sets import configuration, figures, write_blobs
 
 __all__ = ["known"]
 UNET = {"name": "unet", "num_channel_initial": 1, "depth": 1}
@@ -58,7 +58,7 @@ def mine(folder, monkeypatch):
     monkeypatch.setitem(NETWORKS, "mine", Known)
     (folder / "mine.py").write_text(
         '"""A network."""\n'
-        "from RegCore.plugins import register_backbone\n"
+        "from RegCore.training.plugins import register_backbone\n"
         "from Testing.RegCore.known_networks import Known\n"
         "register_backbone(name='mine', force=True)(Known)\n"
     )

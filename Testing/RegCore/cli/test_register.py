@@ -13,11 +13,11 @@ import pytest
 import RegCore
 from RegCore.cli import DEVICES, METHODS, main
 from RegCore.cli.progress import ProgressLine
-from RegCore.phantom import make_phantom
-from RegCore.results import FILES
+from RegCore.evaluation.results import FILES
+from RegCore.samples.phantom import make_phantom
 
 ROOT = Path(__file__).resolve().parents[3]
-registration = importlib.import_module("RegCore.registration")
+registration = importlib.import_module("RegCore.registration.register")
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from RegCore.cli import main
-from RegCore.geometry import Geometry
 from RegCore.io import load, save
-from RegCore.transforms import AffineTransform
-from RegCore.volume import Volume
+from RegCore.space.geometry import Geometry
+from RegCore.space.transforms import AffineTransform
+from RegCore.space.volume import Volume
 
 SHAPE = (9, 10, 11)
 HEADER = "fx,fy,fz,mx,my,mz"

@@ -8,9 +8,9 @@ import yaml
 
 import RegCore
 from RegCore.cli import main
-from RegCore.config import load_config
-from RegCore.inference import find_model
-from RegCore.volume import Volume
+from RegCore.registration.learned import find_model
+from RegCore.space.volume import Volume
+from RegCore.training.config import load_config
 from Testing.RegCore.slicreg import made_up
 
 SHIFT = np.array([7.0, -5.0, 3.0])  # mm from one scan to the next
@@ -24,7 +24,7 @@ def work(tmp_path_factory):
     made_up.files(folder / "scans", RegCore.save)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("RegCore.slicreg.folder.oversegment", made_up.octants)
-        patch.setattr("RegCore.slicreg.teachers.by_images", lambda device: made_up.TEACHER)
+        patch.setattr("RegCore.slicreg.label_propagation.by_images", lambda device: made_up.TEACHER)
         assert main(prepare(folder)) == 0
     command = ["slicreg", "train", str(folder / "prepared"), "--out", str(folder / "run"), "--small"]
     options = ["--steps", "60", "--batch-size", "2", "--seed", "0", "--device", "cpu", "--quiet"]

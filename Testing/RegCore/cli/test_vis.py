@@ -11,11 +11,11 @@ from PIL import Image
 
 from RegCore.cli import deepreg, main
 from RegCore.cli.vis import STYLES
-from RegCore.geometry import Geometry
+from RegCore.evaluation.pictures import slices
 from RegCore.io import save
-from RegCore.transforms import AffineTransform
-from RegCore.visualise import slices
-from RegCore.volume import Volume
+from RegCore.space.geometry import Geometry
+from RegCore.space.transforms import AffineTransform
+from RegCore.space.volume import Volume
 
 ROOT = Path(__file__).resolve().parents[3]
 SHAPE = (6, 7, 5)

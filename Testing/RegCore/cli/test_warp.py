@@ -9,10 +9,10 @@ from scipy.ndimage import map_coordinates
 
 import RegCore.io
 from RegCore.cli import deepreg, main, warp
-from RegCore.geometry import Geometry
 from RegCore.io import load, save
-from RegCore.transforms import AffineTransform, DisplacementField
-from RegCore.volume import Volume
+from RegCore.space.geometry import Geometry
+from RegCore.space.transforms import AffineTransform, DisplacementField
+from RegCore.space.volume import Volume
 
 SHAPE, FIXED_SHAPE = (7, 8, 9), (6, 9, 5)
 RANDOM = np.random.default_rng(3)

@@ -11,8 +11,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from RegCore.geometry import InputError
 from RegCore.loaders import batches, make_loader
+from RegCore.space.geometry import InputError
 from Testing.RegCore.loaders import data
 
 

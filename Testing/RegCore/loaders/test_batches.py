@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from RegCore.geometry import Geometry, InputError
 from RegCore.loaders import Batches, Source, Unpaired, batches, images_from_volumes, make_loader
 from RegCore.loaders.batches import deal
-from RegCore.loaders.side import Side
-from RegCore.loaders.store import SHARED, Store
+from RegCore.loaders.cache import SHARED, Store
+from RegCore.loaders.images import Side
+from RegCore.space.geometry import Geometry, InputError
 from Testing.RegCore.loaders import data
 
 

@@ -7,9 +7,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from RegCore.geometry import Geometry
 from RegCore.loaders import FILE_LOADERS, LOADERS, Source, loader_keys, make_loader
-from RegCore.loaders.side import normalised
+from RegCore.loaders.images import normalised
+from RegCore.space.geometry import Geometry
 from Testing.RegCore.grids import GRIDS, affine
 from Testing.RegCore.loaders import data
 
@@ -124,7 +124,7 @@ def test_a_sample_can_be_had_as_its_files_hold_it(tmp_path):
 @pytest.mark.parametrize("ending", [".nii", ".nrrd", ".mha"])
 def test_other_formats_of_files_are_read_as_well(ending, tmp_path):
     from RegCore.io import save
-    from RegCore.volume import Volume
+    from RegCore.space.volume import Volume
 
     data.write(tmp_path, "unpaired", "nifti", channels=2)
     grid = GRIDS["left-handed"]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from RegCore.geometry import Geometry, InputError
 from RegCore.loaders import Grouped, batches, images_from_volumes, make_loader, pairs_from_volumes
-from RegCore.volume import Volume
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.volume import Volume
 from Testing.RegCore.grids import GRIDS, affine
 from Testing.RegCore.loaders import data
 

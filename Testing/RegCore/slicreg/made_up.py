@@ -2,15 +2,15 @@
 
 import numpy as np
 
-from RegCore.geometry import Geometry
 from RegCore.progress import silent
 from RegCore.slicreg.folder import FolderSettings, Teacher, prepare_folder
 from RegCore.slicreg.prediction import predict_supervoxels
 from RegCore.slicreg.preparation import body_mask, halved
-from RegCore.slicreg.registering import prepared
+from RegCore.slicreg.registration import prepared
 from RegCore.slicreg.supervoxels import Supervoxels
-from RegCore.transforms import AffineTransform, DisplacementField
-from RegCore.volume import Volume
+from RegCore.space.geometry import Geometry
+from RegCore.space.transforms import AffineTransform, DisplacementField
+from RegCore.space.volume import Volume
 
 SHAPE, SPACING = (32, 32, 32), 8.0
 LAYERS, COUNT = 2, 8

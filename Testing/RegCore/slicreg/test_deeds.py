@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from RegCore.geometry import InputError
 from RegCore.slicreg.deeds import read_control_points, read_deeds, read_matrix
+from RegCore.space.geometry import InputError
 
 # What linearBCV and deedsBCV wrote, with their defaults, for two made-up torsos of 50 × 42 × 57 voxels.
 DATA = Path(__file__).resolve().parents[2] / "Data" / "deeds"

@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy.interpolate import RBFInterpolator
 
-from RegCore.geometry import Geometry, InputError
-from RegCore.optimise.deformable import folded
+from RegCore.registration.deformable import folded
 from RegCore.slicreg.densify import dense_field, thin_plate
+from RegCore.space.geometry import Geometry, InputError
 from Testing.RegCore.grids import affine
 
 GRID = Geometry((17, 20, 23), affine((0.2, 0.1, -0.3), (2.0, 3.0, 4.0)))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from RegCore.geometry import InputError
 from RegCore.io import save
 from RegCore.progress import Cancelled
 from RegCore.slicreg.folder import Teacher, prepare_folder, read_scan, read_template, scan_files, stem
 from RegCore.slicreg.picture import GAP, LEFT, TOP, colours
+from RegCore.space.geometry import InputError
 from Testing.RegCore.slicreg import made_up
 
 

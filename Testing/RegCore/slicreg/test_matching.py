@@ -8,8 +8,7 @@ import pytest
 import torch
 from scipy.ndimage import uniform_filter
 
-from RegCore.geometry import Geometry, InputError
-from RegCore.metrics import folding
+from RegCore.evaluation.metrics import folding
 from RegCore.slicreg.matching import (
     Keypoints,
     Matching,
@@ -22,7 +21,8 @@ from RegCore.slicreg.matching import (
     unit_of,
 )
 from RegCore.slicreg.supervoxels import Supervoxels
-from RegCore.transforms import AffineTransform, DisplacementField
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.transforms import AffineTransform, DisplacementField
 from Testing.RegCore.grids import affine
 from Testing.RegCore.slicreg.voronoi import COUNT, voronoi
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from RegCore.geometry import InputError
 from RegCore.slicreg.merging import connected_parts, contacts, merge_to
+from RegCore.space.geometry import InputError
 
 SHAPE = (7, 8, 9)
 

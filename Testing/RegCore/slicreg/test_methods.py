@@ -7,18 +7,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from RegCore.config import Config
-from RegCore.geometry import InputError
-from RegCore.inference import find_model, predicted_transform
 from RegCore.io import save
 from RegCore.loaders import make_loader
-from RegCore.model_file import build
+from RegCore.networks.model_file import build
+from RegCore.registration.learned import find_model, predicted_transform
 from RegCore.slicreg.folder import read_template
 from RegCore.slicreg.loading import together
 from RegCore.slicreg.prediction import targets
-from RegCore.slicreg.recipe import NETWORKS, training_config
-from RegCore.slicreg.registering import is_template, prepared, registered
+from RegCore.slicreg.presets import NETWORKS, training_config
+from RegCore.slicreg.registration import is_template, prepared, registered
+from RegCore.space.geometry import InputError
 from RegCore.training import train
+from RegCore.training.config import Config
 from Testing.RegCore.slicreg import made_up
 
 

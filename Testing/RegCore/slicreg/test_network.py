@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from RegCore.geometry import InputError
 from RegCore.slicreg.network import Backbone, Head, NetworkSettings, Pyramid, SlicNet
+from RegCore.space.geometry import InputError
 
 SMALL = NetworkSettings(layers=4, classes=8, width=0.5, context=16, hidden=8, dropout=0.0)
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from RegCore.geometry import Geometry
 from RegCore.slicreg.matching import MatchSettings, match
 from RegCore.slicreg.network import NetworkSettings, SlicNet
 from RegCore.slicreg.prediction import predict_supervoxels, supervoxels_of, targets
 from RegCore.slicreg.preparation import Prepared
 from RegCore.slicreg.supervoxels import Supervoxels
-from RegCore.volume import Volume
+from RegCore.space.geometry import Geometry
+from RegCore.space.volume import Volume
 from Testing.RegCore.slicreg.voronoi import voronoi
 
 CUBE = Geometry((32, 32, 32), np.diag([5.0, 5.0, 5.0, 1.0]))

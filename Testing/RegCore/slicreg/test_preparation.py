@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from RegCore.geometry import Geometry, InputError
+from RegCore.samples.torso import make_torso
 from RegCore.slicreg.preparation import (
     body_centre,
     body_mask,
@@ -22,8 +22,8 @@ from RegCore.slicreg.preparation import (
     soft_tissue,
     upright,
 )
-from RegCore.slicreg.torso import make_torso
-from RegCore.volume import Volume
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.volume import Volume
 from Testing.RegCore.grids import affine
 
 CENTRE = np.array([12.0, -31.0, 54.0])

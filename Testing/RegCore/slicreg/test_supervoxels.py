@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from RegCore.geometry import Geometry, InputError
 from RegCore.slicreg import supervoxels
 from RegCore.slicreg.supervoxels import (
     Supervoxels,
@@ -15,8 +14,9 @@ from RegCore.slicreg.supervoxels import (
     oversegment,
     save_supervoxels,
 )
-from RegCore.transforms import AffineTransform, DisplacementField
-from RegCore.volume import Volume
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.transforms import AffineTransform, DisplacementField
+from RegCore.space.volume import Volume
 from Testing.RegCore.grids import OBLIQUE, affine
 
 GRID = Geometry((22, 26, 24), affine((0.1, -0.2, 0.3), (4.0, 4.0, 4.0)))

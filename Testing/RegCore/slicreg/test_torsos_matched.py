@@ -5,16 +5,16 @@ from functools import cache
 import numpy as np
 import pytest
 
-from RegCore.metrics import dice, folding
-from RegCore.optimise.deformable import Settings
+from RegCore.evaluation.metrics import dice, folding
+from RegCore.registration.deformable import Settings
 from RegCore.resampler import warp
+from RegCore.samples.torso import LABELS, make_torso, true_transform
 from RegCore.slicreg.alignment import refined, template_to_scan
 from RegCore.slicreg.matching import match
 from RegCore.slicreg.preparation import body_mask, halved, network_units, prepare
 from RegCore.slicreg.supervoxels import carried, oversegment
-from RegCore.slicreg.torso import LABELS, make_torso, true_transform
-from RegCore.transforms import AffineTransform
-from RegCore.volume import Volume
+from RegCore.space.transforms import AffineTransform
+from RegCore.space.volume import Volume
 
 FULL, SPACING = (96, 96, 96), 4.0
 TESTS = (101, 104)  # of 101..106; the second one begins farthest away

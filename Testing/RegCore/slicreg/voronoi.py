@@ -3,8 +3,8 @@
 import numpy as np
 from scipy.spatial import cKDTree
 
-from RegCore.geometry import Geometry
 from RegCore.slicreg.supervoxels import Supervoxels
+from RegCore.space.geometry import Geometry
 
 COUNT = 31
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from RegCore.config import Config
-from RegCore.geometry import Geometry
 from RegCore.io import save
-from RegCore.volume import Volume
+from RegCore.space.geometry import Geometry
+from RegCore.space.volume import Volume
+from RegCore.training.config import Config
 
 SHAPE = (12, 10, 11)
 

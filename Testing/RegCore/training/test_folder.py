@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 from RegCore.cli import main
-from RegCore.config import load_config
-from RegCore.geometry import InputError
-from RegCore.model_file import load_model
-from RegCore.plugins import register_loss
+from RegCore.networks.model_file import load_model
+from RegCore.space.geometry import InputError
 from RegCore.training import train
+from RegCore.training.config import load_config
+from RegCore.training.plugins import register_loss
 from Testing.RegCore.training.runs import configuration, write_pairs
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -12,11 +12,11 @@ import pytest
 import torch
 import yaml
 
-from RegCore.config import load_config
-from RegCore.geometry import InputError
-from RegCore.model_file import load_model
+from RegCore.networks.model_file import load_model
 from RegCore.progress import Cancelled
+from RegCore.space.geometry import InputError
 from RegCore.training import checkpoint_at, train
+from RegCore.training.config import load_config
 from Testing.RegCore.training.runs import configuration, write_pairs
 
 
@@ -98,7 +98,7 @@ def test_a_run_stopped_between_two_epochs_keeps_the_one_that_is_done(pairs, whol
 
 KILLED = """
 import sys
-from RegCore.config import load_config
+from RegCore.training.config import load_config
 from RegCore.training import train
 folder, resume = sys.argv[1:]
 train(load_config(folder + "/wanted.yaml"), log_dir=folder, exp_name="run", resume=resume == "yes")
@@ -224,7 +224,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_keeps_the_last_checkpoi
 TWO = """
 import sys, torch
 torch.set_num_threads(1)
-from RegCore.config import load_config
+from RegCore.training.config import load_config
 from RegCore.training import train
 train(load_config(sys.argv[1]), log_dir=sys.argv[2], exp_name="run", device="cpu")
 """

@@ -1,0 +1,1 @@
+"""What exists for DeepReg's sake alone: checkpoints of TensorFlow, weights of Keras, older YAML."""

@@ -1,0 +1,1 @@
+"""What came of a registration: figures, tables, results as files, pictures."""

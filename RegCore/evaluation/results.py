@@ -1,0 +1,115 @@
+"""Writes what a registration gave into a folder: six files, all of them or none."""
+
+import json
+import math
+import os
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from RegCore.evaluation.pictures import overview
+from RegCore.io import save
+from RegCore.space.geometry import InputError
+from RegCore.space.volume import Volume
+
+FILES = ("transform.h5", "inverse.h5", "warped.nii.gz", "warped_seg.nii.gz", "metrics.json", "overview.png")
+
+
+@contextmanager
+def prepared_folder(folder: Path):
+    """A folder that exists and can be written to, made if need be; yields it as a path.
+
+    To be entered before the long work begins. If the work fails, folders that were made here and stayed
+    empty are removed again. Raises InputError where the folder can't be made or written to.
+    """
+    folder = Path(folder).absolute()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except FileExistsError:
+        raise InputError(f"{folder}: a folder for the results was expected, but this is a file") from None
+    except OSError as error:
+        _remove_empty(made)
+        raise InputError(f"{folder}: the results can't be written ({error.strerror or error})") from error
+    try:
+        yield folder
+    except BaseException:
+        _remove_empty(made)
+        raise
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove these folders, innermost first, up to the first that holds something."""
+    for path in folders:
+        if not path.is_dir() or any(path.iterdir()):
+            return
+        path.rmdir()
+
+
+def write_results(
+    folder: Path,
+    registration: Any,
+    fixed: Volume,
+    moving: Volume,
+    fixed_labels: Volume | None = None,
+    moving_labels: Volume | None = None,
+    about: dict[str, Any] | None = None,
+) -> list[Path]:
+    """Write a `Registration` into a folder and return the paths, in the order of `FILES`.
+
+    transform.h5 takes fixed points to moving points (what resampling needs), inverse.h5 the other way;
+    warped.nii.gz and, with labels, warped_seg.nii.gz are on the fixed grid; metrics.json holds the figures
+    and `about` (method, seed, names of files ...); overview.png is the picture.
+    Everything is first written into a private folder inside, then moved to its place, so that on any error
+    what was there before stays as it was. Raises InputError, one sentence, if it can't be written.
+    """
+    folder = Path(folder)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as name:
+            side = Path(name)
+            save(registration.transform, side / "transform.h5")
+            save(registration.inverse, side / "inverse.h5")
+            save(registration.warped, side / "warped.nii.gz")
+            if registration.warped_labels is not None:
+                save(registration.warped_labels, side / "warped_seg.nii.gz")
+            figures = {**(about or {}), **registration.metrics, "seconds": registration.seconds}
+            (side / "metrics.json").write_text(_json(figures), encoding="utf-8")
+            picture = overview(registration, fixed, moving, fixed_labels, moving_labels)
+            picture.save(side / "overview.png")
+            return _put_in_place(side, folder)
+    except InputError as error:
+        words = str(error).replace(f"{side}{os.sep}", f"{folder}{os.sep}")
+        raise InputError(words) from error
+    except OSError as error:
+        raise InputError(f"{folder}: the results can't be written ({error.strerror or error})") from error
+
+
+def _put_in_place(side: Path, folder: Path) -> list[Path]:
+    """Move the finished files into the folder; of the six, those that this run did not make are removed."""
+    written = []
+    for name in FILES:
+        if (side / name).exists():
+            os.replace(side / name, folder / name)
+            written.append(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+    return written
+
+
+def _json(figures: dict[str, Any]) -> str:
+    """Figures as JSON text; those that are not finite become null, which JSON has a word for."""
+    return json.dumps(_finite(figures), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    if isinstance(value, float) or hasattr(value, "dtype"):
+        number = value.item() if hasattr(value, "item") else value
+        return number if not isinstance(number, float) or math.isfinite(number) else None
+    return value if isinstance(value, str | int | bool | None) else str(value)

@@ -1,0 +1,5 @@
+"""Networks, the models made of them, and model files: what is trained and what predicts."""
+
+from RegCore.networks.architectures import NETWORKS, GlobalNet, LocalNet, UNet
+
+__all__ = ["NETWORKS", "GlobalNet", "LocalNet", "UNet"]

@@ -1,0 +1,107 @@
+"""The ends of networks: outputs gathered from several levels, an affine map, and what turns them into fields.
+
+Tensors are ``(B, C, I, J, K)``, fields in voxels.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from RegCore.networks.layers.convolution import ACTIVATIONS, Conv3d, lookup
+from RegCore.resampler import affine_ddf, integrate, resize3d, warp_image_ddf
+from RegCore.space.geometry import InputError
+
+
+class Extraction(nn.Module):
+    """Mean of what convolutions (kernel 3, bias) make of several decoder levels, resized to the image.
+
+    Args:
+        channels: channels of the decoder's levels, from `min(extract_levels)` downwards.
+        extract_levels: levels that are used; 0 is the full size.
+        out_channels, out_kernel_initializer, out_activation: of the convolutions.
+        deepreg: as DeepReg: the convolution of level L looks at level min + max - L. For gapless sets of
+            levels these are the same levels in another order, for [0, 1, 3] they are the levels 3, 2, 0.
+
+    ``forward(levels, shape)``: the decoder's tensors, finest first -> ``(B, out_channels, *shape)``.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        extract_levels: Sequence[int],
+        out_channels: int = 3,
+        out_kernel_initializer: str = "zeros",
+        out_activation: str | None = None,
+        *,
+        deepreg: bool = False,
+    ):
+        super().__init__()
+        levels = sorted(extract_levels)
+        if deepreg:
+            levels = [levels[0] + levels[-1] - level for level in extract_levels]
+        self.places = [level - min(extract_levels) for level in levels]
+        start = out_kernel_initializer
+        made = [
+            Conv3d(channels[p], out_channels, use_bias=True, kernel_initializer=start) for p in self.places
+        ]
+        self.layers = nn.ModuleList(nn.ModuleList([convolution]) for convolution in made)
+        self.act = lookup(ACTIVATIONS, out_activation, "activation")
+
+    def forward(self, levels: Sequence[torch.Tensor], shape: Sequence[int]) -> torch.Tensor:
+        total = 0
+        for place, (convolution,) in zip(self.places, self.layers, strict=True):
+            made = self.act(convolution(levels[place])).contiguous()  # few channels are resized faster so
+            made = made.to(torch.promote_types(made.dtype, torch.float32))  # half precision can't hold fields
+            total = total + resize3d(made, shape, align_corners=False)
+        return total / len(self.places)
+
+
+class AffineHead(nn.Module):
+    """A dense layer that gives the affine map of the whole image (Hu et al., ISBI 2018).
+
+    Args:
+        in_channels, in_shape: of the tensor it reads, which has a fixed size for that reason.
+        image_size: shape of the field.
+
+    ``(B, in_channels, *in_shape)`` -> the DDF ``(B, 3, *image_size)`` in voxels and theta ``(B, 4, 3)``:
+    rows i, j, k and translation, new = [i j k 1] @ theta; begins near the identity.
+    """
+
+    def __init__(self, in_channels: int, in_shape: Sequence[int], image_size: Sequence[int]):
+        super().__init__()
+        self.image_size, self.in_shape = tuple(image_size), tuple(in_shape)
+        self.dense = nn.Linear(in_channels * self.in_shape[0] * self.in_shape[1] * self.in_shape[2], 12)
+        nn.init.xavier_uniform_(self.dense.weight)
+        self.dense.bias.data = torch.eye(4, 3).flatten()
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if tuple(x.shape[2:]) != self.in_shape:
+            raise InputError(
+                f"this network was built for images of {self.image_size} voxels, whose deepest level has"
+                f" {self.in_shape}, but it came as {tuple(x.shape[2:])}"
+            )
+        theta = self.dense(x.movedim(1, -1).flatten(1)).view(-1, 4, 3)
+        return affine_ddf(theta, self.image_size), theta
+
+
+class IntDVF(nn.Module):
+    """A stationary velocity field to the displacement it leads to; see `RegCore.resampler.integrate`."""
+
+    def __init__(self, num_steps: int = 7, *, border: str = "edge"):
+        super().__init__()
+        self.num_steps, self.border = num_steps, border
+
+    def forward(self, dvf: torch.Tensor) -> torch.Tensor:
+        return integrate(dvf, self.num_steps, border=self.border)
+
+
+class Warping(nn.Module):
+    """An image pulled by a DDF; see `RegCore.resampler.warp_image_ddf`. ``forward(ddf, image)``."""
+
+    def __init__(self, *, border: str = "edge", nearest: bool = False):
+        super().__init__()
+        self.border, self.nearest = border, nearest
+
+    def forward(self, ddf: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        return warp_image_ddf(image, ddf, border=self.border, nearest=self.nearest)

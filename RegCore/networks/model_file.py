@@ -1,0 +1,200 @@
+"""A trained network as one file: `save_model` writes it, `load_model` gives it back ready to predict.
+
+The file is what ``torch.save`` makes of a dict of plain values and tensors::
+
+    format      "DeepRegSlicer model"
+    version     1
+    config      the configuration that it was trained with, as plain dicts, lists, texts and numbers
+    fixed_size  3 voxel counts: what the network gets the images at
+    moving_size
+    labeled     whether labels took part in the training
+    state       weights and moving averages by name
+    axes        optional: where the voxel axes of fixed and moving images ran in the training, as "RAS"
+    training    of a checkpoint: what a training needs to go on
+
+It is read with ``weights_only``, so that nothing in it can run code.
+"""
+
+import os
+import pickle
+import struct
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import RegCore.slicreg.parts  # noqa: F401 - enters its methods
+from RegCore.deepreg.tfbundle import is_bundle
+from RegCore.io.files import whole
+from RegCore.networks.models import build_model
+from RegCore.space.geometry import InputError
+
+FORMAT, VERSION = "DeepRegSlicer model", 1
+KINDS = {"config": dict, "fixed_size": list, "moving_size": list, "labeled": bool, "state": dict}
+# what the readers of archives and pickles raise for a damaged file
+BROKEN = (zipfile.BadZipFile, pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError)
+BROKEN += (LookupError, TypeError, AttributeError, struct.error)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network and what it needs to be told to do its work.
+
+    config: the configuration of the training as plain values. fixed_size, moving_size: voxels (I, J, K) that
+    the images are resized to before the network sees them. labeled: whether labels took part in the training.
+    network: as `RegCore.networks.models.build_model` makes it. axes: where the voxel axes of the fixed and
+    the moving images of the training ran (`Geometry.axis_codes`), if it is known and was the same for all.
+    """
+
+    config: dict
+    fixed_size: tuple[int, int, int]
+    moving_size: tuple[int, int, int]
+    labeled: bool
+    network: nn.Module
+    axes: tuple[str, str] | None = None
+
+
+def build(config: Mapping, fixed_size, moving_size, labeled: bool, axes=None) -> TrainedModel:
+    """The model that the section ``train`` of a configuration describes, not yet trained.
+
+    The other arguments are those of `TrainedModel`; `RegCore.loaders.Loader` knows the axes of its images.
+    Raises InputError for what is not a configuration, and as `RegCore.networks.models.build_model`.
+    """
+    train = config.get("train")
+    if not isinstance(train, Mapping):
+        raise InputError("the configuration lacks the section train, which describes the network")
+    sizes = []
+    for name, size in (("fixed", fixed_size), ("moving", moving_size)):
+        whole = [n for n in size if isinstance(n, int) and not isinstance(n, bool) and n > 0]
+        if len(size) != 3 or len(whole) != 3:
+            raise InputError(f"the size of {name} images must be 3 positive whole numbers, but it is {size}")
+        sizes.append(tuple(whole))
+    network = build_model(train, *sizes, labeled=labeled)
+    return TrainedModel(plain(config, "the configuration"), *sizes, labeled, network, axes)
+
+
+def save_model(path, trained: TrainedModel, training: Mapping | None = None) -> None:
+    """Write a model to a file, under another name first, so that the file is there whole or not at all.
+
+    training: for a checkpoint, what the training needs to go on: plain values and tensors.
+    Raises InputError where the file can't be written, TypeError for a configuration of other things than
+    dicts, lists, texts, numbers and None.
+    """
+    path = Path(path)
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": plain(trained.config, "the configuration"),
+        "fixed_size": list(trained.fixed_size),
+        "moving_size": list(trained.moving_size),
+        "labeled": trained.labeled,
+        "state": {name: tensor.cpu() for name, tensor in trained.network.state_dict().items()},
+    }
+    if trained.axes is not None:
+        content["axes"] = list(trained.axes)
+    if training is not None:
+        content["training"] = training
+    with whole(path) as side, open(side, "wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch hides behind it that the disk is full
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load_model(path, device="cpu") -> TrainedModel:
+    """The model of a file, its network on the device and set to predict.
+
+    Raises InputError, which names the file, if there is none, if it is not a model file, a newer or a damaged
+    one, or if it needs a network or method that is not known here.
+    """
+    path = Path(path)
+    content = read_model(path)
+    try:
+        axes = tuple(content["axes"]) if "axes" in content else None
+        sizes = content["fixed_size"], content["moving_size"]
+        made = build(content["config"], *sizes, content["labeled"], axes)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    try:
+        made.network.load_state_dict(content["state"])
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{path}: its weights do not fit the network it describes: {reason}") from None
+    made.network.to(device).eval()
+    return made
+
+
+def plain(value, what: str):
+    """A copy of values that JSON or YAML can say, mappings as dicts and sequences as lists.
+
+    Raises TypeError, which names the place, for anything else.
+    """
+    if isinstance(value, Mapping):
+        return {key: plain(inner, f"{what}.{key}") for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner, f"{what}[{i}]") for i, inner in enumerate(value)]
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    raise TypeError(f"{what} is a {type(value).__name__}, which can't be kept in a model file")
+
+
+def read_model(path: Path) -> dict:
+    """What a model file holds, as listed above; tensors on the CPU. Raises InputError as `load_model`."""
+    if not path.is_file():
+        if is_bundle(path):
+            raise _tensorflow(path)
+        raise InputError(f"{path}: there is no such file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            usual = all(map(_as_torch_writes, archive.infolist()))
+            broken = archive.testzip() if usual else None
+    except BROKEN:
+        if is_bundle(path):
+            raise _tensorflow(path) from None
+        raise InputError(f"{path}: this is not a model file, or it was cut off") from None
+    if not usual:
+        raise InputError(f"{path}: this is not a model file, but another archive")
+    if broken is not None:
+        raise InputError(f"{path}: this model file is damaged ({broken})")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except BROKEN:
+        raise InputError(f"{path}: this is not a model file of DeepRegSlicer") from None
+    return _checked(path, content)
+
+
+def _as_torch_writes(entry: zipfile.ZipInfo) -> bool:
+    """Not compressed, and without attributes: torch takes an entry with that of a folder for empty."""
+    return entry.compress_type == zipfile.ZIP_STORED and entry.external_attr == 0
+
+
+def _checked(path: Path, content) -> dict:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"{path}: this is not a model file of DeepRegSlicer")
+    version = content.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        raise InputError(
+            f"{path}: this model file has the version {version}, but this DeepRegSlicer reads those up to"
+            f" {VERSION}; a newer DeepRegSlicer is needed"
+        )
+    for name, kind in KINDS.items():
+        if not isinstance(content.get(name), kind):
+            raise InputError(
+                f"{path}: this model file is damaged: {name} is missing or not a {kind.__name__}"
+            )
+    axes = content.get("axes", ["RAS", "RAS"])
+    if not isinstance(axes, list) or [type(codes) for codes in axes] != [str, str]:
+        raise InputError(f"{path}: this model file is damaged: axes is {axes!r}")
+    return content
+
+
+def _tensorflow(path: Path) -> InputError:
+    return InputError(
+        f"{path}: this is a checkpoint of TensorFlow; make a model file of it with:"
+        f" regcore import-checkpoint {path} --out model.pt"
+    )

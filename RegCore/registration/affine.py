@@ -1,0 +1,363 @@
+"""Robust rigid and affine alignment: many starts, block matching with trimmed least squares, refinement."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from RegCore.progress import Progress, part_of, silent
+from RegCore.registration.block_matching import FLAT, best_displacements, block_costs
+from RegCore.registration.pair import UNRELATED, Codes, Layers, Side, make_layers
+from RegCore.resampler import reference_grid, sample
+from RegCore.resampler.pyramid import foreground, working_geometry
+from RegCore.space.geometry import Geometry, InputError, apply_affine
+from RegCore.space.transforms import AffineTransform
+
+MARGIN = 0.98  # a start must cost less than this share of the given position's cost to be preferred to it
+WORTH = 0.9  # an affine transform must cost less than this share of a rigid one to begin a deformation
+COARSE_VOXELS, FINE_VOXELS = 40**3, 80**3
+REFINEMENTS = 40  # iterations of the last stage
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution of a pair: the fixed features on a grid, and the moving side to be pulled onto it."""
+
+    grid: Geometry
+    features: torch.Tensor  # (1, C, I, J, K)
+    weight: torch.Tensor  # (1, 1, I, J, K)
+    fixed: Layers
+    moving: Layers
+
+    def pulled(self, matrix: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of the moving side pulled onto the grid, and where they are known."""
+        return self.moving.pulled(self.grid, matrix, 0.0)
+
+    def cost(self, matrix: np.ndarray) -> float:
+        """Mean feature distance over the fixed grid, unknown voxels counting as unrelated."""
+        features, known = self.pulled(matrix)
+        distance = (self.features - features).square_().sum(1, keepdim=True)
+        distance = distance * known + UNRELATED * (1 - known)
+        return float((distance * self.weight).sum() / self.weight.sum())
+
+
+def make_level(
+    fixed: Side, moving: Side, voxels: int, codes: Codes | None, device, tick=lambda: None
+) -> Level:
+    """The pair at a resolution of about so many fixed voxels; ``tick`` is called between the parts."""
+    grid = working_geometry(fixed.image.geometry, voxels)
+    tick()
+    still = make_layers(fixed, grid, np.eye(4), codes, device)
+    tick()
+    features, weight = still.pulled(grid, np.eye(4), 0.0)
+    if float(weight.sum()) <= 0:
+        raise InputError("the fixed mask leaves no voxel of the fixed image to compare")
+    return Level(grid, features, weight, still, make_layers(moving, grid, np.eye(4), codes, device))
+
+
+# ---- starts ------------------------------------------------------------------------------------------------
+
+
+def _translation(shift) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, 3] = shift
+    return matrix
+
+
+def _moments(image: torch.Tensor, grid: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """Centre of mass (mm) and principal axes (columns, by falling variance) of the foreground."""
+    points = grid.to_world(np.argwhere(foreground(image[0, 0].cpu().numpy())).astype(float))
+    if len(points) < 10:
+        return grid.centre, np.eye(3)
+    centre = points.mean(0)
+    axes = np.linalg.eigh(np.cov((points - centre).T))[1][:, ::-1]
+    return centre, axes
+
+
+def _rotations_from_axes(fixed_axes: np.ndarray, moving_axes: np.ndarray) -> list[np.ndarray]:
+    """The proper rotations that carry one set of principal axes onto the other, signs being unknown."""
+    turns = []
+    for a in (1, -1):
+        for b in (1, -1):
+            for c in (1, -1):
+                turn = moving_axes @ np.diag([a, b, c]) @ fixed_axes.T
+                if np.linalg.det(turn) > 0:
+                    turns.append(turn)
+    return turns
+
+
+def stretched(fixed: Geometry, moving: Geometry) -> np.ndarray:
+    """The map that lays the fixed grid's box over the moving grid's box, corner voxel on corner voxel."""
+    ratio = [(m - 1) / max(f - 1, 1) for f, m in zip(fixed.shape, moving.shape, strict=True)]
+    return moving.affine @ np.diag([*ratio, 1.0]) @ np.linalg.inv(fixed.affine)
+
+
+def starts(level: Level, fixed: Geometry, moving: Geometry, rigid: bool) -> dict[str, np.ndarray]:
+    """Named 4x4 matrices worth trying, fixed -> moving, RAS mm; none of them a reflection."""
+    centre_f, axes_f = _moments(level.fixed.image, level.fixed.grid)
+    centre_m, axes_m = _moments(level.moving.image, level.moving.grid)
+    found = {
+        "header": np.eye(4),
+        "grid centres": _translation(moving.centre - fixed.centre),
+        "centres of mass": _translation(centre_m - centre_f),
+    }
+    for n, turn in enumerate(_rotations_from_axes(axes_f, axes_m)):
+        matrix = np.eye(4)
+        matrix[:3, :3] = turn
+        matrix[:3, 3] = centre_m - turn @ centre_f
+        found[f"principal axes {n + 1}"] = matrix
+    if level.fixed.codes is not None:
+        labelled = _moments(level.fixed.codes.abs().sum(1, keepdim=True), level.fixed.codes_grid)[0]
+        target = _moments(level.moving.codes.abs().sum(1, keepdim=True), level.moving.codes_grid)[0]
+        found["centres of the segmentations"] = _translation(target - labelled)
+    if not rigid:
+        matrix = stretched(fixed, moving)
+        if np.linalg.det(matrix[:3, :3]) > 0:
+            found["stretched grids"] = matrix
+    return found
+
+
+# ---- fits --------------------------------------------------------------------------------------------------
+
+
+def fit_affine(points: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted least-squares 4x4 affine with targets = A points; points, targets ``(N, 3)`` mm."""
+    centre = np.average(points, axis=0, weights=weights)
+    x = np.c_[points - centre, np.ones(len(points))]
+    normal = np.einsum("n,ni,nj->ij", weights, x, x)  # einsum: small sums do not wake the threads of BLAS
+    solution = np.linalg.lstsq(normal, np.einsum("n,ni,nj->ij", weights, x, targets), rcond=None)[0]
+    matrix = np.eye(4)
+    matrix[:3, :3] = solution[:3].T
+    matrix[:3, 3] = solution[3] - matrix[:3, :3] @ centre
+    return matrix
+
+
+def fit_rigid(points: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted least-squares rotation and translation (Kabsch, Acta Cryst. A 1976), never a reflection."""
+    centre_p = np.average(points, axis=0, weights=weights)
+    centre_t = np.average(targets, axis=0, weights=weights)
+    u, _, vt = np.linalg.svd(np.einsum("n,ni,nj->ij", weights, points - centre_p, targets - centre_t))
+    turn = vt.T @ np.diag([1, 1, np.sign(np.linalg.det(vt.T @ u.T))]) @ u.T
+    matrix = np.eye(4)
+    matrix[:3, :3] = turn
+    matrix[:3, 3] = centre_t - turn @ centre_p
+    return matrix
+
+
+def trimmed_fit(points, targets, weights, fit, *, keep: float = 0.5, iterations: int = 10) -> np.ndarray:
+    """Least trimmed squares (Rousseeuw, JASA 1984): fit, keep the best share of residuals, fit again."""
+    matrix = fit(points, targets, weights)
+    for _ in range(iterations):
+        residual = np.linalg.norm(apply_affine(matrix, points) - targets, axis=1)
+        chosen = residual <= np.quantile(residual, keep)
+        matrix = fit(points[chosen], targets[chosen], weights[chosen])
+    return matrix
+
+
+def sensible(matrix: np.ndarray) -> bool:
+    """No reflection, and no axis stretched or shrunk more than threefold."""
+    sizes = np.linalg.svd(matrix[:3, :3], compute_uv=False)
+    return bool(np.linalg.det(matrix[:3, :3]) > 0 and sizes.max() < 3 and sizes.min() > 1 / 3)
+
+
+def match_blocks(
+    level: Level, matrix: np.ndarray, fit, *, radius: int, block: int, pool: int, tick=lambda: None
+) -> np.ndarray:
+    """One round of block matching (Ourselin et al., IVC 2001) on MIND: the refitted matrix."""
+    moving, inside = level.pulled(matrix)
+    fixed = level.features
+    weight = level.weight
+    if min(fixed.shape[2:]) < pool * block:  # too thin for a single block
+        return matrix
+    if pool > 1:
+        fixed, moving = F.avg_pool3d(fixed, pool), F.avg_pool3d(moving, pool)
+        inside, weight = F.avg_pool3d(inside, pool), F.avg_pool3d(weight, pool)
+    costs = block_costs(fixed, moving, radius, block, valid=inside, outside=UNRELATED, tick=tick)
+    shift, contrast = best_displacements(costs, radius)
+    contrast = contrast * F.avg_pool3d(weight, block, block).reshape(-1)
+    blocks = reference_grid(costs.shape[1:], dtype=torch.float64)[0].reshape(3, -1).T.numpy()
+    at = (blocks * block + (block - 1) / 2) * pool + (pool - 1) / 2
+    contrast, shift = contrast.cpu().numpy(), shift.cpu().numpy().astype(float) * pool
+    chosen = contrast > max(np.quantile(contrast, 0.4), FLAT)
+    if chosen.sum() < 12:
+        return matrix
+    points = level.grid.to_world(at[chosen])
+    targets = apply_affine(matrix, level.grid.to_world(at[chosen] + shift[chosen]))
+    return trimmed_fit(points, targets, contrast[chosen].astype(float), fit)
+
+
+# ---- refinement --------------------------------------------------------------------------------------------
+
+
+def _skew(v: torch.Tensor) -> torch.Tensor:
+    """The 3x3 matrix of the cross product with ``v`` (3,)."""
+    zero = torch.zeros_like(v[0])
+    return torch.stack([zero, -v[2], v[1], v[2], zero, -v[0], -v[1], v[0], zero]).view(3, 3)
+
+
+def _small(parameters: torch.Tensor, rigid: bool) -> torch.Tensor:
+    """3x4 matrix near the identity from 6 (rotation vector, shift) or 12 parameters, in radii."""
+    if rigid:
+        linear = torch.matrix_exp(_skew(parameters[:3]))
+    else:
+        linear = torch.eye(3, device=parameters.device) + parameters[:9].view(3, 3)
+    return torch.cat([linear, parameters[-3:, None]], 1)
+
+
+def refine(
+    level: Level, matrix: np.ndarray, rigid: bool, *, iterations: int, rate: float, tell
+) -> np.ndarray:
+    """Adam on the 6 or 12 parameters about the centre, on the distance of pooled features.
+
+    The moving features are those of the image pulled through ``matrix``; only the small remainder is searched
+    for. Returns ``matrix`` times that remainder.
+    """
+    grid, device = level.grid, level.features.device
+    factors = [2 if n > 1 else 1 for n in grid.shape]
+    moving = F.avg_pool3d(torch.cat(level.pulled(matrix), 1), factors)
+    fixed, weight = F.avg_pool3d(level.features, factors), F.avg_pool3d(level.weight, factors)
+    radius = float(np.linalg.norm(np.array(grid.shape) * grid.spacing)) / 4
+    normalise = np.diag([1 / radius] * 3 + [1.0]) @ _translation(-grid.centre)
+    halved = np.diag([*factors, 1.0])
+    halved[:3, 3] = (np.array(factors) - 1) / 2  # a pooled voxel stands in the middle of two
+    unit = normalise @ grid.affine @ halved
+    back = torch.from_numpy(np.linalg.inv(unit)).float().to(device)
+    index = reference_grid(fixed.shape[2:], dtype=torch.float64).view(3, -1)
+    points = torch.from_numpy(unit) @ torch.cat([index, torch.ones_like(index[:1])])
+    points = points.float().to(device)
+    parameters = torch.zeros(6 if rigid else 12, device=device, requires_grad=True)
+    adam = torch.optim.Adam([parameters], lr=rate)
+    best = (float("inf"), parameters.detach().clone())
+    for n in range(iterations):
+        at = back[:3, :3] @ (_small(parameters, rigid) @ points) + back[:3, 3:]
+        values = sample(moving, at.view(1, 3, *fixed.shape[2:]))
+        distance = (fixed - values[:, :-1]).square().sum(1, keepdim=True)
+        distance = distance * values[:, -1:] + UNRELATED * (1 - values[:, -1:])
+        loss = (distance * weight).sum() / weight.sum()
+        value = float(loss.detach())
+        if value < best[0]:
+            best = (value, parameters.detach().clone())
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+        tell(n, value)
+    small = np.vstack([_small(best[1], rigid).double().cpu().numpy(), [0, 0, 0, 1]])
+    return matrix @ np.linalg.inv(normalise) @ small @ normalise
+
+
+# ---- the whole ---------------------------------------------------------------------------------------------
+
+
+def _better(level: Level, candidate: np.ndarray, best: tuple[float, np.ndarray]) -> tuple[float, np.ndarray]:
+    """The candidate with its cost if it is sensible and costs less, else what was best."""
+    if not sensible(candidate):
+        return best
+    cost = level.cost(candidate)
+    return (cost, candidate) if cost < best[0] else best
+
+
+def choose_start(level: Level, candidates: dict, fit, tell) -> tuple[str, np.ndarray]:
+    """Improve the cheapest starts by block matching and take the best, the given position by preference.
+
+    All get a wide search on features of half the resolution; the best one then gets two narrower ones.
+    """
+    given = next(iter(candidates))
+    ranked = sorted(((level.cost(m), name, m) for name, m in candidates.items()), key=lambda row: row[0])
+    tried = [row for n, row in enumerate(ranked) if n < 3 or row[1] == given]
+    results = []
+    for n, (cost, name, matrix) in enumerate(tried):
+        tick = partial(tell, 0.6 * n / len(tried), cost)
+        found = match_blocks(level, matrix, fit, radius=4, block=2, pool=2, tick=tick)
+        cost, matrix = _better(level, found, (cost, matrix))
+        results.append((cost * (MARGIN if name == given else 1.0), name, (cost, matrix)))
+    _, name, best = min(results, key=lambda row: row[0])
+    for n in range(2):
+        tick = partial(tell, 0.6 + 0.2 * n, best[0])
+        best = _better(level, match_blocks(level, best[1], fit, radius=3, block=4, pool=1, tick=tick), best)
+    return name, best[1]
+
+
+def given_position(fixed: Side, moving: Side, device: str = "cpu") -> AffineTransform:
+    """Where to begin without a search: the header position, or box on box where that matches better."""
+    level = make_level(fixed, moving, COARSE_VOXELS, None, device)
+    best = (level.cost(np.eye(4)) * MARGIN, np.eye(4))
+    box = stretched(fixed.image.geometry, moving.image.geometry)
+    return AffineTransform(_better(level, box, best)[1])
+
+
+def align(
+    fixed: Side,
+    moving: Side,
+    *,
+    rigid: bool = False,
+    initial: AffineTransform | None = None,
+    codes: Codes | None = None,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> AffineTransform:
+    """Rigid or affine transform that brings two volumes of any contrast together.
+
+    Args:
+        fixed: image, and segmentation and mask if there are any.
+        moving: the same of the moving volume, on any grid.
+        rigid: rotation and translation only.
+        initial: the only start, in place of the list of `starts`.
+        codes: of the structures that both segmentations hold, which then join the objective.
+        device: torch device.
+        progress: told of stage, iteration and loss.
+
+    Returns:
+        x_moving = T(x_fixed), RAS mm. No step is kept that does not lower the objective, the mean MIND-SSC
+        distance over the fixed grid, so the result never costs more than the start.
+    """
+    fit = fit_rigid if rigid else fit_affine
+    kind = "rigid" if rigid else "affine"
+    prepare = partial(progress, 0.0, f"{kind}: preparing", {})
+    coarse = make_level(fixed, moving, COARSE_VOXELS, codes, device, prepare)
+    if initial is None:
+        candidates = starts(coarse, fixed.image.geometry, moving.image.geometry, rigid)
+    else:
+        candidates = {"the initial transform": initial.matrix}
+
+    def start(fraction: float, loss: float) -> None:
+        progress(0.5 * fraction, f"{kind}: trying starts", {"loss": loss})
+
+    name, matrix = choose_start(coarse, candidates, fit, start)
+    fine = make_level(
+        fixed, moving, FINE_VOXELS, codes, device, partial(progress, 0.5, f"{kind}: preparing", {})
+    )
+    given = next(iter(candidates.values()))
+    best = _better(fine, matrix, (fine.cost(given), given))
+    for n in range(2):
+        tick = partial(
+            progress, 0.5 + 0.15 * n, f"{kind}: block matching from {name}", {"iteration": n, "loss": best[0]}
+        )
+        best = _better(fine, match_blocks(fine, best[1], fit, radius=3, block=3, pool=2, tick=tick), best)
+
+    def refined(n: int, loss: float) -> None:
+        progress(0.8 + 0.2 * n / REFINEMENTS, f"{kind}: refinement", {"iteration": n, "loss": loss})
+
+    best = _better(fine, refine(fine, best[1], rigid, iterations=REFINEMENTS, rate=2e-3, tell=refined), best)
+    return AffineTransform(best[1])
+
+
+def align_simply(
+    fixed: Side,
+    moving: Side,
+    *,
+    initial: AffineTransform | None = None,
+    codes: Codes | None = None,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> AffineTransform:
+    """Where a deformation should begin: a rigid transform, unless an affine one explains clearly more.
+
+    Arguments as of `align`. On small crops twelve parameters fit what the deformation should.
+    """
+    common = {"initial": initial, "codes": codes, "device": device}
+    affine = align(fixed, moving, progress=part_of(progress, 0.0, 0.5), **common)
+    rigid = align(fixed, moving, rigid=True, progress=part_of(progress, 0.5, 1.0), **common)
+    level = make_level(fixed, moving, FINE_VOXELS, codes, device)
+    return affine if level.cost(affine.matrix) < WORTH * level.cost(rigid.matrix) else rigid

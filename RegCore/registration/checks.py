@@ -1,0 +1,159 @@
+"""What `register` is given, checked before any work begins: one sentence for whatever can't be used."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from numbers import Integral
+
+import numpy as np
+import torch
+
+from RegCore.registration.pair import Side
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
+from RegCore.space.volume import Volume, check_image, check_labels, common_labels, extent
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+WANTED = {float: "a number", int: "a whole number", str: "a word", dict: "a loss", bool: "true or false"}
+
+
+def check_types(images: tuple, labels: tuple, masks: tuple, initial, settings, seed) -> None:
+    """Everything of the type it should have, before anything is asked of it; InputError otherwise.
+
+    images, labels, masks: two each, of the fixed and of the moving side; only the images must be there.
+    """
+    for what, pair in (("volume", images), ("segmentation", labels), ("mask", masks)):
+        for side, given in zip(("fixed", "moving"), pair, strict=True):
+            if not isinstance(given, Volume) and (given is not None or pair is images):
+                wanted = "a Volume, such as RegCore.load gives"
+                raise InputError(f"the {side} {what} is {_a(given)}, expected {wanted}")
+    if initial is not None and not isinstance(initial, AffineTransform | DisplacementField | str):
+        wanted = "a transform, such as RegCore.load gives, or the word 'centres'"
+        raise InputError(f"the initial transform is {_a(initial)}, expected {wanted}")
+    if settings is not None and not isinstance(settings, Mapping):
+        raise InputError(f"the settings are {_a(settings)}, expected a dict of names and values")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise InputError(f"the seed is {seed!r}, expected a whole number of at least 0")
+
+
+def _a(thing) -> str:
+    return "None" if thing is None else f"of type {type(thing).__name__}"
+
+
+def _nearest(name, known: Iterable[str]) -> str:
+    """The end of a sentence that proposes a name in place of an unknown one."""
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f", did you mean {near[0]}?" if near else ""
+
+
+def check_method(method: str, known: Iterable[str]) -> None:
+    """Raise InputError, which proposes the nearest, for a method that there is not."""
+    if not isinstance(method, str) or method not in known:
+        hint = _nearest(method, known)
+        raise InputError(f"unknown method {method!r}; it is one of {', '.join(known)}{hint}")
+
+
+def take_settings(given: dict, kinds: dict, method: str) -> dict:
+    """The settings of a method, each of the right kind. Raises InputError that names a wrong one.
+
+    A loss may be given by its name alone; a whole number will do where a number is expected.
+    """
+    taken = {}
+    for name, value in given.items():
+        if name not in kinds:
+            hint = _nearest(name, kinds)
+            raise InputError(f"method {method} has no setting {name!r}; it has {', '.join(kinds)}{hint}")
+        kind = kinds[name]
+        if kind is dict and isinstance(value, str):
+            value = {"name": value}
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, kind) or isinstance(value, bool) and kind is not bool:
+            wanted = WANTED[kind]
+            raise InputError(f"setting {name} of method {method} is {value!r}, expected {wanted}")
+        taken[name] = value
+    return taken
+
+
+def choose_device(device: str) -> str:
+    """The torch device for a name: ``auto`` takes CUDA where there is one, else the CPU.
+
+    Apple's MPS must be asked for: not every PyTorch samples volumes on it.
+    Raises InputError for an unknown name and for a device that this machine or this PyTorch lacks.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return "cuda" if there["cuda"] else "cpu"
+    if not isinstance(device, str) or device not in there:
+        raise InputError(f"unknown device {device!r}; it is one of {', '.join(DEVICES)}")
+    if not there[device]:
+        raise InputError(f"device {device} was asked for, but PyTorch finds none here; choose auto or cpu")
+    return device
+
+
+def check_pair(fixed: Side, moving: Side) -> None:
+    """Every volume fit for its role; InputError otherwise."""
+    for name, side in (("fixed", fixed), ("moving", moving)):
+        check_image(side.image, f"the {name} volume")
+        if side.labels is not None:
+            check_labels(side.labels, f"the {name} segmentation")
+    if (fixed.labels is None) != (moving.labels is None):
+        have, lack = ("fixed", "moving") if moving.labels is None else ("moving", "fixed")
+        raise InputError(f"a {have} segmentation was given without a {lack} one; give both or none")
+    if fixed.labels is not None:
+        common_labels(fixed.labels, moving.labels, "the fixed segmentation", "the moving segmentation")
+    for name, side in (("fixed", fixed), ("moving", moving)):
+        _check_place(side.labels, side.image, f"the {name} segmentation", f"the {name} volume")
+        _check_place(side.mask, side.image, f"the {name} mask", f"the {name} volume")
+
+
+def _check_place(part: Volume | None, image: Volume, name: str, image_name: str) -> None:
+    """A segmentation or mask must mark something, and in its image."""
+    if part is None:
+        return
+    marked = extent(part)
+    if marked is None:
+        raise InputError(f"{name} is empty: every voxel is 0, but some must say where the image counts")
+    if not marked.overlaps(image.geometry):
+        raise InputError(f"{name}: what it marks does not overlap {image_name} in space")
+
+
+def check_start(fixed: Geometry, moving: Geometry, initial: Transform | str | None) -> Transform | None:
+    """The transform to start from. Raises InputError if the images do not meet there."""
+    if isinstance(initial, str):
+        if initial != "centres":
+            raise InputError(f"the initial transform is {initial!r}; as a word only 'centres' is known")
+        matrix = np.eye(4)
+        matrix[:3, 3] = moving.centre - fixed.centre
+        return AffineTransform(matrix)
+    if initial is None and not fixed.overlaps(moving):
+        apart = float(np.linalg.norm(moving.centre - fixed.centre))
+        raise InputError(
+            f"the fixed and the moving volume do not overlap in space (centres {apart:.0f} mm apart); "
+            "if their positions mean nothing, give an initial transform that brings them together"
+        )
+    if initial is not None and not fixed.overlaps(moving, initial.map):
+        raise InputError("with the initial transform the two volumes do not overlap in space")
+    return initial
+
+
+def as_mask(mask: Volume | None) -> Volume | None:
+    if mask is None:
+        return None
+    array = mask.array if mask.array.ndim == 3 else mask.array.any(-1)
+    return Volume((array != 0).astype(np.uint8), mask.geometry, "labels")
+
+
+def check_landmarks(landmarks) -> np.ndarray | None:
+    if landmarks is None:
+        return None
+    try:
+        landmarks = np.asarray(landmarks, float)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"landmarks are rows of 6 numbers, not {_a(landmarks)} ({error})") from error
+    if landmarks.ndim != 2 or landmarks.shape[1] != 6 or not len(landmarks):
+        raise InputError(
+            f"landmarks are rows of 6 numbers (fixed x y z, moving x y z), not {landmarks.shape}"
+        )
+    if not np.isfinite(landmarks).all():
+        raise InputError("landmarks must be finite numbers, but some are NaN or infinite")
+    return landmarks

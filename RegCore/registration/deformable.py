@@ -1,0 +1,378 @@
+"""Deformable registration by optimisation: Adam on a smooth displacement field, from coarse to fine."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from RegCore.progress import Progress, part_of, silent
+from RegCore.registration.pair import Codes, Side, local_agreement, make_layers
+from RegCore.resampler import (
+    affine_coordinates,
+    box_mean,
+    field_of,
+    index_map,
+    inverted,
+    reference_grid,
+    sample,
+)
+from RegCore.resampler.pyramid import padded, working_geometry
+from RegCore.space.geometry import Geometry, InputError, apply_affine
+from RegCore.space.transforms import AffineTransform, DisplacementField
+
+SAME_MODALITY = 0.5  # agreement of local contrasts from which on intensities are compared as well
+BORDER = 6  # voxels over which the backward direction gains its full share
+FOLDED = 1e-4  # share of folded voxels from which on the finest grid is done again, stiffer
+DENSE_VOXELS = 350_000  # up to here each voxel of the finest grid has parameters
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the deformable stage works."""
+
+    working_voxels: int = 1_500_000
+    """At most about so many voxels in the finest working grid."""
+    levels: int = 3
+    """Number of grids, each with an eighth of the voxels of the next."""
+    iterations: int = 40
+    """Steps on the finest grid; two thirds of it on the others."""
+    smoothness: float = 1.25
+    """Weight of the squared gradient of the displacement; larger is stiffer."""
+    contrast: float = 3.0
+    """Weight of local contrasts beside MIND-SSC, used where both images turn out to be of one modality."""
+    label_weight: float = 20.0
+    """Weight of the segmentations, if both are given."""
+    landmark_weight: float = 0.0
+    """Weight of the landmarks, mm^-2; at 0 they only measure."""
+    rate: float = 0.5
+    """Adam's step, in spacings of the parameters."""
+    symmetric: bool = True
+    """Register in both directions and take the mean; takes twice the time."""
+
+    def __post_init__(self):
+        for name in ("working_voxels", "levels", "iterations"):
+            if getattr(self, name) < 1:
+                raise InputError(f"setting {name} is {getattr(self, name)}, expected at least 1")
+        for name in ("smoothness", "contrast", "label_weight", "landmark_weight", "rate"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"setting {name} is {getattr(self, name)}, expected a number of at least 0")
+
+
+@dataclass(frozen=True)
+class Level:
+    """One working grid; ``moving`` is pulled through the affine part, reaching ``margin`` voxels further."""
+
+    grid: Geometry
+    margin: int
+    stride: int  # voxels between parameters
+    fixed: torch.Tensor  # (1, C, i, j, k), means over blocks of ``stride`` voxels
+    moving: torch.Tensor  # (1, C + 1, ...), the same; the last channel says where it is known
+    weight: torch.Tensor  # (1, 1, i, j, k)
+    points: torch.Tensor | None  # (1, 3, N, 1, 1) landmarks in parameter indices
+    targets: torch.Tensor | None  # (1, 3, N, 1, 1) where they belong, as displacements in strides
+    stride_mm: float
+
+
+def _pool(x: torch.Tensor, size: int) -> torch.Tensor:
+    return x if size == 1 else F.avg_pool3d(x, size, size, ceil_mode=True, count_include_pad=False)
+
+
+def _landmarks(landmarks, matrix, grid: Geometry, stride: int, device):
+    """Landmark pairs as places and displacements on the parameter grid."""
+    if landmarks is None:
+        return None, None
+    start = grid.to_index(landmarks[:, :3])
+    stop = grid.to_index(apply_affine(np.linalg.inv(matrix), landmarks[:, 3:]))
+    places, shifts = (start - (stride - 1) / 2) / stride, (stop - start) / stride
+    return tuple(
+        torch.from_numpy(x.T.copy()).float().view(1, 3, -1, 1, 1).to(device) for x in (places, shifts)
+    )
+
+
+def make_level(
+    fixed: Side,
+    moving: Side,
+    matrix: np.ndarray,
+    grid: Geometry,
+    contrast: float,
+    codes: Codes | None,
+    landmarks: np.ndarray | None,
+    device: str,
+    *,
+    finest: bool = True,
+    tick=lambda: None,
+) -> Level:
+    """The pair on a working grid, the moving side pulled through the linear ``matrix``.
+
+    ``tick`` is called between the parts; what it raises ends the work.
+    """
+    stride = 1 if grid.voxels <= (DENSE_VOXELS if finest else DENSE_VOXELS // 4) else 2
+    margin = 4 * stride
+    tick()
+    still = make_layers(fixed, grid, np.eye(4), codes, device)
+    tick()
+    still = still.pulled(grid, np.eye(4), contrast)
+    tick()
+    other = make_layers(moving, grid, matrix, codes, device)
+    tick()
+    other = other.pulled(padded(grid, margin), matrix, contrast)
+    tick()
+    points, targets = _landmarks(landmarks, matrix, grid, stride, device)
+    return Level(
+        grid,
+        margin,
+        stride,
+        _pool(still[0], stride),
+        _pool(torch.cat(other, 1), stride).contiguous(memory_format=torch.channels_last_3d),
+        _pool(still[1], stride),
+        points,
+        targets,
+        stride * float(grid.spacing.mean()),
+    )
+
+
+def _spread(level: Level, u: torch.Tensor) -> torch.Tensor:
+    """Displacements in strides at the parameters -> in voxels at every voxel of the grid."""
+    at = reference_grid(level.grid.shape, device=u.device)
+    return sample(u, (at - (level.stride - 1) / 2) / level.stride) * level.stride
+
+
+def _gathered(level: Level, ddf: torch.Tensor) -> torch.Tensor:
+    """The reverse of `_spread`: voxels -> strides, by means over blocks."""
+    return _pool(ddf, level.stride) / level.stride
+
+
+def carried(ddf: torch.Tensor, old: Geometry, new: Geometry) -> torch.Tensor:
+    """A DDF ``(1, 3, I, J, K)`` in voxels of one grid, on another grid and in voxels of that."""
+    at = affine_coordinates(index_map(np.eye(4), new, old), new.shape, device=ddf.device)
+    turn = torch.from_numpy(index_map(np.eye(4), old, new)[:3, :3]).float().to(ddf.device)
+    return torch.einsum("rc,bcijk->brijk", turn, sample(ddf, at))
+
+
+def smooth(parameters: torch.Tensor) -> torch.Tensor:
+    """The displacement that parameters stand for: three 3^3 means, nearly a cubic B-spline."""
+    for _ in range(3):
+        parameters = box_mean(parameters, 1)
+    return parameters
+
+
+class Objective:
+    """Feature distance + smoothness (+ landmarks) of a displacement in strides on a level.
+
+    What maps to where nothing is known costs as much as the average voxel does without a displacement: were
+    it free, the field would flee there.
+    """
+
+    def __init__(self, level: Level, settings: Settings):
+        self.level, self.settings = level, settings
+        self.at = (
+            reference_grid(level.fixed.shape[2:], device=level.fixed.device) + level.margin / level.stride
+        )
+        self.total = level.weight.sum()
+        values = sample(level.moving, self.at)
+        known = values[:, -1:] * level.weight
+        distance = (level.fixed - values[:, :-1]).square().sum(1, keepdim=True)
+        self.unknown = float((distance * known).sum() / known.sum().clamp_min(1e-6))
+
+    def __call__(self, u: torch.Tensor) -> torch.Tensor:
+        level = self.level
+        values = sample(level.moving, self.at + u)
+        distance = (level.fixed - values[:, :-1]).square().sum(1, keepdim=True)
+        distance = (distance - self.unknown) * values[:, -1:] + self.unknown
+        loss = (distance * level.weight).sum() / self.total
+        loss = loss + 3 * self.settings.smoothness * sum(
+            u.diff(dim=d).square().mean() for d in (2, 3, 4) if u.shape[d] > 1
+        )
+        if self.settings.landmark_weight > 0 and level.points is not None:
+            apart = (sample(u, level.points) - level.targets).square().sum(1).mean() * level.stride_mm**2
+            loss = loss + self.settings.landmark_weight * apart
+        return loss
+
+
+def descend(level: Level, start: torch.Tensor, iterations: int, settings: Settings, progress: Progress):
+    """Adam on the parameters of one level, from displacements in strides; returns the best ones seen."""
+    objective = Objective(level, settings)
+    parameters = start.clone().requires_grad_(True)
+    adam = torch.optim.Adam([parameters], lr=settings.rate, fused=True)
+    with torch.no_grad():
+        best = (float(objective(start)), start)
+    for n in range(iterations + 1):
+        u = smooth(parameters)
+        loss = objective(u)
+        value = float(loss.detach())
+        if value < best[0]:
+            best = (value, u.detach())
+        if n == iterations:
+            break
+        adam.zero_grad(set_to_none=False)
+        loss.backward()
+        adam.step()
+        spacing = "x".join(f"{s:.1f}" for s in level.grid.spacing)
+        progress(n / iterations, f"deformable: {spacing} mm", {"iteration": n, "loss": value})
+    return best[1]
+
+
+def _grids(geometry: Geometry, settings: Settings) -> list[Geometry]:
+    """Working grids, coarse to fine; grids that would repeat the next one are left out."""
+    finest = working_geometry(geometry, settings.working_voxels)
+    grids = [finest]
+    for n in range(1, settings.levels):
+        grid = working_geometry(geometry, max(finest.voxels // 8**n, 512))
+        if grid.voxels < 0.7 * grids[-1].voxels:
+            grids.append(grid)
+    return grids[::-1]
+
+
+@dataclass(frozen=True)
+class Way:
+    """The outcome of one direction."""
+
+    ddf: torch.Tensor  # (1, 3, I, J, K) in voxels of the finest grid
+    level: Level
+    objective: Objective
+    untouched: float  # cost of the start at the finest level
+
+    def cost(self, ddf: torch.Tensor) -> float:
+        """The objective of a DDF on the finest grid."""
+        with torch.no_grad():
+            return float(self.objective(_gathered(self.level, ddf)))
+
+
+def _one_way(fixed, moving, matrix, settings: Settings, initial, codes, landmarks, device, progress) -> Way:
+    """From coarse to fine in one direction; arguments as of `deform`."""
+    grids = _grids(fixed.image.geometry, settings)
+    contrast = settings.contrast if _same_modality(fixed, moving, matrix, device) else 0.0
+    start = _start(initial, matrix, grids[-1], device)
+    ddf, grid = start, grids[-1]
+    work = np.cumsum([0.0, *(g.voxels + 40_000 for g in grids)])
+    work /= 1.3 * work[-1]  # the rest is for a second attempt, should the field fold
+    for n, new in enumerate(grids):
+        finest = n == len(grids) - 1
+        tick = partial(progress, work[n], "deformable: preparing", {})
+        level = make_level(
+            fixed, moving, matrix, new, contrast, codes, landmarks, device, finest=finest, tick=tick
+        )
+        iterations = settings.iterations if finest else -(-2 * settings.iterations // 3)
+        begin = _gathered(level, carried(ddf, grid, new))
+        u = descend(level, begin, iterations, settings, part_of(progress, work[n], work[n + 1]))
+        ddf, grid = _spread(level, u), new
+    for n in range(3):
+        if folded(ddf) < FOLDED:
+            break
+        settings = replace(settings, smoothness=2 * settings.smoothness)
+        again = part_of(progress, work[-1] + 0.07 * n, work[-1] + 0.07 * (n + 1))
+        u = descend(level, smooth(u), -(-settings.iterations // 3), settings, again)
+        ddf = _spread(level, u)
+    way = Way(ddf, level, Objective(level, settings), 0.0)
+    untouched = way.cost(start)
+    return replace(way, untouched=untouched, ddf=ddf if way.cost(ddf) < untouched else start)
+
+
+def _averaged(way: Way, back: Way, linear: AffineTransform, progress: Progress) -> torch.Tensor:
+    """The mean of a forward DDF and the inverse of a backward one, on the forward grid.
+
+    Near the border of the backward grid and beyond it the forward one prevails: nothing else is known there.
+    """
+    grid, other = way.level.grid, back.level.grid
+    coarse = grid.resized(tuple((n + way.level.stride - 1) // way.level.stride + 1 for n in grid.shape))
+
+    def tell(fraction: float, _: str, values: dict) -> None:
+        progress(fraction, "deformable: both directions", values)
+
+    inverse = inverted(field_of(linear.inverse(), other, back.ddf), coarse, tell)
+    ddf = _start(inverse, linear.matrix, grid, way.ddf.device)
+    turn = torch.from_numpy(index_map(linear.matrix, grid, other)).float().to(ddf.device)
+    landing = reference_grid(grid.shape, device=ddf.device) + way.ddf
+    landing = torch.einsum("rc,bcijk->brijk", turn[:3, :3], landing) + turn[:3, 3].view(1, 3, 1, 1, 1)
+    last = torch.tensor(other.shape, device=ddf.device).view(1, 3, 1, 1, 1) - 1
+    inside = torch.minimum(landing, last - landing).amin(1, keepdim=True)
+    share = 0.5 * (inside / BORDER).clamp(0, 1)
+    return way.ddf + share * (ddf - way.ddf)
+
+
+def deform(
+    fixed: Side,
+    moving: Side,
+    linear: AffineTransform,
+    *,
+    settings: Settings | None = None,
+    initial: DisplacementField | None = None,
+    codes: Codes | None = None,
+    landmarks: np.ndarray | None = None,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> DisplacementField:
+    """A smooth field that brings the moving volume, seen through a linear transform, onto the fixed one.
+
+    The squared distance of MIND-SSC features is minimised together with the squared gradient of the
+    displacement, as in the instance optimisation of Siebert, Hansen and Heinrich (MICCAI workshop 2021), on
+    a pyramid of working grids. Where the local contrasts of the images agree after the linear stage, they
+    join the features; segmentations join them as well. It is done in both directions, and the mean of the
+    one field and the inverse of the other is taken, which is more accurate and smoother than either.
+
+    Args:
+        fixed, moving: image, and segmentation and mask if there are any.
+        linear: fixed -> moving, RAS mm.
+        settings: see `Settings`.
+        initial: a displacement field to start from, of which ``linear`` is the affine part.
+        codes: of the structures that both segmentations hold.
+        landmarks: ``(N, 6)`` RAS mm, used if ``settings.landmark_weight`` is positive.
+        device: torch device.
+        progress: told of stage, iteration and loss.
+
+    Returns:
+        x_moving = T(x_fixed) in RAS mm on the finest working grid. It is ``linear`` (or ``initial``) where
+        nothing with a lower objective was found.
+    """
+    settings = settings or Settings()
+    share = 0.48 if settings.symmetric else 1.0
+    common = {"settings": settings, "codes": codes, "device": device}
+    way = _one_way(
+        fixed, moving, linear.matrix, initial=initial, landmarks=landmarks,
+        progress=part_of(progress, 0.0, share), **common,
+    )  # fmt: skip
+    best = way.ddf
+    if settings.symmetric:
+        back = linear.inverse()
+        other = _one_way(
+            moving, fixed, back.matrix,
+            initial=None if initial is None else inverted(initial, moving.image.geometry),
+            landmarks=None if landmarks is None else landmarks[:, [3, 4, 5, 0, 1, 2]],
+            progress=part_of(progress, share, 2 * share), **common,
+        )  # fmt: skip
+        mean = _averaged(way, other, linear, part_of(progress, 2 * share, 1.0))
+        if way.cost(mean) < way.untouched and folded(mean) <= max(FOLDED, folded(best)):
+            best = mean
+    found = field_of(linear, way.level.grid, best)
+    return DisplacementField(found.geometry, found.mm, linear)
+
+
+def folded(ddf: torch.Tensor) -> float:
+    """Share of voxels at which a DDF ``(1, 3, I, J, K)`` folds: det(I + forward differences) <= 0."""
+    if min(ddf.shape[2:]) < 2:
+        return 0.0
+    n = [size - 1 for size in ddf.shape[2:]]
+    columns = [ddf.diff(dim=d + 2)[0, :, : n[0], : n[1], : n[2]].clone() for d in range(3)]
+    for d, column in enumerate(columns):
+        column[d] += 1
+    a, b, c = columns
+    return float(((torch.linalg.cross(a, b, dim=0) * c).sum(0) <= 0).float().mean())
+
+
+def _same_modality(fixed: Side, moving: Side, matrix: np.ndarray, device) -> bool:
+    """Whether local contrasts agree well enough, at a coarse resolution, to be compared directly."""
+    grid = working_geometry(fixed.image.geometry, 20_000)
+    still = make_layers(Side(fixed.image), grid, np.eye(4), None, device)
+    other = make_layers(Side(moving.image), grid, matrix, None, device)
+    return local_agreement(still, other, grid, matrix) >= SAME_MODALITY
+
+
+def _start(initial: DisplacementField | None, matrix: np.ndarray, grid: Geometry, device) -> torch.Tensor:
+    """The displacement to begin with, in voxels of the grid: zero, or what ``initial`` adds to the matrix."""
+    if initial is None:
+        return torch.zeros((1, 3, *grid.shape), device=device)
+    through = np.linalg.inv(matrix @ grid.affine)
+    index = apply_affine(through, initial.map(grid.world_grid())) - grid.index_grid()
+    return torch.from_numpy(index.astype(np.float32)).permute(3, 0, 1, 2)[None].contiguous().to(device)

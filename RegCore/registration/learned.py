@@ -1,0 +1,152 @@
+"""A trained network applied to one pair: what it says in voxels becomes a transform in space."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from RegCore.deepreg.checkpoint import load_trained
+from RegCore.loaders.images import resized
+from RegCore.networks.model_file import TrainedModel
+from RegCore.networks.models import ConditionalModel, Prediction
+from RegCore.progress import Progress, silent
+from RegCore.resampler import warp
+from RegCore.resampler.pyramid import normalize_array, padded
+from RegCore.slicreg.methods import Method
+from RegCore.slicreg.registration import registered
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
+from RegCore.space.volume import Volume, reoriented
+
+
+def find_model(path, config=None, device="cpu") -> TrainedModel:
+    """The trained network that a path means, on the device and set to predict.
+
+    Args:
+        path: a model file, or a checkpoint ``save/ckpt-2``, ours (then with .pt) or DeepReg's.
+        config: of a checkpoint of DeepReg, see `RegCore.deepreg.checkpoint.import_checkpoint`.
+        device: of torch.
+
+    Raises InputError, which names the file.
+    """
+    path = Path(path).expanduser()
+    with_ending = path.with_name(path.name + ".pt")
+    ours = with_ending if not path.is_file() and with_ending.is_file() else path
+    return load_trained(ours, config, device)
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network is; the CPU if it has no parameters."""
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+
+
+@torch.no_grad()
+def predicted(
+    trained: TrainedModel,
+    fixed_image: torch.Tensor,
+    moving_image: torch.Tensor,
+    moving_label: torch.Tensor | None = None,
+) -> Prediction:
+    """What a network says about a batch, computed where the network is and brought to the CPU.
+
+    fixed_image, moving_image, moving_label: ``(B, 1, …)`` as the loaders give them.
+    """
+    given = (fixed_image, moving_image, moving_label)
+    device = device_of(trained.network)
+    answer = trained.network(*(x if x is None else x.to(device) for x in given))
+    parts = (answer.ddf, answer.dvf, answer.theta, answer.label)
+    return Prediction(*(part if part is None else part.cpu() for part in parts))
+
+
+def transform_of(prediction: Prediction, number: int, fixed: Geometry, moving: Geometry) -> Transform:
+    """The transform in space of one pair of a batch.
+
+    Args:
+        prediction: with a displacement field, on the CPU.
+        number: of the pair in the batch.
+        fixed, moving: the network's grids in space.
+
+    Returns:
+        x_moving = T(x_fixed) in RAS mm: A_moving θ A_fixed⁻¹ where the network gives an affine map θ; else a
+        field on the network's fixed grid with one voxel more on each side, where the displacement in voxels
+        is that of the border. So it reaches over the outer half of the border voxels, too.
+
+    Raises InputError if it is not finite.
+    """
+    if prediction.theta is not None:
+        theta = prediction.theta[number].double().numpy()
+        if not np.isfinite(theta).all():
+            raise InputError("the affine map that the network gives holds values that are NaN or infinite")
+        index_map = np.vstack([theta.T, [0, 0, 0, 1]])
+        return AffineTransform(moving.affine @ index_map @ np.linalg.inv(fixed.affine))
+    ddf = prediction.ddf[number].movedim(0, -1).double().numpy()
+    ddf = np.pad(ddf, ((1, 1), (1, 1), (1, 1), (0, 0)), mode="edge")
+    return DisplacementField.from_voxels(ddf, padded(fixed, 1), padded(moving, 1))
+
+
+def predicted_transform(
+    trained: TrainedModel,
+    fixed: Volume,
+    moving: Volume,
+    *,
+    initial: Transform | None = None,
+    onto: Geometry | None = None,
+    progress: Progress = silent,
+) -> Transform:
+    """The transform that a trained network finds between two images of any shape, spacing and orientation.
+
+    Their axes are put in the order of the training, or those of the moving image in that of the fixed one
+    where it is not known. Then both are normalised and resized as the loaders do it: the box of the one image
+    lies on that of the other, wherever they are in space. With a transform to start from, the moving image is
+    first seen through it in the box of the fixed one.
+
+    Args:
+        trained: the network, on the device that it shall compute on.
+        fixed, moving: images.
+        initial: fixed -> moving, RAS mm; the result contains it.
+        onto: the grid that a field is given back on; by default that of the network, one voxel wider.
+
+    Returns:
+        x_moving = T(x_fixed), RAS mm: affine if the network and `initial` are.
+
+    Raises:
+        InputError: the network predicts labels, or something that is not finite.
+    """
+    labels_only = "this model predicts labels, not a transform; it goes with a data set: regcore predict"
+    if isinstance(trained.network, ConditionalModel):
+        raise InputError(labels_only)
+    progress(0.0, "preparing the images", {})
+    if isinstance(trained.network, Method):
+        other = moving if initial is None else warp(moving, initial, fixed.geometry)
+        device = str(device_of(trained.network))
+        found = registered(trained.network, fixed, other, device=device, progress=progress)
+        return _after(initial, found, onto)
+    fixed_axes, moving_axes = trained.axes or [fixed.geometry.axis_codes] * 2
+    still = reoriented(fixed, fixed_axes)
+    other = reoriented(moving if initial is None else warp(moving, initial, fixed.geometry), moving_axes)
+    images = [
+        resized(normalize_array(volume.array, where=f"the {side} image"), size)[None]
+        for volume, side, size in (
+            (still, "fixed", trained.fixed_size),
+            (other, "moving", trained.moving_size),
+        )
+    ]
+    progress(0.2, "network", {})
+    prediction = predicted(trained, *images)
+    if prediction.ddf is None:
+        raise InputError(labels_only)
+    progress(0.7, "displacements", {})
+    grids = still.geometry.redivided(trained.fixed_size), other.geometry.redivided(trained.moving_size)
+    found = _after(initial, transform_of(prediction, 0, *grids), onto)
+    progress(1.0, "displacements", {})
+    return found
+
+
+def _after(initial: Transform | None, found: Transform, onto: Geometry | None) -> Transform:
+    """x -> initial(found(x)), a field on the grid wanted."""
+    if isinstance(initial, DisplacementField):
+        return initial.compose(found, onto)
+    if initial is not None:
+        found = initial.compose(found)
+    return found if onto is None or isinstance(found, AffineTransform) else found.resampled(onto)

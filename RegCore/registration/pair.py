@@ -1,0 +1,126 @@
+"""What an optimiser compares: both images at one resolution, as features that look alike in any contrast."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from RegCore.resampler import box_mean
+from RegCore.resampler.descriptors import local_contrast, mind_ssc
+from RegCore.resampler.pyramid import as_tensor, coarser, in_own_units, onto_grid, spacing_along
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.volume import Volume, common_labels
+
+MOST_CODES = 8  # channels for the structures of a segmentation; more structures share them
+UNRELATED = (
+    1.44  # what an unknown voxel costs: about the MIND distance of unrelated tissue, summed over channels
+)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a pair as it came: the image, and what else is known of it."""
+
+    image: Volume
+    labels: Volume | None = None
+    mask: Volume | None = None
+
+
+@dataclass(frozen=True)
+class Codes:
+    """How structures become channels: a row of numbers for each label, alike for both sides."""
+
+    labels: tuple[int, ...]
+    rows: np.ndarray  # (labels, channels), float32
+
+    @classmethod
+    def of(cls, fixed: Volume, moving: Volume, weight: float, seed: int) -> "Codes":
+        """Codes of the labels that both volumes hold; a voxel of a small structure weighs more.
+
+        Up to `MOST_CODES` structures get a channel each. More are laid on that many channels at random, which
+        keeps their mutual distances nearly equal (Johnson and Lindenstrauss, Contemp. Math. 1984).
+        """
+        labels = common_labels(fixed, moving, "the fixed segmentation", "the moving segmentation")
+        if fixed.array.ndim == 4:
+            sizes = np.array([np.count_nonzero(fixed.array[..., c]) for c in labels], float)
+        else:
+            sizes = np.array([np.count_nonzero(fixed.array == label) for label in labels], float)
+        root = np.sqrt(sizes.max() / np.maximum(sizes, 1)).clip(1, 5) * np.sqrt(weight)
+        if len(labels) <= MOST_CODES:
+            rows = np.eye(len(labels))
+        else:
+            rows = np.random.default_rng(seed).normal(size=(len(labels), MOST_CODES)) / np.sqrt(MOST_CODES)
+        return cls(tuple(labels), (rows * root[:, None]).astype(np.float32))
+
+    def channel(self, volume: Volume, number: int) -> np.ndarray:
+        """One channel of a segmentation, ``(I, J, K)`` float32."""
+        if volume.array.ndim == 4:
+            return sum(volume.array[..., c].astype(np.float32) * self.rows[c, number] for c in self.labels)
+        low, high = int(volume.array.min()), int(volume.array.max())
+        if high - low > 1 << 20:  # too wide a range of values for a table
+            out = np.zeros(volume.array.shape, np.float32)
+            for label, row in zip(self.labels, self.rows, strict=True):
+                out[volume.array == label] = row[number]
+            return out
+        table = np.zeros(high - low + 1, np.float32)
+        for label, row in zip(self.labels, self.rows, strict=True):
+            table[label - low] = row[number]
+        return table[volume.array.astype(np.int64) - low]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """One side at about the spacing of a working grid, ready to be pulled onto it."""
+
+    image: torch.Tensor  # (1, 1, i, j, k)
+    grid: Geometry
+    codes: torch.Tensor | None  # (1, C, i, j, k)
+    codes_grid: Geometry | None
+    mask: torch.Tensor | None
+    mask_grid: Geometry | None
+
+    def pulled(
+        self, target: Geometry, matrix: np.ndarray, contrast: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features ``(1, C, I, J, K)`` on a grid through a world matrix, and where they are known."""
+        image, known = onto_grid(self.image, self.grid, target, matrix)
+        parts = [mind_ssc(image)]
+        if contrast > 0:
+            parts.append(local_contrast(image) * contrast)
+        if self.codes is not None:
+            codes, inside = onto_grid(self.codes, self.codes_grid, target, matrix)
+            parts.append(box_mean(codes * inside, 1))
+        if self.mask is not None:
+            known = known * (onto_grid(self.mask, self.mask_grid, target, matrix)[0] > 0.5)
+        return torch.cat(parts, 1), known
+
+
+def make_layers(side: Side, grid: Geometry, matrix: np.ndarray, codes: Codes | None, device) -> Layers:
+    """A side of a pair reduced to the spacing of ``grid``, onto which ``matrix`` will pull it."""
+    turn = np.linalg.inv(matrix)[:3, :3]
+
+    def reduced(array: np.ndarray, geometry: Geometry):
+        tensor = as_tensor(Volume(array, geometry), device=device)
+        return coarser(tensor, geometry, spacing_along(grid, turn @ geometry.direction))
+
+    image, image_grid = reduced(in_own_units(side.image.array), side.image.geometry)
+    coded, coded_grid, mask, mask_grid = None, None, None, None
+    if codes is not None:
+        parts = [
+            reduced(codes.channel(side.labels, n), side.labels.geometry) for n in range(codes.rows.shape[1])
+        ]
+        coded, coded_grid = torch.cat([part[0] for part in parts], 1), parts[0][1]
+    if side.mask is not None:
+        if not side.mask.array.any():
+            raise InputError("a mask is empty: every voxel is 0, but some must say where the image counts")
+        mask, mask_grid = reduced((side.mask.array != 0).astype(np.float32), side.mask.geometry)
+    return Layers(image, image_grid, coded, coded_grid, mask, mask_grid)
+
+
+def local_agreement(fixed: Layers, moving: Layers, grid: Geometry, matrix: np.ndarray) -> float:
+    """Correlation of the local contrasts of both images on a grid, -1 to 1: high within one modality."""
+    a, known_a = onto_grid(fixed.image, fixed.grid, grid, np.eye(4))
+    b, known_b = onto_grid(moving.image, moving.grid, grid, matrix)
+    a, b, known = local_contrast(a), local_contrast(b), known_a * known_b
+    norm = ((known * a * a).sum() * (known * b * b).sum()).sqrt()
+    return float((known * a * b).sum() / norm) if norm > 0 else 0.0

@@ -1,0 +1,1 @@
+"""Made-up patients, data sets of them, and demos."""

@@ -1,0 +1,85 @@
+"""The configuration with which a prepared folder is trained on, as ``regcore slicreg train`` writes it."""
+
+import math
+from pathlib import Path
+
+from RegCore.slicreg.folder import read_settings
+from RegCore.space.geometry import InputError
+
+STEPS_OF_EPOCH = 20  # about so many steps between two validations
+LEARNING = {
+    "norm": "batch",
+    "background": 0.1,
+}  # body voxels are learnt several times as fast as with neither
+SEEN = {"name": "affine-together", "spread": 0.07, "bending": 0.08, "contrast": 0.1}
+"""Random changes of the scans. Published: spread alone; bodies that are bent as well teach much more."""
+SMALL = {"width": 0.5, "context": 64, "hidden": 16}
+NETWORKS = {
+    "deeplab": ("slicreg", {"name": "deeplab", "width": 1.0, "context": 128, "hidden": 32}),
+    "unet": ("slicreg", {"name": "unet", "num_channel_initial": 16, "depth": 4, "hidden": 32}),
+    "regression": ("slicreg-regression", {"name": "deeplab", "width": 1.0, "context": 128, "hidden": 32}),
+}
+"""Method and backbone of SLIC-Reg and of the two baselines that it was published with."""
+
+
+def training_config(
+    folder,
+    *,
+    network: str = "deeplab",
+    small: bool = False,
+    steps: int = 3000,
+    batch_size: int = 4,
+    seed: int | None = None,
+) -> dict:
+    """Plain values of a configuration, see `RegCore.training.config`.
+
+    Args:
+        folder: made by `RegCore.slicreg.folder.prepare_folder`.
+        network: a name of `NETWORKS`.
+        small: half the channels: for few supervoxels, or where there is no GPU.
+        steps: of the optimiser, about.
+        batch_size: scans in a step.
+        seed: of the training.
+
+    Raises:
+        InputError: an unknown network; a folder that is no preparation.
+    """
+    if network not in NETWORKS:
+        raise InputError(f"the network is {network!r}, expected one of {', '.join(NETWORKS)}")
+    folder, prepared = Path(folder), read_settings(folder)
+    scans, settings = len(prepared["train"]), prepared["settings"]
+    batch_size = min(batch_size, scans)
+    repeats = math.ceil(STEPS_OF_EPOCH * batch_size / scans)
+    per_epoch = repeats * scans // batch_size
+    method, backbone = _network(network, small)
+    dataset = {"type": "supervoxels", "repeats": repeats, "workers": 0}
+    for part in ("train", "valid"):
+        if prepared[part]:
+            dataset[part] = {"dir": str(folder / part), "format": "slicreg", "labeled": False}
+    train = {
+        "method": method,
+        "backbone": backbone | {"layers": settings["layers"], "classes": settings["count"] + 1},
+        "loss": {},
+        "optimizer": {"name": "Adam", "learning_rate": 0.004},
+        "preprocess": {
+            "batch_size": batch_size,
+            "shuffle_buffer_num_batch": 0,
+            "data_augmentation": dict(SEEN),
+        },
+        "epochs": max(1, round(steps / per_epoch)),
+        "save_period": max(1, round(steps / per_epoch / 10)),
+        "learning_rate_schedule": {"name": "one_cycle"},
+        "mixed_precision": "auto",
+    }
+    if seed is not None:
+        train["seed"] = seed
+    return {"dataset": dataset, "train": train}
+
+
+def _network(name: str, small: bool) -> tuple[str, dict]:
+    """Method and backbone."""
+    method, backbone = NETWORKS[name]
+    if small:
+        halved = SMALL if backbone["name"] == "deeplab" else {"num_channel_initial": 8, "hidden": 16}
+        backbone = backbone | halved
+    return method, backbone | (LEARNING if method == "slicreg" else {"norm": "batch"})

@@ -1,0 +1,279 @@
+"""`predict`: a trained network on all pairs of a data set, what it predicts and how good that is as files."""
+
+import logging
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from RegCore.evaluation.results import prepared_folder
+from RegCore.io import save
+from RegCore.loaders import Batches, Loader, Sample, make_loader
+from RegCore.networks.model_file import TrainedModel
+from RegCore.networks.models import ConditionalModel, Prediction, warped
+from RegCore.progress import Progress, silent
+from RegCore.registration.checks import choose_device
+from RegCore.registration.learned import find_model, predicted, transform_of
+from RegCore.resampler import warp
+from RegCore.space.geometry import InputError
+from RegCore.space.transforms import Transform
+from RegCore.space.volume import Volume
+from RegCore.training import predict_tables as tables
+from RegCore.training.config import Config, load_config
+from RegCore.training.predict_figures import in_space, on_network_grid
+from RegCore.training.predict_outputs import Formats, pair_name, write_affine, write_in_space, write_tensors
+
+log = logging.getLogger(__name__)
+FOLDER = "test"  # DeepReg's name, whatever the split
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a prediction leaves.
+
+    folder: its files. metrics: a dict for each pair and label, with the columns of ``metrics.csv``.
+    """
+
+    folder: Path
+    metrics: list[dict]
+
+
+@dataclass
+class _Work:
+    """What the loop works on; `known` are the answers for the pairs of the last batch."""
+
+    trained: TrainedModel
+    loader: Loader
+    folder: Path
+    formats: Formats
+    deepreg: bool
+    known: dict[tuple, tuple[Prediction, Transform | None]] = field(default_factory=dict)
+    rows: list[dict] = field(default_factory=list)
+    rows_mm: list[dict] = field(default_factory=list)
+
+
+def predict(
+    model: str | Path | TrainedModel,
+    config: Config | Mapping | str | Path | Sequence | None = None,
+    *,
+    split: str,
+    log_dir: str | Path = "logs",
+    exp_name: str = "",
+    batch_size: int = 1,
+    save_nifti: bool = True,
+    save_png: bool = False,
+    device: str = "auto",
+    workers: int | None = None,
+    progress: Progress = silent,
+) -> Predicted:
+    """Register the pairs of a data set with a trained network, measure, and write everything down.
+
+    Args:
+        model: a model file, a checkpoint ``save/ckpt-2`` (ours or DeepReg's), or a model in memory.
+        config: where the data are: a configuration, or YAML files of one. By default the ``config.yaml``
+            beside the checkpoint's folder ``save``, else what the model keeps of its training.
+        split: "train", "valid" or "test".
+        log_dir, exp_name: the files are put into ``log_dir/exp_name/test``, as DeepReg does for every split;
+            the time of day without a name. What was there is moved aside to ``test-1``.
+        batch_size: pairs that the network sees at a time.
+        save_nifti: write images, labels and fields as NIfTI, transforms and warped images besides.
+        save_png: write their slices as PNG.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        workers: processes that read data; by default what ``dataset.workers`` says.
+        progress: told after each batch; raising `Cancelled` ends the work, and nothing is written.
+
+    Returns:
+        A `Predicted`.
+
+    Raises:
+        InputError: one sentence on what can't be used: model, configuration, data, folder.
+    """
+    trained, config = _given(model, config, choose_device(device))
+    loader = _loader(trained, config, split)
+    name = exp_name or datetime.now().strftime("%Y%m%d-%H%M%S")
+    batches = Batches(loader, batch_size, workers=config.dataset.workers if workers is None else workers)
+    deepreg = bool(trained.config["train"].get("deepreg", False))
+    with prepared_folder(Path(log_dir).expanduser() / name) as folder:
+        try:
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as side:
+                work = _Work(trained, loader, Path(side) / FOLDER, Formats(save_nifti, save_png), deepreg)
+                work.folder.mkdir()
+                _predict_all(work, batches, progress)
+                _write_tables(work)
+                _put_in_place(work.folder, folder / FOLDER)
+        except InputError as error:
+            raise InputError(str(error).replace(f"{side}{os.sep}", f"{folder}{os.sep}")) from error
+        except OSError as error:
+            raise InputError(f"{folder}: the results can't be written ({error.strerror or error})") from error
+        finally:
+            batches.close()
+    return Predicted(folder / FOLDER, work.rows)
+
+
+# ---- what was given ----------------------------------------------------------------------------------------
+
+
+def _given(model, config, device: str) -> tuple[TrainedModel, Config]:
+    """The network on the device, and the configuration that says where the data are."""
+    if config is None and not isinstance(model, TrainedModel):
+        config = _beside(Path(model).expanduser())
+    if isinstance(config, Mapping):
+        config = Config.from_dict(config)
+    elif config is not None and not isinstance(config, Config):
+        config = load_config(config)
+    if isinstance(model, TrainedModel):
+        trained = model
+        trained.network.to(device).eval()
+    else:
+        trained = find_model(model, None if config is None else config.to_dict(), device)
+    if config is None:
+        where = "the model" if isinstance(model, TrainedModel) else model
+        config = Config.from_dict(trained.config, f"the configuration that {where} keeps")
+    return trained, config
+
+
+def _beside(checkpoint: Path) -> Path | None:
+    """The configuration that a training wrote beside the folder of its checkpoints, if there is one."""
+    found = checkpoint.parent.parent / "config.yaml"
+    return found if checkpoint.parent.name == "save" and found.is_file() else None
+
+
+def _loader(trained: TrainedModel, config: Config, split: str) -> Loader:
+    """The pairs of a split, each label of each in turn, the order fixed unless the configuration says else.
+
+    Raises InputError if the network was not trained for them.
+    """
+    config.split(split)
+    was = trained.config["train"]
+    for key, there, wanted in (
+        ("method", config.train.method, was["method"]),
+        ("backbone.name", config.train.backbone.name, was["backbone"]["name"]),
+    ):
+        if there != wanted:
+            raise InputError(
+                f"{config.source}: train.{key} is {there}, but the model was trained with {wanted}"
+            )
+    dataset = config.to_dict()["dataset"]
+    for key, value in (("sample_label", "all"), ("seed", 0)):
+        dataset[key] = value if dataset.get(key) is None else dataset[key]
+    loader = make_loader(dataset, split, deepreg=bool(was.get("deepreg", False)))
+    sizes = {"fixed": loader.fixed_image_shape, "moving": loader.moving_image_shape}
+    for side, wanted in (("fixed", trained.fixed_size), ("moving", trained.moving_size)):
+        if tuple(sizes[side]) != tuple(wanted):
+            raise InputError(
+                f"{config.source}: {side} images are resized to {tuple(sizes[side])}, but the network was"
+                f" trained with {tuple(wanted)}"
+            )
+    if trained.axes is not None and loader.axes not in (None, trained.axes):
+        text = "the voxel axes of fixed and moving images run along %s, but in the training along %s"
+        log.warning(text, " and ".join(loader.axes), " and ".join(trained.axes))
+    return loader
+
+
+# ---- the loop ----------------------------------------------------------------------------------------------
+
+
+def _predict_all(work: _Work, batches: Batches, progress: Progress) -> None:
+    plan = batches.plan()
+    total = plan[-1][0]
+    progress(0.0, "predicting", {"pairs": total})
+    for (done, samples), batch in zip(plan, batches.epoch(), strict=True):
+        answers = _answers(work, samples, batch)
+        for number, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
+            alone = {k: v[number : number + 1] for k, v in batch.items() if k != "next_sample"}
+            _one(work, sample, alone, *answer)
+        progress(done / total, "predicting", {"pairs": total})
+
+
+def _answers(
+    work: _Work, samples: Sequence[Sample], batch: Mapping
+) -> list[tuple[Prediction, Transform | None]]:
+    """The prediction and the transform for each sample; one for all labels of a pair unless they count."""
+    conditional = isinstance(work.trained.network, ConditionalModel)
+    keys = [(*s.indices, s.label) if conditional else s.indices for s in samples]
+    fresh = {key: number for number, key in reversed(list(enumerate(keys))) if key not in work.known}
+    if fresh:
+        rows = list(fresh.values())
+        names = ("fixed_image", "moving_image", "moving_label")
+        found = predicted(work.trained, *(batch[name][rows] if name in batch else None for name in names))
+        for place, (key, number) in enumerate(fresh.items()):
+            parts = (found.ddf, found.dvf, found.theta, found.label)
+            one = Prediction(*(part if part is None else part[place : place + 1] for part in parts))
+            transform = None
+            if one.ddf is not None:
+                grids = batch["fixed_geometry"][number], batch["moving_geometry"][number]
+                try:
+                    transform = transform_of(one, 0, *grids)
+                except InputError as error:
+                    raise InputError(f"{pair_name(samples[number].indices)}: {error}") from error
+            work.known[key] = one, transform
+    work.known = {key: work.known[key] for key in keys}
+    return [work.known[key] for key in keys]
+
+
+def _one(
+    work: _Work, sample: Sample, batch: Mapping, prediction: Prediction, transform: Transform | None
+) -> None:
+    """Measure one sample and write its files; those of the pair with its first label."""
+    border = "zero_boundary" if work.deepreg else "edge"
+    image, label = warped(prediction, batch["moving_image"], batch.get("moving_label"), border=border)
+    names = {"pair_index": list(sample.indices), "label_index": sample.label}
+    work.rows.append(on_network_grid(batch, image, label, deepreg=work.deepreg) | names)
+    grids = {side: batch[f"{side}_geometry"][0] for side in ("fixed", "moving")}
+    folder = work.folder / pair_name(sample.indices)
+    if not folder.exists():
+        images = {name: batch[name] for name in ("fixed_image", "moving_image")}
+        fields = {"pred_fixed_image": image, "ddf": prediction.ddf, "dvf": prediction.dvf}
+        write_tensors(folder, images | fields, grids, work.formats)
+        if prediction.theta is not None:
+            write_affine(folder, prediction.theta[0])
+        if transform is not None and work.formats.nifti:
+            moving = work.loader.moving.image_volume(sample.moving)
+            write_in_space(folder, transform, warp(moving, transform, batch["fixed_file_geometry"][0]))
+    if label is not None:
+        labels = {name: batch[name] for name in ("fixed_label", "moving_label")}
+        folder = folder / f"label_{sample.label}"
+        write_tensors(folder, labels | {"pred_fixed_label": label}, grids, work.formats)
+    if transform is not None:
+        pair = (None, None) if label is None else _labels_in_space(work, sample, transform, folder)
+        work.rows_mm.append(in_space(transform, *pair) | names)
+
+
+def _labels_in_space(
+    work: _Work, sample: Sample, transform: Transform, folder: Path
+) -> tuple[Volume, Volume]:
+    """The fixed label as its file holds it, and the moving one warped onto its grid, written as well."""
+    fixed = work.loader.fixed.label_volume(sample.fixed, sample.label)
+    moving = work.loader.moving.label_volume(sample.moving, sample.label)
+    found = warp(moving, transform, fixed.geometry)
+    if work.formats.nifti:
+        save(found, folder / "warped_label.nii.gz")
+    return fixed, found
+
+
+# ---- the end -----------------------------------------------------------------------------------------------
+
+
+def _write_tables(work: _Work) -> None:
+    texts = {
+        "metrics.csv": tables.samples(work.rows),
+        "metrics_stats_per_label.csv": tables.per_label(work.rows),
+        "metrics_stats_overall.csv": tables.overall(work.rows),
+    }
+    if work.rows_mm:
+        texts["metrics_mm.csv"] = tables.samples(work.rows_mm, tables.MM_FIGURES)
+    for name, text in texts.items():
+        (work.folder / name).write_text(text, encoding="utf-8", newline="\n")
+
+
+def _put_in_place(made: Path, folder: Path) -> None:
+    """Move the finished folder to its place; an earlier one keeps everything under a name with a number."""
+    if folder.exists():
+        number = 1
+        while (aside := folder.with_name(f"{folder.name}-{number}")).exists():
+            number += 1
+        os.replace(folder, aside)
+        log.warning("%s holds an earlier prediction, which is now %s", folder, aside)
+    os.replace(made, folder)

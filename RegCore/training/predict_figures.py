@@ -1,0 +1,60 @@
+"""How good a prediction is: DeepReg's figures on the network's grid, figures in mm on the original."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from RegCore import losses
+from RegCore.evaluation.metrics import folding
+from RegCore.space.transforms import Transform
+from RegCore.space.volume import Volume
+
+
+def on_network_grid(
+    batch: Mapping[str, torch.Tensor],
+    image: torch.Tensor | None,
+    label: torch.Tensor | None,
+    *,
+    deepreg: bool,
+) -> dict[str, float]:
+    """The figures of one pair with one label as DeepReg defines them.
+
+    ``image_ssd``: mean squared difference of images in [0, 1]. ``label_binary_dice``: of labels cut at one
+    half. ``label_tre``: distance of their centroids in voxels; NaN where either is empty, unless `deepreg`.
+
+    Args:
+        batch: ``fixed_image`` and, with labels, ``fixed_label``, ``(1, 1, I, J, K)``.
+        image, label: what is predicted for them; what is None has no figure.
+    """
+    found = {}
+    if image is not None:
+        found["image_ssd"] = losses.ssd(batch["fixed_image"], image)
+    if label is not None:
+        found["label_binary_dice"] = -losses.dice(batch["fixed_label"], label, binary=True)
+        found["label_tre"] = losses.centroid_distance(batch["fixed_label"], label, deepreg=deepreg)
+    return {name: float(value.squeeze()) for name, value in found.items()}
+
+
+def in_space(
+    transform: Transform, fixed_label: Volume | None, warped_label: Volume | None
+) -> dict[str, float]:
+    """Figures on the original fixed grid.
+
+    ``fold_percent``: share of the network's voxels where the transform folds. With labels on one grid
+    ``label_dice`` and ``label_tre_mm``, distance of their centroids; NaN where there is nothing to measure.
+    """
+    found = {"fold_percent": folding(transform)}
+    if fixed_label is not None and warped_label is not None:
+        a, b = (np.asarray(volume.array) >= 0.5 for volume in (fixed_label, warped_label))
+        total = np.count_nonzero(a) + np.count_nonzero(b)
+        found["label_dice"] = 2 * np.count_nonzero(a & b) / total if total else np.nan
+        difference = _centroid(a) - _centroid(b)
+        found["label_tre_mm"] = float(np.linalg.norm(fixed_label.geometry.affine[:3, :3] @ difference))
+    return found
+
+
+def _centroid(inside: np.ndarray) -> np.ndarray:
+    """Mean index (3,) of the voxels that are inside; NaN for none."""
+    places = np.nonzero(inside)
+    return np.array([axis.mean() if len(axis) else np.nan for axis in places])

@@ -1,5 +1,0 @@
-"""One picture that shows what a registration did: three planes, before and after, and the deformation."""
-
-from RegCore.visualise.canvas import overview
-
-__all__ = ["overview"]

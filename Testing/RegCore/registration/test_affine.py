@@ -1,0 +1,277 @@
+"""Robust linear alignment: fits against closed forms and outliers, known motions recovered, starts, costs."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from RegCore.progress import Cancelled
+from RegCore.registration.affine import (
+    Level,
+    align,
+    fit_affine,
+    fit_rigid,
+    given_position,
+    make_level,
+    match_blocks,
+    refine,
+    sensible,
+    starts,
+    stretched,
+    trimmed_fit,
+)
+from RegCore.registration.pair import UNRELATED, Codes, Side
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.transforms import AffineTransform
+from RegCore.space.volume import Volume
+from Testing.RegCore.grids import GRIDS
+from Testing.RegCore.registration.blobs import FIXED, MOVING, centred, corner_error, density, motion, scan
+
+# ---- fits --------------------------------------------------------------------------------------------------
+
+
+def cloud(count: int = 60, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(count, 3)) * [30, 50, 20] + [100, -40, 7]
+
+
+@pytest.mark.parametrize(("fit", "rigid"), [(fit_affine, False), (fit_rigid, True)])
+def test_a_fit_of_exact_pairs_is_exact(fit, rigid):
+    points, truth = cloud(), motion(rigid)
+    matrix = fit(points, truth.map(points), np.random.default_rng(1).uniform(0.1, 5, len(points)))
+    np.testing.assert_allclose(matrix, truth.matrix, atol=1e-9)
+
+
+def test_an_affine_fit_solves_the_weighted_normal_equations():
+    points, weights = cloud(), np.random.default_rng(1).uniform(0.1, 5, 60)
+    targets = motion(False).map(points) + np.random.default_rng(2).normal(size=points.shape)
+    x = np.c_[points, np.ones(60)]
+    expected = np.linalg.solve((x.T * weights) @ x, (x.T * weights) @ targets).T
+    np.testing.assert_allclose(fit_affine(points, targets, weights)[:3], expected, atol=1e-8)
+
+
+def test_a_rigid_fit_is_that_of_scipy():
+    points, weights = cloud(), np.random.default_rng(1).uniform(0.1, 5, 60)
+    targets = motion(True).map(points) + np.random.default_rng(2).normal(size=points.shape)
+    centres = [np.average(p, axis=0, weights=weights) for p in (points, targets)]
+    turn = Rotation.align_vectors(targets - centres[1], points - centres[0], weights)[0].as_matrix()
+    matrix = fit_rigid(points, targets, weights)
+    np.testing.assert_allclose(matrix[:3, :3], turn, atol=1e-9)
+    np.testing.assert_allclose(matrix[:3, 3], centres[1] - turn @ centres[0], atol=1e-8)
+
+
+@pytest.mark.parametrize("mirror", [(-1, 1, 1), (1, -1, 1), (-1, -1, -1)])
+def test_a_rigid_fit_never_mirrors(mirror):
+    points = cloud()
+    matrix = fit_rigid(points, points * mirror, np.ones(60))
+    np.testing.assert_allclose(matrix[:3, :3] @ matrix[:3, :3].T, np.eye(3), atol=1e-9)
+    assert np.linalg.det(matrix[:3, :3]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("fit", "rigid"), [(fit_affine, False), (fit_rigid, True)])
+def test_a_trimmed_fit_is_not_moved_by_a_third_of_outliers(fit, rigid):
+    points, truth, random = cloud(200), motion(rigid), np.random.default_rng(3)
+    targets = truth.map(points) + 0.01 * random.normal(size=points.shape)
+    targets[:66] += random.uniform(20, 80, (66, 3))  # all to one side
+    weights = np.ones(200)
+    error = {
+        name: np.abs(AffineTransform(matrix).map(points) - truth.map(points)).max()
+        for name, matrix in (
+            ("trimmed", trimmed_fit(points, targets, weights, fit)),
+            ("plain", fit(points, targets, weights)),
+        )
+    }
+    assert error["trimmed"] < 0.1 < 10 < error["plain"]
+
+
+@pytest.mark.parametrize(
+    ("diagonal", "expected"),
+    [
+        ((1, 1, 1), True),
+        ((2.9, 0.4, 1), True),
+        ((-1, 1, 1), False),
+        ((-1, -1, 1), True),
+        ((3.1, 1, 1), False),
+        ((1, 1, 0.3), False),
+    ],
+)
+def test_reflections_and_threefold_stretches_are_not_sensible(diagonal, expected):
+    assert sensible(np.diag([*diagonal, 1.0])) is expected
+
+
+# ---- starts and costs --------------------------------------------------------------------------------------
+
+
+@cache
+def level(rigid: bool = True, mask: bool = False) -> Level:
+    """A pair whose moving image has to be moved by `motion`."""
+    fixed = Side(scan(FIXED, motion(rigid).map), mask=half() if mask else None)
+    return make_level(fixed, Side(scan(MOVING, seed=1)), 8000, None, "cpu")
+
+
+def half() -> Volume:
+    array = np.zeros(FIXED.shape, np.uint8)
+    array[:13] = 1
+    return Volume(array, FIXED, "labels")
+
+
+@pytest.mark.parametrize("fixed", GRIDS.values(), ids=GRIDS)
+def test_stretched_grids_lay_corner_on_corner(fixed):
+    moving = Geometry((12, 9, 15), MOVING.affine)
+    ends = np.array(np.meshgrid(*((0, 1),) * 3)).reshape(3, -1).T
+    found = AffineTransform(stretched(fixed, moving)).map(fixed.to_world(ends * (np.array(fixed.shape) - 1)))
+    np.testing.assert_allclose(found, moving.to_world(ends * (np.array(moving.shape) - 1)), atol=1e-9)
+
+
+@pytest.mark.parametrize("rigid", [True, False])
+def test_starts_are_proper_and_the_header_comes_first(rigid):
+    found = starts(level(), FIXED, MOVING, rigid)
+    assert next(iter(found)) == "header"
+    assert {"grid centres", "centres of mass"} <= set(found)
+    np.testing.assert_array_equal(found["header"], np.eye(4))
+    np.testing.assert_allclose(AffineTransform(found["grid centres"]).map(FIXED.centre), MOVING.centre)
+    for name, matrix in found.items():
+        assert np.linalg.det(matrix[:3, :3]) > 0, name
+        if rigid:
+            np.testing.assert_allclose(matrix[:3, :3] @ matrix[:3, :3].T, np.eye(3), atol=1e-9, err_msg=name)
+
+
+def test_grids_of_other_handedness_are_not_stretched_onto_each_other():
+    mirrored = Geometry(MOVING.shape, MOVING.affine @ np.diag([-1.0, 1, 1, 1]))
+    handed = [name for name in (MOVING, mirrored) if "stretched grids" in starts(level(), FIXED, name, False)]
+    expected = MOVING if np.linalg.det(MOVING.affine @ FIXED.affine) > 0 else mirrored
+    assert handed == [expected]
+
+
+def test_the_cost_is_least_at_the_truth_and_counts_the_unknown_as_unrelated():
+    truth, far = motion(True).matrix, np.eye(4)
+    far[:3, 3] = 5000.0
+    costs = [level().cost(matrix) for matrix in (truth, np.eye(4), far)]
+    assert costs[0] < 0.5 * costs[1] and costs[2] == pytest.approx(UNRELATED, rel=1e-5)
+
+
+def test_a_fixed_mask_says_where_the_cost_is_taken():
+    masked, moving = level(mask=True), np.eye(4)
+    assert float(masked.weight.sum()) == pytest.approx(
+        float(half().array.mean() * masked.grid.voxels), rel=0.1
+    )
+    features, known = masked.pulled(moving)
+    distance = (masked.features - features).square().sum(1, keepdim=True)
+    distance = torch.where(known > 0, distance, torch.tensor(UNRELATED))[masked.weight > 0]
+    assert masked.cost(moving) == pytest.approx(float(distance.mean()), rel=1e-4)
+
+
+def test_a_fixed_mask_beyond_the_image_is_refused():
+    elsewhere = Volume(np.ones((5, 5, 5), np.uint8), centred((5, 5, 5), (0, 0, 0), (1, 1, 1)), "labels")
+    tiny = np.zeros((5, 5, 5), np.uint8)
+    tiny[2, 2, 2] = 1  # half a voxel of the image wide: no voxel centre is left in it
+    mask = Volume(tiny, elsewhere.geometry, "labels")
+    with pytest.raises(InputError, match="the fixed mask leaves no voxel"):
+        make_level(Side(scan(FIXED), mask=mask), Side(scan(MOVING)), 1000, None, "cpu")
+
+
+@pytest.mark.parametrize("rigid", [True, False])
+def test_block_matching_and_refinement_each_come_nearer(rigid):
+    truth, fit = motion(rigid), fit_rigid if rigid else fit_affine
+    at = level(rigid)
+    off = truth.matrix.copy()
+    off[:3, 3] += 7.0, -6.0, 5.0
+    matched = match_blocks(at, off, fit, radius=3, block=3, pool=1)
+    told = []
+    refined = refine(at, off, rigid, iterations=25, rate=2e-3, tell=lambda n, loss: told.append((n, loss)))
+    errors = [corner_error(AffineTransform(m), truth, FIXED) for m in (off, matched, refined)]
+    assert errors[1] < 0.5 * errors[0] and errors[2] < 0.9 * errors[0]
+    assert [n for n, _ in told] == list(range(25)) and min(loss for _, loss in told) < told[0][1]
+    if rigid:
+        np.testing.assert_allclose(refined[:3, :3] @ refined[:3, :3].T, np.eye(3), atol=1e-5)
+
+
+# ---- align -------------------------------------------------------------------------------------------------
+
+
+def recorded(told: list):
+    return lambda *event: told.append(event)
+
+
+@pytest.mark.parametrize(
+    ("rigid", "inverted"), [(True, False), (False, True)], ids=["rigid", "affine, inverted"]
+)
+def test_a_known_motion_is_recovered(rigid, inverted):
+    truth, told = motion(rigid), []
+    fixed, moving = Side(scan(FIXED, truth.map)), Side(scan(MOVING, inverted=inverted, seed=1))
+    found = align(fixed, moving, rigid=rigid, progress=recorded(told))
+    assert corner_error(AffineTransform.identity(), truth, FIXED) > 4
+    assert corner_error(found, truth, FIXED) < 1
+    if rigid:
+        np.testing.assert_allclose(found.matrix[:3, :3] @ found.matrix[:3, :3].T, np.eye(3), atol=1e-5)
+    fractions = [fraction for fraction, _, _ in told]
+    assert fractions == sorted(fractions) and fractions[0] >= 0 and 0.9 < fractions[-1] <= 1
+    assert all(text.startswith("rigid" if rigid else "affine") for _, text, _ in told)
+    assert all("loss" in values for _, text, values in told if not text.endswith("preparing"))
+
+
+def test_headers_that_mean_nothing_are_overcome_by_stretching_the_grids():
+    """The moving array shows what the fixed one shows, but its header says voxels of 2.5 mm, far away."""
+    header = np.diag([2.5, 2.5, 2.5 * np.sign(np.linalg.det(FIXED.affine)), 1.0])
+    header[:3, 3] = 800.0, -300.0, 100.0
+    lost, values, sides = Geometry(FIXED.shape, header), density(FIXED.world_grid()), []
+    for n, geometry in enumerate((FIXED, lost)):
+        noise = 0.02 * np.random.default_rng(n).normal(size=values.shape)
+        sides.append(Side(Volume((values + noise).astype(np.float32), geometry)))
+    truth = AffineTransform(stretched(FIXED, lost))
+    np.testing.assert_allclose(given_position(*sides).matrix, truth.matrix)
+    assert corner_error(align(*sides), truth, FIXED) < 0.5
+
+
+def test_the_header_is_believed_where_it_is_right():
+    moving = Side(scan(MOVING, seed=1))
+    np.testing.assert_array_equal(given_position(Side(scan(FIXED)), moving).matrix, np.eye(4))
+
+
+@pytest.mark.parametrize("rigid", [True, False])
+def test_from_an_initial_transform_the_result_costs_no_more_than_it(rigid):
+    truth = motion(rigid)
+    fixed, moving = Side(scan(FIXED, truth.map)), Side(scan(MOVING, seed=1))
+    near = truth.matrix.copy()
+    near[:3, 3] += 3.0, -4.0, 2.0
+    found = align(fixed, moving, rigid=rigid, initial=AffineTransform(near))
+    at = make_level(fixed, moving, 80**3, None, "cpu")
+    assert at.cost(found.matrix) < at.cost(near)
+    assert corner_error(found, truth, FIXED) < 0.8
+
+
+def test_what_cannot_be_improved_is_given_back_as_it_was():
+    random = np.random.default_rng(0)
+    noise = [Volume(random.normal(size=g.shape).astype(np.float32), g) for g in (FIXED, MOVING)]
+    initial = motion(True)
+    found = align(Side(noise[0]), Side(noise[1]), rigid=True, initial=initial)
+    at = make_level(Side(noise[0]), Side(noise[1]), 80**3, None, "cpu")
+    assert at.cost(found.matrix) <= at.cost(initial.matrix)
+
+
+def test_segmentations_lead_where_images_say_nothing():
+    truth, random = motion(True), np.random.default_rng(0)
+    sides, maps = [], []
+    for geometry, mapping in ((FIXED, truth.map), (MOVING, lambda p: p)):
+        image = Volume(random.normal(size=geometry.shape).astype(np.float32), geometry)
+        values = density(mapping(geometry.world_grid()))
+        maps.append(Volume(np.digitize(values, [0.35, 0.7, 1.05]).astype(np.uint8), geometry, "labels"))
+        sides.append(Side(image, maps[-1]))
+    codes = Codes.of(*maps, 20.0, 0)
+    near = truth.matrix.copy()
+    near[:3, 3] += 8.0, -7.0, 9.0
+    found = align(*sides, rigid=True, initial=AffineTransform(near), codes=codes)
+    assert corner_error(found, truth, FIXED) < 1 < corner_error(AffineTransform(near), truth, FIXED)
+
+
+def test_cancelling_stops_at_the_next_word():
+    calls = []
+
+    def stop(*event):
+        calls.append(event)
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        align(Side(scan(FIXED)), Side(scan(MOVING)), initial=motion(True), progress=stop)
+    assert len(calls) == 1

@@ -1,0 +1,51 @@
+"""Several passes: what the network sees in each, and how the steps make one field."""
+
+import numpy as np
+
+from RegCore.resampler import warp
+from RegCore.slicreg import registering
+from RegCore.slicreg.matching import MatchSettings
+from RegCore.slicreg.preparation import halved, prepare
+from RegCore.space.transforms import AffineTransform, DisplacementField
+from Testing.RegCore.slicreg import made_up
+
+TURNED, MOVED = np.eye(4), np.eye(4)
+TURNED[:2, :2] = [[0.96, -0.28], [0.28, 0.96]]
+MOVED[:3, 3] = 20, -12, 7
+
+
+def test_a_further_pass_sees_the_scan_as_warped_and_its_step_comes_first(monkeypatch):
+    scan = halved(prepare(made_up.ball(), made_up.SHAPE, made_up.SPACING))
+    grid, seen, told = scan.image.geometry, [], []
+    steps = [DisplacementField.from_affine(AffineTransform(matrix), grid) for matrix in (TURNED, MOVED)]
+
+    def predicted(method, image, device, progress):
+        seen.append(image)
+        return f"told {len(seen)}"
+
+    class Known:
+        geometry = grid
+
+    def match(known, other, **rest):
+        assert other == f"told {len(seen)}" and known is Known
+        rest["progress"](1.0, "matching", {})
+        return steps[len(seen) - 1]
+
+    monkeypatch.setattr(registering, "_predicted", predicted)
+    monkeypatch.setattr(registering, "match", match)
+
+    def found(passes: int) -> DisplacementField:
+        seen.clear()
+        tell = lambda *event: told.append(event[0])  # noqa: E731
+        return registering._matched(None, Known, scan, MatchSettings(), passes, "cpu", tell)
+
+    points = grid.centre + 20 * np.eye(3)
+    np.testing.assert_allclose(found(1).map(points), steps[0].map(points), atol=1e-4)
+    assert len(seen) == 1 and seen[0] is scan
+    both = found(2)
+    assert seen[0] is scan and np.array_equal(seen[1].image.array, warp(scan.image, steps[0], grid).array)
+    assert np.abs(seen[1].image.array - scan.image.array).max() > 50 and seen[1].known.all()
+    expected = AffineTransform(TURNED @ MOVED).map(points)
+    assert np.abs(expected - AffineTransform(MOVED @ TURNED).map(points)).max() > 2
+    np.testing.assert_allclose(both.map(points), expected, atol=1e-3)
+    assert told == [1.0, 0.5, 1.0]

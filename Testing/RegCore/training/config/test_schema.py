@@ -1,0 +1,60 @@
+"""Every key is documented: in the source on the line below it, in Docs/configuration.md with its default."""
+
+import ast
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from RegCore.training.config import Config, schema
+
+ROOT = Path(__file__).resolve().parents[3]
+PAGE = ROOT / "Docs" / "configuration.md"
+SECTIONS = {
+    name: cls
+    for name, cls in vars(schema).items()
+    if is_dataclass(cls) and cls.__module__ == schema.__name__ and isinstance(cls, type)
+}
+
+
+def documented() -> dict[str, dict[str, str]]:
+    """Class -> field -> the text on the line below it."""
+    found = {}
+    for node in ast.parse(Path(schema.__file__).read_text(encoding="utf-8")).body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        pairs = zip(node.body, [*node.body[1:], None], strict=True)
+        found[node.name] = {
+            field.target.id: below.value.value
+            for field, below in pairs
+            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr)
+        }
+    return found
+
+
+def row(cls: type, name: str, text: str) -> str:
+    """The line of the page about a key."""
+    item = {item.name: item for item in fields(cls)}[name]
+    default = "needed" if item.default is MISSING and item.default_factory is MISSING else ""
+    if item.default is not MISSING:
+        words = {None: "", False: "`false`", True: "`true`", (): ""}
+        plain = isinstance(item.default, bool) or item.default in (None, ())
+        default = words[item.default] if plain else f"`{item.default}`"
+    text = text.replace("``", "`").replace("None", "`null`")
+    return f"| `{name}` | {default} | {text} |"
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_every_key_is_documented_in_source_and_page(name):
+    texts, page = documented()[name], PAGE.read_text(encoding="utf-8")
+    assert set(texts) == {item.name for item in fields(SECTIONS[name])}
+    for key, text in texts.items():
+        if key != "options":
+            assert row(SECTIONS[name], key, text) in page
+
+
+def test_the_example_of_the_page_is_a_configuration():
+    example = PAGE.read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
+    config = Config.from_dict(yaml.safe_load(example))
+    assert config.changes and config.train.preprocess.data_augmentation == (schema.Part("affine"),)
