@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch  # noqa: E402 - the path comes first
 
-from RegCore.networks.model_file import load_model, read_model  # noqa: E402
+from RegCore.networks.model_file import read_content, read_model  # noqa: E402
 from RegCore.training import train  # noqa: E402
 from Testing.RegCore.training.runs import configuration, write_pairs  # noqa: E402
 
@@ -51,7 +51,7 @@ def place(last: Path) -> str:
     """Where the newest checkpoint stands, in words."""
     if not last.is_file():
         return "before the first checkpoint"
-    return f"epochs done {read_model(last)['training']['state']['place']['epoch']}"
+    return f"epochs done {read_content(last)['training']['state']['place']['epoch']}"
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def main() -> None:
         print(f"a run that nobody stops takes {time.monotonic() - began:.0f} s")
         killed(folder, folder / "config.yaml", random.Random(seed))
         ends = [
-            load_model(run / "save" / "last.pt").network.state_dict()
+            read_model(run / "save" / "last.pt").network.state_dict()
             for run in (whole.folder, folder / "killed")
         ]
         differing = [key for key, value in ends[0].items() if not torch.equal(value, ends[1][key])]

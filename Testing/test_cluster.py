@@ -4,13 +4,13 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from Testing.paths import ROOT
 from Testing.RegCore.training.runs import configuration, write_pairs
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "Docs" / "examples"
+EXAMPLES = ROOT / "Docs" / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("train_*.sh"))
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from Testing.paths import ROOT
+
 ROOMS = ("DeepRegSlicer", "Resources")  # RegCore is found by its endings, not named file by file
 MODULES = "lib/Slicer/qt-scripted-modules"
 

@@ -5,12 +5,11 @@ import importlib
 import json
 import re
 from functools import cache
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared"
+from Testing.paths import ROOT, SHARED
+
 SEEDS = SHARED / "seeds"
 REGISTERED = SHARED / "golden" / "registry.json"
 # The printed manual cuts names at the ends of lines, and its index puts two columns into one.

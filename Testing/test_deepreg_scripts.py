@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from RegCore.cli import deepreg
+from Testing.paths import SHARED
 
-FOLDER = Path(__file__).resolve().parents[2] / "shared" / "deepreg"
+FOLDER = SHARED / "deepreg"
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="DeepReg's data are not beside this repository")
 
 DATA = [f"{kind}_{form}" for kind in ("paired", "unpaired", "grouped") for form in ("h5", "nifti")]

@@ -17,8 +17,8 @@ from RegCore.registration import classical
 from RegCore.samples.datasets import EXAMPLES
 from RegCore.samples.demos import DEMOS, PAIRS, write_demo
 from RegCore.training.config import load_config
+from Testing.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "Docs" / "demos"
 CONFIGS = {
     path.stem: path

@@ -1,7 +1,6 @@
 """The examples of Docs/examples: each plugin loads, its YAML file loads with it, and it trains."""
 
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,10 +13,11 @@ from RegCore.training import plugins
 from RegCore.training.config import load_config
 from RegCore.training.gradients import train_step
 from RegCore.training.objective import Objective
+from Testing.paths import ROOT, SHARED
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "Docs" / "examples"
+EXAMPLES = ROOT / "Docs" / "examples"
 NAMES = ["custom_backbone", "custom_image_label_loss", "custom_parameterized_image_label_loss"]
-DEEPREG = Path(__file__).resolve().parents[2] / "shared" / "deepreg" / "config"
+DEEPREG = SHARED / "deepreg" / "config"
 
 
 @pytest.fixture

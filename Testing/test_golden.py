@@ -2,14 +2,14 @@
 
 import json
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from Testing.golden import FUNCTIONS, check_facts, run_case
+from Testing.paths import DATA
 
-FOLDER = Path(__file__).parent / "Data" / "golden"
+FOLDER = DATA / "golden"
 
 
 def _cases():

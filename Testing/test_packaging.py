@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from Testing.paths import ROOT
+
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
@@ -59,7 +60,7 @@ def test_the_wheel_says_what_it_is_and_needs(wheel):
 
 def test_an_image_can_be_read_from_the_unpacked_wheel(wheel, tmp_path):
     wheel.extractall(tmp_path)
-    code = "import RegCore, RegCore.io, RegCore.samples.phantom, RegCore.evaluation.pictures\n"
+    code = "import RegCore, RegCore.io, RegCore.samples.phantom, RegCore.evaluation.overview\n"
     code += "print(RegCore.__file__)"
     paths = [str(tmp_path), *(path for path in sys.path if path.endswith("site-packages"))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

@@ -3,15 +3,14 @@
 import ast
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 
 import RegCore.samples.phantom
 from RegCore.cli import main
 from RegCore.evaluation.results import FILES
+from Testing.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -4,14 +4,13 @@ import os
 import re
 import shlex
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from RegCore.cli import main
-from RegCore.slicreg import torso
+from RegCore.samples import torso
+from Testing.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "Docs" / "slicreg.md").read_text(encoding="utf-8")
 SCRIPT = ROOT / "Docs" / "examples" / "slicreg_abdomen.sh"
 SMALLER = {"--spacing 4": "--spacing 12", "--steps 600": "--steps 2 --device cpu"}

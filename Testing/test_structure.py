@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from Testing.paths import ROOT
 
 # What each room of RegCore may import from RegCore, from the ground up: a room knows only those above it in
 # this table. A new room is entered here on purpose, and drawn in Docs/architecture.md.
@@ -23,14 +23,14 @@ MAY_KNOW = {
     "io": {"space"},
     "resampler": GROUND,
     "losses": {"space", "resampler"},
-    "networks": LOW | {"deepreg", "slicreg"},
+    "networks": LOW,
     "loaders": LOW,
     "samples": {"space", "io"},
     "evaluation": LOW,
     "deepreg": {"space", "io", "networks"},
-    "registration": MIDDLE | {"deepreg", "slicreg"},
+    "registration": MIDDLE | {"deepreg"},
     "slicreg": MIDDLE | {"registration"},
-    "training": MIDDLE | {"deepreg", "registration", "slicreg"},
+    "training": MIDDLE | {"deepreg", "registration"},
     "cli": MIDDLE | {"deepreg", "registration", "slicreg", "training"},
     "__main__": {"cli"},
 }
@@ -41,6 +41,7 @@ WITHOUT_TORCH = (
     "samples",
     "cli",
     "evaluation/pictures",
+    "evaluation/overview.py",
     "progress.py",
     "__main__.py",
     "__init__.py",
@@ -76,7 +77,7 @@ def room_of(path: Path) -> str:
 
 
 def imports(path: Path, nodes=None) -> list[str]:
-    """Dotted names of all that a file imports, or that some of its nodes import, relative ones made absolute."""
+    """Dotted names that a file, or some of its nodes, imports; relative ones made absolute."""
     found = []
     package = path.relative_to(ROOT).parent.parts
     for node in ast.walk(tree_of(path)) if nodes is None else nodes:
@@ -114,7 +115,7 @@ def offenders(paths: list[Path], rule) -> list[str]:
 
 
 def module_of(name: str) -> Path | None:
-    """The file of RegCore that a dotted name imports: that of a module, or of the package that has the name."""
+    """The file of RegCore that a dotted name imports: the module, or the package that holds the name."""
     parts = name.split(".")
     for end in (len(parts), len(parts) - 1):
         place = ROOT.joinpath(*parts[:end])
@@ -166,14 +167,15 @@ def test_a_room_knows_only_those_below_it():
 
 
 def test_no_circle_between_files_nor_between_folders():
+    # RegCore/__init__.py, which names what it fetches when it is asked for, is the door and no room
     files, folders = {}, {}
-    for path in sources("RegCore"):
-        known = {module_of(name) for name in imports(path)} - {None, path}
+    for path in (path for path in sources("RegCore") if path.parent.name != "RegCore"):
+        known = {module_of(name) for name in imports(path)} - {None, path, ROOT / "RegCore" / "__init__.py"}
         files[name_of(path)] = {name_of(other) for other in known}
-        folders.setdefault(name_of(path.parent), set()).update(name_of(other.parent) for other in known)
-    inside = {folder: {other for other in known if other != folder} for folder, known in folders.items()}
+        here, there = name_of(path.parent), {name_of(other.parent) for other in known}
+        folders.setdefault(here, set()).update(there - {here, "RegCore"})
     assert circles(files) == []
-    assert circles(inside) == []
+    assert circles(folders) == []
 
 
 def test_regcore_knows_no_user_interface_and_reads_files_in_one_place():

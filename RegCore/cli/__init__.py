@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from RegCore.cli.arguments import DEVICES, Parser
+from RegCore.cli.arguments import Parser
 from RegCore.cli.checkpoint import add_import
 from RegCore.cli.download import add_download
 from RegCore.cli.predict import add_predict
@@ -25,6 +25,7 @@ from RegCore.cli.warp import add_warp
 from RegCore.cli.worker import add_worker
 from RegCore.progress import Cancelled
 from RegCore.space.geometry import InputError
+from RegCore.space.names import DEVICES
 
 __all__ = ["BAD_INPUT", "CANCELLED", "DEVICES", "FAILED", "LOAD", "METHODS", "busy", "main", "run"]
 

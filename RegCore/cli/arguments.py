@@ -1,13 +1,12 @@
 """What the parsers of all commands share: complaints in one sentence, names with a proposal, numbers."""
 
 import argparse
-import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from RegCore.space.geometry import InputError
+from RegCore.space.names import nearest
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
 FILE = {"type": Path, "metavar": "FILE"}  # of an argument that names a file
 
 
@@ -24,9 +23,8 @@ def one_of(what: str, names: Sequence[str]) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text in names:
             return text
-        near = difflib.get_close_matches(text, names, n=1)
-        hint = f", did you mean {near[0]}?" if near else ""
-        raise argparse.ArgumentTypeError(f"unknown {what} {text!r}; it is one of {', '.join(names)}{hint}")
+        known = f"{', '.join(names)}{nearest(text, names)}"
+        raise argparse.ArgumentTypeError(f"unknown {what} {text!r}; it is one of {known}")
 
     return read
 

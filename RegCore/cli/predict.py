@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from RegCore.cli.arguments import DEVICES, FILE, one_of, whole_number
+from RegCore.cli.arguments import FILE, one_of, whole_number
 from RegCore.cli.progress import ProgressLine
 from RegCore.cli.train import device_of
+from RegCore.space.names import DEVICES
 
 SPLITS = ("train", "valid", "test")
 

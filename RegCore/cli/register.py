@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from RegCore.cli.arguments import DEVICES, FILE, one_of, whole_number
+from RegCore.cli.arguments import FILE, one_of, whole_number
 from RegCore.cli.progress import ProgressLine
+from RegCore.registration import METHODS
 from RegCore.space.geometry import InputError
-from RegCore.space.names import is_path
-
-METHODS = ("rigid", "affine", "deformable", "classical-affine", "classical-nonrigid")
+from RegCore.space.names import DEVICES, is_path
 
 
 def add_register(commands) -> None:

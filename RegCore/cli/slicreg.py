@@ -7,11 +7,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from RegCore.cli.arguments import DEVICES, FILE, one_of, whole_number
+from RegCore.cli.arguments import FILE, one_of, whole_number
 from RegCore.cli.progress import ProgressLine
 from RegCore.cli.register import run_register
 from RegCore.cli.train import train_from_files
 from RegCore.space.geometry import InputError
+from RegCore.space.names import DEVICES
 
 NETWORKS = ("deeplab", "unet", "regression")
 MODALITIES = ("ct", "mr")
@@ -200,7 +201,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 
 def _teacher(arguments: argparse.Namespace) -> Any:
-    from RegCore.registration.checks import choose_device
+    from RegCore.networks.device import choose_device
     from RegCore.slicreg.label_propagation import by_deeds, by_images, by_model
 
     device = choose_device(arguments.device)
@@ -244,10 +245,10 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _model(path: Path, device: str) -> Any:
     """The network of a model file, if it is one of SLIC-Reg."""
-    from RegCore.registration.learned import find_model
-    from RegCore.slicreg.methods import Method
+    from RegCore.registration.learned import load_model
+    from RegCore.slicreg.template import Method
 
-    network = find_model(path, device=device).network
+    network = load_model(path, device=device).network
     if not isinstance(network, Method):
         raise InputError(f"{path}: this model was not trained by regcore slicreg train; see regcore register")
     return network
@@ -272,7 +273,7 @@ def _register(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     line = ProgressLine(sys.stderr, arguments.quiet)
     line(0.0, "loading PyTorch", {})
-    from RegCore.registration.checks import choose_device
+    from RegCore.networks.device import choose_device
     from RegCore.slicreg.evaluation import evaluate
 
     device = choose_device(arguments.device)

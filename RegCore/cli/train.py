@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from RegCore.cli.arguments import DEVICES, FILE, one_of, whole_number
+from RegCore.cli.arguments import FILE, one_of, whole_number
 from RegCore.cli.progress import ProgressLine
 from RegCore.progress import Cancelled, duration
 from RegCore.space.geometry import InputError
+from RegCore.space.names import DEVICES
 
 log = logging.getLogger("RegCore.cli")
 

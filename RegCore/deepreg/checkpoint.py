@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from RegCore.deepreg.keras_weights import to_state
-from RegCore.deepreg.tfbundle import Node, index_path, is_bundle, read_bundle, read_object_graph
+from RegCore.deepreg.tfbundle import Node, index_path, read_bundle, read_object_graph
 from RegCore.deepreg.upgrade import upgraded
 from RegCore.io.yaml import Places, plain, read_files
-from RegCore.networks.model_file import TrainedModel, build, load_model, save_model
+from RegCore.networks.model_file import Model, build, save_model
 from RegCore.space.geometry import InputError
 
 VALUE = "VARIABLE_VALUE"  # TensorFlow's name for the value of an object that is a variable
@@ -21,22 +21,7 @@ OUTPUTS = "output_block.layers."  # where the networks have the convolutions of 
 LONGEST_PATH = 1000  # letters
 
 
-def load_trained(path, config=None, device="cpu") -> TrainedModel:
-    """The model of a model file or of a checkpoint of DeepReg, its network on the device and set to predict.
-
-    path: file, or prefix ``save/ckpt-N``; one of the checkpoint's files will do, too.
-    config: for a checkpoint, see `import_checkpoint`.
-    Raises InputError.
-    """
-    prefix = not Path(path).is_file() or index_path(path).stem != Path(path).name
-    if prefix and is_bundle(path):
-        made = import_checkpoint(path, config)
-        made.network.to(device)
-        return made
-    return load_model(path, device)
-
-
-def import_checkpoint(prefix, config=None, out=None, *, deepreg: bool = True) -> TrainedModel:
+def import_checkpoint(prefix, config=None, out=None, *, deepreg: bool = True) -> Model:
     """The model of a checkpoint that DeepReg wrote, set to predict; also as a model file if `out` is given.
 
     Args:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from RegCore.evaluation.pictures import overview
+from RegCore.evaluation.overview import overview
 from RegCore.io import save
 from RegCore.space.geometry import InputError
 from RegCore.space.volume import Volume

@@ -16,6 +16,7 @@ from RegCore.loaders.pairings import Grouped, Paired, Unpaired, grouped, paired,
 from RegCore.loaders.sources import H5Files, NiftiFiles, Source, Volumes
 from RegCore.loaders.volumes import images_from_volumes, pairs_from_volumes
 from RegCore.space.geometry import InputError
+from RegCore.space.names import Lazy, LazyTable
 
 __all__ = [
     "FILE_LOADERS",
@@ -36,10 +37,20 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-LOADERS = {"paired": paired, "unpaired": unpaired, "grouped": grouped}
-"""Each is called as ``(open_files, *, labeled, sample_label, seed, skip_bad_files, …)``, see `kinds.paired`;
-what else it takes are keys of the ``dataset`` section. `open_files` is called as (name, grouped=False)."""
-FILE_LOADERS = {"nifti": NiftiFiles, "h5": H5Files}
+LOADERS = LazyTable(
+    {
+        "paired": paired,
+        "unpaired": unpaired,
+        "grouped": grouped,
+        "supervoxels": Lazy("RegCore.slicreg.loading", "supervoxels"),
+    }
+)
+"""Each is called as ``(open_files, *, labeled, sample_label, seed, skip_bad_files, …)``, see
+`RegCore.loaders.pairings.paired`; what else it takes are keys of the ``dataset`` section. `open_files` is
+called as (name, grouped=False)."""
+FILE_LOADERS = LazyTable(
+    {"nifti": NiftiFiles, "h5": H5Files, "slicreg": Lazy("RegCore.slicreg.loading", "ScanFiles")}
+)
 """Each is called as ``(folders, name, grouped=False)`` and gives a `Source`."""
 SPLITS = ("train", "valid", "test")
 READING = ("cache", "workers")  # keys of the section that say how `Batches` are read

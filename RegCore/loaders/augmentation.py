@@ -14,6 +14,7 @@ import torch
 
 from RegCore.resampler import affine_ddf, compose, resize3d, warp_image_ddf
 from RegCore.space.geometry import InputError
+from RegCore.space.names import Lazy, LazyTable
 
 SIDES = ("moving", "fixed")
 # Four corners of the cube from -1 to 1, which say what an affine map is: a point and its three neighbours.
@@ -174,7 +175,9 @@ def ddf(
     return Deformation(partial(_draw_ddf, field_strength, coarse), deepreg)
 
 
-AUGMENTATIONS: dict[str, Callable] = {"affine": affine, "ddf": ddf}
+AUGMENTATIONS = LazyTable(
+    {"affine": affine, "ddf": ddf, "affine-together": Lazy("RegCore.slicreg.loading", "together")}
+)
 
 
 def _draw_in_turn(first: Callable, second: Callable, images: Fields, generator: Generator) -> Fields:

@@ -26,6 +26,7 @@ from RegCore.networks.layers import (
 )
 from RegCore.networks.layers.convolution import lookup
 from RegCore.space.geometry import InputError
+from RegCore.space.names import Lazy, LazyTable
 
 Sizes = int | Sequence[int]
 
@@ -339,4 +340,11 @@ def _affine_head(channels: Sequence[int], image_size: Sequence[int], strides: in
     return AffineHead(channels[-1], shape, image_size)
 
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "local": LocalNet, "global": GlobalNet}
+NETWORKS = LazyTable(
+    {
+        "unet": UNet,
+        "local": LocalNet,
+        "global": GlobalNet,
+        "deeplab": Lazy("RegCore.slicreg.methods", "DeepLab"),
+    }
+)

@@ -1,4 +1,4 @@
-"""A trained network as one file: `save_model` writes it, `load_model` gives it back ready to predict.
+"""A trained network as one file: `save_model` writes it, `read_model` gives it back ready to predict.
 
 The file is what ``torch.save`` makes of a dict of plain values and tensors::
 
@@ -23,14 +23,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-import RegCore.slicreg.parts  # noqa: F401 - enters its methods
-from RegCore.deepreg.tfbundle import is_bundle
+import RegCore
 from RegCore.io.files import whole
 from RegCore.networks.models import build_model
+from RegCore.progress import Progress, silent
 from RegCore.space.geometry import InputError
+from RegCore.space.transforms import Transform
+from RegCore.space.volume import Volume
 
 FORMAT, VERSION = "DeepRegSlicer model", 1
 KINDS = {"config": dict, "fixed_size": list, "moving_size": list, "labeled": bool, "state": dict}
@@ -40,7 +43,7 @@ BROKEN += (LookupError, TypeError, AttributeError, struct.error)
 
 
 @dataclass(frozen=True)
-class TrainedModel:
+class Model:
     """A network and what it needs to be told to do its work.
 
     config: the configuration of the training as plain values. fixed_size, moving_size: voxels (I, J, K) that
@@ -56,11 +59,49 @@ class TrainedModel:
     network: nn.Module
     axes: tuple[str, str] | None = None
 
+    def register(
+        self,
+        fixed: Volume,
+        moving: Volume,
+        *,
+        fixed_labels: Volume | None = None,
+        moving_labels: Volume | None = None,
+        fixed_mask: Volume | None = None,
+        moving_mask: Volume | None = None,
+        landmarks: np.ndarray | None = None,
+        initial: Transform | str | None = None,
+        settings: dict | None = None,
+        device: str = "auto",
+        seed: int = 0,
+        progress: Progress = silent,
+    ) -> "RegCore.Registration":
+        """Register the moving volume to the fixed one; images of any shape, spacing and orientation.
 
-def build(config: Mapping, fixed_size, moving_size, labeled: bool, axes=None) -> TrainedModel:
+        Short for ``RegCore.register(fixed, moving, model, …)``, whose arguments, result and errors these are;
+        segmentations, masks and landmarks measure only, unless ``settings={"refine": True}`` lets the
+        deformable method go on from what the network found.
+        """
+        return RegCore.register(
+            fixed,
+            moving,
+            self,
+            fixed_labels=fixed_labels,
+            moving_labels=moving_labels,
+            fixed_mask=fixed_mask,
+            moving_mask=moving_mask,
+            landmarks=landmarks,
+            initial=initial,
+            settings=settings,
+            device=device,
+            seed=seed,
+            progress=progress,
+        )
+
+
+def build(config: Mapping, fixed_size, moving_size, labeled: bool, axes=None) -> Model:
     """The model that the section ``train`` of a configuration describes, not yet trained.
 
-    The other arguments are those of `TrainedModel`; `RegCore.loaders.Loader` knows the axes of its images.
+    The other arguments are those of `Model`; `RegCore.loaders.Loader` knows the axes of its images.
     Raises InputError for what is not a configuration, and as `RegCore.networks.models.build_model`.
     """
     train = config.get("train")
@@ -73,10 +114,10 @@ def build(config: Mapping, fixed_size, moving_size, labeled: bool, axes=None) ->
             raise InputError(f"the size of {name} images must be 3 positive whole numbers, but it is {size}")
         sizes.append(tuple(whole))
     network = build_model(train, *sizes, labeled=labeled)
-    return TrainedModel(plain(config, "the configuration"), *sizes, labeled, network, axes)
+    return Model(plain(config, "the configuration"), *sizes, labeled, network, axes)
 
 
-def save_model(path, trained: TrainedModel, training: Mapping | None = None) -> None:
+def save_model(path, trained: Model, training: Mapping | None = None) -> None:
     """Write a model to a file, under another name first, so that the file is there whole or not at all.
 
     training: for a checkpoint, what the training needs to go on: plain values and tensors.
@@ -106,14 +147,14 @@ def save_model(path, trained: TrainedModel, training: Mapping | None = None) -> 
         os.fsync(file.fileno())
 
 
-def load_model(path, device="cpu") -> TrainedModel:
+def read_model(path, device="cpu") -> Model:
     """The model of a file, its network on the device and set to predict.
 
     Raises InputError, which names the file, if there is none, if it is not a model file, a newer or a damaged
     one, or if it needs a network or method that is not known here.
     """
     path = Path(path)
-    content = read_model(path)
+    content = read_content(path)
     try:
         axes = tuple(content["axes"]) if "axes" in content else None
         sizes = content["fixed_size"], content["moving_size"]
@@ -143,10 +184,10 @@ def plain(value, what: str):
     raise TypeError(f"{what} is a {type(value).__name__}, which can't be kept in a model file")
 
 
-def read_model(path: Path) -> dict:
-    """What a model file holds, as listed above; tensors on the CPU. Raises InputError as `load_model`."""
+def read_content(path: Path) -> dict:
+    """What a model file holds, as listed above; tensors on the CPU. Raises InputError as `read_model`."""
     if not path.is_file():
-        if is_bundle(path):
+        if _of_tensorflow(path):
             raise _tensorflow(path)
         raise InputError(f"{path}: there is no such file")
     try:
@@ -154,7 +195,7 @@ def read_model(path: Path) -> dict:
             usual = all(map(_as_torch_writes, archive.infolist()))
             broken = archive.testzip() if usual else None
     except BROKEN:
-        if is_bundle(path):
+        if _of_tensorflow(path):
             raise _tensorflow(path) from None
         raise InputError(f"{path}: this is not a model file, or it was cut off") from None
     if not usual:
@@ -191,6 +232,12 @@ def _checked(path: Path, content) -> dict:
     if not isinstance(axes, list) or [type(codes) for codes in axes] != [str, str]:
         raise InputError(f"{path}: this model file is damaged: axes is {axes!r}")
     return content
+
+
+def _of_tensorflow(path: Path) -> bool:
+    """Whether the path is one of the files of a TensorFlow checkpoint, or what their names begin with."""
+    stem = path.name.removesuffix(".index").partition(".data-")[0]
+    return bool(stem) and path.with_name(f"{stem}.index").is_file()
 
 
 def _tensorflow(path: Path) -> InputError:

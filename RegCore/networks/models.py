@@ -10,11 +10,11 @@ Images and labels are ``(B, 1, I, J, K)``, fields ``(B, 3, I, J, K)`` in voxels:
 ddf, each index on its own grid. The fixed and the moving grid may differ; the network sees the moving image
 resized to the fixed shape, but the original is warped.
 
-A method of one's own is added by ``METHODS["mine"] = MyMethod``; it is called like `DDFModel`.
+A method of one's own is added by ``MODELS["mine"] = MyMethod``; it is called like `DDFModel`.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,7 @@ from torch import nn
 from RegCore.networks.architectures import NETWORKS, GlobalNet
 from RegCore.resampler import control_point_field, integrate, resize3d, warp_image_ddf
 from RegCore.space.geometry import InputError
-from RegCore.space.names import nearest
+from RegCore.space.names import Lazy, LazyTable, nearest
 
 
 @dataclass(frozen=True)
@@ -263,18 +263,22 @@ class ConditionalModel(nn.Module):
         return Prediction(label=_checked(answer, 1, fixed_image))
 
 
-METHODS: dict[str, Callable[..., nn.Module]] = {
-    "ddf": DDFModel,
-    "dvf": DVFModel,
-    "conditional": ConditionalModel,
-}
+MODELS = LazyTable(
+    {
+        "ddf": DDFModel,
+        "dvf": DVFModel,
+        "conditional": ConditionalModel,
+        "slicreg": Lazy("RegCore.slicreg.methods", "SlicReg"),
+        "slicreg-regression": Lazy("RegCore.slicreg.methods", "SlicRegression"),
+    }
+)
 
 
 def build_model(train: Mapping, fixed_size, moving_size, *, labeled: bool) -> nn.Module:
     """The model that the ``train`` section of a configuration describes, not yet trained.
 
     Args:
-        train: holds ``method``, a name of `METHODS`, and ``backbone``, name and arguments of a network.
+        train: holds ``method``, a name of `MODELS`, and ``backbone``, name and arguments of a network.
             ``deepreg: true`` makes the model compute what DeepReg computes, where ours differs: for its
             trained weights.
         fixed_size, moving_size: voxels (I, J, K) of the images.
@@ -289,12 +293,12 @@ def build_model(train: Mapping, fixed_size, moving_size, *, labeled: bool) -> nn
             no sense.
     """
     name = train.get("method")
-    if not isinstance(name, str) or name not in METHODS:
-        hint = nearest(name, METHODS)
-        raise InputError(f"the method is {name!r}, expected one of {', '.join(METHODS)}{hint}")
+    if not isinstance(name, str) or name not in MODELS:
+        hint = nearest(name, MODELS)
+        raise InputError(f"the method is {name!r}, expected one of {', '.join(MODELS)}{hint}")
     if "backbone" not in train:
         raise InputError("the section train has no backbone, which names the network")
     deepreg = train.get("deepreg", False)
     if not isinstance(deepreg, bool):
         raise InputError(f"deepreg in the section train is {deepreg!r}, expected true or false")
-    return METHODS[name](train["backbone"], fixed_size, moving_size, labeled=labeled, deepreg=deepreg)
+    return MODELS[name](train["backbone"], fixed_size, moving_size, labeled=labeled, deepreg=deepreg)

@@ -5,14 +5,12 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral
 
 import numpy as np
-import torch
 
 from RegCore.registration.pair import Side
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
 from RegCore.space.volume import Volume, check_image, check_labels, common_labels, extent
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
 WANTED = {float: "a number", int: "a whole number", str: "a word", dict: "a loss", bool: "true or false"}
 
 
@@ -72,22 +70,6 @@ def take_settings(given: dict, kinds: dict, method: str) -> dict:
             raise InputError(f"setting {name} of method {method} is {value!r}, expected {wanted}")
         taken[name] = value
     return taken
-
-
-def choose_device(device: str) -> str:
-    """The torch device for a name: ``auto`` takes CUDA where there is one, else the CPU.
-
-    Apple's MPS must be asked for: not every PyTorch samples volumes on it.
-    Raises InputError for an unknown name and for a device that this machine or this PyTorch lacks.
-    """
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        return "cuda" if there["cuda"] else "cpu"
-    if not isinstance(device, str) or device not in there:
-        raise InputError(f"unknown device {device!r}; it is one of {', '.join(DEVICES)}")
-    if not there[device]:
-        raise InputError(f"device {device} was asked for, but PyTorch finds none here; choose auto or cpu")
-    return device
 
 
 def check_pair(fixed: Side, moving: Side) -> None:

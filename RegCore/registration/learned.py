@@ -6,34 +6,41 @@ import numpy as np
 import torch
 from torch import nn
 
-from RegCore.deepreg.checkpoint import load_trained
+from RegCore.deepreg.checkpoint import import_checkpoint
+from RegCore.deepreg.tfbundle import index_path, is_bundle
 from RegCore.loaders.images import resized
-from RegCore.networks.model_file import TrainedModel
+from RegCore.networks.device import choose_device
+from RegCore.networks.model_file import Model, read_model
 from RegCore.networks.models import ConditionalModel, Prediction
 from RegCore.progress import Progress, silent
 from RegCore.resampler import warp
 from RegCore.resampler.pyramid import normalize_array, padded
-from RegCore.slicreg.methods import Method
-from RegCore.slicreg.registration import registered
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
 from RegCore.space.volume import Volume, reoriented
 
 
-def find_model(path, config=None, device="cpu") -> TrainedModel:
-    """The trained network that a path means, on the device and set to predict.
+def load_model(path, config=None, device: str = "auto") -> Model:
+    """The trained network of a file, set to predict.
 
     Args:
         path: a model file, or a checkpoint ``save/ckpt-2``, ours (then with .pt) or DeepReg's.
-        config: of a checkpoint of DeepReg, see `RegCore.deepreg.checkpoint.import_checkpoint`.
-        device: of torch.
+        config: for a checkpoint of DeepReg, where its ``../config.yaml`` is missing or wrong; see
+            `RegCore.import_checkpoint`.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
 
-    Raises InputError, which names the file.
+    Raises:
+        InputError: the sentence names the file.
     """
-    path = Path(path).expanduser()
+    path, device = Path(path).expanduser(), choose_device(device)
     with_ending = path.with_name(path.name + ".pt")
-    ours = with_ending if not path.is_file() and with_ending.is_file() else path
-    return load_trained(ours, config, device)
+    path = with_ending if not path.is_file() and with_ending.is_file() else path
+    named_by_prefix = not path.is_file() or index_path(path).stem != path.name
+    if not named_by_prefix or not is_bundle(path):
+        return read_model(path, device)
+    model = import_checkpoint(path, config)
+    model.network.to(device)
+    return model
 
 
 def device_of(network: nn.Module) -> torch.device:
@@ -43,7 +50,7 @@ def device_of(network: nn.Module) -> torch.device:
 
 @torch.no_grad()
 def predicted(
-    trained: TrainedModel,
+    trained: Model,
     fixed_image: torch.Tensor,
     moving_image: torch.Tensor,
     moving_label: torch.Tensor | None = None,
@@ -86,7 +93,7 @@ def transform_of(prediction: Prediction, number: int, fixed: Geometry, moving: G
 
 
 def predicted_transform(
-    trained: TrainedModel,
+    trained: Model,
     fixed: Volume,
     moving: Volume,
     *,
@@ -100,6 +107,9 @@ def predicted_transform(
     where it is not known. Then both are normalised and resized as the loaders do it: the box of the one image
     lies on that of the other, wherever they are in space. With a transform to start from, the moving image is
     first seen through it in the box of the fixed one.
+
+    A network that finds transforms in a way of its own has a method ``find_transform(fixed, moving, *,
+    device, progress)``, which gets the volumes as they are and gives x_moving = T(x_fixed) in RAS mm.
 
     Args:
         trained: the network, on the device that it shall compute on.
@@ -117,10 +127,10 @@ def predicted_transform(
     if isinstance(trained.network, ConditionalModel):
         raise InputError(labels_only)
     progress(0.0, "preparing the images", {})
-    if isinstance(trained.network, Method):
-        other = moving if initial is None else warp(moving, initial, fixed.geometry)
+    if hasattr(trained.network, "find_transform"):
+        start = moving if initial is None else warp(moving, initial, fixed.geometry)
         device = str(device_of(trained.network))
-        found = registered(trained.network, fixed, other, device=device, progress=progress)
+        found = trained.network.find_transform(fixed, start, device=device, progress=progress)
         return _after(initial, found, onto)
     fixed_axes, moving_axes = trained.axes or [fixed.geometry.axis_codes] * 2
     still = reoriented(fixed, fixed_axes)

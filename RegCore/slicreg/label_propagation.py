@@ -9,9 +9,9 @@ from RegCore.progress import Progress, part_of
 from RegCore.slicreg.alignment import refined, template_to_scan
 from RegCore.slicreg.deeds import read_deeds
 from RegCore.slicreg.folder import Teacher, stem
-from RegCore.slicreg.methods import Method
 from RegCore.slicreg.preparation import Prepared
 from RegCore.slicreg.registration import between
+from RegCore.slicreg.template import Method
 from RegCore.space.geometry import InputError
 from RegCore.space.transforms import DisplacementField
 

@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from RegCore.networks.models import make_backbone
-from RegCore.slicreg.loading import Scans
+from RegCore.progress import Progress, silent
 from RegCore.slicreg.network import STRIDE, Head, NetworkSettings, SlicNet
 from RegCore.slicreg.prediction import targets
-from RegCore.slicreg.preparation import MODALITIES
-from RegCore.slicreg.supervoxels import Supervoxels
-from RegCore.space.geometry import Geometry, InputError
+from RegCore.slicreg.registration import register_scans
+from RegCore.slicreg.template import Method
+from RegCore.space.geometry import InputError
+from RegCore.space.transforms import DisplacementField
+from RegCore.space.volume import Volume
 
 OF_NETWORK = ("layers", "classes", "hidden", "norm", "layout")  # what every network of SLIC-Reg is told
 UNET_CHANNELS = 64  # that a network of `RegCore.networks.architectures` hands to the head
@@ -99,59 +101,17 @@ def make_network(backbone: Mapping, size, needed: Mapping) -> nn.Module:
     return Headed(make_backbone(given, size, defaults), UNET_CHANNELS, settings)
 
 
-class Method(nn.Module):
-    """What the methods share: the network, and the template as part of the weights.
+class _Registering(Method):
+    """A method whose model registers scans in its own way, see `RegCore.registration.learned`."""
 
-    template: its supervoxels (L, I, J, K). image: by which it is known again. affine: of its grid, index to
-    RAS mm. about: number of its modality, and whether all this is known.
-    """
-
-    own_loss = True
-
-    def __init__(self, network: nn.Module, layers: int, classes: int, size):
-        super().__init__()
-        self.network, self.count = network, classes - 1
-        dtype = torch.uint8 if classes <= 256 else torch.int32
-        self.register_buffer("template", torch.zeros((layers, *size), dtype=dtype))
-        self.register_buffer("image", torch.zeros(tuple(size), dtype=torch.float16))
-        self.register_buffer("affine", torch.eye(4))
-        self.register_buffer("about", torch.zeros(2, dtype=torch.int64))
-
-    def meet(self, loader: Scans) -> None:
-        """Take the template from the loader of a training. Raises InputError where it does not fit."""
-        if not isinstance(loader, Scans):
-            raise InputError(
-                "dataset.type: the methods of SLIC-Reg need supervoxels, made by regcore slicreg prepare"
-            )
-        there = loader.template
-        wanted = (len(self.template), self.count)
-        if (there.supervoxels.layers, there.supervoxels.count) != wanted:
-            raise InputError(
-                f"train.backbone: has {wanted[0]} layers of {wanted[1] + 1} classes, but the scans were "
-                f"prepared with {there.supervoxels.layers} layers of {there.supervoxels.count} supervoxels"
-            )
-        labels = torch.from_numpy(there.supervoxels.labels.astype("int32"))
-        self.template.copy_(labels)
-        self.image.copy_(torch.from_numpy(there.image.array))
-        self.affine.copy_(torch.tensor(there.image.geometry.affine))
-        self.about.copy_(torch.tensor([MODALITIES.index(there.modality), 1]))
-
-    @property
-    def modality(self) -> str:
-        """ "ct" or "mr"."""
-        return MODALITIES[int(self.about[0])]
-
-    @property
-    def supervoxels(self) -> Supervoxels:
-        """Those of the template. Raises InputError for a model that was never trained."""
-        if not self.about[1]:
-            raise InputError("this model of SLIC-Reg has met no template: it was not trained")
-        labels = self.template.cpu().numpy().astype("uint8" if self.count < 256 else "uint16")
-        grid = Geometry(labels.shape[1:], self.affine.double().cpu().numpy())
-        return Supervoxels(labels, grid, self.count)
+    def find_transform(
+        self, fixed: Volume, moving: Volume, *, device: str = "cpu", progress: Progress = silent
+    ) -> DisplacementField:
+        """The field between two scans as they came; see `RegCore.slicreg.registration.register_scans`."""
+        return register_scans(self, fixed, moving, device=device, progress=progress)
 
 
-class SlicReg(Method):
+class SlicReg(_Registering):
     """Predicts in which supervoxels of the template each voxel lies (Heinrich et al., MIDL 2021).
 
     Args:
@@ -204,11 +164,13 @@ class SlicReg(Method):
         return (each * weight).sum() / weight.sum().clamp_min(1e-6), right
 
 
-class SlicRegression(Method):
+class SlicRegression(_Registering):
     """The baseline: the same backbone tells the place in the template itself, three numbers for each cell.
 
     Arguments as in `SlicReg`; ``layers`` and ``classes`` are not its own, but say which template it meets.
     """
+
+    tells_supervoxels = False
 
     def __init__(self, backbone: Mapping, fixed_size, moving_size, *, labeled: bool, deepreg: bool = False):
         given = dict(backbone)

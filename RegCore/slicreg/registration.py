@@ -7,11 +7,11 @@ from RegCore.progress import Progress, part_of, silent
 from RegCore.resampler import warp
 from RegCore.slicreg.densify import dense_field
 from RegCore.slicreg.matching import MatchSettings, match, unit_of
-from RegCore.slicreg.methods import Method, SlicReg
 from RegCore.slicreg.network import STRIDE
 from RegCore.slicreg.prediction import predict_supervoxels
 from RegCore.slicreg.preparation import Prepared, body_mask, halved, network_units, prepare
 from RegCore.slicreg.supervoxels import Supervoxels
+from RegCore.slicreg.template import Method
 from RegCore.space.geometry import Geometry
 from RegCore.space.transforms import DisplacementField
 from RegCore.space.volume import Volume
@@ -50,7 +50,7 @@ def between(
         x_moving = T(x_fixed), RAS mm, on the network's grid of the fixed scan.
     """
     still, other = halved(fixed), halved(moving)
-    if isinstance(method, SlicReg):
+    if method.tells_supervoxels:
         known = _predicted(method, still, device, part_of(progress, 0.0, 0.2))
         inner = part_of(progress, 0.2, 1.0)
         return _matched(method, known, other, MatchSettings(), passes, device, inner)
@@ -82,14 +82,14 @@ def to_template(
         x_scan = T(x_template), RAS mm, on the network's grid of the template.
     """
     other = halved(scan)
-    if not isinstance(method, SlicReg):
+    if not method.tells_supervoxels:
         return _to_regression(method, other, device)
     settings = settings or MatchSettings()
     return _matched(method, method.supervoxels, other, settings, passes, device, progress)
 
 
 def _matched(
-    method: SlicReg,
+    method: Method,
     known: Supervoxels,
     scan: Prepared,
     settings: MatchSettings,
@@ -114,7 +114,7 @@ def _seen_through(scan: Prepared, field: DisplacementField, onto: Geometry) -> P
     return Prepared(warp(scan.image, field, onto), np.ones(onto.shape, bool), scan.source, scan.modality)
 
 
-def registered(
+def register_scans(
     method: Method, fixed: Volume, moving: Volume, *, device: str = "cpu", progress: Progress = silent
 ) -> DisplacementField:
     """The field between two scans as they came: `to_template` if the fixed one is it, else `between`.
@@ -137,7 +137,7 @@ def is_template(method: Method, scan: Prepared) -> bool:
     return float(difference.abs().mean()) < SAME_IMAGE
 
 
-def _predicted(method: SlicReg, scan: Prepared, device: str, progress: Progress):
+def _predicted(method: Method, scan: Prepared, device: str, progress: Progress):
     return predict_supervoxels(method.network, scan, literal=method.literal, device=device, progress=progress)
 
 

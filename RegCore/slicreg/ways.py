@@ -4,8 +4,8 @@ import numpy as np
 
 from RegCore.slicreg.alignment import refined
 from RegCore.slicreg.evaluation import Labelled, Way
-from RegCore.slicreg.methods import Method
 from RegCore.slicreg.registration import PASSES, prepared, to_template
+from RegCore.slicreg.template import Method
 from RegCore.space.transforms import AffineTransform, DisplacementField
 
 

@@ -1,8 +1,43 @@
-"""Names that people mistype, the nearest of those that there are; and what is the path of a file, no name."""
+"""Names that users choose from: tables of them, the nearest to a mistyped one, and paths told from names."""
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import PurePath
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+"""What networks and optimisers can be told to compute on."""
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """An entry of a `LazyTable` that is imported when it is first asked for: module and name."""
+
+    module: str
+    name: str
+
+
+class LazyTable(dict):
+    """Names and what they stand for. A new entry is an assignment; a `Lazy` one is fetched when it is used.
+
+    So a table can name what a room above its own makes, or what needs torch, and import neither.
+    """
+
+    def __getitem__(self, name):
+        value = super().__getitem__(name)
+        if isinstance(value, Lazy):
+            value = self[name] = getattr(import_module(value.module), value.name)
+        return value
+
+    def get(self, name, default=None):
+        return self[name] if name in self else default  # noqa: SIM401 - that would be this method
+
+    def values(self):
+        return [self[name] for name in self]
+
+    def items(self):
+        return [(name, self[name]) for name in self]
 
 
 def nearest(name, known: Iterable) -> str:

@@ -22,7 +22,7 @@ from torch import nn
 
 from RegCore.deepreg.checkpoint import import_checkpoint
 from RegCore.deepreg.tfbundle import is_bundle
-from RegCore.networks.model_file import TrainedModel, read_model, save_model
+from RegCore.networks.model_file import Model, read_content, save_model
 from RegCore.space.geometry import InputError
 from RegCore.training.config import Config
 from RegCore.training.processes import Group
@@ -129,18 +129,18 @@ class RunFolder:
 
     @staticmethod
     def _training(path: Path) -> dict:
-        training = read_model(path).get("training")
+        training = read_content(path).get("training")
         if not isinstance(training, dict) or not {"state", "optimiser"} <= set(training):
             raise InputError(f"{path}: this is a model, but no checkpoint that a training can go on from")
         return training
 
-    def load(self, config: Config, trained: TrainedModel, optimiser: torch.optim.Optimizer) -> None:
+    def load(self, config: Config, trained: Model, optimiser: torch.optim.Optimizer) -> None:
         """Weights and optimiser of the interrupted training; a changed configuration is written down.
 
         Raises InputError where they do not fit, or where the configuration asks for another network.
         """
         path = self.save_path / LAST
-        content = read_model(path)
+        content = read_content(path)
         _check_unchanged(path, content, trained)
         _fill(path, trained.network, content["state"])
         _fill_optimiser(path, optimiser, self._training(path)["optimiser"])
@@ -148,7 +148,7 @@ class RunFolder:
             config.dump(self.path / "config.yaml")
 
     def started_from(
-        self, path, state: TrainingState, trained: TrainedModel, optimiser: torch.optim.Optimizer
+        self, path, state: TrainingState, trained: Model, optimiser: torch.optim.Optimizer
     ) -> TrainingState:
         """Weights of a checkpoint of another run, of a model file, or of TensorFlow; the state to begin at.
 
@@ -161,7 +161,7 @@ class RunFolder:
             _fill(Path(path), trained.network, weights)
             number = Path(path).name.rpartition("-")[2]
             return replace(state, place=Place(epoch=int(number) if number.isdigit() else 0))
-        content = read_model(found)
+        content = read_content(found)
         _fill(found, trained.network, content["state"])
         if "training" not in content:
             return state
@@ -176,13 +176,13 @@ class RunFolder:
 
     # ---- writing ----
 
-    def begin(self, config: Config, state: TrainingState, trained: TrainedModel, optimiser) -> None:
+    def begin(self, config: Config, state: TrainingState, trained: Model, optimiser) -> None:
         """The configuration, and a checkpoint of the start, from which a first epoch can be resumed."""
         if self.group.first:
             config.dump(self.path / "config.yaml")
         self.save(state, trained, optimiser, keep=False)
 
-    def save(self, state: TrainingState, trained: TrainedModel, optimiser, *, keep: bool) -> None:
+    def save(self, state: TrainingState, trained: Model, optimiser, *, keep: bool) -> None:
         """Write the newest checkpoint; ``keep``: also under the number of its epoch."""
         if self.group.first:
             training = {"state": state.to_dict(), "optimiser": optimiser.state_dict()}
@@ -191,7 +191,7 @@ class RunFolder:
                 _linked(self.save_path / LAST, self.save_path / f"ckpt-{state.place.epoch}.pt")
         self.group.wait()
 
-    def record(self, state: TrainingState, trained: TrainedModel) -> None:
+    def record(self, state: TrainingState, trained: Model) -> None:
         """The figures of all epochs, and the model of the last one if it is the best so far."""
         write_table(self.path / "metrics.csv", state.history)
         if state.losses[-1] <= min(state.losses):
@@ -239,7 +239,7 @@ def _linked(file: Path, name: Path) -> None:
     os.replace(aside, name)
 
 
-def _check_unchanged(path: Path, content: Mapping, trained: TrainedModel) -> None:
+def _check_unchanged(path: Path, content: Mapping, trained: Model) -> None:
     """Raise InputError where an interrupted training would go on as another one."""
     before, now = content["config"]["train"], trained.config["train"]
     changes = [(f"train.{key}", before.get(key), now.get(key)) for key in FIXED]

@@ -21,9 +21,9 @@ from torch import nn
 
 from RegCore.loaders import Batches, Loader, make_loader
 from RegCore.loaders.augmentation import AUGMENTATIONS, in_turn
-from RegCore.networks.model_file import TrainedModel, build
+from RegCore.networks.device import choose_device
+from RegCore.networks.model_file import Model, build
 from RegCore.progress import Cancelled, Progress, silent
-from RegCore.registration.checks import choose_device
 from RegCore.registration.optimisers import make_optimiser
 from RegCore.space.geometry import InputError
 from RegCore.training.config import Config
@@ -62,7 +62,7 @@ class _Run:
     folder: RunFolder
     group: Group
     state: TrainingState
-    trained: TrainedModel
+    trained: Model
     model: nn.Module  # the network of `trained`, which adds up its gradients if there are several processes
     objective: Objective | None
     optimiser: torch.optim.Optimizer
@@ -145,8 +145,8 @@ def _prepared(config, folder, group: Group, start_from, resume, max_epochs, work
         folder.load(config, trained, optimiser)
     elif start_from is not None:
         state = folder.started_from(start_from, state, trained, optimiser)
-    if hasattr(trained.network, "meet"):
-        trained.network.meet(loader)
+    if hasattr(trained.network, "set_template"):
+        trained.network.set_template(loader)
     labeled = loader.labeled and (valid is None or valid.labeled)
     fewer = max_epochs or settings.epochs
     run = _Run(

@@ -29,12 +29,12 @@ from RegCore.loaders import COMMON, FILE_LOADERS, LOADERS
 from RegCore.loaders.augmentation import AUGMENTATIONS
 from RegCore.losses import DEFORMATION_LOSSES, IMAGE_LOSSES, LABEL_LOSSES
 from RegCore.networks.architectures import NETWORKS
-from RegCore.networks.models import METHODS
+from RegCore.networks.models import MODELS
 from RegCore.space.geometry import InputError
 
 TABLES = (
     NETWORKS,
-    METHODS,
+    MODELS,
     IMAGE_LOSSES,
     LABEL_LOSSES,
     DEFORMATION_LOSSES,
@@ -83,7 +83,7 @@ def register_model(name: str, method: Callable | None = None, *, force: bool = F
     ``method(backbone, fixed_size, moving_size, *, labeled, deepreg)`` gives an ``nn.Module`` as
     `RegCore.networks.models.DDFModel` does. Else as `register_backbone`.
     """
-    return _registered("method", (METHODS,), name, method, force, _check_method)
+    return _registered("method", (MODELS,), name, method, force, _check_method)
 
 
 def register_loss(name: str, loss: Callable | None = None, *, force: bool = False):

@@ -11,11 +11,11 @@ from pathlib import Path
 from RegCore.evaluation.results import prepared_folder
 from RegCore.io import save
 from RegCore.loaders import Batches, Loader, Sample, make_loader
-from RegCore.networks.model_file import TrainedModel
+from RegCore.networks.device import choose_device
+from RegCore.networks.model_file import Model
 from RegCore.networks.models import ConditionalModel, Prediction, warped
 from RegCore.progress import Progress, silent
-from RegCore.registration.checks import choose_device
-from RegCore.registration.learned import find_model, predicted, transform_of
+from RegCore.registration.learned import load_model, predicted, transform_of
 from RegCore.resampler import warp
 from RegCore.space.geometry import InputError
 from RegCore.space.transforms import Transform
@@ -44,7 +44,7 @@ class Predicted:
 class _Work:
     """What the loop works on; `known` are the answers for the pairs of the last batch."""
 
-    trained: TrainedModel
+    trained: Model
     loader: Loader
     folder: Path
     formats: Formats
@@ -55,7 +55,7 @@ class _Work:
 
 
 def predict(
-    model: str | Path | TrainedModel,
+    model: str | Path | Model,
     config: Config | Mapping | str | Path | Sequence | None = None,
     *,
     split: str,
@@ -115,21 +115,21 @@ def predict(
 # ---- what was given ----------------------------------------------------------------------------------------
 
 
-def _given(model, config, device: str) -> tuple[TrainedModel, Config]:
+def _given(model, config, device: str) -> tuple[Model, Config]:
     """The network on the device, and the configuration that says where the data are."""
-    if config is None and not isinstance(model, TrainedModel):
+    if config is None and not isinstance(model, Model):
         config = _beside(Path(model).expanduser())
     if isinstance(config, Mapping):
         config = Config.from_dict(config)
     elif config is not None and not isinstance(config, Config):
         config = load_config(config)
-    if isinstance(model, TrainedModel):
+    if isinstance(model, Model):
         trained = model
         trained.network.to(device).eval()
     else:
-        trained = find_model(model, None if config is None else config.to_dict(), device)
+        trained = load_model(model, None if config is None else config.to_dict(), device)
     if config is None:
-        where = "the model" if isinstance(model, TrainedModel) else model
+        where = "the model" if isinstance(model, Model) else model
         config = Config.from_dict(trained.config, f"the configuration that {where} keeps")
     return trained, config
 
@@ -140,7 +140,7 @@ def _beside(checkpoint: Path) -> Path | None:
     return found if checkpoint.parent.name == "save" and found.is_file() else None
 
 
-def _loader(trained: TrainedModel, config: Config, split: str) -> Loader:
+def _loader(trained: Model, config: Config, split: str) -> Loader:
     """The pairs of a split, each label of each in turn, the order fixed unless the configuration says else.
 
     Raises InputError if the network was not trained for them.

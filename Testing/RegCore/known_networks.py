@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from RegCore.networks.architectures import NETWORKS
-from RegCore.networks.model_file import TrainedModel, build
+from RegCore.networks.model_file import Model, build
 
 FIXED_SIZE, MOVING_SIZE = (9, 7, 8), (6, 10, 7)
 THETA = np.array([[0.9, 0.1, -0.05], [0.08, 1.3, 0.1], [0.02, -0.1, 0.8], [0.5, -0.7, 0.3]])
@@ -55,7 +55,7 @@ def known(monkeypatch):
     monkeypatch.setitem(NETWORKS, "known-affine", KnownAffine)
     monkeypatch.setattr(Known, "seen", [])
 
-    def make(name: str = "known", method: str = "ddf", axes=None, **dataset) -> TrainedModel:
+    def make(name: str = "known", method: str = "ddf", axes=None, **dataset) -> Model:
         config = {"dataset": dataset, "train": {"method": method, "backbone": {"name": name}}}
         made = build(config, FIXED_SIZE, MOVING_SIZE, False, axes)
         made.network.eval()

@@ -8,7 +8,7 @@ import pytest
 
 import RegCore
 from RegCore.cli import main
-from RegCore.registration.learned import find_model
+from RegCore.registration.learned import load_model
 from Testing.RegCore.slicreg import made_up
 from Testing.Slicer import scenes
 
@@ -66,7 +66,7 @@ def test_it_trains_from_its_yaml_file_and_registers_any_two_scans(module, host, 
     ui.useModelButton.click()
     register, panel = module.ui, module.widget.panel
     assert register.tabs.currentIndex == 0 and register.modelPath.currentPath.endswith("best.pt")
-    network = find_model(register.modelPath.currentPath).network
+    network = load_model(register.modelPath.currentPath).network
     assert made_up.share_right(network, made_up.ball(5 * SHIFT, 5)) > 0.8  # it learnt what it should
     for fixed, moving in ((0, 2), (3, 1)):  # from the template, and between two scans
         register.fixedVolumeSelector.setCurrentNode(volume(fixed))

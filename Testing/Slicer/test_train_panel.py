@@ -9,7 +9,7 @@ import psutil
 import pytest
 import yaml
 
-from RegCore.networks.model_file import read_model
+from RegCore.networks.model_file import read_content
 from RegCore.training.config import load_config
 from Testing.RegCore.training.runs import configuration, write_pairs
 
@@ -109,7 +109,7 @@ def test_from_the_form_to_a_model_that_registers(real, pairs):
     ui.stopButton.click()
     assert real.finish() == "Stopped. Resume goes on from the checkpoint."
     folder = real.results / "training-1"
-    done = read_model(folder / "save" / "last.pt")["training"]["state"]["place"]["epoch"]
+    done = read_content(folder / "save" / "last.pt")["training"]["state"]["place"]["epoch"]
     written = load_config(folder / "config.yaml").to_dict()
     written["train"]["epochs"] = done + 2  # as a user may do by hand
     (folder / "config.yaml").write_text(yaml.safe_dump(written))

@@ -10,7 +10,7 @@ import psutil
 import pytest
 import yaml
 
-from RegCore.networks.model_file import load_model, read_model
+from RegCore.networks.model_file import read_content, read_model
 from RegCore.progress import Cancelled
 from RegCore.space.geometry import InputError
 from Testing.RegCore.training.runs import configuration, write_pairs
@@ -78,7 +78,7 @@ def test_a_real_training_from_files_stopped_by_its_progress_and_resumed(host, tr
     assert [row["epoch"] for row in result.history] == [1, 2, 3, 4, 5] and result.ended == "finished"
     assert result.folder == tmp_path / "run" and result.method == "ddf"
     assert result.model == training.model_in(tmp_path / "run")
-    assert load_model(result.model).labeled
+    assert read_model(result.model).labeled
     kept = training.read_history(result.folder)
     assert [row["val_loss"] for row in kept] == pytest.approx([row["val_loss"] for row in result.history])
     assert training.best_epoch(kept)["val_loss"] == min(row["val_loss"] for row in kept)
@@ -155,7 +155,7 @@ def test_who_leaves_a_training_finds_its_checkpoint_later(host, training, pairs,
     run.leave()
     assert not run.running
     child.wait(timeout=20)
-    state = read_model(tmp_path / "run" / "save" / "last.pt")["training"]["state"]
+    state = read_content(tmp_path / "run" / "save" / "last.pt")["training"]["state"]
     assert state["place"]["epoch"] >= 1
 
 

@@ -28,7 +28,7 @@ from page import put  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from RegCore import load_model  # noqa: E402
-from RegCore.evaluation.pictures import overview  # noqa: E402
+from RegCore.evaluation.overview import overview  # noqa: E402
 from RegCore.loaders import make_loader  # noqa: E402
 from RegCore.networks.models import Prediction  # noqa: E402
 from RegCore.registration.register import Registration, register  # noqa: E402

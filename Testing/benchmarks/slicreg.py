@@ -27,19 +27,20 @@ import torch  # noqa: E402
 
 from RegCore.evaluation.metrics import folding  # noqa: E402
 from RegCore.io import load  # noqa: E402
-from RegCore.registration.learned import find_model  # noqa: E402
+from RegCore.registration.learned import load_model  # noqa: E402
 from RegCore.resampler import warp  # noqa: E402
 from RegCore.samples.torso import DATASET, LABELS, TESTED, TRAINED, make_torso  # noqa: E402
 from RegCore.slicreg.alignment import template_to_scan  # noqa: E402
 from RegCore.slicreg.evaluation import Labelled, Way, best_affine, evaluate, overlap  # noqa: E402
 from RegCore.slicreg.folder import divided_scan, read_template  # noqa: E402
 from RegCore.slicreg.matching import match  # noqa: E402
-from RegCore.slicreg.methods import Method, SlicReg  # noqa: E402
+from RegCore.slicreg.methods import SlicReg  # noqa: E402
 from RegCore.slicreg.picture import Divided, supervoxel_picture  # noqa: E402
 from RegCore.slicreg.prediction import predict_supervoxels  # noqa: E402
 from RegCore.slicreg.preparation import Prepared, centred, halved, network_units  # noqa: E402
-from RegCore.slicreg.registration import between, prepared, registered  # noqa: E402
+from RegCore.slicreg.registration import between, prepared, register_scans  # noqa: E402
 from RegCore.slicreg.supervoxels import Supervoxels, carried  # noqa: E402
+from RegCore.slicreg.template import Method  # noqa: E402
 from RegCore.slicreg.ways import at_the_start, by, refined_by  # noqa: E402
 from RegCore.space.transforms import DisplacementField  # noqa: E402
 from RegCore.space.volume import Volume  # noqa: E402
@@ -132,7 +133,7 @@ def publish(steps: int) -> bool:
 
 def draw(path: Path) -> None:
     """The picture of the page: template, a scan to train with, a test scan as predicted and as it is."""
-    method, cases = find_model(path).network, tests()
+    method, cases = load_model(path).network, tests()
     known = read_template(OUTPUT / "prepared")
     shown = [Divided("template", known.image, known.supervoxels)]
     shown.append(divided_scan(next((OUTPUT / "prepared" / "train").glob("*.npz")), "a scan to train with"))
@@ -236,7 +237,7 @@ def contribute(steps: int, count: int = 6) -> bool:
         paths = side_by_side.map(
             lambda name: train(name, "prepared-8", wanted[name][0], **wanted[name][1]), wanted
         )
-        method, literal, longer = (find_model(path).network for path in paths)
+        method, literal, longer = (load_model(path).network for path in paths)
     known, measured = case("template"), tests(count)
     found = evaluate(known, measured, ways(method, literal) | {LONGER: by(longer)}, LABELS)
     lines = ["| | mean Dice | lowest | folds, most | s |", "|---" * 5 + "|"]
@@ -301,7 +302,7 @@ def one(name: str) -> dict:
         whole = grid.redivided(tuple(2 * n for n in size))
         fixed, moving = (make_torso(seed, geometry=whole).image for seed in (101, 102))
         began = time.perf_counter()
-        warp(moving, registered(method, fixed, moving), fixed.geometry)
+        warp(moving, register_scans(method, fixed, moving), fixed.geometry)
     seconds = time.perf_counter() - began
     return {"seconds": seconds, "gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
 

@@ -5,7 +5,7 @@ import inspect
 import torch
 
 from RegCore.deepreg.keras_weights import to_state
-from RegCore.networks.architectures import layers
+from RegCore.networks import layers
 from RegCore.networks.layers import max_pool3d_same
 from Testing.golden.backbones import answers
 from Testing.golden.layout import channels_first, channels_last

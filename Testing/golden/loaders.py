@@ -15,8 +15,9 @@ from RegCore.loaders import FILE_LOADERS, LOADERS, Loader, images_from_volumes
 from RegCore.loaders.images import Side, normalised
 from RegCore.loaders.samplers import all_pairs, label_indices
 from RegCore.space.geometry import InputError
+from Testing.paths import SHARED
 
-ROOTS = (Path("."), Path(__file__).resolve().parents[3] / "shared" / "deepreg")
+ROOTS = (Path("."), SHARED / "deepreg")
 
 
 def _root(folders: list[str]) -> Path:

@@ -1,5 +1,1 @@
-"""One picture that shows what a registration did: three planes, before and after, and the deformation."""
-
-from RegCore.evaluation.pictures.canvas import overview
-
-__all__ = ["overview"]
+"""Slices of images as pictures: panels on sheets, outlines, differences, grids and animations."""

@@ -11,7 +11,7 @@ import torch
 from RegCore.io.yaml import Key, Places
 from RegCore.loaders.augmentation import AUGMENTATIONS
 from RegCore.losses import BIDIRECTIONAL_LOSSES
-from RegCore.networks.models import METHODS, build_model
+from RegCore.networks.models import MODELS, build_model
 from RegCore.registration.optimisers import read_options
 from RegCore.space.geometry import InputError
 from RegCore.training.config.schema import Dataset, Loss, Part, Split, Train
@@ -99,7 +99,7 @@ def _losses(train: Train) -> list[tuple[Key, Loss]]:
 
 
 def _check_objective(dataset: Dataset, train: Train, places: Places) -> None:
-    if getattr(METHODS[train.method], "own_loss", False):
+    if getattr(MODELS[train.method], "own_loss", False):
         for key, loss in _losses(train):
             raise places.error(key, f"names the loss {loss.name}, but the method {train.method} has its own")
         return

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import RegCore.slicreg.parts  # noqa: F401 - enters its loader, method, network and augmentation
 from RegCore.loaders import COMMON, FILE_LOADERS, LOADERS
 from RegCore.loaders.augmentation import AUGMENTATIONS
 from RegCore.losses import BIDIRECTIONAL_LOSSES, DEFORMATION_LOSSES, IMAGE_LOSSES, LABEL_LOSSES
 from RegCore.networks.architectures import NETWORKS
-from RegCore.networks.models import METHODS
+from RegCore.networks.models import MODELS
 from RegCore.registration.optimisers import OPTIMISERS
 from RegCore.training.config.fitting import FREE, Argument, arguments
 
@@ -38,7 +37,7 @@ def _of_network(network) -> dict[str, Argument] | None:
         return None
     by_method = ("out_channels", "out_kernel_initializer", "out_activation")  # unless they are given
     found |= {name: Argument(found[name].hint, False) for name in by_method if name in found}
-    for method in METHODS.values():
+    for method in MODELS.values():
         own = getattr(method, "backbone_options", {})
         found |= {name: Argument(hint, False) for name, hint in own.items() if name not in found}
     return {**found, "control_points": Argument(int | tuple[int, int, int] | None, False)}
@@ -57,7 +56,7 @@ def _of_optimiser(defaults: Mapping) -> dict[str, Argument]:
     return {name: Argument(FREE, False) for name in defaults}
 
 
-METHOD = Table("method", lambda: METHODS, lambda method: {})
+METHOD = Table("method", lambda: MODELS, lambda method: {})
 NETWORK = Table("network", lambda: NETWORKS, _of_network)
 OPTIMISER = Table("optimiser", lambda: OPTIMISERS, _of_optimiser, own=False)
 AUGMENTATION = Table("augmentation", lambda: AUGMENTATIONS, arguments)

@@ -5,7 +5,7 @@ import yaml
 
 from RegCore.cli import main
 from RegCore.deepreg.keras_weights import from_state
-from RegCore.networks.model_file import load_model
+from RegCore.networks.model_file import read_model
 from RegCore.networks.models import build_model
 from Testing.RegCore.deepreg.bundles import write_checkpoint
 
@@ -28,7 +28,7 @@ def test_a_model_file_is_written_and_described(tmp_path, prefix, capsys):
     said = capsys.readouterr()
     what = "unet network for the method ddf, fixed images 7×8×9, moving images 6×5×4 voxels"
     assert (said.out, said.err) == (f"{out}: {what}\n", "")
-    assert load_model(out).moving_size == (6, 5, 4)
+    assert read_model(out).moving_size == (6, 5, 4)
 
 
 def test_the_configuration_may_lie_elsewhere(tmp_path, prefix, capsys):
@@ -38,7 +38,7 @@ def test_the_configuration_may_lie_elsewhere(tmp_path, prefix, capsys):
     said = capsys.readouterr().err
     assert said.startswith("regcore: error: ") and "--config" in said and said.count("\n") == 1
     assert main([*command, "--config", str(tmp_path / "mine.yaml")]) == 0
-    assert load_model(tmp_path / "model.pt").fixed_size == (7, 8, 9)
+    assert read_model(tmp_path / "model.pt").fixed_size == (7, 8, 9)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from RegCore.cli import deepreg, main, training
+from RegCore.cli import deepreg, deepreg_arguments, main
 from RegCore.samples import datasets
+from Testing.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 COMMANDS = ("train", "predict", "warp", "vis", "download")
 
 
@@ -18,8 +18,8 @@ COMMANDS = ("train", "predict", "warp", "vis", "download")
 def given(monkeypatch):
     """What run_train and run_predict are called with."""
     found = []
-    monkeypatch.setattr(training, "run_train", found.append)
-    monkeypatch.setattr(training, "run_predict", found.append)
+    monkeypatch.setattr(deepreg_arguments, "run_train", found.append)
+    monkeypatch.setattr(deepreg_arguments, "run_predict", found.append)
     return found
 
 
@@ -128,7 +128,7 @@ def test_the_log_level_is_that_of_the_environment(monkeypatch, capsys, level, se
     monkeypatch.delenv("DEEPREG_LOG_LEVEL", raising=False)
     if level is not None:
         monkeypatch.setenv("DEEPREG_LOG_LEVEL", level)
-    monkeypatch.setattr(training, "run_train", speak)
+    monkeypatch.setattr(deepreg_arguments, "run_train", speak)
     for _ in range(2):
         assert deepreg.train(["-c", "a.yaml"]) == 0
         lines = capsys.readouterr().err.splitlines()

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from Testing.RegCore.training.predict.sets import configuration, figures, write_blobs
 
 from RegCore.cli import deepreg, main
 from RegCore.io import load, save
@@ -13,6 +12,7 @@ from RegCore.networks.model_file import build, save_model
 from RegCore.samples.phantom import make_phantom
 from RegCore.space.volume import Volume
 from Testing.RegCore.known_networks import Known, known
+from Testing.RegCore.training.sets import configuration, figures, write_blobs
 
 __all__ = ["known"]
 UNET = {"name": "unet", "num_channel_initial": 1, "depth": 1}

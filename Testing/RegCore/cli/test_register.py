@@ -15,8 +15,8 @@ from RegCore.cli import DEVICES, METHODS, main
 from RegCore.cli.progress import ProgressLine
 from RegCore.evaluation.results import FILES
 from RegCore.samples.phantom import make_phantom
+from Testing.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 registration = importlib.import_module("RegCore.registration.register")
 
 

@@ -8,7 +8,7 @@ import yaml
 
 import RegCore
 from RegCore.cli import main
-from RegCore.registration.learned import find_model
+from RegCore.registration.learned import load_model
 from RegCore.space.volume import Volume
 from RegCore.training.config import load_config
 from Testing.RegCore.slicreg import made_up
@@ -66,7 +66,7 @@ def test_a_training_leaves_what_every_training_leaves(work):
         assert (work / "run" / name).is_file(), name
     assert load_config(work / "run" / "config.yaml").train.method == "slicreg"
     assert (
-        made_up.share_right(find_model(work / "run/save/last.pt").network, made_up.ball(5 * SHIFT, 5)) > 0.8
+        made_up.share_right(load_model(work / "run/save/last.pt").network, made_up.ball(5 * SHIFT, 5)) > 0.8
     )
 
 

@@ -16,8 +16,8 @@ from RegCore.io import save
 from RegCore.space.geometry import Geometry
 from RegCore.space.transforms import AffineTransform
 from RegCore.space.volume import Volume
+from Testing.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 SHAPE = (6, 7, 5)
 
 

@@ -14,8 +14,7 @@ import pytest
 from RegCore.cli import worker
 from RegCore.io import messages
 from RegCore.space.geometry import InputError
-
-ROOT = Path(__file__).resolve().parents[2]
+from Testing.paths import ROOT
 
 # A worker with commands of its own, to be run as `python -c`.
 STAND_IN = """
@@ -151,7 +150,7 @@ def test_what_is_not_understood_is_said_and_does_no_harm(child, tmp_path):
 
 def test_starting_imports_nothing_heavy():
     heavy = "{'torch', 'nibabel', 'h5py', 'yaml', 'PIL'}"
-    code = f"import sys; from RegCore import worker; sys.exit(str({heavy} & set(sys.modules) or ''))"
+    code = f"import sys; from RegCore.cli import worker; sys.exit(str({heavy} & set(sys.modules) or ''))"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert run.stderr.strip() == ""
 

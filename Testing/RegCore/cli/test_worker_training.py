@@ -8,13 +8,13 @@ import yaml
 
 from RegCore.cli import worker
 from RegCore.io import messages
-from RegCore.networks.model_file import read_model
+from RegCore.networks.model_file import read_content
 from RegCore.space.geometry import InputError
 from RegCore.training.config import load_config
 from Testing.RegCore.cli.test_worker import Child
 from Testing.RegCore.training.runs import configuration, write_pairs
 
-REAL = "from RegCore import worker; raise SystemExit(worker.main())"
+REAL = "from RegCore.cli import worker; raise SystemExit(worker.main())"
 LONG = {"epochs": 1000, "save_period": 1000}
 
 
@@ -78,7 +78,7 @@ def test_every_epoch_is_told_with_its_figures_however_fast(child, pairs, tmp_pat
 
 def test_stopping_keeps_a_checkpoint_from_which_the_next_request_goes_on(child, pairs, tmp_path):
     stopped(child, 1, tmp_path, configuration(pairs, **LONG).to_dict())
-    state = read_model(tmp_path / "run" / "save" / "last.pt")["training"]["state"]
+    state = read_content(tmp_path / "run" / "save" / "last.pt")["training"]["state"]
     assert state["place"]["epoch"] >= 2
     before = [row["epoch"] for row in state["history"]]
     ask(
@@ -105,7 +105,7 @@ def test_a_training_whose_parent_is_gone_ends_by_itself_with_a_checkpoint(pairs,
         pipe.close()
     child.process.wait(timeout=20)
     assert time.monotonic() - started < worker.GRACES["train"]
-    assert read_model(tmp_path / "run" / "save" / "last.pt")["training"]["state"]["place"]["epoch"] >= 1
+    assert read_content(tmp_path / "run" / "save" / "last.pt")["training"]["state"]["place"]["epoch"] >= 1
 
 
 def test_folders_are_looked_for_near_the_file(child, pairs, tmp_path):

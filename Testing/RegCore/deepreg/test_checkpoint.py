@@ -10,19 +10,21 @@ import pytest
 import torch
 import yaml
 
-from RegCore.deepreg.checkpoint import import_checkpoint, load_trained, read_weights
+from RegCore.deepreg.checkpoint import import_checkpoint, read_weights
 from RegCore.deepreg.keras_weights import from_state
-from RegCore.networks.model_file import build, load_model
+from RegCore.networks.model_file import build, read_model
 from RegCore.networks.models import build_model, warped
+from RegCore.registration.learned import load_model
 from RegCore.resampler import resize3d
 from RegCore.space.geometry import InputError
 from RegCore.training.folder import RunFolder
 from RegCore.training.processes import Group
 from RegCore.training.state import TrainingState
+from Testing.paths import DATA, SHARED
 from Testing.RegCore.deepreg.bundles import graph, write_bundle, write_checkpoint
 
-DEEPREG = Path(__file__).resolve().parents[3] / "shared" / "deepreg"
-RECORDED = Path(__file__).resolve().parents[1] / "Data" / "golden"
+DEEPREG = SHARED / "deepreg"
+RECORDED = DATA / "golden"
 CONFIG = {
     "dataset": {"image_shape": [7, 8, 9], "train": {"labeled": True}},
     "train": {"method": "ddf", "backbone": {"name": "unet", "num_channel_initial": 2, "depth": 2}},
@@ -69,7 +71,7 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_comes_back_as_it_was(tmp_path, name):
     prefix, network = saved(tmp_path, NETWORKS[name])
-    made = load_trained(prefix)
+    made = load_model(prefix)
     assert (made.fixed_size, made.moving_size, made.labeled) == ((7, 8, 9), (7, 8, 9), True)
     assert made.config["train"]["method"] == NETWORKS[name]["train"]["method"]
     with torch.no_grad():
@@ -84,10 +86,10 @@ def test_the_file_that_is_written_holds_the_same_model(tmp_path):
     prefix, network = saved(tmp_path, CONFIG)
     import_checkpoint(prefix, out=tmp_path / "model.pt")
     for path in (tmp_path / "model.pt", prefix, f"{prefix}.index", f"{prefix}.data-00000-of-00001"):
-        made = load_trained(path)
+        made = load_model(path)
         with torch.no_grad():
             torch.testing.assert_close(made.network(*images()).ddf, network(*images()).ddf, rtol=0, atol=0)
-    assert made.config == load_model(tmp_path / "model.pt").config
+    assert made.config == read_model(tmp_path / "model.pt").config
     assert made.config["dataset"] == CONFIG["dataset"]
 
 
@@ -283,7 +285,7 @@ def test_models_that_were_recorded(tmp_path, case):
     sizes = {f"{side}_image_shape": case[f"{side}_image_size"] for side in ("fixed", "moving")}
     config = {"dataset": {**sizes, "train": {"labeled": case["labeled"]}}, **case["config"]}
     made = import_checkpoint(write_checkpoint(tmp_path / "ckpt-1", weights), config, tmp_path / "model.pt")
-    made = load_model(tmp_path / "model.pt")
+    made = read_model(tmp_path / "model.pt")
     names = ("fixed_image", "moving_image", "moving_label")
     given = [torch.from_numpy(arrays[name])[:, None] if name in arrays else None for name in names]
     with torch.no_grad():

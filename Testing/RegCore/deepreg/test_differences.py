@@ -5,7 +5,6 @@ held by the recorded cases in Testing/test_golden.py.
 """
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,8 +19,8 @@ from RegCore.networks.layers import BatchNorm3d, Extraction
 from RegCore.registration.optimisers import make_optimiser
 from RegCore.resampler import affine_ddf, reference_grid, sample, warp_image_ddf
 from RegCore.resampler.pyramid import normalize_array
+from Testing.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "Docs" / "differences-from-deepreg.md"
 SHAPE = (7, 8, 9)
 

@@ -1,7 +1,6 @@
 """Weights by Keras's paths and layouts: recorded networks take them, and give them back."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import torch
 from RegCore.deepreg.keras_weights import from_state, to_state
 from RegCore.networks.architectures import NETWORKS
 from RegCore.space.geometry import InputError
+from Testing.paths import DATA
 
 OPTIONS = {
     "unet": {"num_channel_initial": 2, "depth": 2, "extract_levels": [1, 2], "pooling": False},
@@ -89,7 +89,7 @@ def test_what_does_not_fit_is_named():
 @pytest.mark.parametrize("case", ["unet", "local", "global"])
 def test_every_recorded_path_exists_with_its_shape(case):
     """The index of the recorded models lists each weight of DeepReg's networks with its shape."""
-    index = Path(__file__).parents[1] / "Data" / "golden" / "index_models.json"
+    index = DATA / "golden" / "index_models.json"
     cases = [c for c in json.loads(index.read_text()) if c["config"]["train"]["backbone"]["name"] == case]
     assert cases
     for recorded in cases:

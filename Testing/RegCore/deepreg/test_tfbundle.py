@@ -10,9 +10,10 @@ import pytest
 from RegCore.deepreg import tfbundle
 from RegCore.deepreg.tfbundle import Node, read_bundle, read_object_graph
 from RegCore.space.geometry import InputError
+from Testing.paths import SHARED
 from Testing.RegCore.deepreg.bundles import crc32c, entry, field, graph, masked, tensor, varint, write_bundle
 
-TRAINED = Path(__file__).resolve().parents[3] / "shared" / "deepreg" / "trained"
+TRAINED = SHARED / "deepreg" / "trained"
 KINDS = ("float32", "float64", "float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
 KINDS += ("uint64", "bool", "complex64", "complex128")
 

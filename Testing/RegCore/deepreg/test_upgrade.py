@@ -2,14 +2,14 @@
 
 import copy
 import json
-from pathlib import Path
 
 import pytest
 
 from RegCore.deepreg.upgrade import upgraded
+from Testing.paths import DATA
 from Testing.RegCore.training.config.samples import UNPAIRED, changed
 
-RECORDED = Path(__file__).resolve().parents[2] / "Data" / "golden" / "config.json"
+RECORDED = DATA / "golden" / "config.json"
 CASES = json.loads(RECORDED.read_text(encoding="utf-8"))
 
 

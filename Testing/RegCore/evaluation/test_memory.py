@@ -3,15 +3,13 @@
 import ctypes
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from RegCore.evaluation import memory
 from RegCore.evaluation.memory import peak_memory_mib
-
-ROOT = Path(__file__).resolve().parents[2]
+from Testing.paths import ROOT
 
 
 def test_the_peak_grows_by_what_is_held_and_stays_when_that_is_gone():

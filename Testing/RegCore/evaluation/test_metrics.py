@@ -1,7 +1,5 @@
 """Metrics against plain loops, NumPy's and SciPy's own functions, SimpleITK, and values known by heart."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -14,6 +12,7 @@ from RegCore.io import load, load_landmarks
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
 from RegCore.space.volume import Volume
+from Testing.paths import SHARED
 from Testing.RegCore.grids import (
     LEFT_HANDED,
     OBLIQUE,
@@ -25,7 +24,7 @@ from Testing.RegCore.grids import (
     tilted_affine,
 )
 
-CASES = Path(__file__).resolve().parents[3] / "shared" / "data"
+CASES = SHARED / "data"
 
 
 def labels(seed: int, values=(0, 1, 2, 5)) -> np.ndarray:

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from RegCore.evaluation.pictures import overview
-from RegCore.evaluation.pictures.canvas import _round_length
+from RegCore.evaluation.overview import _round_length, overview
 from RegCore.evaluation.pictures.panels import Translation, Window, difference_panel, ramp, window_of
 from RegCore.evaluation.pictures.sheets import make_sheets, sample_sheet
 from RegCore.samples.phantom import make_phantom

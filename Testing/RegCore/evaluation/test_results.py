@@ -5,7 +5,6 @@ import os
 import resource
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,8 +18,7 @@ from RegCore.io import load
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
 from RegCore.space.volume import Volume
-
-ROOT = Path(__file__).resolve().parents[2]
+from Testing.paths import ROOT
 
 
 def result(shift=2.0, labels=True):

@@ -2,7 +2,6 @@
 
 import gzip
 import tracemalloc
-from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -12,9 +11,10 @@ import SimpleITK as sitk
 from RegCore.io import load, save
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.volume import Volume
+from Testing.paths import SHARED
 from Testing.RegCore.grids import GRIDS, LEFT_HANDED, LPS, OBLIQUE, SHAPE, SHEARED
 
-CASES = Path(__file__).resolve().parents[3] / "shared" / "data"
+CASES = SHARED / "data"
 FORMATS = ["nii", "nii.gz", "nrrd", "mha", "npz"]
 ITK_FORMATS = FORMATS[:4]
 TYPES = ["uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"]

@@ -12,9 +12,9 @@ import pytest
 from RegCore.io import load, load_landmarks, save
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.volume import Volume
+from Testing.paths import ROOT
 from Testing.RegCore.grids import OBLIQUE, SHAPE, rough_field, tilted_affine
 
-ROOT = Path(__file__).resolve().parents[2]
 NOISE = (np.random.default_rng(0).normal(size=SHAPE) * 50).astype(np.int16)
 VOLUME = Volume(NOISE, OBLIQUE)
 THINGS = {".nii": VOLUME, ".nii.gz": VOLUME, ".nrrd": VOLUME, ".mha": VOLUME, ".npz": VOLUME}

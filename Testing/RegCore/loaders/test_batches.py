@@ -161,10 +161,10 @@ def test_a_cache_takes_no_more_memory_than_it_may(tmp_path):
 def test_a_cache_leaves_room_in_shared_memory(caplog, monkeypatch):
     from multiprocessing import get_context
 
-    from RegCore.loaders import store
+    from RegCore.loaders import cache
 
     usage = shutil.disk_usage(SHARED)
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage._replace(free=4 * 27 * 6))
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage._replace(free=4 * 27 * 6))
     made = Store(memory_loader(), 2**20, get_context())
     assert len(made.shelves["image"].there) == 3 and "no room for more" in caplog.text
 

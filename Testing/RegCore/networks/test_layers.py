@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import correlate
 
-from RegCore.networks.architectures import layers
+from RegCore.networks import layers
 from RegCore.networks.layers.conv_backends import convolve, slopes
 from RegCore.networks.layers.convolution import Conv3d, Deconv3d, same_padding
 from RegCore.space.geometry import InputError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from RegCore.networks.model_file import TrainedModel, build, load_model, read_model, save_model
+from RegCore.networks.model_file import Model, build, read_content, read_model, save_model
 from RegCore.space.geometry import InputError
 from Testing.RegCore.deepreg.bundles import write_bundle
 
@@ -25,7 +25,7 @@ CONFIG = {
 
 
 @pytest.fixture(scope="module")
-def trained() -> TrainedModel:
+def trained() -> Model:
     made = build(CONFIG, (7, 8, 9), (6, 5, 4), labeled=True)
     generator = torch.Generator().manual_seed(0)
     for value in made.network.state_dict().values():
@@ -42,7 +42,7 @@ def path(tmp_path, trained):
 
 
 def test_a_model_comes_back_ready_to_predict(path, trained):
-    found = load_model(str(path))
+    found = read_model(str(path))
     assert (found.fixed_size, found.moving_size, found.labeled) == ((7, 8, 9), (6, 5, 4), True)
     assert found.config["train"]["backbone"]["extract_levels"] == [0, 1]
     assert found.config["train"]["optimizer"] == CONFIG["train"]["optimizer"]
@@ -57,9 +57,9 @@ def test_a_model_comes_back_ready_to_predict(path, trained):
 
 
 def test_the_axes_of_the_training_are_kept_if_they_are_known(path, trained):
-    assert load_model(path).axes is None
+    assert read_model(path).axes is None
     save_model(path, replace(trained, axes=("RAS", "LPS")))
-    assert load_model(path).axes == ("RAS", "LPS")
+    assert read_model(path).axes == ("RAS", "LPS")
 
 
 def test_writing_replaces_the_file_at_once_and_leaves_nothing_beside_it(path, trained, monkeypatch):
@@ -78,10 +78,10 @@ def test_writing_replaces_the_file_at_once_and_leaves_nothing_beside_it(path, tr
 def test_what_a_training_needs_to_go_on_is_kept_beside(path, trained):
     training = {"epoch": 3, "moments": [torch.arange(3.0)]}
     save_model(path, trained, training)
-    found = read_model(path)["training"]
+    found = read_content(path)["training"]
     assert found["epoch"] == 3 and torch.equal(found["moments"][0], training["moments"][0])
-    save_model(path, load_model(path))
-    assert "training" not in read_model(path)
+    save_model(path, read_model(path))
+    assert "training" not in read_content(path)
 
 
 def test_a_folder_that_is_not_there(tmp_path, trained):
@@ -92,7 +92,7 @@ def test_a_folder_that_is_not_there(tmp_path, trained):
 @pytest.mark.parametrize("value", [np.float32(1), np.ones(2), {1, 2}, object()])
 def test_a_configuration_of_other_things_than_plain_values(tmp_path, trained, value):
     config = {**CONFIG, "more": [1, {"deep": value}]}
-    odd = TrainedModel(config, trained.fixed_size, trained.moving_size, True, trained.network)
+    odd = Model(config, trained.fixed_size, trained.moving_size, True, trained.network)
     with pytest.raises(TypeError, match=r"configuration\.more\[1\]\.deep is a "):
         save_model(tmp_path / "model.pt", odd)
     assert list(tmp_path.iterdir()) == []
@@ -101,7 +101,7 @@ def test_a_configuration_of_other_things_than_plain_values(tmp_path, trained, va
 @pytest.mark.parametrize("name", ["nothing.pt", "."])
 def test_no_such_file(tmp_path, name):
     with pytest.raises(InputError, match="there is no such file"):
-        load_model(tmp_path / name)
+        read_model(tmp_path / name)
 
 
 def other_archive() -> bytes:
@@ -140,7 +140,7 @@ OTHER = {
 def test_files_that_are_none(tmp_path, what):
     (tmp_path / "model.pt").write_bytes(OTHER[what])
     with pytest.raises(InputError, match=r"model\.pt: this is not a model file"):
-        load_model(tmp_path / "model.pt")
+        read_model(tmp_path / "model.pt")
 
 
 class _Evil:
@@ -156,7 +156,7 @@ def test_nothing_in_a_file_can_run_code(tmp_path):
         {"format": "DeepRegSlicer model", "x": _Evil(str(tmp_path / "written"))}, tmp_path / "model.pt"
     )
     with pytest.raises(InputError, match="not a model file"):
-        load_model(tmp_path / "model.pt")
+        read_model(tmp_path / "model.pt")
     assert not (tmp_path / "written").exists()
 
 
@@ -183,7 +183,7 @@ def test_files_whose_content_can_not_be(path, what):
     content = torch.load(path, weights_only=True)
     torch.save({**content, **changes}, path)
     with pytest.raises(InputError, match=rf"model\.pt: .*{sentence}") as caught:
-        load_model(path)
+        read_model(path)
     assert "\n" not in str(caught.value)
 
 
@@ -193,7 +193,7 @@ def test_weights_of_another_shape(path):
     content["state"][name] = torch.ones(5)
     torch.save(content, path)
     with pytest.raises(InputError, match="do not fit the network .*size mismatch"):
-        load_model(path)
+        read_model(path)
 
 
 def test_a_file_that_was_cut_off(path):
@@ -201,7 +201,7 @@ def test_a_file_that_was_cut_off(path):
     for length in range(0, len(data), 997):
         path.write_bytes(data[:length])
         with pytest.raises(InputError, match=r"model\.pt: this is not a model file"):
-            load_model(path)
+            read_model(path)
 
 
 def test_changed_bytes_of_weights_are_noticed(path, trained):
@@ -213,7 +213,7 @@ def test_changed_bytes_of_weights_are_noticed(path, trained):
         at = chance.randrange(len(data))
         path.write_bytes(data[:at] + bytes([data[at] ^ 1 << chance.randrange(8)]) + data[at + 1 :])
         try:
-            found = load_model(path)
+            found = read_model(path)
         except InputError as error:
             noticed += 1
             assert str(error).startswith(str(path))
@@ -229,11 +229,11 @@ def test_an_entry_that_is_marked_as_a_folder(path):
     data[data.rindex(b"PK\x01\x02") + 38] ^= 0x10
     path.write_bytes(data)
     with pytest.raises(InputError, match="this is not a model file"):
-        load_model(path)
+        read_model(path)
 
 
 @pytest.mark.parametrize("name", ["ckpt-2", "ckpt-2.index", "ckpt-2.data-00000-of-00001"])
 def test_a_checkpoint_of_tensorflow_is_named_with_the_command_that_converts_it(tmp_path, name):
     write_bundle(tmp_path / "ckpt-2", {"a": np.ones(3, "f4")})
     with pytest.raises(InputError, match=r"checkpoint of TensorFlow.*regcore import-checkpoint .*ckpt-2"):
-        load_model(tmp_path / name)
+        read_model(tmp_path / name)

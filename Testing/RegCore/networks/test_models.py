@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from RegCore.networks.architectures import NETWORKS, models
-from RegCore.networks.models import METHODS, Prediction, build_model, stacked, warped
+from RegCore.networks import models
+from RegCore.networks.architectures import NETWORKS
+from RegCore.networks.models import MODELS, Prediction, build_model, stacked, warped
 from RegCore.space.geometry import InputError
 
 FIXED, MOVING = (7, 8, 9), (6, 9, 8)
@@ -227,7 +228,7 @@ def test_a_method_of_ones_own_is_found_by_its_name(monkeypatch):
             super().__init__()
             self.given = (backbone, fixed_size, moving_size, labeled, deepreg)
 
-    monkeypatch.setitem(METHODS, "still", Still)
+    monkeypatch.setitem(MODELS, "still", Still)
     assert model("still", {"name": "none"}, deepreg=True).given == (
         {"name": "none"},
         FIXED,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from RegCore.registration.checks import choose_device
+from RegCore.networks.device import choose_device
 from RegCore.registration.register import register
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform

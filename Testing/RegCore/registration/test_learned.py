@@ -11,7 +11,7 @@ from RegCore.loaders import pairs_from_volumes
 from RegCore.networks.model_file import save_model
 from RegCore.networks.models import DDFModel, Prediction
 from RegCore.progress import Cancelled
-from RegCore.registration.learned import find_model, predicted_transform
+from RegCore.registration.learned import load_model, predicted_transform
 from RegCore.resampler import warp
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
@@ -225,8 +225,8 @@ def test_cancel_is_heard(known):
 def test_a_checkpoint_is_found_with_and_without_its_ending(known, tmp_path):
     save_model(tmp_path / "ckpt-2.pt", known(axes=("RAS", "LPS")))
     for name in ("ckpt-2", "ckpt-2.pt"):
-        found = find_model(tmp_path / name)
+        found = load_model(tmp_path / name)
         assert found.fixed_size == FIXED_SIZE and found.axes == ("RAS", "LPS")
         assert not found.network.training
     with pytest.raises(InputError, match="ckpt-3: there is no such file"):
-        find_model(tmp_path / "ckpt-3")
+        load_model(tmp_path / "ckpt-3")

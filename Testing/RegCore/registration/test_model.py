@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import RegCore
-from RegCore.networks.model_file import save_model
+from RegCore.networks.model_file import Model, save_model
 from RegCore.progress import Cancelled
-from RegCore.registration.model import Model, load_model
+from RegCore.registration.learned import load_model
 from RegCore.registration.register import register
 from RegCore.resampler import warp
 from RegCore.samples.phantom import make_phantom

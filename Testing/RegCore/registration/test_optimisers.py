@@ -2,7 +2,6 @@
 
 import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +9,9 @@ import torch
 
 from RegCore.registration.optimisers import OPTIMISERS, make_optimiser, read_options
 from RegCore.space.geometry import InputError
+from Testing.paths import DATA
 
-RECORDED = json.loads((Path(__file__).parents[1] / "Data" / "keras_optimisers.json").read_text())
+RECORDED = json.loads((DATA / "keras_optimisers.json").read_text())
 CASES = [pytest.param(c, id=" ".join(map(str, c["options"].values()))) for c in RECORDED["cases"]]
 
 

@@ -1,20 +1,17 @@
 """`register` on a tiny phantom: every method, what it gives back, that it repeats itself, tells and stops."""
 
-import importlib
-
 import numpy as np
 import pytest
 
 from RegCore.progress import Cancelled
+from RegCore.registration import METHODS, methods
 from RegCore.registration.pair import Side
-from RegCore.registration.register import METHODS, Registration, register
+from RegCore.registration.register import Registration, register
 from RegCore.resampler import warp
 from RegCore.samples.phantom import Case, make_phantom
 from RegCore.space.transforms import AffineTransform, DisplacementField
 from RegCore.space.volume import Volume
 from Testing.RegCore.grids import points_inside
-
-register_module = importlib.import_module("RegCore.registration.register")
 
 LINEAR = {"rigid", "affine", "classical-affine"}
 QUICK = {
@@ -319,7 +316,7 @@ def test_without_segmentations_and_landmarks_there_are_no_such_figures(case):
 
 
 def test_a_field_on_a_huge_grid_is_kept_on_a_coarser_one(case, monkeypatch):
-    monkeypatch.setattr(register_module, "FIELD_VOXELS", 3000)
+    monkeypatch.setattr(methods, "FIELD_VOXELS", 3000)
     settings = {"iterations": 2, "levels": 1}
     result = register(case.fixed, case.moving, initial=case.truth, settings=settings, device="cpu")
     for field, grid in ((result.transform, case.fixed.geometry), (result.inverse, case.moving.geometry)):

@@ -14,10 +14,10 @@ from RegCore.resampler import field_of, volumes, warp
 from RegCore.space.geometry import Geometry
 from RegCore.space.transforms import AffineTransform, DisplacementField
 from RegCore.space.volume import Volume
+from Testing.paths import ROOT
 from Testing.RegCore.grids import GRIDS, LEFT_HANDED, OBLIQUE, SHAPE, affine, rough_field, smooth_field
 from Testing.RegCore.itk import resampled
 
-ROOT = Path(__file__).resolve().parents[2]
 IDENTITY = AffineTransform.identity()
 MOVING = Geometry((11, 9, 10), affine((-0.3, 0.15, 0.5), (1.5, -1.2, 1.9), (0.0, 0.0, 0.0)))
 

@@ -23,8 +23,9 @@ from RegCore.samples.datasets import (
     write_examples,
 )
 from RegCore.space.geometry import InputError
+from Testing.paths import SHARED
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "deepreg"
+DEEPREG = SHARED / "deepreg"
 SMALL, FIXED = Scan(shape=(20, 17, 14)), Scan("us", (18, 15, 16), (200, 180, 170), (10, -10, -20))
 
 
@@ -216,13 +217,13 @@ def test_a_configuration_that_was_changed_stays(examples, tmp_path, caplog, monk
     assert [record.args[0] for record in caplog.records] == [mine]
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="DeepReg's files in ../shared/deepreg are not here")
+@pytest.mark.skipif(not DEEPREG.is_dir(), reason="DeepReg's files in ../shared/deepreg are not here")
 def test_the_examples_say_what_those_of_deepreg_say():
     ours = {Path(name).name: yaml.safe_load(text) for name, text in yamls(EXAMPLES).items()}
     ours = {
         name: text for name, text in ours.items() if not name.startswith(("small", "run"))
     }  # our additions
-    theirs = {path.name: yaml.safe_load(path.read_text()) for path in SHARED.rglob("*.yaml")}
+    theirs = {path.name: yaml.safe_load(path.read_text()) for path in DEEPREG.rglob("*.yaml")}
     theirs = {name: text for name, text in theirs.items() if name in ours}
     assert len(theirs) == len(ours)
     for name, text in theirs.items():

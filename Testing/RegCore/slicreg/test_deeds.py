@@ -7,9 +7,10 @@ import pytest
 
 from RegCore.slicreg.deeds import read_control_points, read_deeds, read_matrix
 from RegCore.space.geometry import InputError
+from Testing.paths import DATA
 
 # What linearBCV and deedsBCV wrote, with their defaults, for two made-up torsos of 50 × 42 × 57 voxels.
-DATA = Path(__file__).resolve().parents[2] / "Data" / "deeds"
+DEEDS = DATA / "deeds"
 SHAPE = (50, 42, 57)
 
 
@@ -21,9 +22,9 @@ def nearest(labels: np.ndarray, ddf: np.ndarray) -> np.ndarray:
 
 
 def test_every_voxel_is_where_deeds_itself_put_it():
-    with np.load(DATA / "pair_labels.npz") as archive:
+    with np.load(DEEDS / "pair_labels.npz") as archive:
         moving, deformed = archive["moving"], archive["deformed"]
-    ddf = read_deeds(DATA / "pair_displacements.dat", DATA / "pair_matrix.txt", SHAPE)
+    ddf = read_deeds(DEEDS / "pair_displacements.dat", DEEDS / "pair_matrix.txt", SHAPE)
     assert (moving != deformed).mean() > 0.03
     np.testing.assert_array_equal(nearest(moving, ddf), deformed)
 

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from RegCore.io import save
 from RegCore.loaders import make_loader
 from RegCore.networks.model_file import build
-from RegCore.registration.learned import find_model, predicted_transform
+from RegCore.registration.learned import load_model, predicted_transform
 from RegCore.slicreg.folder import read_template
 from RegCore.slicreg.loading import together
 from RegCore.slicreg.prediction import targets
 from RegCore.slicreg.presets import NETWORKS, training_config
-from RegCore.slicreg.registration import is_template, prepared, registered
+from RegCore.slicreg.registration import is_template, prepared, register_scans
 from RegCore.space.geometry import InputError
 from RegCore.training import train
 from RegCore.training.config import Config
@@ -56,14 +56,14 @@ def test_ten_steps_make_the_loss_fall(folder, network):
 def test_a_trained_model_is_a_model_file_that_registers(folder):
     wanted = Config.from_dict(config(folder, steps=80))
     done = train(wanted, log_dir=folder.parent, exp_name="run", device="cpu")
-    trained = find_model(done.model)
+    trained = load_model(done.model)
     known = read_template(folder).supervoxels
     assert np.array_equal(trained.network.supervoxels.labels, known.labels)
     template, scan = made_up.ball(), made_up.ball((14.0, -10.0, 6.0), 2)
     assert is_template(trained.network, prepared(trained.network, template))
     assert not is_template(trained.network, prepared(trained.network, scan))
     fresh = build(config(folder), (16,) * 3, (16,) * 3, False).network
-    fresh.meet(make_loader(config(folder)["dataset"], "train"))
+    fresh.set_template(make_loader(config(folder)["dataset"], "train"))
     assert made_up.share_right(fresh, scan) < 0.3 and made_up.share_right(trained.network, scan) > 0.8
     for fixed in (template, made_up.ball((21.0, -15.0, 9.0), 3)):
         shift = scan.geometry.origin - fixed.geometry.origin
@@ -110,7 +110,7 @@ def test_a_model_says_what_it_needs(folder):
         train(Config.from_dict(plain), log_dir=folder.parent, exp_name="other", device="cpu")
     new = build(config(folder), (16,) * 3, (16,) * 3, False).network
     with pytest.raises(InputError, match="it was not trained"):
-        registered(new, made_up.ball(), made_up.ball())
+        register_scans(new, made_up.ball(), made_up.ball())
     for key, value, sentence in (
         ("wide", 2, "wide"),
         ("norm", "other", "norm is 'other'"),

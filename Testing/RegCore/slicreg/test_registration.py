@@ -3,7 +3,7 @@
 import numpy as np
 
 from RegCore.resampler import warp
-from RegCore.slicreg import registering
+from RegCore.slicreg import registration
 from RegCore.slicreg.matching import MatchSettings
 from RegCore.slicreg.preparation import halved, prepare
 from RegCore.space.transforms import AffineTransform, DisplacementField
@@ -31,13 +31,13 @@ def test_a_further_pass_sees_the_scan_as_warped_and_its_step_comes_first(monkeyp
         rest["progress"](1.0, "matching", {})
         return steps[len(seen) - 1]
 
-    monkeypatch.setattr(registering, "_predicted", predicted)
-    monkeypatch.setattr(registering, "match", match)
+    monkeypatch.setattr(registration, "_predicted", predicted)
+    monkeypatch.setattr(registration, "match", match)
 
     def found(passes: int) -> DisplacementField:
         seen.clear()
         tell = lambda *event: told.append(event[0])  # noqa: E731
-        return registering._matched(None, Known, scan, MatchSettings(), passes, "cpu", tell)
+        return registration._matched(None, Known, scan, MatchSettings(), passes, "cpu", tell)
 
     points = grid.centre + 20 * np.eye(3)
     np.testing.assert_allclose(found(1).map(points), steps[0].map(points), atol=1e-4)

@@ -1,7 +1,5 @@
 """Volumes, their labels, and the sentences for what can't be registered."""
 
-from pathlib import Path
-
 import nibabel
 import numpy as np
 import pytest
@@ -18,9 +16,10 @@ from RegCore.space.volume import (
     reoriented,
     slabs,
 )
+from Testing.paths import SHARED
 from Testing.RegCore.grids import GRIDS, OBLIQUE, SHAPE, SHEARED
 
-CASES = Path(__file__).resolve().parents[3] / "shared" / "data"
+CASES = SHARED / "data"
 
 
 def image(values) -> Volume:

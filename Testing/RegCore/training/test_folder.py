@@ -6,20 +6,18 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import yaml
 
 from RegCore.cli import main
-from RegCore.networks.model_file import load_model
+from RegCore.networks.model_file import read_model
 from RegCore.space.geometry import InputError
 from RegCore.training import train
 from RegCore.training.config import load_config
 from RegCore.training.plugins import register_loss
+from Testing.paths import ROOT
 from Testing.RegCore.training.runs import configuration, write_pairs
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +71,7 @@ def test_what_may_change_is_written_down(pairs, done):
     train(configuration(pairs, epochs=2), log_dir=done.folder.parent, exp_name="run", resume=True)
     train(configuration(pairs, epochs=3), log_dir=done.folder.parent, exp_name="run", resume=True)
     assert load_config([done.folder / "config.yaml"]).train.epochs == 3
-    assert load_model(done.folder / "save" / "last.pt").config["train"]["epochs"] == 3
+    assert read_model(done.folder / "save" / "last.pt").config["train"]["epochs"] == 3
 
 
 def test_two_trainings_never_share_a_folder(pairs, tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from RegCore.space.geometry import InputError
 from RegCore.training.gradients import add_gradient, evaluate, predict, train_step
 from RegCore.training.objective import Objective, summary
 from Testing.golden import models
+from Testing.paths import DATA
 
 FIXED, MOVING = (7, 8, 9), (6, 9, 8)
 TRAIN = {
@@ -30,7 +30,7 @@ LOSS = {
     "label": {"name": "dice"},
     "regularization": {"name": "bending"},
 }
-GOLDEN = Path(__file__).parents[1] / "Data" / "golden"
+GOLDEN = DATA / "golden"
 
 
 def batch(size: int = 3) -> dict:

@@ -11,7 +11,7 @@ from torch import nn
 
 from RegCore.losses import DEFORMATION_LOSSES, IMAGE_LOSSES, LABEL_LOSSES
 from RegCore.networks.architectures import NETWORKS, UNet
-from RegCore.networks.models import METHODS, DDFModel, build_model
+from RegCore.networks.models import MODELS, DDFModel, build_model
 from RegCore.space.geometry import InputError
 from RegCore.training import plugins
 from RegCore.training.config import Config
@@ -156,7 +156,7 @@ def test_methods_loaders_files_and_augmentations_are_entered():
     values["dataset"]["train"]["format"] = "raw"
     values["train"]["preprocess"]["data_augmentation"] = [{"name": "flip", "axis": 1}, {"name": "affine"}]
     config = Config.from_dict(values)
-    assert config.dataset.options == {"gap": 3} and METHODS[config.train.method] is Mine
+    assert config.dataset.options == {"gap": 3} and MODELS[config.train.method] is Mine
     assert config.to_dict() == values
     values["dataset"]["gap"] = "wide"
     with pytest.raises(InputError, match="dataset.gap is 'wide', but a whole number was expected"):

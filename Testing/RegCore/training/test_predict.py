@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from PIL import Image
-from Testing.RegCore.training.predict.sets import FIXED, MOVING, blob, configuration, figures, write_blobs
 
 from RegCore.io import load
-from RegCore.networks.model_file import TrainedModel, build, save_model
+from RegCore.networks.model_file import Model, build, save_model
 from RegCore.progress import Cancelled
 from RegCore.space.geometry import InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
@@ -22,6 +21,7 @@ from Testing.RegCore.grids import map_by_itk
 from Testing.RegCore.itk import itk_image
 from Testing.RegCore.known_networks import FIXED_SIZE, MOVING_SIZE, THETA, Known, field, known
 from Testing.RegCore.registration.test_learned import box_index, box_world, expected
+from Testing.RegCore.training.sets import FIXED, MOVING, blob, configuration, figures, write_blobs
 
 __all__ = ["known"]
 TABLES = {"metrics.csv", "metrics_stats_per_label.csv", "metrics_stats_overall.csv", "metrics_mm.csv"}
@@ -33,7 +33,7 @@ def pairs(tmp_path):
     return tmp_path / "data"
 
 
-def model_of(config, labeled: bool = True) -> TrainedModel:
+def model_of(config, labeled: bool = True) -> Model:
     """The network that the configuration describes, with the weights that it begins with."""
     sizes = config.dataset.fixed_image_shape, config.dataset.moving_image_shape
     sizes = sizes if sizes[0] else [config.dataset.image_shape] * 2

@@ -4,16 +4,14 @@ import csv
 import io
 import json
 import statistics
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from RegCore.training.predict import tables
+from Testing.paths import DATA
 
-RECORDED = json.loads(
-    (Path(__file__).resolve().parents[2] / "Data" / "golden" / "prediction.json").read_text(encoding="utf-8")
-)
+RECORDED = json.loads((DATA / "golden" / "prediction.json").read_text(encoding="utf-8"))
 WITH_TABLES = [name for name, case in RECORDED.items() if case["tables"]]
 
 

@@ -7,12 +7,12 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
-from Testing.RegCore.training.predict.sets import figures
 
 from RegCore.training.predict import Predicted, predict
+from Testing.paths import ROOT, SHARED
+from Testing.RegCore.training.sets import figures
 
-ROOT = Path(__file__).resolve().parents[3]
-DEEPREG = ROOT.parent / "shared" / "deepreg"
+DEEPREG = SHARED / "deepreg"
 RECORDED = json.loads((ROOT / "Testing" / "Data" / "golden" / "prediction.json").read_text(encoding="utf-8"))
 CASES = ("paired_affine", "unpaired_ddf")
 pytestmark = pytest.mark.skipif(not DEEPREG.is_dir(), reason="DeepReg's data are not on this computer")

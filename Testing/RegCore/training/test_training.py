@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from RegCore.networks.model_file import load_model
+from RegCore.networks.model_file import read_model
 from RegCore.progress import Cancelled
 from RegCore.space.geometry import InputError
 from RegCore.training import checkpoint_at, train
@@ -28,7 +28,7 @@ def pairs(tmp_path_factory):
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
-    return load_model(path).network.state_dict()
+    return read_model(path).network.state_dict()
 
 
 def same(one: Path, other: Path) -> bool:
@@ -218,7 +218,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_keeps_the_last_checkpoi
     config = configuration(pairs, optimizer={"name": "SGD", "learning_rate": 1e30})
     with pytest.raises(InputError, match="the loss of epoch 1 is not finite.*smaller learning_rate"):
         train(config, log_dir=tmp_path, exp_name="run")
-    assert load_model(tmp_path / "run" / "save" / "last.pt")
+    assert read_model(tmp_path / "run" / "save" / "last.pt")
 
 
 TWO = """

@@ -5,7 +5,6 @@ import json
 import logging
 import pickle
 import random
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +12,11 @@ import yaml
 
 from RegCore.space.geometry import InputError
 from RegCore.training.config import Config, Cosine, EarlyStopping, Loss, OneCycle, Part, Split, load_config
+from Testing.paths import DATA, SHARED
 from Testing.RegCore.training.config.samples import GROUPED, PAIRED, UNPAIRED, changed
 
-DEEPREG = Path(__file__).resolve().parents[4] / "shared" / "deepreg"
-RECORDED = Path(__file__).resolve().parents[2] / "Data" / "golden" / "config.json"
+DEEPREG = SHARED / "deepreg"
+RECORDED = DATA / "golden" / "config.json"
 CASES = json.loads(RECORDED.read_text(encoding="utf-8"))
 LOWER_CASE = "optimizer lower-case flat (unchanged)"  # read by DeepReg, which then fails at the optimiser
 needs_deepreg = pytest.mark.skipif(
@@ -166,12 +166,12 @@ def test_every_demo_and_example_of_deepreg_loads():
         assert not config.changes
 
 
-DATA = [f"{kind}_{form}" for kind in ("paired", "unpaired", "grouped") for form in ("h5", "nifti")]
-DATA += ["unpaired_nifti_multi_dirs", "unpaired_nifti_no_valid"]
+LOADED = [f"{kind}_{form}" for kind in ("paired", "unpaired", "grouped") for form in ("h5", "nifti")]
+LOADED += ["unpaired_nifti_multi_dirs", "unpaired_nifti_no_valid"]
 
 
 @needs_deepreg
-@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("data", LOADED)
 def test_every_merge_of_deepregs_test_files_loads(data):
     methods = [["ddf"], ["ddf", "dvf"], ["affine"], ["ddf", "conditional"]]
     for method in methods:

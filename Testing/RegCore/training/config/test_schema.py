@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from RegCore.training.config import Config, schema
+from Testing.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "Docs" / "configuration.md"
 SECTIONS = {
     name: cls

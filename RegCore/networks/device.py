@@ -1,0 +1,22 @@
+"""Which device networks and optimisers compute on."""
+
+import torch
+
+from RegCore.space.geometry import InputError
+from RegCore.space.names import DEVICES
+
+
+def choose_device(device: str) -> str:
+    """The torch device for a name: ``auto`` takes CUDA where there is one, else the CPU.
+
+    Apple's MPS must be asked for: not every PyTorch samples volumes on it.
+    Raises InputError for an unknown name and for a device that this machine or this PyTorch lacks.
+    """
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return "cuda" if there["cuda"] else "cpu"
+    if not isinstance(device, str) or device not in there:
+        raise InputError(f"unknown device {device!r}; it is one of {', '.join(DEVICES)}")
+    if not there[device]:
+        raise InputError(f"device {device} was asked for, but PyTorch finds none here; choose auto or cpu")
+    return device

@@ -1,0 +1,181 @@
+"""The methods of `register`, each a function of a `Task`: the volumes and all that may be used with them.
+
+`RegCore.METHODS` names them; a new method is one more entry there, also one of a plugin.
+"""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from RegCore.networks.model_file import Model
+from RegCore.progress import Progress, part_of
+from RegCore.registration import classical
+from RegCore.registration.affine import align, align_simply, given_position
+from RegCore.registration.checks import take_settings
+from RegCore.registration.deformable import Settings, deform
+from RegCore.registration.learned import predicted_transform
+from RegCore.registration.pair import Codes, Side
+from RegCore.space.geometry import Geometry
+from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
+
+FIELD_VOXELS = 2**24  # a field on more voxels than this is kept on a coarser grid over the same corners
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a method may use; the volumes are checked."""
+
+    fixed: Side
+    moving: Side
+    landmarks: np.ndarray | None
+    initial: Transform | None
+    settings: dict
+    device: str
+    seed: int
+    progress: Progress
+    model: Model | None = None
+
+    def codes(self, weight: float) -> Codes | None:
+        """Channels of the structures that both segmentations hold, if there are segmentations."""
+        if self.fixed.labels is None or weight == 0:
+            return None
+        return Codes.of(self.fixed.labels, self.moving.labels, weight, self.seed)
+
+
+DEFORMABLE = {field.name: field.type for field in fields(Settings)}
+
+
+def _linear_start(initial: Transform | None) -> AffineTransform | None:
+    return initial.affine_part() if isinstance(initial, DisplacementField) else initial
+
+
+def _linear(task: Task, rigid: bool) -> AffineTransform:
+    """Starts, block matching and refinement on MIND-SSC; see `RegCore.registration.affine.align`."""
+    settings = Settings(
+        **take_settings(task.settings, {"label_weight": float}, "rigid" if rigid else "affine")
+    )
+    return align(
+        task.fixed,
+        task.moving,
+        rigid=rigid,
+        initial=_linear_start(task.initial),
+        codes=task.codes(settings.label_weight),
+        device=task.device,
+        progress=task.progress,
+    )
+
+
+def rigid(task: Task) -> AffineTransform:
+    """Rotation and translation."""
+    return _linear(task, rigid=True)
+
+
+def affine(task: Task) -> AffineTransform:
+    """Twelve parameters."""
+    return _linear(task, rigid=False)
+
+
+def deformable(task: Task) -> DisplacementField:
+    """Linear, then a smooth displacement field from coarse to fine; `Settings` lists what can be set.
+
+    A displacement field as the initial transform takes the place of the linear stage.
+    """
+    settings = Settings(**take_settings(task.settings, DEFORMABLE, "deformable"))
+    start = task.initial
+    if not isinstance(start, DisplacementField):
+        start = align_simply(
+            task.fixed,
+            task.moving,
+            initial=start,
+            codes=task.codes(settings.label_weight),
+            device=task.device,
+            progress=part_of(task.progress, 0.0, 0.25),
+        )
+    return _deformed(task, settings, start, part_of(task.progress, 0.25, 1.0))
+
+
+def _deformed(task: Task, settings: Settings, start: Transform, progress: Progress) -> DisplacementField:
+    """The field that the deformable stage makes of a transform."""
+    field = start if isinstance(start, DisplacementField) else None
+    found = deform(
+        task.fixed,
+        task.moving,
+        start if field is None else field.affine_part(),
+        settings=settings,
+        initial=field,
+        codes=task.codes(settings.label_weight),
+        landmarks=task.landmarks,
+        device=task.device,
+        progress=progress,
+    )
+    return found.resampled(field_grid(task.fixed.image.geometry))
+
+
+def trained_network(task: Task) -> Transform:
+    """A trained network; with the setting ``refine`` the deformable stage goes on from what it found.
+
+    The settings of the deformable method then count as well.
+    """
+    kinds = {"refine": bool} | (DEFORMABLE if task.settings.get("refine") else {})
+    settings = take_settings(task.settings, kinds, "trained network")
+    refine = settings.pop("refine", False)
+    found = predicted_transform(
+        task.model,
+        task.fixed.image,
+        task.moving.image,
+        initial=task.initial,
+        onto=field_grid(task.fixed.image.geometry),
+        progress=part_of(task.progress, 0.0, 0.3 if refine else 1.0),
+    )
+    if not refine:
+        return found
+    return _deformed(task, Settings(**settings), found, part_of(task.progress, 0.3, 1.0))
+
+
+def field_grid(geometry: Geometry) -> Geometry:
+    """The grid on which a field is given back: that of the fixed image unless it is huge."""
+    if geometry.voxels <= FIELD_VOXELS:
+        return geometry
+    factor = (geometry.voxels / FIELD_VOXELS) ** (1 / 3)
+    return geometry.resized(tuple(max(2, int(n / factor)) for n in geometry.shape))
+
+
+_CLASSICAL = {
+    "image_loss": dict,
+    "learning_rate": float,
+    "max_iter": int,
+    "optimizer": str,
+    "border": str,
+    "working_size": int,
+}
+
+
+def _classical_start(task: Task) -> Transform:
+    """The initial transform, or a position that is no mirror image (DeepReg lays array on array)."""
+    return task.initial or given_position(task.fixed, task.moving, task.device)
+
+
+def classical_affine(task: Task) -> AffineTransform:
+    """DeepReg's classical affine registration: gradient descent on the 12 parameters."""
+    return classical.register_classical_affine(
+        task.fixed.image,
+        task.moving.image,
+        **take_settings(task.settings, _CLASSICAL, "classical-affine"),
+        initial=_linear_start(_classical_start(task)),
+        device=task.device,
+        progress=task.progress,
+    )
+
+
+def classical_nonrigid(task: Task) -> DisplacementField:
+    """DeepReg's classical non-rigid registration: Adam on a free DDF."""
+    kinds = {**_CLASSICAL, "deform_loss": dict, "weight_deform_loss": float}
+    return classical.register_classical_nonrigid(
+        task.fixed.image,
+        task.moving.image,
+        **take_settings(task.settings, kinds, "classical-nonrigid"),
+        initial=_classical_start(task),
+        device=task.device,
+        seed=task.seed,
+        progress=task.progress,
+    )
