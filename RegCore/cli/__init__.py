@@ -22,12 +22,24 @@ from RegCore.cli.slicreg import add_slicreg
 from RegCore.cli.train import add_train
 from RegCore.cli.vis import add_vis
 from RegCore.cli.warp import add_warp
-from RegCore.cli.worker import add_worker
 from RegCore.progress import Cancelled
 from RegCore.space.geometry import InputError
 from RegCore.space.names import DEVICES
 
 __all__ = ["BAD_INPUT", "CANCELLED", "DEVICES", "FAILED", "LOAD", "METHODS", "busy", "main", "run"]
+
+
+def add_worker(commands) -> None:
+    """Add ``regcore worker``, which imports what it needs when it is run."""
+    parser = commands.add_parser("worker", help="serve 3D Slicer over standard input and output")
+    parser.set_defaults(run=_run_worker)
+
+
+def _run_worker(arguments: argparse.Namespace) -> None:
+    from RegCore.cli import worker
+
+    worker.main([])
+
 
 FAMILIES = (add_register, add_train, add_predict, add_slicreg, add_warp, add_vis, add_download, add_import)
 FAMILIES += (add_worker,)

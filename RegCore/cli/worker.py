@@ -16,7 +16,6 @@ its standard input closes, hence with whoever started it; a training ends as if 
 libraries print goes to standard error. Nothing heavy is imported before the first request.
 """
 
-import argparse
 import json
 import logging
 import os
@@ -307,16 +306,6 @@ def _numbers(values: dict) -> dict:
         name: value if isinstance(value, str | int | float) else float(value)
         for name, value in values.items()
     }
-
-
-def add_worker(commands) -> None:
-    """Add the command to the subparsers of ``regcore``."""
-    parser = commands.add_parser("worker", help="serve 3D Slicer over standard input and output")
-    parser.set_defaults(run=_run_worker)
-
-
-def _run_worker(arguments: argparse.Namespace) -> None:
-    main([])
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,52 +11,63 @@ from pathlib import Path
 
 import numpy as np
 
-from RegCore.io import itk, metaimage, nifti, npz, nrrd
 from RegCore.io.files import Contents
 from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.names import Lazy, LazyTable
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
 from RegCore.space.volume import Volume, slabs
 
-READERS = {
-    ".nii.gz": nifti.read,
-    ".nii": nifti.read,
-    ".nrrd": nrrd.read,
-    ".nhdr": nrrd.read,
-    ".mha": metaimage.read,
-    ".mhd": metaimage.read,
-    ".npz": npz.read,
-    ".h5": itk.read_h5,
-    ".tfm": itk.read_text,
-    ".txt": itk.read_text,
-}
-HEADERS = {
-    ".nii.gz": nifti.peek,
-    ".nii": nifti.peek,
-    ".nrrd": nrrd.peek,
-    ".nhdr": nrrd.peek,
-    ".mha": metaimage.peek,
-    ".mhd": metaimage.peek,
-}
-VOLUME_WRITERS = {
-    ".nii.gz": nifti.write_volume,
-    ".nii": nifti.write_volume,
-    ".nrrd": nrrd.write_volume,
-    ".mha": metaimage.write_volume,
-    ".npz": npz.write_volume,
-}
-AFFINE_WRITERS = {
-    ".h5": itk.write_h5,
-    ".tfm": itk.write_text,
-    ".txt": itk.write_text,
-    ".npz": npz.write_transform,
-}
-FIELD_WRITERS = {
-    ".h5": itk.write_h5,
-    ".nrrd": nrrd.write_field,
-    ".nii.gz": nifti.write_field,
-    ".nii": nifti.write_field,
-    ".npz": npz.write_transform,
-}
+# Formats are imported when they are met: the panel opens in a Slicer that lacks nibabel and h5py.
+READERS = LazyTable(
+    {
+        ".nii.gz": Lazy("RegCore.io.nifti", "read"),
+        ".nii": Lazy("RegCore.io.nifti", "read"),
+        ".nrrd": Lazy("RegCore.io.nrrd", "read"),
+        ".nhdr": Lazy("RegCore.io.nrrd", "read"),
+        ".mha": Lazy("RegCore.io.metaimage", "read"),
+        ".mhd": Lazy("RegCore.io.metaimage", "read"),
+        ".npz": Lazy("RegCore.io.npz", "read"),
+        ".h5": Lazy("RegCore.io.itk", "read_h5"),
+        ".tfm": Lazy("RegCore.io.itk", "read_text"),
+        ".txt": Lazy("RegCore.io.itk", "read_text"),
+    }
+)
+HEADERS = LazyTable(
+    {
+        ".nii.gz": Lazy("RegCore.io.nifti", "peek"),
+        ".nii": Lazy("RegCore.io.nifti", "peek"),
+        ".nrrd": Lazy("RegCore.io.nrrd", "peek"),
+        ".nhdr": Lazy("RegCore.io.nrrd", "peek"),
+        ".mha": Lazy("RegCore.io.metaimage", "peek"),
+        ".mhd": Lazy("RegCore.io.metaimage", "peek"),
+    }
+)
+VOLUME_WRITERS = LazyTable(
+    {
+        ".nii.gz": Lazy("RegCore.io.nifti", "write_volume"),
+        ".nii": Lazy("RegCore.io.nifti", "write_volume"),
+        ".nrrd": Lazy("RegCore.io.nrrd", "write_volume"),
+        ".mha": Lazy("RegCore.io.metaimage", "write_volume"),
+        ".npz": Lazy("RegCore.io.npz", "write_volume"),
+    }
+)
+AFFINE_WRITERS = LazyTable(
+    {
+        ".h5": Lazy("RegCore.io.itk", "write_h5"),
+        ".tfm": Lazy("RegCore.io.itk", "write_text"),
+        ".txt": Lazy("RegCore.io.itk", "write_text"),
+        ".npz": Lazy("RegCore.io.npz", "write_transform"),
+    }
+)
+FIELD_WRITERS = LazyTable(
+    {
+        ".h5": Lazy("RegCore.io.itk", "write_h5"),
+        ".nrrd": Lazy("RegCore.io.nrrd", "write_field"),
+        ".nii.gz": Lazy("RegCore.io.nifti", "write_field"),
+        ".nii": Lazy("RegCore.io.nifti", "write_field"),
+        ".npz": Lazy("RegCore.io.npz", "write_transform"),
+    }
+)
 KINDS = (None, "image", "labels", "transform")
 LANDMARK_COLUMNS = ["fx", "fy", "fz", "mx", "my", "mz"]
 
