@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from RegCore.progress import Progress, part_of, silent
 from RegCore.registration.block_matching import FLAT, best_displacements, block_costs
-from RegCore.registration.pair import UNRELATED, Codes, Layers, Side, make_layers
+from RegCore.registration.pair import UNRELATED, FeatureImage, LabelEncoding, PairSide, make_feature_image
 from RegCore.resampler import reference_grid, sample
 from RegCore.resampler.pyramid import foreground, working_geometry
 from RegCore.space.geometry import Geometry, InputError, apply_affine
@@ -22,39 +22,40 @@ REFINEMENTS = 40  # iterations of the last stage
 
 
 @dataclass(frozen=True)
-class Level:
-    """One resolution of a pair: the fixed features on a grid, and the moving side to be pulled onto it."""
+class AffineLevel:
+    """One resolution of a pair: the fixed features on a grid, and the moving side to be resampled onto it."""
 
     grid: Geometry
     features: torch.Tensor  # (1, C, I, J, K)
     weight: torch.Tensor  # (1, 1, I, J, K)
-    fixed: Layers
-    moving: Layers
+    fixed: FeatureImage
+    moving: FeatureImage
 
-    def pulled(self, matrix: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features of the moving side pulled onto the grid, and where they are known."""
-        return self.moving.pulled(self.grid, matrix, 0.0)
+    def resampled(self, matrix: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of the moving side on the grid, and where they are known."""
+        return self.moving.resampled(self.grid, matrix, 0.0)
 
     def cost(self, matrix: np.ndarray) -> float:
         """Mean feature distance over the fixed grid, unknown voxels counting as unrelated."""
-        features, known = self.pulled(matrix)
+        features, known = self.resampled(matrix)
         distance = (self.features - features).square_().sum(1, keepdim=True)
         distance = distance * known + UNRELATED * (1 - known)
         return float((distance * self.weight).sum() / self.weight.sum())
 
 
-def make_level(
-    fixed: Side, moving: Side, voxels: int, codes: Codes | None, device, tick=lambda: None
-) -> Level:
+def make_affine_level(
+    fixed: PairSide, moving: PairSide, voxels: int, encoding: LabelEncoding | None, device, tick=lambda: None
+) -> AffineLevel:
     """The pair at a resolution of about so many fixed voxels; ``tick`` is called between the parts."""
     grid = working_geometry(fixed.image.geometry, voxels)
     tick()
-    still = make_layers(fixed, grid, np.eye(4), codes, device)
+    fixed_image = make_feature_image(fixed, grid, np.eye(4), encoding, device)
     tick()
-    features, weight = still.pulled(grid, np.eye(4), 0.0)
+    features, weight = fixed_image.resampled(grid, np.eye(4), 0.0)
     if float(weight.sum()) <= 0:
         raise InputError("the fixed mask leaves no voxel of the fixed image to compare")
-    return Level(grid, features, weight, still, make_layers(moving, grid, np.eye(4), codes, device))
+    moving_image = make_feature_image(moving, grid, np.eye(4), encoding, device)
+    return AffineLevel(grid, features, weight, fixed_image, moving_image)
 
 
 # ---- starts ------------------------------------------------------------------------------------------------
@@ -78,14 +79,14 @@ def _moments(image: torch.Tensor, grid: Geometry) -> tuple[np.ndarray, np.ndarra
 
 def _rotations_from_axes(fixed_axes: np.ndarray, moving_axes: np.ndarray) -> list[np.ndarray]:
     """The proper rotations that carry one set of principal axes onto the other, signs being unknown."""
-    turns = []
+    rotations = []
     for a in (1, -1):
         for b in (1, -1):
             for c in (1, -1):
-                turn = moving_axes @ np.diag([a, b, c]) @ fixed_axes.T
-                if np.linalg.det(turn) > 0:
-                    turns.append(turn)
-    return turns
+                rotation = moving_axes @ np.diag([a, b, c]) @ fixed_axes.T
+                if np.linalg.det(rotation) > 0:
+                    rotations.append(rotation)
+    return rotations
 
 
 def stretched(fixed: Geometry, moving: Geometry) -> np.ndarray:
@@ -94,7 +95,7 @@ def stretched(fixed: Geometry, moving: Geometry) -> np.ndarray:
     return moving.affine @ np.diag([*ratio, 1.0]) @ np.linalg.inv(fixed.affine)
 
 
-def starts(level: Level, fixed: Geometry, moving: Geometry, rigid: bool) -> dict[str, np.ndarray]:
+def starts(level: AffineLevel, fixed: Geometry, moving: Geometry, rigid: bool) -> dict[str, np.ndarray]:
     """Named 4x4 matrices worth trying, fixed -> moving, RAS mm; none of them a reflection."""
     centre_f, axes_f = _moments(level.fixed.image, level.fixed.grid)
     centre_m, axes_m = _moments(level.moving.image, level.moving.grid)
@@ -103,14 +104,14 @@ def starts(level: Level, fixed: Geometry, moving: Geometry, rigid: bool) -> dict
         "grid centres": _translation(moving.centre - fixed.centre),
         "centres of mass": _translation(centre_m - centre_f),
     }
-    for n, turn in enumerate(_rotations_from_axes(axes_f, axes_m)):
+    for n, rotation in enumerate(_rotations_from_axes(axes_f, axes_m)):
         matrix = np.eye(4)
-        matrix[:3, :3] = turn
-        matrix[:3, 3] = centre_m - turn @ centre_f
+        matrix[:3, :3] = rotation
+        matrix[:3, 3] = centre_m - rotation @ centre_f
         found[f"principal axes {n + 1}"] = matrix
-    if level.fixed.codes is not None:
-        labelled = _moments(level.fixed.codes.abs().sum(1, keepdim=True), level.fixed.codes_grid)[0]
-        target = _moments(level.moving.codes.abs().sum(1, keepdim=True), level.moving.codes_grid)[0]
+    if level.fixed.labels is not None:
+        labelled = _moments(level.fixed.labels.abs().sum(1, keepdim=True), level.fixed.labels_grid)[0]
+        target = _moments(level.moving.labels.abs().sum(1, keepdim=True), level.moving.labels_grid)[0]
         found["centres of the segmentations"] = _translation(target - labelled)
     if not rigid:
         matrix = stretched(fixed, moving)
@@ -139,10 +140,10 @@ def fit_rigid(points: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> n
     centre_p = np.average(points, axis=0, weights=weights)
     centre_t = np.average(targets, axis=0, weights=weights)
     u, _, vt = np.linalg.svd(np.einsum("n,ni,nj->ij", weights, points - centre_p, targets - centre_t))
-    turn = vt.T @ np.diag([1, 1, np.sign(np.linalg.det(vt.T @ u.T))]) @ u.T
+    rotation = vt.T @ np.diag([1, 1, np.sign(np.linalg.det(vt.T @ u.T))]) @ u.T
     matrix = np.eye(4)
-    matrix[:3, :3] = turn
-    matrix[:3, 3] = centre_t - turn @ centre_p
+    matrix[:3, :3] = rotation
+    matrix[:3, 3] = centre_t - rotation @ centre_p
     return matrix
 
 
@@ -163,10 +164,10 @@ def sensible(matrix: np.ndarray) -> bool:
 
 
 def match_blocks(
-    level: Level, matrix: np.ndarray, fit, *, radius: int, block: int, pool: int, tick=lambda: None
+    level: AffineLevel, matrix: np.ndarray, fit, *, radius: int, block: int, pool: int, tick=lambda: None
 ) -> np.ndarray:
     """One round of block matching (Ourselin et al., IVC 2001) on MIND: the refitted matrix."""
-    moving, inside = level.pulled(matrix)
+    moving, inside = level.resampled(matrix)
     fixed = level.features
     weight = level.weight
     if min(fixed.shape[2:]) < pool * block:  # too thin for a single block
@@ -207,22 +208,22 @@ def _small(parameters: torch.Tensor, rigid: bool) -> torch.Tensor:
 
 
 def refine(
-    level: Level, matrix: np.ndarray, rigid: bool, *, iterations: int, rate: float, tell
+    level: AffineLevel, matrix: np.ndarray, rigid: bool, *, iterations: int, rate: float, tell
 ) -> np.ndarray:
     """Adam on the 6 or 12 parameters about the centre, on the distance of pooled features.
 
-    The moving features are those of the image pulled through ``matrix``; only the small remainder is searched
-    for. Returns ``matrix`` times that remainder.
+    The moving features are those of the image resampled through ``matrix``; only the small remainder is
+    searched for. Returns ``matrix`` times that remainder.
     """
     grid, device = level.grid, level.features.device
     factors = [2 if n > 1 else 1 for n in grid.shape]
-    moving = F.avg_pool3d(torch.cat(level.pulled(matrix), 1), factors)
+    moving = F.avg_pool3d(torch.cat(level.resampled(matrix), 1), factors)
     fixed, weight = F.avg_pool3d(level.features, factors), F.avg_pool3d(level.weight, factors)
     radius = float(np.linalg.norm(np.array(grid.shape) * grid.spacing)) / 4
     normalise = np.diag([1 / radius] * 3 + [1.0]) @ _translation(-grid.centre)
-    halved = np.diag([*factors, 1.0])
-    halved[:3, 3] = (np.array(factors) - 1) / 2  # a pooled voxel stands in the middle of two
-    unit = normalise @ grid.affine @ halved
+    pooling = np.diag([*factors, 1.0])
+    pooling[:3, 3] = (np.array(factors) - 1) / 2  # a pooled voxel stands in the middle of two
+    unit = normalise @ grid.affine @ pooling
     back = torch.from_numpy(np.linalg.inv(unit)).float().to(device)
     index = reference_grid(fixed.shape[2:], dtype=torch.float64).view(3, -1)
     points = torch.from_numpy(unit) @ torch.cat([index, torch.ones_like(index[:1])])
@@ -250,50 +251,58 @@ def refine(
 # ---- the whole ---------------------------------------------------------------------------------------------
 
 
-def _better(level: Level, candidate: np.ndarray, best: tuple[float, np.ndarray]) -> tuple[float, np.ndarray]:
-    """The candidate with its cost if it is sensible and costs less, else what was best."""
-    if not sensible(candidate):
-        return best
-    cost = level.cost(candidate)
-    return (cost, candidate) if cost < best[0] else best
+@dataclass(frozen=True)
+class Candidate:
+    """A matrix that has been tried: the start it came from, and its cost."""
+
+    start: str
+    matrix: np.ndarray  # 4x4, fixed -> moving, RAS mm
+    cost: float
+
+    def or_better(self, level: AffineLevel, matrix: np.ndarray) -> "Candidate":
+        """The matrix in place of this one if it is sensible and costs less."""
+        if not sensible(matrix):
+            return self
+        cost = level.cost(matrix)
+        return Candidate(self.start, matrix, cost) if cost < self.cost else self
 
 
-def choose_start(level: Level, candidates: dict, fit, tell) -> tuple[str, np.ndarray]:
+def choose_start(level: AffineLevel, matrices: dict[str, np.ndarray], fit, tell) -> Candidate:
     """Improve the cheapest starts by block matching and take the best, the given position by preference.
 
     All get a wide search on features of half the resolution; the best one then gets two narrower ones.
     """
-    given = next(iter(candidates))
-    ranked = sorted(((level.cost(m), name, m) for name, m in candidates.items()), key=lambda row: row[0])
-    tried = [row for n, row in enumerate(ranked) if n < 3 or row[1] == given]
-    results = []
-    for n, (cost, name, matrix) in enumerate(tried):
-        tick = partial(tell, 0.6 * n / len(tried), cost)
-        found = match_blocks(level, matrix, fit, radius=4, block=2, pool=2, tick=tick)
-        cost, matrix = _better(level, found, (cost, matrix))
-        results.append((cost * (MARGIN if name == given else 1.0), name, (cost, matrix)))
-    _, name, best = min(results, key=lambda row: row[0])
+    given = next(iter(matrices))
+    ranked = [Candidate(name, matrix, level.cost(matrix)) for name, matrix in matrices.items()]
+    ranked.sort(key=lambda candidate: candidate.cost)
+    tried = [candidate for n, candidate in enumerate(ranked) if n < 3 or candidate.start == given]
+    for n, candidate in enumerate(tried):
+        tick = partial(tell, 0.6 * n / len(tried), candidate.cost)
+        matched = match_blocks(level, candidate.matrix, fit, radius=4, block=2, pool=2, tick=tick)
+        tried[n] = candidate.or_better(level, matched)
+    best = min(tried, key=lambda candidate: candidate.cost * (MARGIN if candidate.start == given else 1.0))
     for n in range(2):
-        tick = partial(tell, 0.6 + 0.2 * n, best[0])
-        best = _better(level, match_blocks(level, best[1], fit, radius=3, block=4, pool=1, tick=tick), best)
-    return name, best[1]
+        tick = partial(tell, 0.6 + 0.2 * n, best.cost)
+        matched = match_blocks(level, best.matrix, fit, radius=3, block=4, pool=1, tick=tick)
+        best = best.or_better(level, matched)
+    return best
 
 
-def given_position(fixed: Side, moving: Side, device: str = "cpu") -> AffineTransform:
+def given_position(fixed: PairSide, moving: PairSide, device: str = "cpu") -> AffineTransform:
     """Where to begin without a search: the header position, or box on box where that matches better."""
-    level = make_level(fixed, moving, COARSE_VOXELS, None, device)
-    best = (level.cost(np.eye(4)) * MARGIN, np.eye(4))
+    level = make_affine_level(fixed, moving, COARSE_VOXELS, None, device)
+    header = Candidate("header", np.eye(4), level.cost(np.eye(4)) * MARGIN)
     box = stretched(fixed.image.geometry, moving.image.geometry)
-    return AffineTransform(_better(level, box, best)[1])
+    return AffineTransform(header.or_better(level, box).matrix)
 
 
 def align(
-    fixed: Side,
-    moving: Side,
+    fixed: PairSide,
+    moving: PairSide,
     *,
     rigid: bool = False,
     initial: AffineTransform | None = None,
-    codes: Codes | None = None,
+    encoding: LabelEncoding | None = None,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> AffineTransform:
@@ -304,7 +313,7 @@ def align(
         moving: the same of the moving volume, on any grid.
         rigid: rotation and translation only.
         initial: the only start, in place of the list of `starts`.
-        codes: of the structures that both segmentations hold, which then join the objective.
+        encoding: of the structures that both segmentations hold, which then join the objective.
         device: torch device.
         progress: told of stage, iteration and loss.
 
@@ -315,7 +324,7 @@ def align(
     fit = fit_rigid if rigid else fit_affine
     kind = "rigid" if rigid else "affine"
     prepare = partial(progress, 0.0, f"{kind}: preparing", {})
-    coarse = make_level(fixed, moving, COARSE_VOXELS, codes, device, prepare)
+    coarse = make_affine_level(fixed, moving, COARSE_VOXELS, encoding, device, prepare)
     if initial is None:
         candidates = starts(coarse, fixed.image.geometry, moving.image.geometry, rigid)
     else:
@@ -324,31 +333,31 @@ def align(
     def start(fraction: float, loss: float) -> None:
         progress(0.5 * fraction, f"{kind}: trying starts", {"loss": loss})
 
-    name, matrix = choose_start(coarse, candidates, fit, start)
-    fine = make_level(
-        fixed, moving, FINE_VOXELS, codes, device, partial(progress, 0.5, f"{kind}: preparing", {})
+    chosen = choose_start(coarse, candidates, fit, start)
+    fine = make_affine_level(
+        fixed, moving, FINE_VOXELS, encoding, device, partial(progress, 0.5, f"{kind}: preparing", {})
     )
     given = next(iter(candidates.values()))
-    best = _better(fine, matrix, (fine.cost(given), given))
+    best = Candidate(chosen.start, given, fine.cost(given)).or_better(fine, chosen.matrix)
     for n in range(2):
-        tick = partial(
-            progress, 0.5 + 0.15 * n, f"{kind}: block matching from {name}", {"iteration": n, "loss": best[0]}
-        )
-        best = _better(fine, match_blocks(fine, best[1], fit, radius=3, block=3, pool=2, tick=tick), best)
+        stage, values = f"{kind}: block matching from {best.start}", {"iteration": n, "loss": best.cost}
+        tick = partial(progress, 0.5 + 0.15 * n, stage, values)
+        matched = match_blocks(fine, best.matrix, fit, radius=3, block=3, pool=2, tick=tick)
+        best = best.or_better(fine, matched)
 
     def refined(n: int, loss: float) -> None:
         progress(0.8 + 0.2 * n / REFINEMENTS, f"{kind}: refinement", {"iteration": n, "loss": loss})
 
-    best = _better(fine, refine(fine, best[1], rigid, iterations=REFINEMENTS, rate=2e-3, tell=refined), best)
-    return AffineTransform(best[1])
+    matrix = refine(fine, best.matrix, rigid, iterations=REFINEMENTS, rate=2e-3, tell=refined)
+    return AffineTransform(best.or_better(fine, matrix).matrix)
 
 
 def align_simply(
-    fixed: Side,
-    moving: Side,
+    fixed: PairSide,
+    moving: PairSide,
     *,
     initial: AffineTransform | None = None,
-    codes: Codes | None = None,
+    encoding: LabelEncoding | None = None,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> AffineTransform:
@@ -356,8 +365,8 @@ def align_simply(
 
     Arguments as of `align`. On small crops twelve parameters fit what the deformation should.
     """
-    common = {"initial": initial, "codes": codes, "device": device}
+    common = {"initial": initial, "encoding": encoding, "device": device}
     affine = align(fixed, moving, progress=part_of(progress, 0.0, 0.5), **common)
     rigid = align(fixed, moving, rigid=True, progress=part_of(progress, 0.5, 1.0), **common)
-    level = make_level(fixed, moving, FINE_VOXELS, codes, device)
+    level = make_affine_level(fixed, moving, FINE_VOXELS, encoding, device)
     return affine if level.cost(affine.matrix) < WORTH * level.cost(rigid.matrix) else rigid

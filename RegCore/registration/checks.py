@@ -1,13 +1,13 @@
 """What `register` is given, checked before any work begins: one sentence for whatever can't be used."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from numbers import Integral
 
 import numpy as np
 
-from RegCore.registration.pair import Side
+from RegCore.registration.pair import PairSide
 from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.names import nearest
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
 from RegCore.space.volume import Volume, check_image, check_labels, common_labels, extent
 
@@ -37,16 +37,10 @@ def _a(thing) -> str:
     return "None" if thing is None else f"of type {type(thing).__name__}"
 
 
-def _nearest(name, known: Iterable[str]) -> str:
-    """The end of a sentence that proposes a name in place of an unknown one."""
-    near = difflib.get_close_matches(str(name), known, n=1)
-    return f", did you mean {near[0]}?" if near else ""
-
-
 def check_method(method: str, known: Iterable[str]) -> None:
-    """Raise InputError, which proposes the nearest, for a method that there is not."""
+    """Raise InputError for an unknown method; the sentence proposes the nearest name."""
     if not isinstance(method, str) or method not in known:
-        hint = _nearest(method, known)
+        hint = nearest(method, known)
         raise InputError(f"unknown method {method!r}; it is one of {', '.join(known)}{hint}")
 
 
@@ -58,7 +52,7 @@ def take_settings(given: dict, kinds: dict, method: str) -> dict:
     taken = {}
     for name, value in given.items():
         if name not in kinds:
-            hint = _nearest(name, kinds)
+            hint = nearest(name, kinds)
             raise InputError(f"method {method} has no setting {name!r}; it has {', '.join(kinds)}{hint}")
         kind = kinds[name]
         if kind is dict and isinstance(value, str):
@@ -72,7 +66,13 @@ def take_settings(given: dict, kinds: dict, method: str) -> dict:
     return taken
 
 
-def check_pair(fixed: Side, moving: Side) -> None:
+def check_not_negative(name: str, value: float) -> None:
+    """Raise InputError unless a setting is a finite number of at least 0."""
+    if not 0 <= value < float("inf"):
+        raise InputError(f"setting {name} is {value}, expected a number of at least 0")
+
+
+def check_pair(fixed: PairSide, moving: PairSide) -> None:
     """Every volume fit for its role; InputError otherwise."""
     for name, side in (("fixed", fixed), ("moving", moving)):
         check_image(side.image, f"the {name} volume")

@@ -10,7 +10,13 @@ import torch
 from RegCore.losses import DEFORMATION_LOSSES, IMAGE_LOSSES, make_loss
 from RegCore.progress import Progress, silent
 from RegCore.resampler import reference_grid, resize3d, sample, warp_image_ddf
-from RegCore.resampler.pyramid import as_tensor, coarser, in_own_units, onto_grid, working_geometry
+from RegCore.resampler.pyramid import (
+    as_tensor,
+    downsample,
+    resample_to,
+    rescale_percentiles,
+    working_geometry,
+)
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
 from RegCore.space.volume import Volume, check_image
@@ -234,12 +240,12 @@ class _Pair:
 
 
 def _on_grid(volume: Volume, grid: Geometry, device) -> torch.Tensor:
-    """The image on a grid over the same corner voxels, smoothed if that is coarser, scaled to [0, 1]."""
+    """The image on a grid over the same corner voxels, smoothed if that is downsample, scaled to [0, 1]."""
     geometry = volume.geometry
-    image = as_tensor(Volume(in_own_units(volume.array), geometry), device=device)
+    image = as_tensor(Volume(rescale_percentiles(volume.array), geometry), device=device)
     if grid != geometry:
-        image, geometry = coarser(image, geometry, grid.spacing)
-        image, _ = onto_grid(image, geometry, grid, np.eye(4))
+        image, geometry = downsample(image, geometry, grid.spacing)
+        image, _ = resample_to(image, geometry, grid, np.eye(4))
     low, high = float(image.min()), float(image.max())
     return (image - low) / (high - low)
 
@@ -276,8 +282,8 @@ def _transform_of(theta: torch.Tensor, pair: _Pair) -> AffineTransform:
 def _ddf_of(transform: Transform, pair: _Pair) -> torch.Tensor:
     """A transform in RAS mm as a DDF ``(1, 3, I, J, K)`` between indices of the two working grids."""
     index = pair.fixed_grid.index_grid()
-    moved = pair.moving_grid.to_index(transform.map(pair.fixed_grid.to_world(index)))
-    return torch.from_numpy(moved - index).permute(3, 0, 1, 2)[None]
+    transformed = pair.moving_grid.to_index(transform.map(pair.fixed_grid.to_world(index)))
+    return torch.from_numpy(transformed - index).permute(3, 0, 1, 2)[None]
 
 
 def _field_of(ddf: torch.Tensor, pair: _Pair, onto: Geometry) -> DisplacementField:

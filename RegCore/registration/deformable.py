@@ -8,7 +8,14 @@ import torch
 import torch.nn.functional as F
 
 from RegCore.progress import Progress, part_of, silent
-from RegCore.registration.pair import Codes, Side, local_agreement, make_layers
+from RegCore.registration.checks import check_not_negative
+from RegCore.registration.pair import (
+    LABEL_WEIGHT,
+    LabelEncoding,
+    PairSide,
+    local_agreement,
+    make_feature_image,
+)
 from RegCore.resampler import (
     affine_coordinates,
     box_mean,
@@ -33,7 +40,7 @@ class Settings:
     """How the deformable stage works."""
 
     working_voxels: int = 1_500_000
-    """At most about so many voxels in the finest working grid."""
+    """The finest working grid has at most about this number of voxels."""
     levels: int = 3
     """Number of grids, each with an eighth of the voxels of the next."""
     iterations: int = 40
@@ -42,7 +49,7 @@ class Settings:
     """Weight of the squared gradient of the displacement; larger is stiffer."""
     contrast: float = 3.0
     """Weight of local contrasts beside MIND-SSC, used where both images turn out to be of one modality."""
-    label_weight: float = 20.0
+    label_weight: float = LABEL_WEIGHT
     """Weight of the segmentations, if both are given."""
     landmark_weight: float = 0.0
     """Weight of the landmarks, mm^-2; at 0 they only measure."""
@@ -56,13 +63,37 @@ class Settings:
             if getattr(self, name) < 1:
                 raise InputError(f"setting {name} is {getattr(self, name)}, expected at least 1")
         for name in ("smoothness", "contrast", "label_weight", "landmark_weight", "rate"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise InputError(f"setting {name} is {getattr(self, name)}, expected a number of at least 0")
+            check_not_negative(name, getattr(self, name))
 
 
 @dataclass(frozen=True)
-class Level:
-    """One working grid; ``moving`` is pulled through the affine part, reaching ``margin`` voxels further."""
+class DeformableTask:
+    """What is known of a pair in one direction, before a working grid is chosen."""
+
+    fixed: PairSide
+    moving: PairSide
+    linear: AffineTransform  # fixed -> moving, RAS mm
+    settings: Settings
+    initial: DisplacementField | None = None  # a field to start from, of which `linear` is the affine part
+    encoding: LabelEncoding | None = None
+    landmarks: np.ndarray | None = None  # (N, 6) RAS mm, fixed and moving place of each
+    device: str = "cpu"
+
+    def reversed(self) -> "DeformableTask":
+        """The same pair with fixed and moving exchanged."""
+        return replace(
+            self,
+            fixed=self.moving,
+            moving=self.fixed,
+            linear=self.linear.inverse(),
+            initial=None if self.initial is None else inverted(self.initial, self.moving.image.geometry),
+            landmarks=None if self.landmarks is None else self.landmarks[:, [3, 4, 5, 0, 1, 2]],
+        )
+
+
+@dataclass(frozen=True)
+class DeformableLevel:
+    """One working grid; ``moving`` is resampled through the affine part, ``margin`` voxels further out."""
 
     grid: Geometry
     margin: int
@@ -91,64 +122,54 @@ def _landmarks(landmarks, matrix, grid: Geometry, stride: int, device):
     )
 
 
-def make_level(
-    fixed: Side,
-    moving: Side,
-    matrix: np.ndarray,
-    grid: Geometry,
-    contrast: float,
-    codes: Codes | None,
-    landmarks: np.ndarray | None,
-    device: str,
-    *,
-    finest: bool = True,
-    tick=lambda: None,
-) -> Level:
-    """The pair on a working grid, the moving side pulled through the linear ``matrix``.
+def make_deformable_level(
+    task: DeformableTask, grid: Geometry, contrast: float, *, finest: bool = True, tick=lambda: None
+) -> DeformableLevel:
+    """The pair on a working grid, the moving side resampled through the linear transform.
 
     ``tick`` is called between the parts; what it raises ends the work.
     """
     stride = 1 if grid.voxels <= (DENSE_VOXELS if finest else DENSE_VOXELS // 4) else 2
-    margin = 4 * stride
+    margin, matrix = 4 * stride, task.linear.matrix
     tick()
-    still = make_layers(fixed, grid, np.eye(4), codes, device)
+    fixed_image = make_feature_image(task.fixed, grid, np.eye(4), task.encoding, task.device)
     tick()
-    still = still.pulled(grid, np.eye(4), contrast)
+    fixed, weight = fixed_image.resampled(grid, np.eye(4), contrast)
     tick()
-    other = make_layers(moving, grid, matrix, codes, device)
+    moving_image = make_feature_image(task.moving, grid, matrix, task.encoding, task.device)
     tick()
-    other = other.pulled(padded(grid, margin), matrix, contrast)
+    moving = torch.cat(moving_image.resampled(padded(grid, margin), matrix, contrast), 1)
     tick()
-    points, targets = _landmarks(landmarks, matrix, grid, stride, device)
-    return Level(
+    points, targets = _landmarks(task.landmarks, matrix, grid, stride, task.device)
+    return DeformableLevel(
         grid,
         margin,
         stride,
-        _pool(still[0], stride),
-        _pool(torch.cat(other, 1), stride).contiguous(memory_format=torch.channels_last_3d),
-        _pool(still[1], stride),
+        _pool(fixed, stride),
+        _pool(moving, stride).contiguous(memory_format=torch.channels_last_3d),
+        _pool(weight, stride),
         points,
         targets,
         stride * float(grid.spacing.mean()),
     )
 
 
-def _spread(level: Level, u: torch.Tensor) -> torch.Tensor:
+def _spread(level: DeformableLevel, u: torch.Tensor) -> torch.Tensor:
     """Displacements in strides at the parameters -> in voxels at every voxel of the grid."""
     at = reference_grid(level.grid.shape, device=u.device)
     return sample(u, (at - (level.stride - 1) / 2) / level.stride) * level.stride
 
 
-def _gathered(level: Level, ddf: torch.Tensor) -> torch.Tensor:
+def _gathered(level: DeformableLevel, ddf: torch.Tensor) -> torch.Tensor:
     """The reverse of `_spread`: voxels -> strides, by means over blocks."""
     return _pool(ddf, level.stride) / level.stride
 
 
-def carried(ddf: torch.Tensor, old: Geometry, new: Geometry) -> torch.Tensor:
+def resample_ddf(ddf: torch.Tensor, old: Geometry, new: Geometry) -> torch.Tensor:
     """A DDF ``(1, 3, I, J, K)`` in voxels of one grid, on another grid and in voxels of that."""
     at = affine_coordinates(index_map(np.eye(4), new, old), new.shape, device=ddf.device)
-    turn = torch.from_numpy(index_map(np.eye(4), old, new)[:3, :3]).float().to(ddf.device)
-    return torch.einsum("rc,bcijk->brijk", turn, sample(ddf, at))
+    matrix = torch.from_numpy(index_map(np.eye(4), old, new)[:3, :3]).float().to(ddf.device)
+    return torch.einsum("rc,bcijk->brijk", matrix, sample(ddf, at))
 
 
 def smooth(parameters: torch.Tensor) -> torch.Tensor:
@@ -158,14 +179,14 @@ def smooth(parameters: torch.Tensor) -> torch.Tensor:
     return parameters
 
 
-class Objective:
+class PairObjective:
     """Feature distance + smoothness (+ landmarks) of a displacement in strides on a level.
 
     What maps to where nothing is known costs as much as the average voxel does without a displacement: were
     it free, the field would flee there.
     """
 
-    def __init__(self, level: Level, settings: Settings):
+    def __init__(self, level: DeformableLevel, settings: Settings):
         self.level, self.settings = level, settings
         self.at = (
             reference_grid(level.fixed.shape[2:], device=level.fixed.device) + level.margin / level.stride
@@ -191,9 +212,11 @@ class Objective:
         return loss
 
 
-def descend(level: Level, start: torch.Tensor, iterations: int, settings: Settings, progress: Progress):
+def descend(
+    level: DeformableLevel, start: torch.Tensor, iterations: int, settings: Settings, progress: Progress
+):
     """Adam on the parameters of one level, from displacements in strides; returns the best ones seen."""
-    objective = Objective(level, settings)
+    objective = PairObjective(level, settings)
     parameters = start.clone().requires_grad_(True)
     adam = torch.optim.Adam([parameters], lr=settings.rate, fused=True)
     with torch.no_grad():
@@ -226,13 +249,13 @@ def _grids(geometry: Geometry, settings: Settings) -> list[Geometry]:
 
 
 @dataclass(frozen=True)
-class Way:
-    """The outcome of one direction."""
+class DirectionResult:
+    """What came of one direction."""
 
     ddf: torch.Tensor  # (1, 3, I, J, K) in voxels of the finest grid
-    level: Level
-    objective: Objective
-    untouched: float  # cost of the start at the finest level
+    level: DeformableLevel
+    objective: PairObjective
+    start_cost: float  # of the start at the finest level
 
     def cost(self, ddf: torch.Tensor) -> float:
         """The objective of a DDF on the finest grid."""
@@ -240,66 +263,67 @@ class Way:
             return float(self.objective(_gathered(self.level, ddf)))
 
 
-def _one_way(fixed, moving, matrix, settings: Settings, initial, codes, landmarks, device, progress) -> Way:
-    """From coarse to fine in one direction; arguments as of `deform`."""
-    grids = _grids(fixed.image.geometry, settings)
-    contrast = settings.contrast if _same_modality(fixed, moving, matrix, device) else 0.0
-    start = _start(initial, matrix, grids[-1], device)
+def _one_direction(task: DeformableTask, progress: Progress) -> DirectionResult:
+    """From coarse to fine in one direction."""
+    settings = task.settings
+    grids = _grids(task.fixed.image.geometry, settings)
+    contrast = settings.contrast if _same_modality(task) else 0.0
+    start = _start(task.initial, task.linear.matrix, grids[-1], task.device)
     ddf, grid = start, grids[-1]
     work = np.cumsum([0.0, *(g.voxels + 40_000 for g in grids)])
     work /= 1.3 * work[-1]  # the rest is for a second attempt, should the field fold
     for n, new in enumerate(grids):
         finest = n == len(grids) - 1
         tick = partial(progress, work[n], "deformable: preparing", {})
-        level = make_level(
-            fixed, moving, matrix, new, contrast, codes, landmarks, device, finest=finest, tick=tick
-        )
+        level = make_deformable_level(task, new, contrast, finest=finest, tick=tick)
         iterations = settings.iterations if finest else -(-2 * settings.iterations // 3)
-        begin = _gathered(level, carried(ddf, grid, new))
+        begin = _gathered(level, resample_ddf(ddf, grid, new))
         u = descend(level, begin, iterations, settings, part_of(progress, work[n], work[n + 1]))
         ddf, grid = _spread(level, u), new
     for n in range(3):
-        if folded(ddf) < FOLDED:
+        if folding_fraction(ddf) < FOLDED:
             break
         settings = replace(settings, smoothness=2 * settings.smoothness)
         again = part_of(progress, work[-1] + 0.07 * n, work[-1] + 0.07 * (n + 1))
         u = descend(level, smooth(u), -(-settings.iterations // 3), settings, again)
         ddf = _spread(level, u)
-    way = Way(ddf, level, Objective(level, settings), 0.0)
-    untouched = way.cost(start)
-    return replace(way, untouched=untouched, ddf=ddf if way.cost(ddf) < untouched else start)
+    result = DirectionResult(ddf, level, PairObjective(level, settings), 0.0)
+    start_cost = result.cost(start)
+    return replace(result, start_cost=start_cost, ddf=ddf if result.cost(ddf) < start_cost else start)
 
 
-def _averaged(way: Way, back: Way, linear: AffineTransform, progress: Progress) -> torch.Tensor:
+def _averaged(
+    forward: DirectionResult, backward: DirectionResult, linear: AffineTransform, progress: Progress
+) -> torch.Tensor:
     """The mean of a forward DDF and the inverse of a backward one, on the forward grid.
 
     Near the border of the backward grid and beyond it the forward one prevails: nothing else is known there.
     """
-    grid, other = way.level.grid, back.level.grid
-    coarse = grid.resized(tuple((n + way.level.stride - 1) // way.level.stride + 1 for n in grid.shape))
+    fixed, moving, stride = forward.level.grid, backward.level.grid, forward.level.stride
+    coarse = fixed.resized(tuple((n + stride - 1) // stride + 1 for n in fixed.shape))
 
     def tell(fraction: float, _: str, values: dict) -> None:
         progress(fraction, "deformable: both directions", values)
 
-    inverse = inverted(field_of(linear.inverse(), other, back.ddf), coarse, tell)
-    ddf = _start(inverse, linear.matrix, grid, way.ddf.device)
-    turn = torch.from_numpy(index_map(linear.matrix, grid, other)).float().to(ddf.device)
-    landing = reference_grid(grid.shape, device=ddf.device) + way.ddf
-    landing = torch.einsum("rc,bcijk->brijk", turn[:3, :3], landing) + turn[:3, 3].view(1, 3, 1, 1, 1)
-    last = torch.tensor(other.shape, device=ddf.device).view(1, 3, 1, 1, 1) - 1
+    inverse = inverted(field_of(linear.inverse(), moving, backward.ddf), coarse, tell)
+    ddf = _start(inverse, linear.matrix, fixed, forward.ddf.device)
+    matrix = torch.from_numpy(index_map(linear.matrix, fixed, moving)).float().to(ddf.device)
+    landing = reference_grid(fixed.shape, device=ddf.device) + forward.ddf
+    landing = torch.einsum("rc,bcijk->brijk", matrix[:3, :3], landing) + matrix[:3, 3].view(1, 3, 1, 1, 1)
+    last = torch.tensor(moving.shape, device=ddf.device).view(1, 3, 1, 1, 1) - 1
     inside = torch.minimum(landing, last - landing).amin(1, keepdim=True)
     share = 0.5 * (inside / BORDER).clamp(0, 1)
-    return way.ddf + share * (ddf - way.ddf)
+    return forward.ddf + share * (ddf - forward.ddf)
 
 
 def deform(
-    fixed: Side,
-    moving: Side,
+    fixed: PairSide,
+    moving: PairSide,
     linear: AffineTransform,
     *,
     settings: Settings | None = None,
     initial: DisplacementField | None = None,
-    codes: Codes | None = None,
+    encoding: LabelEncoding | None = None,
     landmarks: np.ndarray | None = None,
     device: str = "cpu",
     progress: Progress = silent,
@@ -313,11 +337,12 @@ def deform(
     one field and the inverse of the other is taken, which is more accurate and smoother than either.
 
     Args:
-        fixed, moving: image, and segmentation and mask if there are any.
+        fixed: image, and segmentation and mask if there are any.
+        moving: the same of the moving volume, on any grid.
         linear: fixed -> moving, RAS mm.
         settings: see `Settings`.
         initial: a displacement field to start from, of which ``linear`` is the affine part.
-        codes: of the structures that both segmentations hold.
+        encoding: of the structures that both segmentations hold.
         landmarks: ``(N, 6)`` RAS mm, used if ``settings.landmark_weight`` is positive.
         device: torch device.
         progress: told of stage, iteration and loss.
@@ -328,28 +353,20 @@ def deform(
     """
     settings = settings or Settings()
     share = 0.48 if settings.symmetric else 1.0
-    common = {"settings": settings, "codes": codes, "device": device}
-    way = _one_way(
-        fixed, moving, linear.matrix, initial=initial, landmarks=landmarks,
-        progress=part_of(progress, 0.0, share), **common,
-    )  # fmt: skip
-    best = way.ddf
+    task = DeformableTask(fixed, moving, linear, settings, initial, encoding, landmarks, device)
+    forward = _one_direction(task, part_of(progress, 0.0, share))
+    best = forward.ddf
     if settings.symmetric:
-        back = linear.inverse()
-        other = _one_way(
-            moving, fixed, back.matrix,
-            initial=None if initial is None else inverted(initial, moving.image.geometry),
-            landmarks=None if landmarks is None else landmarks[:, [3, 4, 5, 0, 1, 2]],
-            progress=part_of(progress, share, 2 * share), **common,
-        )  # fmt: skip
-        mean = _averaged(way, other, linear, part_of(progress, 2 * share, 1.0))
-        if way.cost(mean) < way.untouched and folded(mean) <= max(FOLDED, folded(best)):
+        backward = _one_direction(task.reversed(), part_of(progress, share, 2 * share))
+        mean = _averaged(forward, backward, linear, part_of(progress, 2 * share, 1.0))
+        worst = max(FOLDED, folding_fraction(best))
+        if forward.cost(mean) < forward.start_cost and folding_fraction(mean) <= worst:
             best = mean
-    found = field_of(linear, way.level.grid, best)
-    return DisplacementField(found.geometry, found.mm, linear)
+    field = field_of(linear, forward.level.grid, best)
+    return DisplacementField(field.geometry, field.mm, linear)
 
 
-def folded(ddf: torch.Tensor) -> float:
+def folding_fraction(ddf: torch.Tensor) -> float:
     """Share of voxels at which a DDF ``(1, 3, I, J, K)`` folds: det(I + forward differences) <= 0."""
     if min(ddf.shape[2:]) < 2:
         return 0.0
@@ -361,12 +378,12 @@ def folded(ddf: torch.Tensor) -> float:
     return float(((torch.linalg.cross(a, b, dim=0) * c).sum(0) <= 0).float().mean())
 
 
-def _same_modality(fixed: Side, moving: Side, matrix: np.ndarray, device) -> bool:
+def _same_modality(task: DeformableTask) -> bool:
     """Whether local contrasts agree well enough, at a coarse resolution, to be compared directly."""
-    grid = working_geometry(fixed.image.geometry, 20_000)
-    still = make_layers(Side(fixed.image), grid, np.eye(4), None, device)
-    other = make_layers(Side(moving.image), grid, matrix, None, device)
-    return local_agreement(still, other, grid, matrix) >= SAME_MODALITY
+    grid, matrix = working_geometry(task.fixed.image.geometry, 20_000), task.linear.matrix
+    fixed = make_feature_image(PairSide(task.fixed.image), grid, np.eye(4), None, task.device)
+    moving = make_feature_image(PairSide(task.moving.image), grid, matrix, None, task.device)
+    return local_agreement(fixed, moving, grid, matrix) >= SAME_MODALITY
 
 
 def _start(initial: DisplacementField | None, matrix: np.ndarray, grid: Geometry, device) -> torch.Tensor:

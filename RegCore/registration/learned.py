@@ -49,7 +49,7 @@ def device_of(network: nn.Module) -> torch.device:
 
 
 @torch.no_grad()
-def predicted(
+def predict_batch(
     trained: Model,
     fixed_image: torch.Tensor,
     moving_image: torch.Tensor,
@@ -127,27 +127,26 @@ def predicted_transform(
     if isinstance(trained.network, ConditionalModel):
         raise InputError(labels_only)
     progress(0.0, "preparing the images", {})
+    start = moving if initial is None else warp(moving, initial, fixed.geometry)
     if hasattr(trained.network, "find_transform"):
-        start = moving if initial is None else warp(moving, initial, fixed.geometry)
         device = str(device_of(trained.network))
         found = trained.network.find_transform(fixed, start, device=device, progress=progress)
         return _after(initial, found, onto)
     fixed_axes, moving_axes = trained.axes or [fixed.geometry.axis_codes] * 2
-    still = reoriented(fixed, fixed_axes)
-    other = reoriented(moving if initial is None else warp(moving, initial, fixed.geometry), moving_axes)
+    fixed, moving = reoriented(fixed, fixed_axes), reoriented(start, moving_axes)
     images = [
         resized(normalize_array(volume.array, where=f"the {side} image"), size)[None]
         for volume, side, size in (
-            (still, "fixed", trained.fixed_size),
-            (other, "moving", trained.moving_size),
+            (fixed, "fixed", trained.fixed_size),
+            (moving, "moving", trained.moving_size),
         )
     ]
     progress(0.2, "network", {})
-    prediction = predicted(trained, *images)
+    prediction = predict_batch(trained, *images)
     if prediction.ddf is None:
         raise InputError(labels_only)
     progress(0.7, "displacements", {})
-    grids = still.geometry.redivided(trained.fixed_size), other.geometry.redivided(trained.moving_size)
+    grids = fixed.geometry.redivided(trained.fixed_size), moving.geometry.redivided(trained.moving_size)
     found = _after(initial, transform_of(prediction, 0, *grids), onto)
     progress(1.0, "displacements", {})
     return found

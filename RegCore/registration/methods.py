@@ -11,10 +11,10 @@ from RegCore.networks.model_file import Model
 from RegCore.progress import Progress, part_of
 from RegCore.registration import classical
 from RegCore.registration.affine import align, align_simply, given_position
-from RegCore.registration.checks import take_settings
+from RegCore.registration.checks import check_not_negative, take_settings
 from RegCore.registration.deformable import Settings, deform
 from RegCore.registration.learned import predicted_transform
-from RegCore.registration.pair import Codes, Side
+from RegCore.registration.pair import LABEL_WEIGHT, LabelEncoding, PairSide
 from RegCore.space.geometry import Geometry
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
 
@@ -25,8 +25,8 @@ FIELD_VOXELS = 2**24  # a field on more voxels than this is kept on a coarser gr
 class Task:
     """All that a method may use; the volumes are checked."""
 
-    fixed: Side
-    moving: Side
+    fixed: PairSide
+    moving: PairSide
     landmarks: np.ndarray | None
     initial: Transform | None
     settings: dict
@@ -35,11 +35,11 @@ class Task:
     progress: Progress
     model: Model | None = None
 
-    def codes(self, weight: float) -> Codes | None:
+    def label_encoding(self, weight: float) -> LabelEncoding | None:
         """Channels of the structures that both segmentations hold, if there are segmentations."""
         if self.fixed.labels is None or weight == 0:
             return None
-        return Codes.of(self.fixed.labels, self.moving.labels, weight, self.seed)
+        return LabelEncoding.of(self.fixed.labels, self.moving.labels, weight, self.seed)
 
 
 DEFORMABLE = {field.name: field.type for field in fields(Settings)}
@@ -51,15 +51,15 @@ def _linear_start(initial: Transform | None) -> AffineTransform | None:
 
 def _linear(task: Task, rigid: bool) -> AffineTransform:
     """Starts, block matching and refinement on MIND-SSC; see `RegCore.registration.affine.align`."""
-    settings = Settings(
-        **take_settings(task.settings, {"label_weight": float}, "rigid" if rigid else "affine")
-    )
+    settings = take_settings(task.settings, {"label_weight": float}, "rigid" if rigid else "affine")
+    weight = settings.get("label_weight", LABEL_WEIGHT)
+    check_not_negative("label_weight", weight)
     return align(
         task.fixed,
         task.moving,
         rigid=rigid,
         initial=_linear_start(task.initial),
-        codes=task.codes(settings.label_weight),
+        encoding=task.label_encoding(weight),
         device=task.device,
         progress=task.progress,
     )
@@ -87,7 +87,7 @@ def deformable(task: Task) -> DisplacementField:
             task.fixed,
             task.moving,
             initial=start,
-            codes=task.codes(settings.label_weight),
+            encoding=task.label_encoding(settings.label_weight),
             device=task.device,
             progress=part_of(task.progress, 0.0, 0.25),
         )
@@ -103,7 +103,7 @@ def _deformed(task: Task, settings: Settings, start: Transform, progress: Progre
         start if field is None else field.affine_part(),
         settings=settings,
         initial=field,
-        codes=task.codes(settings.label_weight),
+        encoding=task.label_encoding(settings.label_weight),
         landmarks=task.landmarks,
         device=task.device,
         progress=progress,

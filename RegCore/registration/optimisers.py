@@ -110,8 +110,8 @@ def _prepare(clip: str | None, bound: float, decay: float, optimiser: torch.opti
     all together; clipvalue: each entry to [-bound, bound]. Decay (Loshchilov and Hutter, ICLR 2019):
     w -= w decay rate.
     """
-    moved = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
-    grads = [p.grad for p in moved]
+    active = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+    grads = [p.grad for p in active]
     if clip == "clipvalue":
         torch._foreach_clamp_min_(grads, -bound)
         torch._foreach_clamp_max_(grads, bound)
@@ -155,16 +155,16 @@ class KerasOptimiser(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            moved = [p for p in group["params"] if p.grad is not None]
-            if not moved:
+            active = [p for p in group["params"] if p.grad is not None]
+            if not active:
                 continue
-            for p in moved:
+            for p in active:
                 if not self.state[p]:
                     self.state[p].update(self._start(p, group))
             group["steps"] += 1
-            states = [self.state[p] for p in moved]
+            states = [self.state[p] for p in active]
             lists = {name: [state[name] for state in states] for name in states[0]}
-            self._update(group, group["steps"], moved, [p.grad for p in moved], lists)
+            self._update(group, group["steps"], active, [p.grad for p in active], lists)
         return loss
 
 

@@ -7,18 +7,17 @@ import torch
 
 from RegCore.resampler import box_mean
 from RegCore.resampler.descriptors import local_contrast, mind_ssc
-from RegCore.resampler.pyramid import as_tensor, coarser, in_own_units, onto_grid, spacing_along
+from RegCore.resampler.pyramid import as_tensor, downsample, resample_to, rescale_percentiles, spacing_along
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.volume import Volume, common_labels
 
-MOST_CODES = 8  # channels for the structures of a segmentation; more structures share them
-UNRELATED = (
-    1.44  # what an unknown voxel costs: about the MIND distance of unrelated tissue, summed over channels
-)
+MAX_LABEL_CHANNELS = 8  # channels for the structures of a segmentation; more structures share them
+LABEL_WEIGHT = 20.0  # of the segmentations beside the features of the images
+UNRELATED = 1.44  # what an unknown voxel costs: about the MIND distance of unrelated tissue
 
 
 @dataclass(frozen=True)
-class Side:
+class PairSide:
     """One side of a pair as it came: the image, and what else is known of it."""
 
     image: Volume
@@ -27,18 +26,18 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Codes:
+class LabelEncoding:
     """How structures become channels: a row of numbers for each label, alike for both sides."""
 
     labels: tuple[int, ...]
     rows: np.ndarray  # (labels, channels), float32
 
     @classmethod
-    def of(cls, fixed: Volume, moving: Volume, weight: float, seed: int) -> "Codes":
-        """Codes of the labels that both volumes hold; a voxel of a small structure weighs more.
+    def of(cls, fixed: Volume, moving: Volume, weight: float, seed: int) -> "LabelEncoding":
+        """An encoding of the labels that both volumes hold; a voxel of a small structure weighs more.
 
-        Up to `MOST_CODES` structures get a channel each. More are laid on that many channels at random, which
-        keeps their mutual distances nearly equal (Johnson and Lindenstrauss, Contemp. Math. 1984).
+        Up to `MAX_LABEL_CHANNELS` structures get a channel each. More are projected at random onto that many
+        channels, which keeps their distances nearly equal (Johnson and Lindenstrauss, Contemp. Math. 1984).
         """
         labels = common_labels(fixed, moving, "the fixed segmentation", "the moving segmentation")
         if fixed.array.ndim == 4:
@@ -46,10 +45,11 @@ class Codes:
         else:
             sizes = np.array([np.count_nonzero(fixed.array == label) for label in labels], float)
         root = np.sqrt(sizes.max() / np.maximum(sizes, 1)).clip(1, 5) * np.sqrt(weight)
-        if len(labels) <= MOST_CODES:
+        if len(labels) <= MAX_LABEL_CHANNELS:
             rows = np.eye(len(labels))
         else:
-            rows = np.random.default_rng(seed).normal(size=(len(labels), MOST_CODES)) / np.sqrt(MOST_CODES)
+            random = np.random.default_rng(seed).normal(size=(len(labels), MAX_LABEL_CHANNELS))
+            rows = random / np.sqrt(MAX_LABEL_CHANNELS)
         return cls(tuple(labels), (rows * root[:, None]).astype(np.float32))
 
     def channel(self, volume: Volume, number: int) -> np.ndarray:
@@ -69,58 +69,61 @@ class Codes:
 
 
 @dataclass(frozen=True)
-class Layers:
-    """One side at about the spacing of a working grid, ready to be pulled onto it."""
+class FeatureImage:
+    """One side at about the spacing of a working grid, ready to be resampled onto it."""
 
     image: torch.Tensor  # (1, 1, i, j, k)
     grid: Geometry
-    codes: torch.Tensor | None  # (1, C, i, j, k)
-    codes_grid: Geometry | None
+    labels: torch.Tensor | None  # (1, C, i, j, k), encoded
+    labels_grid: Geometry | None
     mask: torch.Tensor | None
     mask_grid: Geometry | None
 
-    def pulled(
+    def resampled(
         self, target: Geometry, matrix: np.ndarray, contrast: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Features ``(1, C, I, J, K)`` on a grid through a world matrix, and where they are known."""
-        image, known = onto_grid(self.image, self.grid, target, matrix)
+        image, known = resample_to(self.image, self.grid, target, matrix)
         parts = [mind_ssc(image)]
         if contrast > 0:
             parts.append(local_contrast(image) * contrast)
-        if self.codes is not None:
-            codes, inside = onto_grid(self.codes, self.codes_grid, target, matrix)
-            parts.append(box_mean(codes * inside, 1))
+        if self.labels is not None:
+            labels, inside = resample_to(self.labels, self.labels_grid, target, matrix)
+            parts.append(box_mean(labels * inside, 1))
         if self.mask is not None:
-            known = known * (onto_grid(self.mask, self.mask_grid, target, matrix)[0] > 0.5)
+            known = known * (resample_to(self.mask, self.mask_grid, target, matrix)[0] > 0.5)
         return torch.cat(parts, 1), known
 
 
-def make_layers(side: Side, grid: Geometry, matrix: np.ndarray, codes: Codes | None, device) -> Layers:
-    """A side of a pair reduced to the spacing of ``grid``, onto which ``matrix`` will pull it."""
-    turn = np.linalg.inv(matrix)[:3, :3]
+def make_feature_image(
+    side: PairSide, grid: Geometry, matrix: np.ndarray, encoding: LabelEncoding | None, device
+) -> FeatureImage:
+    """A side of a pair downsampled to about the spacing of ``grid``, which ``matrix`` maps into it."""
+    inverse = np.linalg.inv(matrix)[:3, :3]
 
     def reduced(array: np.ndarray, geometry: Geometry):
         tensor = as_tensor(Volume(array, geometry), device=device)
-        return coarser(tensor, geometry, spacing_along(grid, turn @ geometry.direction))
+        return downsample(tensor, geometry, spacing_along(grid, inverse @ geometry.direction))
 
-    image, image_grid = reduced(in_own_units(side.image.array), side.image.geometry)
-    coded, coded_grid, mask, mask_grid = None, None, None, None
-    if codes is not None:
+    image, image_grid = reduced(rescale_percentiles(side.image.array), side.image.geometry)
+    labels, labels_grid, mask, mask_grid = None, None, None, None
+    if encoding is not None:
         parts = [
-            reduced(codes.channel(side.labels, n), side.labels.geometry) for n in range(codes.rows.shape[1])
+            reduced(encoding.channel(side.labels, n), side.labels.geometry)
+            for n in range(encoding.rows.shape[1])
         ]
-        coded, coded_grid = torch.cat([part[0] for part in parts], 1), parts[0][1]
+        labels, labels_grid = torch.cat([part[0] for part in parts], 1), parts[0][1]
     if side.mask is not None:
         if not side.mask.array.any():
             raise InputError("a mask is empty: every voxel is 0, but some must say where the image counts")
         mask, mask_grid = reduced((side.mask.array != 0).astype(np.float32), side.mask.geometry)
-    return Layers(image, image_grid, coded, coded_grid, mask, mask_grid)
+    return FeatureImage(image, image_grid, labels, labels_grid, mask, mask_grid)
 
 
-def local_agreement(fixed: Layers, moving: Layers, grid: Geometry, matrix: np.ndarray) -> float:
+def local_agreement(fixed: FeatureImage, moving: FeatureImage, grid: Geometry, matrix: np.ndarray) -> float:
     """Correlation of the local contrasts of both images on a grid, -1 to 1: high within one modality."""
-    a, known_a = onto_grid(fixed.image, fixed.grid, grid, np.eye(4))
-    b, known_b = onto_grid(moving.image, moving.grid, grid, matrix)
+    a, known_a = resample_to(fixed.image, fixed.grid, grid, np.eye(4))
+    b, known_b = resample_to(moving.image, moving.grid, grid, matrix)
     a, b, known = local_contrast(a), local_contrast(b), known_a * known_b
     norm = ((known * a * a).sum() * (known * b * b).sum()).sqrt()
     return float((known * a * b).sum() / norm) if norm > 0 else 0.0

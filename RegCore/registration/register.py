@@ -22,7 +22,7 @@ from RegCore.registration.checks import (
 )
 from RegCore.registration.learned import load_model
 from RegCore.registration.methods import Task, field_grid, trained_network
-from RegCore.registration.pair import Side
+from RegCore.registration.pair import PairSide
 from RegCore.resampler import inverted, warp
 from RegCore.space.geometry import Geometry
 from RegCore.space.names import is_path
@@ -106,15 +106,15 @@ def register(
     if not trained:
         check_method(method, METHODS)
     device = choose_device(device)
-    still = Side(fixed, fixed_labels, as_mask(fixed_mask))
-    other = Side(moving, moving_labels, as_mask(moving_mask))
-    check_pair(still, other)
+    fixed_side = PairSide(fixed, fixed_labels, as_mask(fixed_mask))
+    moving_side = PairSide(moving, moving_labels, as_mask(moving_mask))
+    check_pair(fixed_side, moving_side)
     landmarks = check_landmarks(landmarks)
     if initial is not None or not trained:
         initial = check_start(fixed.geometry, moving.geometry, initial)
     model = _model(method, device) if trained else None
     working = part_of(progress, 0.0, 0.85)
-    task = Task(still, other, landmarks, initial, settings or {}, device, seed, working, model)
+    task = Task(fixed_side, moving_side, landmarks, initial, settings or {}, device, seed, working, model)
     transform = (trained_network if trained else METHODS[method])(task)
     name = "trained network" if isinstance(method, Model) else str(method)
     return _finish(task, name, transform, began, part_of(progress, 0.85, 1.0))

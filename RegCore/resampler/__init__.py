@@ -16,7 +16,13 @@ from RegCore.resampler.grids import (
     warp_grid,
 )
 from RegCore.resampler.sampling import BORDERS, pyramid_combination, resample, sample
-from RegCore.resampler.smoothing import box_mean, box_sum, folded, gaussian_filter_3d, gaussian_smooth
+from RegCore.resampler.smoothing import (
+    box_mean,
+    box_sum,
+    gaussian_filter_3d,
+    gaussian_smooth,
+    replicate_pad_transposed,
+)
 from RegCore.resampler.splines import bspline_field, control_point_field, onto_control_points
 from RegCore.resampler.volumes import field_of, inverted, tensor_of, warp
 
@@ -31,7 +37,7 @@ __all__ = [
     "control_point_field",
     "deconv_output_padding",
     "field_of",
-    "folded",
+    "replicate_pad_transposed",
     "gaussian_filter_3d",
     "gaussian_smooth",
     "get_n_bits_combinations",

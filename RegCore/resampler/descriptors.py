@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from RegCore.resampler import box_mean, folded
+from RegCore.resampler import box_mean, replicate_pad_transposed
 
 LOW, HIGH = 0.001, 1000.0  # bounds of the variance in units of its mean over the image
 TINY = 1e-30  # a variance that stands for none: the image is flat
@@ -29,10 +29,10 @@ def _pairs(dilation: int):
         yield (a, [-q for q in b]), [q - p for p, q in zip(a, b, strict=True)]
 
 
-def _folded(x: torch.Tensor, margin: int) -> torch.Tensor:
+def _replicate_pad_transposed(x: torch.Tensor, margin: int) -> torch.Tensor:
     """The transpose of replicating the edges ``margin`` times: what lies beyond an edge is added to it."""
     for dim in (2, 3, 4):
-        x = folded(x, dim, margin)
+        x = replicate_pad_transposed(x, dim, margin)
     return x
 
 
@@ -41,7 +41,7 @@ def _box_mean_transposed(x: torch.Tensor, radius: int) -> torch.Tensor:
     if radius == 0:
         return x
     wide = F.pad(x, (2 * radius,) * 6)  # so that no window meets an edge that is replicated
-    return _folded(_shifted(box_mean(wide, radius), (0, 0, 0), radius), radius)
+    return _replicate_pad_transposed(_shifted(box_mean(wide, radius), (0, 0, 0), radius), radius)
 
 
 class _SelfSimilarity(torch.autograd.Function):
@@ -105,7 +105,7 @@ def _to_image(image: torch.Tensor, slope: torch.Tensor, radius: int, dilation: i
         difference = _box_mean_transposed(distance, radius).mul_(views[0] - others[0]).mul_(2)
         views[1].add_(difference)
         others[1].sub_(difference)
-    return _folded(out, 2 * dilation)
+    return _replicate_pad_transposed(out, 2 * dilation)
 
 
 def mind_ssc(image: torch.Tensor, *, radius: int = 1, dilation: int = 2) -> torch.Tensor:

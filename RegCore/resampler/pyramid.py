@@ -59,7 +59,7 @@ def _robust_range(array: np.ndarray) -> tuple[float, float]:
     return (low, high) if high > low else (float(array.min()), float(array.max()))
 
 
-def in_own_units(array: np.ndarray) -> np.ndarray:
+def rescale_percentiles(array: np.ndarray) -> np.ndarray:
     """An image in units of its robust range, ``(I, J, K)`` float32: 0 and 1 are its ends.
 
     Optimisers square intensities, which overflows or vanishes in float32 where the unit is extreme. No second
@@ -113,7 +113,7 @@ def normalize_array(
     return scaled.astype(np.float32, copy=False)
 
 
-def coarser(
+def downsample(
     image: torch.Tensor, geometry: Geometry, spacing, *, least: int = 4
 ) -> tuple[torch.Tensor, Geometry]:
     """An image at about the given spacing, smoothed so that nothing finer is left to alias.
@@ -140,7 +140,7 @@ def coarser(
     return sample(image, at), target
 
 
-def onto_grid(
+def resample_to(
     image: torch.Tensor, geometry: Geometry, target: Geometry, matrix: np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """An image pulled onto a grid through a world matrix, edges repeated, and where it really lies.
@@ -182,7 +182,7 @@ def foreground(image: np.ndarray) -> np.ndarray:
     centres = (edges[1:] + edges[:-1]) / 2
     weight = np.cumsum(counts)
     total = np.cumsum(counts * centres)
-    other = weight[-1] - weight
+    above = weight[-1] - weight
     with np.errstate(divide="ignore", invalid="ignore"):
-        between = (total / weight - (total[-1] - total) / other) ** 2 * weight * other
+        between = (total / weight - (total[-1] - total) / above) ** 2 * weight * above
     return image > edges[1:][np.nanargmax(between[:-1])]

@@ -67,7 +67,7 @@ def gaussian_taps(sigma: float, radius: int) -> torch.Tensor:
     return weights / weights.sum()
 
 
-def folded(x: torch.Tensor, dim: int, margin: int) -> torch.Tensor:
+def replicate_pad_transposed(x: torch.Tensor, dim: int, margin: int) -> torch.Tensor:
     """The transpose of repeating an edge ``margin`` times along an axis: what lies beyond is added to it."""
     n = x.shape[dim] - 2 * margin
     inner = x.narrow(dim, margin, n).clone()
@@ -102,7 +102,7 @@ class _Smoothing(torch.autograd.Function):
         dim, weights = ctx.settings
         margin = len(weights) // 2
         wide = _symmetric(_extended(grad, dim, 2 * margin, 2 * margin, "zeros"), dim, weights)
-        return folded(wide, dim, margin), None, None
+        return replicate_pad_transposed(wide, dim, margin), None, None
 
 
 def gaussian_smooth(x: torch.Tensor, sigma: float | Sequence[float]) -> torch.Tensor:

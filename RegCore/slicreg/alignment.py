@@ -5,7 +5,7 @@ import numpy as np
 from RegCore.progress import Progress, part_of, silent
 from RegCore.registration.affine import align
 from RegCore.registration.deformable import Settings, deform
-from RegCore.registration.pair import Side
+from RegCore.registration.pair import PairSide
 from RegCore.slicreg.preparation import Prepared
 from RegCore.space.transforms import DisplacementField
 from RegCore.space.volume import Volume
@@ -16,10 +16,10 @@ REFINEMENT = Settings(smoothness=0.6, levels=1, symmetric=False)
 """One grid, since the supervoxels have brought everything near already."""
 
 
-def _side(prepared: Prepared) -> Side:
+def _side(prepared: Prepared) -> PairSide:
     """The image, and where it is known: border voxels repeated beyond the scan must not be matched."""
     mask = Volume(prepared.known.astype(np.uint8), prepared.image.geometry, "labels")
-    return Side(prepared.image, mask=mask)
+    return PairSide(prepared.image, mask=mask)
 
 
 def template_to_scan(

@@ -2,7 +2,7 @@
 
 import torch
 
-from RegCore.registration.deformable import folded
+from RegCore.registration.deformable import folding_fraction
 from RegCore.resampler import reference_grid, sample
 from RegCore.space.geometry import Geometry, InputError
 
@@ -86,7 +86,7 @@ def dense_field(
     for _ in range(3):
         values = thin_plate(points * scale, shifts, at * scale, smoothing)
         ddf = sample(values.T.reshape(1, 3, *coarse), index)
-        if folded(ddf) <= FOLDED:
+        if folding_fraction(ddf) <= FOLDED:
             break
         smoothing = max(smoothing, 1e-4) * STIFFER
     return ddf

@@ -150,8 +150,8 @@ def prepare_folder(
     scans["train"] = _by_name([*scans["train"].values(), template])
     settings = _with_shape(settings or FolderSettings(), list(scans["train"].values()))
     _begin(folder, _record(template, scans, settings, teacher.name))
-    still = _prepared(template, settings)
-    divided = _template(folder, still, settings, part_of(progress, 0.0, 0.1))
+    prepared_template = _prepared(template, settings)
+    divided = _template(folder, prepared_template, settings, part_of(progress, 0.0, 0.1))
     todo = [(part, name, path) for part in PARTS for name, path in scans[part].items()]
     todo = [item for item in todo if not (folder / item[0] / f"{item[1]}.npz").exists()]
     for number, (part, name, path) in enumerate(todo):
@@ -161,7 +161,7 @@ def prepare_folder(
         if path == template:
             field = DisplacementField.from_affine(AffineTransform.identity(), scan.image.geometry)
         else:
-            field = teacher.carry(path, scan, still, inner)
+            field = teacher.carry(path, scan, prepared_template, inner)
         write_scan(folder / part / f"{name}.npz", scan, field, divided)
     if todo or not (folder / PICTURE).exists():
         _draw(folder)

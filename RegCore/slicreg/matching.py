@@ -212,8 +212,8 @@ def match(
     keypoints = choose_keypoints(fixed.labels[0] > 0, grid.spacing, settings)
     unit = unit_of(grid)
     scale = unit / grid.spacing
-    still, other = (features(side.labels, codes, device) for side in (fixed, moving))
-    objective = Matching(still, other, keypoints, fixed.layers, scale, settings.smoothness)
+    fixed_features, moving_features = (features(side.labels, codes, device) for side in (fixed, moving))
+    objective = Matching(fixed_features, moving_features, keypoints, fixed.layers, scale, settings.smoothness)
     flow = descend(objective, settings, part_of(progress, 0.0, 0.9))
     progress(0.9, "dense field", {})
     ddf = dense_field(objective.points, flow * objective.scale, grid, unit=unit, smoothing=settings.bending)

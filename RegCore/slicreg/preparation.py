@@ -8,7 +8,14 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from RegCore.resampler import warp
-from RegCore.resampler.pyramid import as_tensor, coarser, foreground, in_own_units, onto_grid, spacing_along
+from RegCore.resampler.pyramid import (
+    as_tensor,
+    downsample,
+    foreground,
+    resample_to,
+    rescale_percentiles,
+    spacing_along,
+)
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform
 from RegCore.space.volume import Volume, check_image
@@ -66,8 +73,8 @@ def resampled(volume: Volume, onto: Geometry) -> tuple[np.ndarray, np.ndarray]:
     Beyond the image its border voxels are repeated.
     """
     spacing = spacing_along(onto, volume.geometry.direction)
-    image, grid = coarser(as_tensor(volume), volume.geometry, spacing)
-    values, known = onto_grid(image, grid, onto, np.eye(4))
+    image, grid = downsample(as_tensor(volume), volume.geometry, spacing)
+    values, known = resample_to(image, grid, onto, np.eye(4))
     return values[0, 0].numpy(), known[0, 0].numpy() > 0
 
 
@@ -191,7 +198,7 @@ def halved(prepared: Prepared) -> Prepared:
 def network_units(prepared: Prepared) -> torch.Tensor:
     """The intensities as a network sees them, ``(1, 1, I, J, K)``: HU / 500, or an MR's robust range."""
     if prepared.modality == "mr":
-        return torch.from_numpy(in_own_units(prepared.image.array))[None, None]
+        return torch.from_numpy(rescale_percentiles(prepared.image.array))[None, None]
     return as_tensor(prepared.image) / UNIT
 
 

@@ -49,12 +49,12 @@ def between(
     Returns:
         x_moving = T(x_fixed), RAS mm, on the network's grid of the fixed scan.
     """
-    still, other = halved(fixed), halved(moving)
+    fixed, moving = halved(fixed), halved(moving)
     if method.tells_supervoxels:
-        known = _predicted(method, still, device, part_of(progress, 0.0, 0.2))
+        known = _predicted(method, fixed, device, part_of(progress, 0.0, 0.2))
         inner = part_of(progress, 0.2, 1.0)
-        return _matched(method, known, other, MatchSettings(), passes, device, inner)
-    inner, outer = _from_regression(method, still, device), _to_regression(method, other, device)
+        return _matched(method, known, moving, MatchSettings(), passes, device, inner)
+    inner, outer = _from_regression(method, fixed, device), _to_regression(method, moving, device)
     return outer.compose(inner)
 
 
@@ -81,11 +81,11 @@ def to_template(
     Returns:
         x_scan = T(x_template), RAS mm, on the network's grid of the template.
     """
-    other = halved(scan)
+    moving = halved(scan)
     if not method.tells_supervoxels:
-        return _to_regression(method, other, device)
+        return _to_regression(method, moving, device)
     settings = settings or MatchSettings()
-    return _matched(method, method.supervoxels, other, settings, passes, device, progress)
+    return _matched(method, method.supervoxels, moving, settings, passes, device, progress)
 
 
 def _matched(
@@ -121,11 +121,11 @@ def register_scans(
 
     Returns x_moving = T(x_fixed), RAS mm, on the network's grid. Raises InputError as `prepared`.
     """
-    still = prepared(method, fixed, "the fixed image")
-    other = prepared(method, moving, "the moving image")
-    if is_template(method, still):
-        return to_template(method, other, device=device, progress=progress)
-    return between(method, still, other, device=device, progress=progress)
+    prepared_fixed = prepared(method, fixed, "the fixed image")
+    prepared_moving = prepared(method, moving, "the moving image")
+    if is_template(method, prepared_fixed):
+        return to_template(method, prepared_moving, device=device, progress=progress)
+    return between(method, prepared_fixed, prepared_moving, device=device, progress=progress)
 
 
 def is_template(method: Method, scan: Prepared) -> bool:
@@ -170,7 +170,7 @@ def _from_regression(method: Method, scan: Prepared, device: str) -> Displacemen
     return _spline(points, places, scan.image.geometry, method.supervoxels.geometry)
 
 
-def _spline(points: torch.Tensor, goals: torch.Tensor, grid, other) -> DisplacementField:
-    """The smooth field on a grid that takes its voxels (N, 3) to those of another grid."""
-    ddf = dense_field(points, goals - points, grid, unit=unit_of(grid), smoothing=REGRESSED_SMOOTHING)
-    return DisplacementField.from_voxels(ddf[0].permute(1, 2, 3, 0).numpy(), grid, other)
+def _spline(points: torch.Tensor, goals: torch.Tensor, fixed, moving) -> DisplacementField:
+    """The smooth field on the fixed grid that takes its voxels (N, 3) to those of the moving grid."""
+    ddf = dense_field(points, goals - points, fixed, unit=unit_of(fixed), smoothing=REGRESSED_SMOOTHING)
+    return DisplacementField.from_voxels(ddf[0].permute(1, 2, 3, 0).numpy(), fixed, moving)

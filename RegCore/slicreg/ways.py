@@ -32,7 +32,7 @@ def refined_by(method: Method, device: str = "cpu") -> Way:
     """A trained model, and then the images."""
 
     def way(template: Labelled, scan: Labelled) -> DisplacementField:
-        still, other = (prepared(method, case.image, case.name) for case in (template, scan))
-        return refined(still, other, to_template(method, other, device=device), device=device)
+        fixed, moving = (prepared(method, case.image, case.name) for case in (template, scan))
+        return refined(fixed, moving, to_template(method, moving, device=device), device=device)
 
     return way

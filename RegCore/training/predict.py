@@ -15,7 +15,7 @@ from RegCore.networks.device import choose_device
 from RegCore.networks.model_file import Model
 from RegCore.networks.models import ConditionalModel, Prediction, warped
 from RegCore.progress import Progress, silent
-from RegCore.registration.learned import load_model, predicted, transform_of
+from RegCore.registration.learned import load_model, predict_batch, transform_of
 from RegCore.resampler import warp
 from RegCore.space.geometry import InputError
 from RegCore.space.transforms import Transform
@@ -197,7 +197,7 @@ def _answers(
     if fresh:
         rows = list(fresh.values())
         names = ("fixed_image", "moving_image", "moving_label")
-        found = predicted(work.trained, *(batch[name][rows] if name in batch else None for name in names))
+        found = predict_batch(work.trained, *(batch[name][rows] if name in batch else None for name in names))
         for place, (key, number) in enumerate(fresh.items()):
             parts = (found.ddf, found.dvf, found.theta, found.label)
             one = Prediction(*(part if part is None else part[place : place + 1] for part in parts))

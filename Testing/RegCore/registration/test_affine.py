@@ -9,12 +9,12 @@ from scipy.spatial.transform import Rotation
 
 from RegCore.progress import Cancelled
 from RegCore.registration.affine import (
-    Level,
+    AffineLevel,
     align,
     fit_affine,
     fit_rigid,
     given_position,
-    make_level,
+    make_affine_level,
     match_blocks,
     refine,
     sensible,
@@ -22,7 +22,7 @@ from RegCore.registration.affine import (
     stretched,
     trimmed_fit,
 )
-from RegCore.registration.pair import UNRELATED, Codes, Side
+from RegCore.registration.pair import UNRELATED, LabelEncoding, PairSide
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform
 from RegCore.space.volume import Volume
@@ -55,10 +55,10 @@ def test_a_rigid_fit_is_that_of_scipy():
     points, weights = cloud(), np.random.default_rng(1).uniform(0.1, 5, 60)
     targets = motion(True).map(points) + np.random.default_rng(2).normal(size=points.shape)
     centres = [np.average(p, axis=0, weights=weights) for p in (points, targets)]
-    turn = Rotation.align_vectors(targets - centres[1], points - centres[0], weights)[0].as_matrix()
+    rotation = Rotation.align_vectors(targets - centres[1], points - centres[0], weights)[0].as_matrix()
     matrix = fit_rigid(points, targets, weights)
-    np.testing.assert_allclose(matrix[:3, :3], turn, atol=1e-9)
-    np.testing.assert_allclose(matrix[:3, 3], centres[1] - turn @ centres[0], atol=1e-8)
+    np.testing.assert_allclose(matrix[:3, :3], rotation, atol=1e-9)
+    np.testing.assert_allclose(matrix[:3, 3], centres[1] - rotation @ centres[0], atol=1e-8)
 
 
 @pytest.mark.parametrize("mirror", [(-1, 1, 1), (1, -1, 1), (-1, -1, -1)])
@@ -104,10 +104,10 @@ def test_reflections_and_threefold_stretches_are_not_sensible(diagonal, expected
 
 
 @cache
-def level(rigid: bool = True, mask: bool = False) -> Level:
+def level(rigid: bool = True, mask: bool = False) -> AffineLevel:
     """A pair whose moving image has to be moved by `motion`."""
-    fixed = Side(scan(FIXED, motion(rigid).map), mask=half() if mask else None)
-    return make_level(fixed, Side(scan(MOVING, seed=1)), 8000, None, "cpu")
+    fixed = PairSide(scan(FIXED, motion(rigid).map), mask=half() if mask else None)
+    return make_affine_level(fixed, PairSide(scan(MOVING, seed=1)), 8000, None, "cpu")
 
 
 def half() -> Volume:
@@ -156,7 +156,7 @@ def test_a_fixed_mask_says_where_the_cost_is_taken():
     assert float(masked.weight.sum()) == pytest.approx(
         float(half().array.mean() * masked.grid.voxels), rel=0.1
     )
-    features, known = masked.pulled(moving)
+    features, known = masked.resampled(moving)
     distance = (masked.features - features).square().sum(1, keepdim=True)
     distance = torch.where(known > 0, distance, torch.tensor(UNRELATED))[masked.weight > 0]
     assert masked.cost(moving) == pytest.approx(float(distance.mean()), rel=1e-4)
@@ -168,7 +168,7 @@ def test_a_fixed_mask_beyond_the_image_is_refused():
     tiny[2, 2, 2] = 1  # half a voxel of the image wide: no voxel centre is left in it
     mask = Volume(tiny, elsewhere.geometry, "labels")
     with pytest.raises(InputError, match="the fixed mask leaves no voxel"):
-        make_level(Side(scan(FIXED), mask=mask), Side(scan(MOVING)), 1000, None, "cpu")
+        make_affine_level(PairSide(scan(FIXED), mask=mask), PairSide(scan(MOVING)), 1000, None, "cpu")
 
 
 @pytest.mark.parametrize("rigid", [True, False])
@@ -199,7 +199,7 @@ def recorded(told: list):
 )
 def test_a_known_motion_is_recovered(rigid, inverted):
     truth, told = motion(rigid), []
-    fixed, moving = Side(scan(FIXED, truth.map)), Side(scan(MOVING, inverted=inverted, seed=1))
+    fixed, moving = PairSide(scan(FIXED, truth.map)), PairSide(scan(MOVING, inverted=inverted, seed=1))
     found = align(fixed, moving, rigid=rigid, progress=recorded(told))
     assert corner_error(AffineTransform.identity(), truth, FIXED) > 4
     assert corner_error(found, truth, FIXED) < 1
@@ -218,25 +218,25 @@ def test_headers_that_mean_nothing_are_overcome_by_stretching_the_grids():
     lost, values, sides = Geometry(FIXED.shape, header), density(FIXED.world_grid()), []
     for n, geometry in enumerate((FIXED, lost)):
         noise = 0.02 * np.random.default_rng(n).normal(size=values.shape)
-        sides.append(Side(Volume((values + noise).astype(np.float32), geometry)))
+        sides.append(PairSide(Volume((values + noise).astype(np.float32), geometry)))
     truth = AffineTransform(stretched(FIXED, lost))
     np.testing.assert_allclose(given_position(*sides).matrix, truth.matrix)
     assert corner_error(align(*sides), truth, FIXED) < 0.5
 
 
 def test_the_header_is_believed_where_it_is_right():
-    moving = Side(scan(MOVING, seed=1))
-    np.testing.assert_array_equal(given_position(Side(scan(FIXED)), moving).matrix, np.eye(4))
+    moving = PairSide(scan(MOVING, seed=1))
+    np.testing.assert_array_equal(given_position(PairSide(scan(FIXED)), moving).matrix, np.eye(4))
 
 
 @pytest.mark.parametrize("rigid", [True, False])
 def test_from_an_initial_transform_the_result_costs_no_more_than_it(rigid):
     truth = motion(rigid)
-    fixed, moving = Side(scan(FIXED, truth.map)), Side(scan(MOVING, seed=1))
+    fixed, moving = PairSide(scan(FIXED, truth.map)), PairSide(scan(MOVING, seed=1))
     near = truth.matrix.copy()
     near[:3, 3] += 3.0, -4.0, 2.0
     found = align(fixed, moving, rigid=rigid, initial=AffineTransform(near))
-    at = make_level(fixed, moving, 80**3, None, "cpu")
+    at = make_affine_level(fixed, moving, 80**3, None, "cpu")
     assert at.cost(found.matrix) < at.cost(near)
     assert corner_error(found, truth, FIXED) < 0.8
 
@@ -245,8 +245,8 @@ def test_what_cannot_be_improved_is_given_back_as_it_was():
     random = np.random.default_rng(0)
     noise = [Volume(random.normal(size=g.shape).astype(np.float32), g) for g in (FIXED, MOVING)]
     initial = motion(True)
-    found = align(Side(noise[0]), Side(noise[1]), rigid=True, initial=initial)
-    at = make_level(Side(noise[0]), Side(noise[1]), 80**3, None, "cpu")
+    found = align(PairSide(noise[0]), PairSide(noise[1]), rigid=True, initial=initial)
+    at = make_affine_level(PairSide(noise[0]), PairSide(noise[1]), 80**3, None, "cpu")
     assert at.cost(found.matrix) <= at.cost(initial.matrix)
 
 
@@ -257,11 +257,11 @@ def test_segmentations_lead_where_images_say_nothing():
         image = Volume(random.normal(size=geometry.shape).astype(np.float32), geometry)
         values = density(mapping(geometry.world_grid()))
         maps.append(Volume(np.digitize(values, [0.35, 0.7, 1.05]).astype(np.uint8), geometry, "labels"))
-        sides.append(Side(image, maps[-1]))
-    codes = Codes.of(*maps, 20.0, 0)
+        sides.append(PairSide(image, maps[-1]))
+    encoding = LabelEncoding.of(*maps, 20.0, 0)
     near = truth.matrix.copy()
     near[:3, 3] += 8.0, -7.0, 9.0
-    found = align(*sides, rigid=True, initial=AffineTransform(near), codes=codes)
+    found = align(*sides, rigid=True, initial=AffineTransform(near), encoding=encoding)
     assert corner_error(found, truth, FIXED) < 1 < corner_error(AffineTransform(near), truth, FIXED)
 
 
@@ -273,5 +273,5 @@ def test_cancelling_stops_at_the_next_word():
         raise Cancelled
 
     with pytest.raises(Cancelled):
-        align(Side(scan(FIXED)), Side(scan(MOVING)), initial=motion(True), progress=stop)
+        align(PairSide(scan(FIXED)), PairSide(scan(MOVING)), initial=motion(True), progress=stop)
     assert len(calls) == 1

@@ -7,8 +7,15 @@ import pytest
 import torch
 
 from RegCore.progress import Cancelled
-from RegCore.registration.deformable import Settings, carried, deform, make_level, smooth
-from RegCore.registration.pair import Codes, Side
+from RegCore.registration.deformable import (
+    DeformableTask,
+    Settings,
+    deform,
+    make_deformable_level,
+    resample_ddf,
+    smooth,
+)
+from RegCore.registration.pair import LabelEncoding, PairSide
 from RegCore.resampler.pyramid import working_geometry
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
@@ -26,9 +33,9 @@ def bend() -> DisplacementField:
     return smooth_field(FIXED, seed=4, mm=17.0, sigma=4.5)
 
 
-def sides(inverted: bool = False) -> tuple[Side, Side]:
+def sides(inverted: bool = False) -> tuple[PairSide, PairSide]:
     """The moving scan on its own grid, and the fixed one seen through `bend`."""
-    return Side(scan(FIXED, bend().map)), Side(scan(MOVING, inverted=inverted, seed=1))
+    return PairSide(scan(FIXED, bend().map)), PairSide(scan(MOVING, inverted=inverted, seed=1))
 
 
 def in_voxels(field: DisplacementField, linear: AffineTransform = IDENTITY) -> np.ndarray:
@@ -70,15 +77,15 @@ def test_a_known_smooth_field_is_recovered_without_folds(inverted, share):
 
 def test_the_field_is_what_remains_after_the_affine_part():
     linear = motion(rigid=False)
-    fixed = Side(scan(FIXED, lambda p: linear.map(bend().map(p))))
-    found = deform(fixed, Side(scan(MOVING, seed=1)), linear, settings=QUICK)
+    fixed = PairSide(scan(FIXED, lambda p: linear.map(bend().map(p))))
+    found = deform(fixed, PairSide(scan(MOVING, seed=1)), linear, settings=QUICK)
     truth = linear.compose(bend())
     assert errors(found, truth).mean() < 0.5 * errors(linear, truth).mean()
 
 
 def test_images_that_fit_already_stay_where_they_are():
-    fixed = Side(scan(FIXED))
-    found = deform(fixed, Side(scan(FIXED, seed=1)), IDENTITY, settings=QUICK)
+    fixed = PairSide(scan(FIXED))
+    found = deform(fixed, PairSide(scan(FIXED, seed=1)), IDENTITY, settings=QUICK)
     assert np.abs(in_voxels(found)).max(-1)[body(found.geometry)].max() < 0.35
     assert np.abs(in_voxels(deform(fixed, fixed, IDENTITY, settings=QUICK))).max() < 0.1
 
@@ -115,16 +122,16 @@ def label_maps() -> tuple[Volume, Volume]:
     return tuple(maps)
 
 
-def noise_sides(maps) -> tuple[Side, Side]:
+def noise_sides(maps) -> tuple[PairSide, PairSide]:
     random = np.random.default_rng(0)
     images = [Volume(random.normal(size=m.geometry.shape).astype(np.float32), m.geometry) for m in maps]
-    return tuple(Side(image, labels) for image, labels in zip(images, maps, strict=True))
+    return tuple(PairSide(image, labels) for image, labels in zip(images, maps, strict=True))
 
 
 def test_segmentations_are_brought_together_where_images_are_mere_noise():
     maps = label_maps()
-    codes = Codes.of(*maps, Settings().label_weight, 0)
-    found = deform(*noise_sides(maps), IDENTITY, settings=QUICK, codes=codes)
+    encoding = LabelEncoding.of(*maps, Settings().label_weight, 0)
+    found = deform(*noise_sides(maps), IDENTITY, settings=QUICK, encoding=encoding)
     before, after = errors(AffineTransform.identity(), bend()), errors(found, bend())
     assert after.mean() < 0.7 * before.mean()
 
@@ -154,7 +161,7 @@ def test_landmarks_lie_where_they_belong_among_the_parameters(monkeypatch, dense
     voxel = parameter * stride + (stride - 1) / 2  # a parameter stands in the middle of its voxels
     stop = linear.map(FIXED.to_world(voxel + shift * stride))
     pairs = np.hstack([FIXED.to_world(voxel), stop])
-    level = make_level(*sides(), linear.matrix, FIXED, 0.0, None, pairs, "cpu")
+    level = make_deformable_level(DeformableTask(*sides(), linear, Settings(), landmarks=pairs), FIXED, 0.0)
     np.testing.assert_allclose(level.points[0, :, :, 0, 0].numpy().T, parameter, atol=1e-4)
     np.testing.assert_allclose(level.targets[0, :, :, 0, 0].numpy().T, shift, atol=1e-4)
 
@@ -212,9 +219,9 @@ def test_a_linear_initial_field_passes_through_the_parameters_unchanged(monkeypa
 def test_what_costs_more_than_the_start_is_dropped(monkeypatch):
     """The coarse grid hands on nonsense, from which the fine one takes no step."""
     nonsense = 6 * torch.randn((1, 3, *FIXED.shape), generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr("RegCore.registration.deformable.carried", lambda ddf, old, new: nonsense)
+    monkeypatch.setattr("RegCore.registration.deformable.resample_ddf", lambda ddf, old, new: nonsense)
     settings = Settings(iterations=1, levels=1, rate=0.0)
-    found = deform(Side(scan(FIXED)), Side(scan(FIXED, seed=1)), IDENTITY, settings=settings)
+    found = deform(PairSide(scan(FIXED)), PairSide(scan(FIXED, seed=1)), IDENTITY, settings=settings)
     assert not found.mm.any()
 
 
@@ -222,11 +229,11 @@ def test_what_costs_more_than_the_start_is_dropped(monkeypatch):
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_a_carried_ddf_moves_the_same_points_to_the_same_places(name):
+def test_a_resampled_ddf_moves_the_same_points_to_the_same_places(name):
     old = GRIDS[name]
     new = Geometry((5, 11, 7), old.resized((5, 11, 7)).affine)
     field = np.einsum("rc,ijkc->rijk", [[0.1, 0.2, 0], [0, -0.1, 0.3], [0.2, 0, 0.1]], old.index_grid())
-    found = carried(torch.from_numpy(field.astype(np.float32))[None], old, new)[0].numpy()
+    found = resample_ddf(torch.from_numpy(field.astype(np.float32))[None], old, new)[0].numpy()
     at_new = old.to_index(new.world_grid())
     matrix = np.array([[0.1, 0.2, 0], [0, -0.1, 0.3], [0.2, 0, 0.1]])
     expected = old.to_world(at_new + at_new @ matrix.T)  # a linear field is linear between voxels too

@@ -96,6 +96,7 @@ REFUSED = {
         {"method": "defromable"},
         "unknown method 'defromable'; it is one of rigid, affine, .*, did you mean deformable?",
     ),
+    "a method in capitals": ({"method": "AFFINE"}, "unknown method 'AFFINE'; .*, did you mean affine?"),
     "a method unlike any": ({"method": "xyz"}, r"unknown method 'xyz'; .*, classical-nonrigid$"),
     "a method that is no word": ({"method": ["rigid"]}, r"unknown method \['rigid'\]; it is one of"),
     "a device that is no word": ({"device": ["cpu"]}, r"unknown device \['cpu'\]; it is one of auto"),

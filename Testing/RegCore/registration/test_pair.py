@@ -1,10 +1,16 @@
-"""What is compared: codes of structures, layers on grids, the agreement of local contrasts."""
+"""What is compared: encodings of structures, features on grids, the agreement of local contrasts."""
 
 import numpy as np
 import pytest
 import torch
 
-from RegCore.registration.pair import MOST_CODES, Codes, Side, local_agreement, make_layers
+from RegCore.registration.pair import (
+    MAX_LABEL_CHANNELS,
+    LabelEncoding,
+    PairSide,
+    local_agreement,
+    make_feature_image,
+)
 from RegCore.space.geometry import InputError
 from RegCore.space.volume import Volume
 from Testing.RegCore.grids import LEFT_HANDED, OBLIQUE, SHAPE
@@ -20,12 +26,12 @@ def label_map(values, dtype=np.uint8, geometry=OBLIQUE, seed=0) -> Volume:
 
 def test_each_structure_that_both_hold_gets_a_channel_of_its_own():
     fixed, moving = label_map([0, 3, 7, 9]), label_map([0, 2, 3, 9], seed=1)
-    codes = Codes.of(fixed, moving, 4.0, 0)
-    assert codes.labels == (3, 9) and codes.rows.shape == (2, 2)
-    assert (codes.rows > 0).sum() == 2
-    for number, label in enumerate(codes.labels):
+    encoding = LabelEncoding.of(fixed, moving, 4.0, 0)
+    assert encoding.labels == (3, 9) and encoding.rows.shape == (2, 2)
+    assert (encoding.rows > 0).sum() == 2
+    for number, label in enumerate(encoding.labels):
         for volume in (fixed, moving):
-            channel = codes.channel(volume, number)
+            channel = encoding.channel(volume, number)
             assert channel.dtype == np.float32
             np.testing.assert_array_equal(channel > 0, volume.array == label)
 
@@ -34,20 +40,20 @@ def test_the_weight_is_that_of_squared_distances_and_small_structures_count_more
     array = np.zeros(SHAPE, np.uint8)
     array[:4], array[6, 6, :8] = 1, 2  # 288 voxels and 8
     volume = Volume(array, OBLIQUE, "labels")
-    rows = Codes.of(volume, volume, 4.0, 0).rows
+    rows = LabelEncoding.of(volume, volume, 4.0, 0).rows
     assert rows[0, 0] == pytest.approx(2.0)  # the largest structure: root of the weight
     assert rows[1, 1] == pytest.approx(2.0 * 5)  # at most five times that
-    np.testing.assert_allclose(Codes.of(volume, volume, 1.0, 0).rows * 2, rows)
+    np.testing.assert_allclose(LabelEncoding.of(volume, volume, 1.0, 0).rows * 2, rows)
 
 
 def test_many_structures_share_channels_and_stay_apart():
     volume = label_map(list(range(41)))
-    codes = Codes.of(volume, volume, 1.0, 5)
-    assert codes.rows.shape == (40, MOST_CODES)
-    apart = np.linalg.norm(codes.rows[:, None] - codes.rows[None], axis=-1)[np.triu_indices(40, 1)]
+    encoding = LabelEncoding.of(volume, volume, 1.0, 5)
+    assert encoding.rows.shape == (40, MAX_LABEL_CHANNELS)
+    apart = np.linalg.norm(encoding.rows[:, None] - encoding.rows[None], axis=-1)[np.triu_indices(40, 1)]
     assert apart.min() > 0.25
-    np.testing.assert_array_equal(Codes.of(volume, volume, 1.0, 5).rows, codes.rows)
-    assert not np.array_equal(Codes.of(volume, volume, 1.0, 6).rows, codes.rows)
+    np.testing.assert_array_equal(LabelEncoding.of(volume, volume, 1.0, 5).rows, encoding.rows)
+    assert not np.array_equal(LabelEncoding.of(volume, volume, 1.0, 6).rows, encoding.rows)
 
 
 @pytest.mark.parametrize(
@@ -62,44 +68,44 @@ def test_many_structures_share_channels_and_stay_apart():
 )
 def test_label_values_may_be_negative_huge_or_boolean(dtype, values):
     volume = label_map(values, dtype)
-    codes = Codes.of(volume, volume, 1.0, 0)
-    assert codes.labels == tuple(v for v in values if v)
-    for number, label in enumerate(codes.labels):
-        np.testing.assert_array_equal(codes.channel(volume, number) > 0, volume.array == label)
+    encoding = LabelEncoding.of(volume, volume, 1.0, 0)
+    assert encoding.labels == tuple(v for v in values if v)
+    for number, label in enumerate(encoding.labels):
+        np.testing.assert_array_equal(encoding.channel(volume, number) > 0, volume.array == label)
 
 
 def test_channels_of_overlapping_structures_are_the_structures():
     array = np.random.default_rng(0).random((*SHAPE, 2)) > 0.5
     volume = Volume(array, OBLIQUE, "labels")
-    codes = Codes.of(volume, volume, 1.0, 0)
+    encoding = LabelEncoding.of(volume, volume, 1.0, 0)
     for number in range(2):
-        np.testing.assert_array_equal(codes.channel(volume, number) > 0, array[..., number])
+        np.testing.assert_array_equal(encoding.channel(volume, number) > 0, array[..., number])
 
 
 def test_label_maps_that_share_no_structure_are_refused():
     with pytest.raises(
         InputError, match="the fixed segmentation and the moving segmentation.*share no label"
     ):
-        Codes.of(label_map([0, 1]), label_map([0, 2]), 1.0, 0)
+        LabelEncoding.of(label_map([0, 1]), label_map([0, 2]), 1.0, 0)
 
 
 def test_an_empty_mask_is_refused():
     empty = Volume(np.zeros(FIXED.shape, np.uint8), FIXED, "labels")
     with pytest.raises(InputError, match="a mask is empty"):
-        make_layers(Side(scan(FIXED), mask=empty), FIXED, np.eye(4), None, "cpu")
+        make_feature_image(PairSide(scan(FIXED), mask=empty), FIXED, np.eye(4), None, "cpu")
 
 
-def test_layers_pulled_onto_a_grid_have_mind_contrast_and_codes_and_know_what_the_mask_leaves():
+def test_feature_images_on_a_grid_have_mind_contrast_and_labels_and_know_what_the_mask_leaves():
     labels = label_map([0, 1, 2])
     image = Volume(np.random.default_rng(0).random(SHAPE).astype(np.float32), OBLIQUE)
     mask = np.zeros(SHAPE, np.uint8)
     mask[2:5] = 1
-    side = Side(image, labels, Volume(mask, OBLIQUE, "labels"))
-    layers = make_layers(side, OBLIQUE, np.eye(4), Codes.of(labels, labels, 1.0, 0), "cpu")
-    features, known = layers.pulled(OBLIQUE, np.eye(4), 3.0)
+    side = PairSide(image, labels, Volume(mask, OBLIQUE, "labels"))
+    reduced = make_feature_image(side, OBLIQUE, np.eye(4), LabelEncoding.of(labels, labels, 1.0, 0), "cpu")
+    features, known = reduced.resampled(OBLIQUE, np.eye(4), 3.0)
     assert features.shape == (1, 12 + 1 + 2, *SHAPE)
     np.testing.assert_array_equal(known[0, 0].numpy(), mask)
-    assert layers.pulled(OBLIQUE, np.eye(4), 0.0)[0].shape[1] == 12 + 2
+    assert reduced.resampled(OBLIQUE, np.eye(4), 0.0)[0].shape[1] == 12 + 2
 
 
 def test_each_thing_lies_on_its_own_grid_and_is_pulled_from_there():
@@ -107,8 +113,8 @@ def test_each_thing_lies_on_its_own_grid_and_is_pulled_from_there():
     mask = Volume(np.ones(LEFT_HANDED.shape, np.uint8), LEFT_HANDED, "labels")
     matrix = np.eye(4)
     matrix[:3, 3] = 1.0, -2.0, 0.5
-    layers = make_layers(Side(image, mask=mask), OBLIQUE, matrix, None, "cpu")
-    known = layers.pulled(OBLIQUE, matrix, 0.0)[1][0, 0].numpy()
+    reduced = make_feature_image(PairSide(image, mask=mask), OBLIQUE, matrix, None, "cpu")
+    known = reduced.resampled(OBLIQUE, matrix, 0.0)[1][0, 0].numpy()
     points = OBLIQUE.world_grid() + matrix[:3, 3]
     inside = [
         ((index >= -0.499) & (index <= np.array(SHAPE) - 0.501)).all(-1)
@@ -121,10 +127,11 @@ def test_each_thing_lies_on_its_own_grid_and_is_pulled_from_there():
 def agreement(fixed: Volume, moving: Volume, matrix=None) -> float:
     grid = fixed.geometry
     matrix = np.eye(4) if matrix is None else matrix
-    still, other = (
-        make_layers(Side(v), grid, m, None, "cpu") for v, m in ((fixed, np.eye(4)), (moving, matrix))
+    fixed_features, moving_features = (
+        make_feature_image(PairSide(v), grid, m, None, "cpu")
+        for v, m in ((fixed, np.eye(4)), (moving, matrix))
     )
-    return local_agreement(still, other, grid, matrix)
+    return local_agreement(fixed_features, moving_features, grid, matrix)
 
 
 def test_contrasts_agree_within_a_modality_disagree_when_inverted_and_say_nothing_of_noise():
@@ -143,8 +150,8 @@ def test_contrasts_of_images_that_do_not_meet_agree_by_nothing():
     assert agreement(scan(FIXED), scan(MOVING), far) == 0.0
 
 
-def test_make_layers_reduces_a_fine_volume_to_the_spacing_of_the_grid():
+def test_make_feature_image_reduces_a_fine_volume_to_the_spacing_of_the_grid():
     coarse = FIXED.resized((9, 8, 7))
-    layers = make_layers(Side(scan(FIXED)), coarse, np.eye(4), None, "cpu")
-    np.testing.assert_allclose(layers.grid.spacing, coarse.spacing, rtol=0.25)
-    assert layers.image.dtype == torch.float32 and layers.codes is None and layers.mask is None
+    reduced = make_feature_image(PairSide(scan(FIXED)), coarse, np.eye(4), None, "cpu")
+    np.testing.assert_allclose(reduced.grid.spacing, coarse.spacing, rtol=0.25)
+    assert reduced.image.dtype == torch.float32 and reduced.labels is None and reduced.mask is None

@@ -5,7 +5,7 @@ import pytest
 
 from RegCore.progress import Cancelled
 from RegCore.registration import METHODS, methods
-from RegCore.registration.pair import Side
+from RegCore.registration.pair import PairSide
 from RegCore.registration.register import Registration, register
 from RegCore.resampler import warp
 from RegCore.samples.phantom import Case, make_phantom
@@ -327,7 +327,7 @@ def test_a_field_on_a_huge_grid_is_kept_on_a_coarser_one(case, monkeypatch):
 
 def test_a_new_method_is_one_more_entry(case, monkeypatch):
     def shift(task) -> AffineTransform:
-        assert isinstance(task.fixed, Side) and task.seed == 9
+        assert isinstance(task.fixed, PairSide) and task.seed == 9
         return AffineTransform(np.eye(4) + np.eye(4, k=3) * 5.0)
 
     monkeypatch.setitem(METHODS, "shift", shift)

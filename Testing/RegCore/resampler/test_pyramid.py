@@ -10,12 +10,12 @@ import torch
 from RegCore.resampler import pyramid
 from RegCore.resampler.pyramid import (
     as_tensor,
-    coarser,
+    downsample,
     foreground,
-    in_own_units,
     normalize_array,
-    onto_grid,
     padded,
+    resample_to,
+    rescale_percentiles,
     spacing_along,
     working_geometry,
 )
@@ -79,13 +79,13 @@ def test_no_axis_gets_too_short():
     assert working_geometry(flat, 2_000, min_size=4).shape[2] == 4
 
 
-# ---- coarser -----------------------------------------------------------------------------------------------
+# ---- downsample --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("factor", [1.3, 2.0, 2.6, 3.0, (1.0, 2.0, 4.4)])
 @pytest.mark.parametrize("geometry", LARGE.values(), ids=LARGE)
 def test_a_linear_function_of_space_stays_itself_on_a_coarser_grid(geometry, factor):
-    image, grid = coarser(ramp_tensor(geometry), geometry, geometry.spacing * factor)
+    image, grid = downsample(ramp_tensor(geometry), geometry, geometry.spacing * factor)
     assert image.shape == (1, 1, *grid.shape)
     index = geometry.to_index(grid.world_grid())
     # smoothing bends it at the edges
@@ -97,7 +97,7 @@ def test_a_linear_function_of_space_stays_itself_on_a_coarser_grid(geometry, fac
 @pytest.mark.parametrize("factor", [1.3, 2.0, 2.6, (1.0, 2.0, 4.4)])
 def test_a_coarser_grid_has_about_the_spacing_asked_and_covers_about_the_same_box(factor):
     geometry = LARGE["left-handed"]
-    _, grid = coarser(ramp_tensor(geometry), geometry, geometry.spacing * factor)
+    _, grid = downsample(ramp_tensor(geometry), geometry, geometry.spacing * factor)
     np.testing.assert_allclose(grid.spacing, geometry.spacing * factor, rtol=0.2)
     np.testing.assert_allclose(grid.direction, geometry.direction, atol=1e-9)
     # whole factors are block means: the corner voxels move inwards by half a block, and a remainder is cut
@@ -108,7 +108,7 @@ def test_a_coarser_grid_has_about_the_spacing_asked_and_covers_about_the_same_bo
 def test_block_means_are_the_means_of_blocks():
     geometry = LARGE["oblique"]
     array = np.random.default_rng(0).random(geometry.shape).astype(np.float32)
-    image, grid = coarser(torch.from_numpy(array)[None, None], geometry, geometry.spacing * (2, 1, 3))
+    image, grid = downsample(torch.from_numpy(array)[None, None], geometry, geometry.spacing * (2, 1, 3))
     expected = array[:22, :, :27].reshape(11, 2, 26, 9, 3).mean((1, 4))
     np.testing.assert_allclose(image[0, 0].numpy(), expected, rtol=1e-5)
     np.testing.assert_allclose(grid.to_world([3, 5, 4]), geometry.to_world([6.5, 5, 13]))
@@ -118,7 +118,7 @@ def test_block_means_are_the_means_of_blocks():
 def test_noise_is_averaged_as_the_voxels_grow_not_merely_sampled(factor):
     geometry = Geometry((48, 46, 44), np.diag([1.0, 1.0, 1.0, 1.0]))
     noise = torch.randn((1, 1, *geometry.shape), generator=torch.Generator().manual_seed(0))
-    image, _ = coarser(noise, geometry, (factor,) * 3)
+    image, _ = downsample(noise, geometry, (factor,) * 3)
     ideal = factor**-1.5  # the standard deviation of means over cubes of side `factor`
     assert 0.5 * ideal < float(image.std()) < 1.2 * ideal
 
@@ -126,25 +126,25 @@ def test_noise_is_averaged_as_the_voxels_grow_not_merely_sampled(factor):
 @pytest.mark.parametrize("spacing", [(0.1, 0.1, 0.1), (1.1, 1.7, 2.3), (1.12, 1.72, 2.33)])
 def test_nothing_is_done_for_a_spacing_that_is_finer_or_nearly_the_same(spacing):
     image = ramp_tensor(OBLIQUE)
-    found, grid = coarser(image, OBLIQUE, spacing)
+    found, grid = downsample(image, OBLIQUE, spacing)
     assert found is image and grid is OBLIQUE
 
 
 def test_no_axis_gets_fewer_voxels_than_it_must_keep():
     geometry = LARGE["oblique"]
-    _, grid = coarser(ramp_tensor(geometry), geometry, (100.0, 100.0, 100.0))
+    _, grid = downsample(ramp_tensor(geometry), geometry, (100.0, 100.0, 100.0))
     assert min(grid.shape) >= 4
     thin = Geometry((2, 30, 30), affine())
-    assert coarser(ramp_tensor(thin), thin, (100.0, 100.0, 100.0))[1].shape[0] == 2
+    assert downsample(ramp_tensor(thin), thin, (100.0, 100.0, 100.0))[1].shape[0] == 2
 
 
 def test_channels_stay_apart():
     image = torch.cat([ramp_tensor(OBLIQUE), -2 * ramp_tensor(OBLIQUE)], 1)
-    found, _ = coarser(image, OBLIQUE, OBLIQUE.spacing * 1.6)
+    found, _ = downsample(image, OBLIQUE, OBLIQUE.spacing * 1.6)
     torch.testing.assert_close(found[:, 1], -2 * found[:, 0])
 
 
-# ---- onto_grid and small helpers ---------------------------------------------------------------------------
+# ---- resample_to and small helpers -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", LARGE)
@@ -153,7 +153,7 @@ def test_an_image_is_pulled_onto_a_grid_as_simpleitk_does(name):
     turn = tilted_affine(1.1).matrix[:3, :3]
     transform = AffineTransform(np.vstack([np.c_[turn, moving.centre - turn @ target.centre], [0, 0, 0, 1]]))
     image = torch.from_numpy(np.random.default_rng(0).random(moving.shape).astype(np.float32))[None, None]
-    values, inside = onto_grid(image, moving, target, transform.matrix)
+    values, inside = resample_to(image, moving, target, transform.matrix)
     assert values.shape == inside.shape == (1, 1, *target.shape)
     expected = resampled(image[0, 0].numpy(), moving, transform, target, fill=-9.0)
     lies_in = inside[0, 0].numpy() == 1
@@ -166,7 +166,7 @@ def test_beyond_an_image_its_edges_are_repeated_and_the_mask_is_zero():
     far = np.eye(4)
     far[:3, 3] = OBLIQUE.direction @ (OBLIQUE.spacing * (20, 0, 0))  # twenty voxels along i
     image = torch.from_numpy(np.random.default_rng(0).random(OBLIQUE.shape))[None, None].float()
-    values, inside = onto_grid(image, OBLIQUE, OBLIQUE, far)
+    values, inside = resample_to(image, OBLIQUE, OBLIQUE, far)
     assert not inside.any()
     last = image[:, :, -1:].expand_as(image)
     torch.testing.assert_close(values, last, atol=1e-5, rtol=0)
@@ -213,7 +213,7 @@ def test_intensities_are_put_in_units_of_their_percentiles(monkeypatch, dtype, o
     array = np.asarray(np.random.default_rng(0).random(SHAPE) * 100 + 20, dtype, order=order)
     low, high = np.percentile(array.astype(float), [0.5, 99.5])
     kept = array.copy()
-    found = in_own_units(array)
+    found = rescale_percentiles(array)
     assert found.dtype == np.float32 and found.flags.c_contiguous
     np.testing.assert_allclose(found, (array.astype(float) - low) / (high - low), atol=2e-6)
     np.testing.assert_array_equal(array, kept)
@@ -222,13 +222,15 @@ def test_intensities_are_put_in_units_of_their_percentiles(monkeypatch, dtype, o
 @pytest.mark.parametrize(("factor", "offset"), [(1e60, 3e60), (1e-60, 0), (1e-12, 5)])
 def test_no_unit_is_too_large_or_too_small(factor, offset):
     array = np.random.default_rng(0).random(SHAPE)
-    np.testing.assert_allclose(in_own_units(array * factor + offset), in_own_units(array), atol=1e-3)
+    np.testing.assert_allclose(
+        rescale_percentiles(array * factor + offset), rescale_percentiles(array), atol=1e-3
+    )
 
 
 def test_one_huge_value_leaves_the_others_apart_and_can_still_be_squared():
     array = np.random.default_rng(0).random(SHAPE)
     array[3, 4, 5] = 1e60
-    found = in_own_units(array)
+    found = rescale_percentiles(array)
     assert np.isfinite(found**2).all() and found[3, 4, 5] == found.max()
     assert 0.9 < np.ptp(found[:3]) < 1.2
 
@@ -236,14 +238,14 @@ def test_one_huge_value_leaves_the_others_apart_and_can_still_be_squared():
 def test_a_few_bright_voxels_on_an_even_ground_keep_their_contrast():
     array = np.zeros((20, 20, 20))
     array[5, 5, 5:7] = 3, 6
-    np.testing.assert_allclose(in_own_units(array), array / 6, rtol=1e-6)
+    np.testing.assert_allclose(rescale_percentiles(array), array / 6, rtol=1e-6)
 
 
 def test_units_of_int16_need_one_copy_in_single_precision():
     array = np.arange(160**3, dtype=np.int16).reshape(160, 160, 160)
     tracemalloc.start()
     try:
-        in_own_units(array)
+        rescale_percentiles(array)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.interpolate import RBFInterpolator
 
-from RegCore.registration.deformable import folded
+from RegCore.registration.deformable import folding_fraction
 from RegCore.slicreg.densify import dense_field, thin_plate
 from RegCore.space.geometry import Geometry, InputError
 from Testing.RegCore.grids import affine
@@ -101,10 +101,10 @@ def test_wild_displacements_are_made_stiffer_until_they_fold_less():
     scale = torch.from_numpy(GRID.spacing / 35.0)
     plain = thin_plate(points * scale, values, at * scale, 1e-3).T.reshape(1, 3, *GRID.shape)
     found = torch.from_numpy(dense(places(), shifts, step=1))[None]
-    assert folded(plain) > 0.2 and folded(found) < 0.5 * folded(plain)
+    assert folding_fraction(plain) > 0.2 and folding_fraction(found) < 0.5 * folding_fraction(plain)
 
 
 def test_gentle_displacements_do_not_fold():
     points = places()
     shifts = np.stack([np.sin(points[:, 1] / 4), np.cos(points[:, 2] / 5), np.sin(points[:, 0] / 3)], 1)
-    assert folded(torch.from_numpy(dense(points, shifts))[None]) == 0
+    assert folding_fraction(torch.from_numpy(dense(points, shifts))[None]) == 0
