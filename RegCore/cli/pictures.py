@@ -22,7 +22,7 @@ from RegCore.evaluation.pictures.slices import (
 )
 from RegCore.evaluation.results import prepared_folder
 from RegCore.io import load, load_voxels
-from RegCore.io.files import whole
+from RegCore.io.files import atomic_write
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.volume import Volume
 
@@ -184,7 +184,7 @@ def _labels(path: Path) -> Volume:
 
 def _write(pictures: Image.Image | Frames, path: Path, interval: int) -> None:
     """A picture, or pictures that follow each other, as a file that is whole or not there."""
-    with whole(path) as side:
+    with atomic_write(path) as side:
         if isinstance(pictures, Image.Image):
             pictures.save(side, format=Image.registered_extensions()[path.suffix.lower()])
             return

@@ -227,9 +227,9 @@ def _train(arguments: argparse.Namespace) -> None:
     )
     text = yaml.safe_dump(config, sort_keys=False)
     if arguments.write:
-        from RegCore.io.files import whole
+        from RegCore.io.files import atomic_write
 
-        with whole(arguments.write) as side:
+        with atomic_write(arguments.write) as side:
             side.write_text(text, encoding="utf-8")
         return
     out = arguments.out or Path("logs") / f"slicreg-{arguments.network}"
@@ -284,9 +284,9 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     finally:
         line.end()
     if arguments.out:
-        from RegCore.io.files import whole
+        from RegCore.io.files import atomic_write
 
-        with whole(arguments.out) as side:
+        with atomic_write(arguments.out) as side:
             side.write_text(json.dumps(found.rows(), indent=2) + "\n", encoding="utf-8")
     print(found.table(averages))
 

@@ -70,12 +70,12 @@ def _out_path(text: str) -> Path:
 
 def _by_transform(arguments: argparse.Namespace) -> Volume:
     """The image through a transform in space, on the grid of the reference or of the field."""
-    from RegCore.io import load, peek
+    from RegCore.io import load, read_header
     from RegCore.resampler import warp
 
     transform = load(arguments.transform, "transform")
     if arguments.reference is not None:
-        onto = peek(arguments.reference)[1]
+        onto = read_header(arguments.reference)[1]
     elif hasattr(transform, "geometry"):
         onto = transform.geometry
     else:
@@ -90,7 +90,7 @@ def _by_transform(arguments: argparse.Namespace) -> Volume:
 
 def _by_ddf(arguments: argparse.Namespace) -> Volume:
     """The image through a DDF in voxels, on the grid of the DDF, placed by its header or by the reference."""
-    from RegCore.io import load_voxels, peek
+    from RegCore.io import load_voxels, read_header
 
     ddf, onto = load_voxels(arguments.ddf)
     if ddf.ndim != 4 or ddf.shape[3] != 3:
@@ -98,7 +98,7 @@ def _by_ddf(arguments: argparse.Namespace) -> Volume:
     if not np.isfinite(ddf).all():
         raise InputError(f"{arguments.ddf}: the displacements must be finite, but some are NaN or infinite")
     if arguments.reference is not None:
-        reference = peek(arguments.reference)[1]
+        reference = read_header(arguments.reference)[1]
         if reference.shape != onto.shape:
             shapes = f"{reference.shape}, but the DDF has {onto.shape}"
             raise InputError(f"{arguments.reference}: the reference has the shape {shapes}")

@@ -6,80 +6,77 @@ order), what comes back is (I, J, K[, C]) with RAS mm. Every `InputError` is one
 """
 
 import csv
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from RegCore.io.files import Contents
+from RegCore.io import itk, metaimage, nifti, npz, nrrd
+from RegCore.io.files import RawImage
 from RegCore.space.geometry import Geometry, InputError
-from RegCore.space.names import Lazy, LazyTable
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
 from RegCore.space.volume import Volume, slabs
 
-# Formats are imported when they are met: the panel opens in a Slicer that lacks nibabel and h5py.
-READERS = LazyTable(
-    {
-        ".nii.gz": Lazy("RegCore.io.nifti", "read"),
-        ".nii": Lazy("RegCore.io.nifti", "read"),
-        ".nrrd": Lazy("RegCore.io.nrrd", "read"),
-        ".nhdr": Lazy("RegCore.io.nrrd", "read"),
-        ".mha": Lazy("RegCore.io.metaimage", "read"),
-        ".mhd": Lazy("RegCore.io.metaimage", "read"),
-        ".npz": Lazy("RegCore.io.npz", "read"),
-        ".h5": Lazy("RegCore.io.itk", "read_h5"),
-        ".tfm": Lazy("RegCore.io.itk", "read_text"),
-        ".txt": Lazy("RegCore.io.itk", "read_text"),
-    }
-)
-HEADERS = LazyTable(
-    {
-        ".nii.gz": Lazy("RegCore.io.nifti", "peek"),
-        ".nii": Lazy("RegCore.io.nifti", "peek"),
-        ".nrrd": Lazy("RegCore.io.nrrd", "peek"),
-        ".nhdr": Lazy("RegCore.io.nrrd", "peek"),
-        ".mha": Lazy("RegCore.io.metaimage", "peek"),
-        ".mhd": Lazy("RegCore.io.metaimage", "peek"),
-    }
-)
-VOLUME_WRITERS = LazyTable(
-    {
-        ".nii.gz": Lazy("RegCore.io.nifti", "write_volume"),
-        ".nii": Lazy("RegCore.io.nifti", "write_volume"),
-        ".nrrd": Lazy("RegCore.io.nrrd", "write_volume"),
-        ".mha": Lazy("RegCore.io.metaimage", "write_volume"),
-        ".npz": Lazy("RegCore.io.npz", "write_volume"),
-    }
-)
-AFFINE_WRITERS = LazyTable(
-    {
-        ".h5": Lazy("RegCore.io.itk", "write_h5"),
-        ".tfm": Lazy("RegCore.io.itk", "write_text"),
-        ".txt": Lazy("RegCore.io.itk", "write_text"),
-        ".npz": Lazy("RegCore.io.npz", "write_transform"),
-    }
-)
-FIELD_WRITERS = LazyTable(
-    {
-        ".h5": Lazy("RegCore.io.itk", "write_h5"),
-        ".nrrd": Lazy("RegCore.io.nrrd", "write_field"),
-        ".nii.gz": Lazy("RegCore.io.nifti", "write_field"),
-        ".nii": Lazy("RegCore.io.nifti", "write_field"),
-        ".npz": Lazy("RegCore.io.npz", "write_transform"),
-    }
-)
+READERS: dict[str, Callable] = {
+    ".nii.gz": nifti.read,
+    ".nii": nifti.read,
+    ".nrrd": nrrd.read,
+    ".nhdr": nrrd.read,
+    ".mha": metaimage.read,
+    ".mhd": metaimage.read,
+    ".npz": npz.read,
+    ".h5": itk.read_h5,
+    ".tfm": itk.read_text,
+    ".txt": itk.read_text,
+}
+HEADERS: dict[str, Callable] = {
+    ".nii.gz": nifti.read_header,
+    ".nii": nifti.read_header,
+    ".nrrd": nrrd.read_header,
+    ".nhdr": nrrd.read_header,
+    ".mha": metaimage.read_header,
+    ".mhd": metaimage.read_header,
+}
+VOLUME_WRITERS: dict[str, Callable] = {
+    ".nii.gz": nifti.write_volume,
+    ".nii": nifti.write_volume,
+    ".nrrd": nrrd.write_volume,
+    ".mha": metaimage.write_volume,
+    ".npz": npz.write_volume,
+}
+AFFINE_WRITERS: dict[str, Callable] = {
+    ".h5": itk.write_h5,
+    ".tfm": itk.write_text,
+    ".txt": itk.write_text,
+    ".npz": npz.write_transform,
+}
+FIELD_WRITERS: dict[str, Callable] = {
+    ".h5": itk.write_h5,
+    ".nrrd": nrrd.write_field,
+    ".nii.gz": nifti.write_field,
+    ".nii": nifti.write_field,
+    ".npz": npz.write_transform,
+}
 KINDS = (None, "image", "labels", "transform")
 LANDMARK_COLUMNS = ["fx", "fy", "fz", "mx", "my", "mz"]
 
 
-def load(path, kind: str | None = None) -> Volume | Transform:
+def load(path: str | os.PathLike, kind: str | None = None) -> Volume | Transform:
     """What a file holds, as a `Volume`, an `AffineTransform` or a `DisplacementField`.
 
-    kind: what is expected: "image", "labels" or "transform". None takes what the file says: a transform
-        where it declares one, else the kind it names, else an image.
     Images keep their stored type (scaled ones become float32); one-frame 4-D files are squeezed. Labels
     become whole numbers; a 4-D label map holds one binary channel per structure.
-    Raises InputError, one sentence that names the file.
+
+    Args:
+        path: the file.
+        kind: what is expected: "image", "labels" or "transform". None takes what the file says: a transform
+            where it declares one, else the kind it names, else an image.
+
+    Raises:
+        InputError: one sentence that names the file.
     """
     path = Path(path)
     if kind not in KINDS:
@@ -88,38 +85,41 @@ def load(path, kind: str | None = None) -> Volume | Transform:
         return _as_kind(_found(READERS, path), kind)
 
 
-def load_voxels(path) -> tuple[np.ndarray, Geometry]:
+def load_voxels(path: str | os.PathLike) -> tuple[np.ndarray, Geometry]:
     """The voxels of a file as they are stored, (I, J, K) or (I, J, K, C), and their grid.
 
-    What they stand for is left to the caller: soft labels and many channels pass. Raises InputError as
-    `load` does.
+    What they stand for is left to the caller: soft labels and many channels pass.
+
+    Raises:
+        InputError: one sentence that names the file.
     """
     path = Path(path)
     with _named(path):
         found = _found(READERS, path)
-        if not isinstance(found, Contents):
+        if not isinstance(found, RawImage):
             raise InputError("a volume was expected, but the file holds a transform")
         if found.declared:
             raise InputError("a volume was expected, but the file holds displacements in mm, a transform")
         array = found.array.reshape(_without_frames(found.array.shape))
-        return array, Geometry(array.shape[:3], found.affine)
+        return array, _grid(array.shape, found.affine)
 
 
-def peek(path) -> tuple[tuple[int, ...], Geometry]:
+def read_header(path: str | os.PathLike) -> tuple[tuple[int, ...], Geometry]:
     """Shape (I, J, K) or (I, J, K, C) and grid of a file of voxels from its header, without its voxels.
 
-    Raises InputError as `load`, also for a file that is cut short; damage in the midst of compressed voxels
-    shows when they are read.
+    Raises:
+        InputError: as `load`, also for a file that is cut short; damage in the midst of compressed voxels
+            shows when they are read.
     """
     path = Path(path)
     with _named(path):
         shape, affine = _found(HEADERS, path)
         shape = _without_frames(shape)
-        return shape, Geometry(shape[:3], affine)
+        return shape, _grid(shape, affine)
 
 
 @contextmanager
-def _named(path: Path):
+def _named(path: Path) -> Iterator[None]:
     """Every error of reading as one sentence that names the file."""
     try:
         with np.errstate(invalid="ignore", over="ignore"):  # an infinite header is refused by Geometry
@@ -132,13 +132,17 @@ def _named(path: Path):
         raise InputError(f"{path}: the file is damaged ({error})") from error
 
 
-def _found(readers: dict, path: Path):
+def _found(readers: dict[str, Callable], path: Path) -> Any:
     reader = _by_suffix(readers, path, "read")
     _check_there(path)
     return reader(path)
 
 
-def _without_frames(shape) -> tuple[int, ...]:
+def _grid(shape: Sequence[int], affine: np.ndarray) -> Geometry:
+    return Geometry((shape[0], shape[1], shape[2]), affine)
+
+
+def _without_frames(shape: Sequence[int]) -> tuple[int, ...]:
     """The shape without the axes of one frame that some writers put behind I, J, K."""
     shape = tuple(shape)
     while len(shape) > 3 and shape[-1] == 1:
@@ -150,13 +154,19 @@ def _without_frames(shape) -> tuple[int, ...]:
     return shape
 
 
-def save(thing: Volume | Transform, path) -> None:
+def save(thing: Volume | Transform, path: str | os.PathLike) -> None:
     """Write a volume or a transform in the format that the ending of the path names, whole or not at all.
 
-    Raises InputError, one sentence that names the file, for a format that can't hold it and for a folder
-    that can't be written to or is full; what was there before then stays.
+    Args:
+        thing: a `Volume`, an `AffineTransform` or a `DisplacementField`.
+        path: the file to write.
+
+    Raises:
+        InputError: one sentence that names the file, for a format that can't hold it and for a folder that
+            can't be written to or is full; what was there before then stays.
     """
     path = Path(path)
+
     if isinstance(thing, Volume):
         writers, name = VOLUME_WRITERS, "a volume"
     elif isinstance(thing, AffineTransform):
@@ -172,11 +182,13 @@ def save(thing: Volume | Transform, path) -> None:
     writer(path, thing)
 
 
-def load_landmarks(path) -> np.ndarray:
+def load_landmarks(path: str | os.PathLike) -> np.ndarray:
     """Pairs of points, (N, 6) RAS mm: fixed x, y, z, moving x, y, z.
 
-    The file is CSV with the header ``fx,fy,fz,mx,my,mz``. Raises InputError, one sentence that names the
-    file and the line.
+    The file is CSV with the header ``fx,fy,fz,mx,my,mz``.
+
+    Raises:
+        InputError: one sentence that names the file and the line.
     """
     path = Path(path)
     try:
@@ -203,7 +215,7 @@ def _landmark(path: Path, number: int, row: list[str]) -> list[float]:
     return values
 
 
-def _by_suffix(table: dict, path: Path, verb: str):
+def _by_suffix(table: dict[str, Callable], path: Path, verb: str) -> Callable:
     name = path.name.lower()
     for suffix in sorted(table, key=len, reverse=True):
         if name.endswith(suffix):
@@ -220,8 +232,8 @@ def _check_there(path: Path) -> None:
         raise InputError("the file is empty (0 bytes)")
 
 
-def _as_kind(found: Contents | Transform, kind: str | None) -> Volume | Transform:
-    if not isinstance(found, Contents):
+def _as_kind(found: RawImage | Transform, kind: str | None) -> Volume | Transform:
+    if not isinstance(found, RawImage):
         if kind in ("image", "labels"):
             raise InputError(f"{_EXPECTED[kind]} was expected, but the file holds a transform")
         return found
@@ -240,19 +252,19 @@ def _as_kind(found: Contents | Transform, kind: str | None) -> Volume | Transfor
         frames = int(np.prod(array.shape[3:]))
         raise InputError(f"one 3-D image was expected, but the file holds {frames} frames {array.shape}")
     array = _whole_numbers(array) if kind == "labels" else array
-    return Volume(array, Geometry(array.shape[:3], found.affine), kind)
+    return Volume(array, _grid(array.shape, found.affine), kind)
 
 
 _EXPECTED = {"image": "an image", "labels": "a label map"}
 
 
-def _field(found: Contents) -> DisplacementField:
+def _field(found: RawImage) -> DisplacementField:
     if found.vectors is None or found.array.ndim != 4 or found.array.shape[3] != 3:
         raise InputError(f"a transform was expected, but the file holds voxels of shape {found.array.shape}")
     mm = found.array.astype(np.float32, order="C")
     if found.vectors == "LPS":
         mm[..., :2] *= -1
-    return DisplacementField(Geometry(mm.shape[:3], found.affine), mm)
+    return DisplacementField(_grid(mm.shape, found.affine), mm)
 
 
 def _whole_numbers(array: np.ndarray) -> np.ndarray:

@@ -1,12 +1,16 @@
 """What all formats share: reading no more than a header can rightly promise, writing whole or not at all."""
 
+from __future__ import annotations
+
 import os
 import secrets
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -18,14 +22,15 @@ BLOCK = 1 << 22  # bytes handled at a time
 
 
 @dataclass(frozen=True)
-class Contents:
+class RawImage:
     """What a reader found in a file of voxels.
 
-    array: (I, J, K) or more axes, channels after the three of space, as stored.
-    affine: 4×4, voxel index to RAS mm.
-    vectors: "RAS" or "LPS" if three channels are a vector in these coordinates, else None.
-    declared: the file itself says that the vectors are displacements.
-    kind: "image" or "labels" where the file says so.
+    Args:
+        array: (I, J, K) or more axes, channels after the three of space, as stored.
+        affine: 4×4, voxel index to RAS mm.
+        vectors: "RAS" or "LPS" if three channels are a vector in these coordinates, else None.
+        declared: the file itself says that the vectors are displacements.
+        kind: "image" or "labels" where the file says so.
     """
 
     array: np.ndarray
@@ -35,10 +40,10 @@ class Contents:
     kind: str | None = None
 
 
-class Inflated:
+class GzipReader:
     """A gzip or zlib stream, read forward; gzip may have several members. Raises InputError if damaged."""
 
-    def __init__(self, stream, block: int = BLOCK):
+    def __init__(self, stream: BufferedReader, block: int = BLOCK):
         self.stream, self.engine, self.pending = stream, zlib.decompressobj(47), b""
         self.block = block
 
@@ -73,13 +78,16 @@ class Inflated:
         return True
 
 
-def read_bytes(stream, count: int) -> bytes:
-    """Up to `count` bytes of a file or of an `Inflated` stream."""
+Stream = BufferedReader | GzipReader
+
+
+def read_bytes(stream: Stream, count: int) -> bytes:
+    """Up to `count` bytes of a file or of an `GzipReader` stream."""
     buffer = bytearray(count)
     return bytes(buffer[: stream.readinto(memoryview(buffer))])
 
 
-def ends_after(file, count: int) -> bool:
+def ends_after(file: BufferedReader, count: int) -> bool:
     """Whether gzip data that end with the file hold so many bytes, as their last four bytes say."""
     file.seek(-4, os.SEEK_END)
     return int.from_bytes(file.read(4), "little") == count & 0xFFFFFFFF
@@ -91,7 +99,7 @@ def check_length(promised: int, found: int) -> None:
         raise InputError(f"the file is cut short: {in_words(promised)} promised, {in_words(found)} found")
 
 
-def byte_count(shape, dtype: np.dtype) -> int:
+def byte_count(shape: Sequence[int], dtype: np.dtype) -> int:
     """Bytes of an array, in whole numbers of any size. Raises InputError for an axis without voxels."""
     total = dtype.itemsize
     for n in shape:
@@ -110,15 +118,22 @@ def in_words(count: float) -> str:
     return f"{count:.4g} TB"
 
 
-def read_array(stream, shape, dtype, available: int) -> np.ndarray:
+def read_array(stream: Stream, shape: Sequence[int], dtype: np.dtype, available: int) -> np.ndarray:
     """The next voxels of a stream as an array in Fortran order (first axis fastest), native byte order.
 
-    available: bytes that the file still holds. Nothing is allocated before the header's promise has been
-    held against it. Raises InputError if there are too few bytes, or if there is not enough memory.
+    Nothing is allocated before the header's promise has been held against what the file holds.
+
+    Args:
+        stream: put before the first voxel.
+        shape: any number of axes.
+        dtype: the stored type, of either byte order.
+        available: bytes that the file still holds.
+
+    Raises:
+        InputError: there are too few bytes, or there is not enough memory.
     """
-    dtype = np.dtype(dtype)
     wanted = byte_count(shape, dtype)
-    limit = available * DEFLATE_LIMIT if isinstance(stream, Inflated) else available
+    limit = available * DEFLATE_LIMIT if isinstance(stream, GzipReader) else available
     if wanted > limit:
         raise InputError(
             f"the header promises {in_words(wanted)} of voxels, but the file holds {in_words(available)}"
@@ -127,10 +142,10 @@ def read_array(stream, shape, dtype, available: int) -> np.ndarray:
         array = np.empty(tuple(int(n) for n in shape), dtype, order="F")
     except MemoryError:
         raise InputError(f"the volume needs {in_words(wanted)}, more than the free memory") from None
-    target = memoryview(array.reshape(-1, order="F").view(np.uint8))
+    target = memoryview(cast("bytearray", array.reshape(-1, order="F").view(np.uint8)))
     got = stream.readinto(target)
     check_length(wanted, got)
-    if isinstance(stream, Inflated):
+    if isinstance(stream, GzipReader):
         read_bytes(stream, BLOCK)  # reaches the checksum at the end, which tells damaged data
     return native(array)
 
@@ -142,7 +157,7 @@ def native(array: np.ndarray) -> np.ndarray:
     return array.byteswap(inplace=True).view(array.dtype.newbyteorder("="))
 
 
-def fortran_blocks(array: np.ndarray, dtype=None) -> Iterator[bytes]:
+def fortran_blocks(array: np.ndarray, dtype: np.dtype | None = None) -> Iterator[bytes]:
     """The bytes of an array, first axis fastest, little-endian, in pieces of bounded size."""
     dtype = np.dtype(array.dtype if dtype is None else dtype).newbyteorder("<")
     if array.ndim > 3:
@@ -174,11 +189,13 @@ def second_file(path: Path, name: str) -> Path:
 
 
 @contextmanager
-def whole(path: Path):
+def atomic_write(path: Path) -> Iterator[Path]:
     """Give a side file in the folder of `path` to write to; it becomes `path` when all went well.
 
-    On any error the side file is removed and what `path` was stays. Raises InputError where the folder
-    can't be written to or is full.
+    On any error the side file is removed and what `path` was stays.
+
+    Raises:
+        InputError: the folder can't be written to or is full.
     """
     side = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     if not path.parent.is_dir():

@@ -1,14 +1,21 @@
-"""HDF5 files with one volume per key, as DeepReg's h5 data sets are laid out, opened anew in each process."""
+"""HDF5 files: writing that survives a full disk, and data sets with one volume per key as in DeepReg."""
 
+from __future__ import annotations
+
+import io
 import os
-from io import BytesIO
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import h5py
 import numpy as np
 
-from RegCore.io.files import DEFLATE_LIMIT, in_words, native, whole
+from RegCore.io.files import DEFLATE_LIMIT, atomic_write, in_words, native
 from RegCore.space.geometry import Geometry, InputError
+
+if TYPE_CHECKING:
+    import h5py
 
 AFFINE = "affine"  # attribute of a dataset: 4×4, index to RAS mm; DeepReg's files have none
 
@@ -20,11 +27,12 @@ class H5File:
     Each error is an InputError that names the file and, where one is concerned, the key.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
-        self._handle, self._owner = None, None
+        self._handle: h5py.File | None = None
+        self._owner: int | None = None
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "_handle": None, "_owner": None}
 
     def keys(self) -> list[str]:
@@ -56,6 +64,8 @@ class H5File:
         return self._handle
 
     def _dataset(self, key: str) -> h5py.Dataset:
+        import h5py
+
         try:
             dataset = self._file()[key]
         except (KeyError, OSError, RuntimeError) as error:
@@ -85,22 +95,69 @@ def _opened(path: Path) -> h5py.File:
         raise InputError(f"{path}: there is no such file")
     if path.is_dir():
         raise InputError(f"{path}: a file was expected, but this is a folder")
+    import h5py
+
     try:
         return h5py.File(path, "r")
     except OSError as error:
         raise InputError(f"{path}: not an HDF5 file, or a damaged one ({error})") from error
 
 
-def write(path, volumes: dict[str, tuple[np.ndarray, np.ndarray | None]]) -> None:
-    """Write arrays (I, J, K) or (I, J, K, C) by their keys, each with its 4×4 affine or None, compressed.
+def write(path: str | os.PathLike, volumes: dict[str, tuple[np.ndarray, np.ndarray | None]]) -> None:
+    """Write volumes to an HDF5 file, gzip-compressed, whole or not at all.
 
-    The file is made in memory first: HDF5 ends the whole process where a full disk keeps it from closing one.
+    Args:
+        path: the file to write.
+        volumes: arrays (I, J, K) or (I, J, K, C) by their keys, each with its 4×4 affine, index to RAS mm,
+            or None.
+
+    Raises:
+        InputError: the file can't be written.
     """
-    buffer = BytesIO()
-    with h5py.File(buffer, "w") as file:
+    with create_h5(Path(path)) as file:
         for key, (array, affine) in volumes.items():
             dataset = file.create_dataset(key, data=array, compression="gzip", compression_opts=1)
             if affine is not None:
                 dataset.attrs[AFFINE] = affine
-    with whole(Path(path)) as side:
-        side.write_bytes(buffer.getbuffer())
+
+
+@contextmanager
+def create_h5(path: Path) -> Iterator[h5py.File]:
+    """Give an empty HDF5 file to fill; it becomes `path` when all went well.
+
+    Raises:
+        InputError: the folder can't be written to or is full.
+    """
+    import h5py
+
+    with atomic_write(path) as side, _DeferredErrorFile(side, "x+") as stream:
+        with h5py.File(stream, "w") as file:
+            yield file
+        if stream.failure is not None:
+            raise stream.failure
+
+
+class _DeferredErrorFile(io.FileIO):
+    """A file that keeps its first failure to write for later, and takes what comes after for written.
+
+    HDF5 can't close a file that a full disk kept it from writing: it ends the whole process.
+    """
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        while done < len(view) and self.failure is None:
+            try:
+                done += super().write(view[done:])
+            except OSError as error:
+                self.failure = error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.failure = self.failure or error
+            return self.tell() if size is None else size

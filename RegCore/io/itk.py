@@ -4,17 +4,22 @@ Layout of .h5: TransformGroup/<n>/{TransformType, TransformParameters, Transform
 .tfm: the same three as lines of text. Both map fixed points to moving points.
 """
 
-import io
+from __future__ import annotations
+
 import math
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
 
-from RegCore.io.files import DEFLATE_LIMIT, FLIP, whole
+from RegCore.io.files import DEFLATE_LIMIT, FLIP, atomic_write
+from RegCore.io.h5 import create_h5
 from RegCore.space.geometry import Geometry, InputError, homogeneous
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
+
+if TYPE_CHECKING:
+    import h5py
 
 TEXT_HEAD = "#Insight Transform File V1.0"
 FIELD = "DisplacementFieldTransform"
@@ -23,7 +28,13 @@ OLD_SPELLING["TransformFixedParameters"] = "TranformFixedParameters"
 
 
 def read_h5(path: Path) -> Transform:
-    """The transform of an ITK .h5 file; parts of a composite one are composed."""
+    """The transform of an ITK .h5 file; parts of a composite one are composed.
+
+    Raises:
+        InputError: the file is no transform that can be read, or is damaged.
+    """
+    import h5py
+
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -125,7 +136,8 @@ def from_parameters(name: str, parameters: np.ndarray, fixed: np.ndarray) -> Tra
 def _field(parameters: np.ndarray, fixed: np.ndarray) -> DisplacementField:
     if len(fixed) != 18:
         raise InputError(f"{FIELD} has 18 fixed parameters, but the file holds {len(fixed)}")
-    shape = tuple(int(n) for n in fixed[:3])
+    i, j, k = (int(n) for n in fixed[:3])
+    shape = (i, j, k)
     affine = np.eye(4)
     affine[:3, :3] = fixed[9:].reshape(3, 3) * fixed[6:9]
     affine[:3, 3] = fixed[3:6]
@@ -138,11 +150,11 @@ def _field(parameters: np.ndarray, fixed: np.ndarray) -> DisplacementField:
     return DisplacementField(geometry, mm)
 
 
-def _affine(p: np.ndarray, fixed: np.ndarray):
+def _affine(p: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return p[:9].reshape(3, 3), p[9:12]
 
 
-def _euler(p: np.ndarray, fixed: np.ndarray):
+def _euler(p: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     about = []
     for axis in range(3):
         turn, (a, b) = np.eye(3), [(1, 2), (2, 0), (0, 1)][axis]
@@ -153,14 +165,14 @@ def _euler(p: np.ndarray, fixed: np.ndarray):
     return (z @ y @ x if len(fixed) > 3 and fixed[3] else z @ x @ y), p[3:6]
 
 
-def _versor(p: np.ndarray, fixed: np.ndarray):
+def _versor(p: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x, y, z = p[:3]
     w = math.sqrt(max(0.0, 1 - x * x - y * y - z * z))
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     return np.eye(3) + 2 * w * cross + 2 * cross @ cross, p[3:6]
 
 
-def _similarity(p: np.ndarray, fixed: np.ndarray):
+def _similarity(p: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     linear, shift = _versor(p, fixed)
     return p[6] * linear, shift
 
@@ -188,41 +200,18 @@ def _field_fixed_parameters(geometry: Geometry) -> np.ndarray:
 
 
 def write_h5(path: Path, transform: Transform) -> None:
-    """The transform as ITK's HDF5TransformIO lays it out, in double precision."""
-    with whole(path) as side, _Unfailing(side, "x+") as stream:
-        with h5py.File(stream, "w") as file:
-            _fill(file, transform)
-        if stream.failure is not None:
-            raise stream.failure
+    """Write a transform as ITK's HDF5TransformIO lays it out, in double precision.
 
-
-class _Unfailing(io.FileIO):
-    """A file that keeps its first failure to write for later, and takes what comes after for written.
-
-    HDF5 can't close a file that a full disk kept it from writing: it ends the whole process.
+    Raises:
+        InputError: the file can't be written.
     """
-
-    failure: OSError | None = None
-
-    def write(self, data) -> int:
-        view = memoryview(data).cast("B")
-        done = 0
-        while done < len(view) and self.failure is None:
-            try:
-                done += super().write(view[done:])
-            except OSError as error:
-                self.failure = error
-        return len(view)
-
-    def truncate(self, size=None) -> int:
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self.failure = self.failure or error
-            return self.tell() if size is None else size
+    with create_h5(path) as file:
+        _fill(file, transform)
 
 
 def _fill(file: h5py.File, transform: Transform) -> None:
+    import h5py
+
     text = h5py.string_dtype("ascii")
     marks = {
         "HDFVersion": f"HDF5 library version: {h5py.version.hdf5_version}",
@@ -233,10 +222,9 @@ def _fill(file: h5py.File, transform: Transform) -> None:
     for key, value in marks.items():
         file.create_dataset(key, data=[value], dtype=text)
     group = file.create_group("TransformGroup/0")
-    linear = isinstance(transform, AffineTransform)
-    kind = "AffineTransform" if linear else FIELD
+    kind = "AffineTransform" if isinstance(transform, AffineTransform) else FIELD
     group.create_dataset("TransformType", data=[f"{kind}_double_3_3"], dtype=text)
-    if linear:
+    if isinstance(transform, AffineTransform):
         group["TransformFixedParameters"] = np.zeros(3)
         group["TransformParameters"] = _affine_parameters(transform)
         return
@@ -259,5 +247,5 @@ def write_text(path: Path, transform: Transform) -> None:
         "Parameters: " + " ".join(repr(float(x)) for x in _affine_parameters(transform)),
         "FixedParameters: 0 0 0",
     ]
-    with whole(path) as side:
+    with atomic_write(path) as side:
         side.write_text("\n".join(lines) + "\n", encoding="ascii")

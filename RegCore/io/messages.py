@@ -2,7 +2,9 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,53 +15,58 @@ from RegCore.space.volume import Volume
 DESCRIPTION = "description"  # the entry of the file that says, in JSON, what the other entries are
 
 
-def write(path, things: dict) -> None:
-    """Write named things to `path`: under another name first, so that the file is there whole or not at all.
+def write(path: str | os.PathLike, values: dict[str, Any]) -> None:
+    """Write named values to a file: under another name first, so that it is there whole or not at all.
 
-    things: names without "/" to Volume, AffineTransform, DisplacementField, NumPy arrays of numbers, or what
-    JSON can say (None, bool, numbers, text, lists, mappings; NumPy's scalars become numbers and the keys of
-    mappings text). Raises TypeError for anything else; OSError if the disk refuses.
+    Args:
+        path: the file to write.
+        values: names without "/" to Volume, AffineTransform, DisplacementField, NumPy arrays of numbers, or
+            what JSON can say (None, bool, numbers, text, lists, mappings; NumPy's scalars become numbers and
+            the keys of mappings text).
+
+    Raises:
+        TypeError: a value of another type.
+        OSError: the disk refuses.
     """
-    arrays, description = {}, {}
-    for name, thing in things.items():
-        description[name] = _pack(name, thing, arrays)
+    arrays: dict[str, np.ndarray] = {}
+    description = {name: _pack(name, value, arrays) for name, value in values.items()}
     text = json.dumps(description, default=_plain)
     arrays[DESCRIPTION] = np.frombuffer(text.encode(), np.uint8)
     path = Path(path)
     aside = path.with_name(path.name + ".part")
     with open(aside, "wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes them for its options
     os.replace(aside, path)
 
 
-def read(path) -> dict:
-    """The things that `write` put into the file, by name. Nothing in the file can run code."""
+def read(path: str | os.PathLike) -> dict[str, Any]:
+    """The values that `write` put into the file, by name. Nothing in the file can run code."""
     with np.load(path, allow_pickle=False) as arrays:
         description = json.loads(arrays[DESCRIPTION].tobytes().decode())
         return {name: _unpack(name, what, arrays) for name, what in description.items()}
 
 
-def _pack(name: str, thing, arrays: dict) -> dict:
-    if isinstance(thing, Volume):
-        arrays[f"{name}/array"], arrays[f"{name}/affine"] = thing.array, thing.geometry.affine
-        return {"type": "volume", "kind": thing.kind}
-    if isinstance(thing, AffineTransform):
-        arrays[f"{name}/matrix"] = thing.matrix
+def _pack(name: str, value: Any, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    if isinstance(value, Volume):
+        arrays[f"{name}/array"], arrays[f"{name}/affine"] = value.array, value.geometry.affine
+        return {"type": "volume", "kind": value.kind}
+    if isinstance(value, AffineTransform):
+        arrays[f"{name}/matrix"] = value.matrix
         return {"type": "affine"}
-    if isinstance(thing, DisplacementField):
-        arrays[f"{name}/mm"], arrays[f"{name}/affine"] = thing.mm, thing.geometry.affine
-        if thing.affine is not None:
-            arrays[f"{name}/matrix"] = thing.affine.matrix
-        return {"type": "field", "has_affine": thing.affine is not None}
-    if isinstance(thing, np.ndarray):
-        if thing.dtype.kind not in "biuf":
-            raise TypeError(f"{name}: an array of numbers was expected, but it holds {thing.dtype}")
-        arrays[f"{name}/array"] = thing
+    if isinstance(value, DisplacementField):
+        arrays[f"{name}/mm"], arrays[f"{name}/affine"] = value.mm, value.geometry.affine
+        if value.affine is not None:
+            arrays[f"{name}/matrix"] = value.affine.matrix
+        return {"type": "field", "has_affine": value.affine is not None}
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "biuf":
+            raise TypeError(f"{name}: an array of numbers was expected, but it holds {value.dtype}")
+        arrays[f"{name}/array"] = value
         return {"type": "array"}
-    return {"type": "value", "value": thing}
+    return {"type": "value", "value": value}
 
 
-def _unpack(name: str, what: dict, arrays):
+def _unpack(name: str, what: dict, arrays: Mapping[str, np.ndarray]) -> Any:
     kind = what["type"]
     if kind == "value":
         return what["value"]
@@ -75,7 +82,7 @@ def _unpack(name: str, what: dict, arrays):
     return DisplacementField(Geometry(mm.shape[:3], arrays[f"{name}/affine"]), mm, affine)
 
 
-def _plain(value):
+def _plain(value: object) -> Any:
     """What JSON writes for a value that it does not know: NumPy's scalars as Python's."""
     if isinstance(value, np.generic):
         return value.item()

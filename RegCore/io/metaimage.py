@@ -6,15 +6,15 @@ import numpy as np
 
 from RegCore.io.files import (
     FLIP,
-    Contents,
-    Inflated,
+    GzipReader,
+    RawImage,
+    atomic_write,
     byte_count,
     check_length,
     fortran_blocks,
     read_array,
     second_file,
     stored_type,
-    whole,
 )
 from RegCore.space.geometry import InputError
 from RegCore.space.volume import Volume
@@ -35,7 +35,7 @@ NAME_OF = {dtype: name for name, dtype in TYPE_OF.items()}
 LONGEST_LINE = 1 << 16
 
 
-def read(path: Path) -> Contents:
+def read(path: Path) -> RawImage:
     """The voxels and the place of a MetaImage; three channels are vectors in LPS."""
     with open(path, "rb") as file:
         fields = _read_header(file)
@@ -49,10 +49,10 @@ def read(path: Path) -> Contents:
                 array = _voxels(second, beside, fields, shape, channels)
     affine = FLIP @ _affine(fields)
     declared = channels == 3 and fields.get("intent_code") == "1006"
-    return Contents(array, affine, "LPS" if channels == 3 else None, declared)
+    return RawImage(array, affine, "LPS" if channels == 3 else None, declared)
 
 
-def peek(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
+def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     """Shape, channels last, and affine from the header; InputError as from `read`, or if it is cut short."""
     with open(path, "rb") as file:
         fields = _read_header(file)
@@ -141,7 +141,7 @@ def _voxels(file, path: Path, fields: dict[str, str], shape: tuple, channels: in
         file.seek(skip)
     elif skip > 0:
         file.seek(skip, 1)
-    stream = Inflated(file) if _true(fields, "CompressedData") else file
+    stream = GzipReader(file) if _true(fields, "CompressedData") else file
     array = read_array(stream, stored, dtype, size - file.tell())
     return np.moveaxis(array, 0, -1) if channels != 1 else array
 
@@ -167,7 +167,7 @@ def write_volume(path: Path, volume: Volume) -> None:
         lines.append(f"ElementNumberOfChannels = {array.shape[3]}")
         array = np.moveaxis(array, 3, 0)
     lines += [f"ElementType = {NAME_OF[dtype.name]}", "ElementDataFile = LOCAL"]
-    with whole(path) as side, open(side, "xb") as file:
+    with atomic_write(path) as side, open(side, "xb") as file:
         file.write(("\n".join(lines) + "\n").encode("ascii"))
         file.writelines(fortran_blocks(array, dtype))
 

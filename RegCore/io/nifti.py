@@ -1,18 +1,21 @@
 """NIfTI-1 and NIfTI-2 single files, plain or gzipped. nibabel reads the header, the voxels are read here."""
 
-import gzip
-from io import BytesIO
-from pathlib import Path
+from __future__ import annotations
 
-import nibabel
+import gzip
+from io import BufferedReader, BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import numpy as np
-from nibabel.spatialimages import HeaderDataError
 
 from RegCore.io.files import (
     BLOCK,
     FLIP,
-    Contents,
-    Inflated,
+    GzipReader,
+    RawImage,
+    Stream,
+    atomic_write,
     byte_count,
     check_length,
     ends_after,
@@ -20,17 +23,19 @@ from RegCore.io.files import (
     read_array,
     read_bytes,
     stored_type,
-    whole,
 )
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import DisplacementField
 from RegCore.space.volume import Volume
 
+if TYPE_CHECKING:
+    from nibabel.nifti1 import Nifti1Header
+
 LABELS, DISPLACEMENT, VECTOR = 1002, 1006, 1007  # intent codes
 MILLIMETRES = {1: 1000.0, 3: 0.001}  # unit codes metre and micrometre; the rest are millimetres
 
 
-def read(path: Path) -> Contents:
+def read(path: Path) -> RawImage:
     """The voxels and the place of a NIfTI file.
 
     The sform holds if its code is above 0, else the qform, else the voxel sizes along L, P, S from the
@@ -45,11 +50,11 @@ def read(path: Path) -> Contents:
     intent = int(header["intent_code"])
     if len(shape) == 5 and shape[3:] == (1, 3) and intent in (DISPLACEMENT, VECTOR):
         space = "RAS" if intent == DISPLACEMENT else "LPS"
-        return Contents(array[:, :, :, 0], _affine(header), space, declared=True)
-    return Contents(array, _affine(header), kind="labels" if intent == LABELS else None)
+        return RawImage(array[:, :, :, 0], _affine(header), space, declared=True)
+    return RawImage(array, _affine(header), kind="labels" if intent == LABELS else None)
 
 
-def peek(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
+def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     """Shape and affine from the header; InputError where `read` would refuse it, or if it is cut short.
 
     The end of gzip data tells their length. Where that is not the length expected (data after the voxels,
@@ -65,11 +70,13 @@ def peek(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     return shape, _affine(header)
 
 
-def _begin(file, named_gz: bool, block: int = BLOCK):
+def _begin(
+    file: BufferedReader, named_gz: bool, block: int = BLOCK
+) -> tuple[Stream, Nifti1Header, tuple[int, ...], int]:
     """The stream put before the first voxel, the header, the shape, and the first voxel's byte."""
     zipped = file.read(2) == b"\x1f\x8b"
     file.seek(0)
-    stream = Inflated(file, block) if zipped else file
+    stream = GzipReader(file, block) if zipped else file
     header, used = _read_header(stream, named_gz and not zipped)
     shape = _shape(header)
     _check_type(header)
@@ -79,15 +86,18 @@ def _begin(file, named_gz: bool, block: int = BLOCK):
     return stream, header, shape, used + skip
 
 
-def _read_header(stream, misnamed: bool):
+def _read_header(stream: Stream, misnamed: bool) -> tuple[Nifti1Header, int]:
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
+
     block = read_bytes(stream, 348)
     sizes = {int.from_bytes(block[:4], order) for order in ("little", "big")} if len(block) == 348 else ()
+    kind: type[Nifti1Header] = Nifti1Header
+    signature = block[344:348]
     if 540 in sizes:
         block += read_bytes(stream, 192)
-        kind, signature = nibabel.Nifti2Header, block[4:8]
-    elif 348 in sizes:
-        kind, signature = nibabel.Nifti1Header, block[344:348]
-    else:
+        kind, signature = Nifti2Header, block[4:8]
+    elif 348 not in sizes:
         hint = " nor compressed" if misnamed else ""
         raise InputError(f"not an image: this is not a NIfTI file{hint}")
     if signature[:3] not in (b"n+1", b"n+2"):
@@ -95,7 +105,7 @@ def _read_header(stream, misnamed: bool):
     return kind.from_fileobj(BytesIO(block), check=False), len(block)
 
 
-def _shape(header) -> tuple[int, ...]:
+def _shape(header: Nifti1Header) -> tuple[int, ...]:
     count = int(header["dim"][0])
     if not 1 <= count <= 7:
         raise InputError(f"the header is damaged: it speaks of {count} axes")
@@ -107,7 +117,9 @@ def _shape(header) -> tuple[int, ...]:
     return shape
 
 
-def _check_type(header) -> None:
+def _check_type(header: Nifti1Header) -> None:
+    from nibabel.spatialimages import HeaderDataError
+
     try:
         dtype = header.get_data_dtype()
     except (HeaderDataError, KeyError):
@@ -120,7 +132,9 @@ def _type_name(dtype: np.dtype) -> str:
     return "colours" if dtype.names else "complex numbers" if dtype.kind == "c" else str(dtype)
 
 
-def _affine(header) -> np.ndarray:
+def _affine(header: Nifti1Header) -> np.ndarray:
+    from nibabel.spatialimages import HeaderDataError
+
     if header["pixdim"][0] not in (-1, 1):
         header["pixdim"][0] = 1  # the standard: anything but -1 counts as 1
     if header["sform_code"] > 0:
@@ -170,9 +184,11 @@ def _orthogonal(geometry: Geometry) -> bool:
     return bool(np.abs(direction.T @ direction - np.eye(3)).max() < 1e-4)
 
 
-def _header(shape, dtype: np.dtype, geometry: Geometry):
-    kind = nibabel.Nifti1Header if max(shape) < 1 << 15 else nibabel.Nifti2Header
-    header = kind()
+def _header(shape: tuple[int, ...], dtype: np.dtype, geometry: Geometry) -> Nifti1Header:
+    from nibabel.nifti1 import Nifti1Header
+    from nibabel.nifti2 import Nifti2Header
+
+    header = Nifti1Header() if max(shape) < 1 << 15 else Nifti2Header()
     header.set_data_dtype(dtype)
     header.set_data_shape(shape)
     header["pixdim"][1:4] = geometry.spacing
@@ -185,10 +201,10 @@ def _header(shape, dtype: np.dtype, geometry: Geometry):
     return header
 
 
-def _write(path: Path, header, array: np.ndarray, dtype: np.dtype) -> None:
+def _write(path: Path, header: Nifti1Header, array: np.ndarray, dtype: np.dtype) -> None:
     head = header.as_byteswapped("<").binaryblock
     head += bytes(int(header["vox_offset"]) - len(head))  # 4 zero bytes: no extensions
-    with whole(path) as side, open(side, "xb") as file:
+    with atomic_write(path) as side, open(side, "xb") as file:
         if not path.name.lower().endswith(".gz"):
             file.writelines([head])
             file.writelines(fortran_blocks(array, dtype))

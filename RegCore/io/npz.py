@@ -10,14 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
-from RegCore.io.files import DEFLATE_LIMIT, Contents, byte_count, in_words, native, whole
+from RegCore.io.files import DEFLATE_LIMIT, RawImage, atomic_write, byte_count, in_words, native
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
 from RegCore.space.volume import Volume
 
 
-def read(path: Path) -> Contents | Transform:
-    """The volume or the transform of an archive; raises InputError if a key is missing or damaged."""
+def read(path: Path) -> RawImage | Transform:
+    """The volume or the transform of an archive.
+
+    Raises:
+        InputError: a key is missing, or the archive is damaged.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.removesuffix(".npy") for name in archive.namelist()}
@@ -32,7 +36,7 @@ def read(path: Path) -> Contents | Transform:
                 mm = _member(archive, "displacement")
                 return DisplacementField(Geometry(mm.shape[:3], affine), mm)
             kind = str(_member(archive, "kind")) if "kind" in names else None
-            return Contents(_member(archive, "array"), affine, kind=kind)
+            return RawImage(_member(archive, "array"), affine, kind=kind)
     except (zipfile.BadZipFile, EOFError) as error:
         raise InputError(f"not a NumPy archive, or a damaged one ({error})") from None
 
@@ -72,5 +76,5 @@ def write_transform(path: Path, transform: Transform) -> None:
 
 
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with whole(path) as side, open(side, "xb") as file:
-        np.savez(file, **arrays)
+    with atomic_write(path) as side, open(side, "xb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes them for its options

@@ -9,8 +9,9 @@ import numpy as np
 
 from RegCore.io.files import (
     FLIP,
-    Contents,
-    Inflated,
+    GzipReader,
+    RawImage,
+    atomic_write,
     byte_count,
     check_length,
     ends_after,
@@ -19,7 +20,6 @@ from RegCore.io.files import (
     read_bytes,
     second_file,
     stored_type,
-    whole,
 )
 from RegCore.space.geometry import InputError
 from RegCore.space.transforms import DisplacementField
@@ -52,7 +52,7 @@ VECTORS = ("vector", "covariant-vector", "3-vector")
 LONGEST_HEADER = 1 << 20
 
 
-def read(path: Path) -> Contents:
+def read(path: Path) -> RawImage:
     """The voxels and the place of a NRRD file; vectors are taken in the coordinates of its space (LPS)."""
     with open(path, "rb") as file:
         fields = _read_header(file)
@@ -69,17 +69,17 @@ def read(path: Path) -> Contents:
                 array = _voxels(second, beside, fields, shape, dtype)
     kind = "labels" if "segment0_labelvalue" in fields else None
     if channel is None:
-        return Contents(array, affine, kind=kind)
+        return RawImage(array, affine, kind=kind)
     array = np.moveaxis(array, channel, -1)
     if kind == "labels":
-        return Contents(_segments(array, fields), affine, kind=kind)
+        return RawImage(_segments(array, fields), affine, kind=kind)
     vector = shape[channel] == 3 and (not kinds or kinds[channel] in VECTORS)
     if vector and _space(fields) is not FLIP:
         raise InputError("vectors are read in the space left-posterior-superior only")
-    return Contents(array, affine, "LPS" if vector else None, declared=vector and bool(kinds))
+    return RawImage(array, affine, "LPS" if vector else None, declared=vector and bool(kinds))
 
 
-def peek(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
+def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     """Shape, channels last, and affine from the header; InputError as from `read`, or if it is cut short."""
     with open(path, "rb") as file:
         fields = _read_header(file)
@@ -230,7 +230,7 @@ def _voxels(file, path: Path, fields: dict[str, str], shape: tuple, dtype: np.dt
     for _ in range(lines):
         file.readline(LONGEST_HEADER)
     available = path.stat().st_size - file.tell()
-    stream = file if encoding == "raw" else Inflated(file)
+    stream = file if encoding == "raw" else GzipReader(file)
     if skip == -1 and encoding == "raw":
         skip = max(0, available - int(np.prod([int(n) for n in shape], dtype=object)) * dtype.itemsize)
         file.seek(skip, 1)
@@ -245,7 +245,7 @@ def write_volume(path: Path, volume: Volume) -> None:
     if array.ndim == 4:
         array = np.moveaxis(array, 3, 0)
     head = _header(array.shape, dtype, volume.geometry.affine, "list", "gzip")
-    with whole(path) as side, open(side, "xb") as file:
+    with atomic_write(path) as side, open(side, "xb") as file:
         file.write(head)
         with gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=file, mtime=0) as stream:
             for block in fortran_blocks(array, dtype):
@@ -258,7 +258,7 @@ def write_field(path: Path, field: DisplacementField) -> None:
     shape = (3, *field.geometry.shape)
     head = _header(shape, np.dtype(np.float32), field.geometry.affine, "vector", "raw", marks)
     sign = np.array([-1, -1, 1], np.float32)
-    with whole(path) as side, open(side, "xb") as file:
+    with atomic_write(path) as side, open(side, "xb") as file:
         file.write(head)
         for k in range(field.geometry.shape[2]):
             file.writelines(fortran_blocks(np.moveaxis(field.mm[:, :, k] * sign, 2, 0)))

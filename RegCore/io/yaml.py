@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 import yaml
@@ -24,7 +25,7 @@ def dotted(key: Key) -> str:
     return text.removeprefix(".")
 
 
-def shown(value) -> str:
+def shown(value: object) -> str:
     """A value for a message, shortened."""
     words = {"None": "null", "True": "true", "False": "false"}
     text = words.get(repr(value), repr(value))
@@ -53,7 +54,7 @@ class Places:
                 return file if line is None else f"{file}, line {line}"
         return self.default
 
-    def _older(self, key: Key):
+    def _older(self, key: Key) -> tuple[str, int | None] | None:
         for end in range(len(key), 0, -1):
             if key[:end] in self.moved:
                 return self.lines.get(self.moved[key[:end]] + key[end:])
@@ -64,10 +65,11 @@ class Places:
         return InputError(f"{self.of(key)}: {dotted(key)} {sentence}")
 
 
-def read_yaml(path) -> tuple[dict, Places]:
+def read_yaml(path: str | PurePath) -> tuple[dict, Places]:
     """The keys of a YAML file, and where each stands. An empty file has none.
 
-    Raises InputError, which names file and line, for a file that can't be read or is not YAML.
+    Raises:
+        InputError: the file can't be read or is not YAML; names file and line.
     """
     path = Path(path).expanduser()
     try:
@@ -96,7 +98,7 @@ def read_yaml(path) -> tuple[dict, Places]:
     return plain(data, places), places
 
 
-def _find_lines(node, key: Key, places: Places) -> None:
+def _find_lines(node: yaml.Node | None, key: Key, places: Places) -> None:
     if isinstance(node, yaml.MappingNode):
         inner = [(name.value, name, value) for name, value in node.value if name.value != "<<"]
     elif isinstance(node, yaml.SequenceNode):
@@ -115,11 +117,13 @@ def _find_lines(node, key: Key, places: Places) -> None:
         _find_lines(value, below, places)
 
 
-def plain(value, places: Places, key: Key = (), above: tuple = ()):
+def plain(value: Any, places: Places, key: Key = (), above: tuple = ()) -> Any:
     """A deep copy of bare dicts, lists, texts, numbers, true, false and null.
 
-    Texts such as 1e-5 become numbers, which YAML 1.1 takes for texts because there is no dot in them. Raises
-    InputError for anything that a YAML file could not say.
+    Texts such as 1e-5 become numbers, which YAML 1.1 takes for texts because there is no dot in them.
+
+    Raises:
+        InputError: a value that a YAML file could not hold.
     """
     if id(value) in above:
         raise places.error(key, "contains itself")
@@ -155,9 +159,11 @@ def merge(first: dict, second: Mapping) -> dict:
 def read_files(paths: Iterable, overrides: Mapping | None) -> tuple[dict, Places]:
     """Several YAML files and the overrides as one, later ones over earlier ones, with the places of all keys.
 
-    Raises InputError as `read_yaml`.
+    Raises:
+        InputError: as `read_yaml`.
     """
-    merged, places = {}, Places("")
+    merged: dict = {}
+    places = Places("")
     for path in paths:
         data, found = read_yaml(path)
         merged = merge(merged, data)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from RegCore.io import load_voxels, peek
+from RegCore.io import load_voxels, read_header
 from RegCore.io.h5 import H5File
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.volume import Volume
@@ -89,7 +89,7 @@ class NiftiFiles(Source):
         super().__init__(dict(sorted(found.items())), grouped, name)
 
     def header(self, index: int) -> tuple[tuple[int, ...], Geometry]:
-        return peek(self.places[index])
+        return read_header(self.places[index])
 
     def read(self, index: int) -> tuple[np.ndarray, Geometry]:
         return load_voxels(self.places[index])

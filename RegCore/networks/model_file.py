@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 import RegCore
-from RegCore.io.files import whole
+from RegCore.io.files import atomic_write
 from RegCore.networks.models import build_model
 from RegCore.progress import Progress, silent
 from RegCore.space.geometry import InputError
@@ -138,7 +138,7 @@ def save_model(path, trained: Model, training: Mapping | None = None) -> None:
         content["axes"] = list(trained.axes)
     if training is not None:
         content["training"] = training
-    with whole(path) as side, open(side, "wb") as file:
+    with atomic_write(path) as side, open(side, "wb") as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:  # torch hides behind it that the disk is full

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, gaussian_gradient_magnitude
 
 from RegCore.io import h5, save
-from RegCore.io.files import whole
+from RegCore.io.files import atomic_write
 from RegCore.samples.anatomies import (
     DENSER,
     appearance,
@@ -302,7 +302,7 @@ def _copy(source: Path, target: Path) -> None:
     try:
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            with whole(target) as side:
+            with atomic_write(target) as side:
                 side.write_bytes(text)
         elif target.read_bytes() != text:
             log.warning("%s is there and differs from the example: it stays as it is", target)

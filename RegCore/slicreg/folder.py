@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from RegCore.io import load, peek
-from RegCore.io.files import whole
+from RegCore.io import load, read_header
+from RegCore.io.files import atomic_write
 from RegCore.progress import Progress, part_of, silent
 from RegCore.slicreg.network import STRIDE
 from RegCore.slicreg.picture import Divided, supervoxel_picture
@@ -226,7 +226,7 @@ def _with_shape(settings: FolderSettings, paths: list[Path]) -> FolderSettings:
     """The settings with a shape, chosen from the headers of the scans if none is given."""
     shape = settings.shape
     if shape is None:
-        shape = common_shape([peek(path)[1] for path in paths], settings.spacing)
+        shape = common_shape([read_header(path)[1] for path in paths], settings.spacing)
     return FolderSettings(**asdict(settings) | {"shape": tuple(shape)})
 
 
@@ -264,7 +264,7 @@ def _begin(folder: Path, record: dict) -> None:
             (folder / part).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{folder}: the folder can't be made ({error.strerror or error})") from error
-    with whole(path) as side:
+    with atomic_write(path) as side:
         side.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
@@ -301,12 +301,12 @@ def _draw(folder: Path) -> None:
     for path in [path for path in scan_files(folder / "train") if path.stem != own][:SHOWN]:
         shown.append(divided_scan(path, path.stem))
     layers = range(min(2, template.supervoxels.layers))
-    with whole(folder / PICTURE) as side:
+    with atomic_write(folder / PICTURE) as side:
         supervoxel_picture(shown, layers).save(side, format="PNG")
 
 
 def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    with whole(path) as side, open(side, "xb") as file:
+    with atomic_write(path) as side, open(side, "xb") as file:
         np.savez_compressed(file, **arrays)
 
 

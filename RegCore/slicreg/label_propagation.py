@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from RegCore.io import peek
+from RegCore.io import read_header
 from RegCore.progress import Progress, part_of
 from RegCore.slicreg.alignment import refined, template_to_scan
 from RegCore.slicreg.deeds import read_deeds
@@ -31,12 +31,12 @@ def by_deeds(folder, template) -> Teacher:
     folder: of these files. template: the file that deeds had as its moving image; the scan was the fixed one.
     Raises InputError if the folder is missing.
     """
-    folder, moving = Path(folder), peek(template)[1]
+    folder, moving = Path(folder), read_header(template)[1]
     if not folder.is_dir():
         raise InputError(f"{folder}: a folder of what deeds found was expected, but there is none")
 
     def carry(path: Path, scan: Prepared, template: Prepared, progress: Progress) -> DisplacementField:
-        fixed = peek(path)[1]
+        fixed = read_header(path)[1]
         displacements, matrix = (
             folder / f"{stem(path)}_{end}" for end in ("displacements.dat", "matrix.txt")
         )

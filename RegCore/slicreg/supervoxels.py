@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from RegCore.io.files import whole
+from RegCore.io.files import atomic_write
 from RegCore.progress import Progress, silent
 from RegCore.resampler import affine_coordinates, sample, warp
 from RegCore.slicreg.merging import connected_parts, merge_to
@@ -177,7 +177,7 @@ def save_supervoxels(supervoxels: Supervoxels, path) -> None:
         "affine": supervoxels.geometry.affine,
         "count": np.array(supervoxels.count),
     }
-    with whole(Path(path)) as side, open(side, "xb") as file:
+    with atomic_write(Path(path)) as side, open(side, "xb") as file:
         np.savez_compressed(file, **arrays)
 
 

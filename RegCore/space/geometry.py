@@ -1,9 +1,11 @@
 """Where voxels are: a grid of voxels in millimetres, and the error that is fit for the user's eyes."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 ANATOMY = ("RL", "AP", "SI")  # for each axis of RAS+ space, where it grows to and where it comes from
 ORDERS = tuple(permutations(range(3)))
@@ -14,10 +16,15 @@ class InputError(ValueError):
     """What was given can't be used. The text is one sentence for the user: what was expected, what came."""
 
 
-def homogeneous(matrix, name: str = "the matrix") -> np.ndarray:
+def homogeneous(matrix: ArrayLike, name: str = "the matrix") -> np.ndarray:
     """A read-only float64 copy of a 4×4 matrix with the last row 0 0 0 1.
 
-    Raises InputError for another shape, for values that are not finite and for another last row.
+    Args:
+        matrix: 4×4 numbers.
+        name: what the matrix is, for the message.
+
+    Raises:
+        InputError: another shape, values that are not finite, or another last row.
     """
     array = np.array(matrix, dtype=np.float64)
     if array.shape != (4, 4):
@@ -31,7 +38,7 @@ def homogeneous(matrix, name: str = "the matrix") -> np.ndarray:
     return array
 
 
-def apply_linear(matrix: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+def apply_linear(matrix: np.ndarray, vectors: ArrayLike) -> np.ndarray:
     """Vectors (..., 3) mapped by a 3×3 matrix, float64.
 
     Not ``vectors @ matrix.T``: BLAS threads gain nothing on 3 columns, and lose much on a busy machine.
@@ -39,14 +46,14 @@ def apply_linear(matrix: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     return np.einsum("...j,ij->...i", np.asarray(vectors, dtype=np.float64), matrix)
 
 
-def apply_affine(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+def apply_affine(matrix: np.ndarray, points: ArrayLike) -> np.ndarray:
     """Points (..., 3) mapped by a 4×4 matrix, ``M[:3, :3] p + M[:3, 3]``, float64."""
     mapped = apply_linear(matrix[:3, :3], points)
     mapped += matrix[:3, 3]
     return mapped
 
 
-def _checked_shape(shape) -> tuple[int, int, int]:
+def _checked_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     numbers = tuple(shape)
     if len(numbers) != 3:
         raise InputError(f"a grid has 3 axes, but the shape {numbers} has {len(numbers)}")
@@ -72,15 +79,23 @@ def _check_axes(axes: np.ndarray) -> None:
 class Geometry:
     """A voxel grid in space; a value, never changed.
 
-    shape: number of voxels (I, J, K).
-    affine: 4×4, voxel index (i, j, k) to RAS+ mm, any invertible one (oblique, left-handed, sheared).
-    Raises InputError for a shape without three positive whole numbers or an affine that is not invertible.
+    Args:
+        shape: number of voxels (I, J, K).
+        affine: 4×4, voxel index (i, j, k) to RAS+ mm, any invertible one (oblique, left-handed, sheared).
+
+    Raises:
+        InputError: the shape is not three positive whole numbers, or the affine is not invertible.
+
+    Example:
+        >>> grid = Geometry((4, 5, 6), np.diag([2.0, 2.0, 3.0, 1.0]))
+        >>> grid.spacing.tolist(), grid.to_world((1, 0, 2)).tolist()
+        ([2.0, 2.0, 3.0], [2.0, 0.0, 6.0])
     """
 
     shape: tuple[int, int, int]
     affine: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "shape", _checked_shape(self.shape))
         object.__setattr__(self, "affine", homogeneous(self.affine, "the affine of a grid"))
         _check_axes(self.affine[:3, :3])
@@ -109,7 +124,7 @@ class Geometry:
         """
         direction = self.direction
         fit = {rows: sum(abs(direction[row, axis]) for axis, row in enumerate(rows)) for rows in ORDERS}
-        best = max(fit, key=fit.get)
+        best = max(fit, key=lambda rows: fit[rows])
         return "".join(ANATOMY[row][int(direction[row, axis] < 0)] for axis, row in enumerate(best))
 
     @property
@@ -122,11 +137,11 @@ class Geometry:
         """Number of voxels."""
         return int(np.prod(self.shape, dtype=np.int64))
 
-    def to_world(self, index_points) -> np.ndarray:
+    def to_world(self, index_points: ArrayLike) -> np.ndarray:
         """Voxel indices (..., 3), fractions allowed, to RAS mm."""
         return apply_affine(self.affine, index_points)
 
-    def to_index(self, world_points) -> np.ndarray:
+    def to_index(self, world_points: ArrayLike) -> np.ndarray:
         """RAS mm (..., 3) to voxel indices (fractions)."""
         return apply_affine(np.linalg.inv(self.affine), world_points)
 
@@ -138,17 +153,20 @@ class Geometry:
         """The centre of each voxel, (I, J, K, 3) RAS mm, float64."""
         return self.to_world(self.index_grid())
 
-    def overlaps(self, other: "Geometry", mapping=None) -> bool:
+    def overlaps(self, other: "Geometry", mapping: Callable[[np.ndarray], np.ndarray] | None = None) -> bool:
         """Whether the box around this grid, mapped, meets the other grid; the box is along the other's axes.
 
-        mapping: points (..., 3) RAS mm to points, of this space into that of the other; None is the identity.
+        Args:
+            other: the grid to meet.
+            mapping: points (..., 3) RAS mm to points, of this space into that of the other; None is the
+                identity.
         """
         ticks = [np.linspace(-0.5, n - 0.5, 9) for n in self.shape]
         points = self.to_world(np.stack(np.meshgrid(*ticks, indexing="ij"), -1))
         index = other.to_index(points if mapping is None else mapping(points)).reshape(-1, 3)
         return bool(((index.max(0) > -0.5) & (index.min(0) < np.array(other.shape) - 0.5)).all())
 
-    def resized(self, shape) -> "Geometry":
+    def resized(self, shape: Sequence[int]) -> "Geometry":
         """The grid of another shape whose corner voxels keep their centres.
 
         Voxel 0 and voxel n-1 of each axis stay where they are. An axis of one voxel has no extent to share
@@ -166,7 +184,7 @@ class Geometry:
         step[:3, 3] = start
         return Geometry(new, self.affine @ step)
 
-    def redivided(self, shape) -> "Geometry":
+    def redivided(self, shape: Sequence[int]) -> "Geometry":
         """The grid of another shape in the same box: the outer faces of the voxels stay where they are.
 
         That is what resizing about half-pixel centres means (``align_corners=False``): the new index i lies
@@ -178,14 +196,14 @@ class Geometry:
         step[:3, 3] = (scale - 1) / 2
         return Geometry(new, self.affine @ step)
 
-    def cropped(self, start, stop) -> "Geometry":
+    def cropped(self, start: ArrayLike, stop: ArrayLike) -> "Geometry":
         """The part with indices start <= index < stop, (3,) each; negative or large ones extend the grid."""
         first, last = np.asarray(start), np.asarray(stop)
         affine = self.affine.copy()
         affine[:3, 3] = self.to_world(first)
-        return Geometry(tuple((last - first).tolist()), affine)
+        return Geometry((last - first).tolist(), affine)
 
-    def moved(self, matrix) -> "Geometry":
+    def moved(self, matrix: ArrayLike) -> "Geometry":
         """The grid carried through space by a 4×4 RAS matrix: affine = matrix @ affine."""
         return Geometry(self.shape, homogeneous(matrix) @ self.affine)
 
@@ -197,7 +215,7 @@ class Geometry:
         distance = np.linalg.norm(self.to_world(corners) - other.to_world(corners), axis=1)
         return bool(distance.max() <= tolerance_mm)
 
-    def __eq__(self, other) -> bool:
+    def __eq__(self, other: object) -> bool:
         if not isinstance(other, Geometry):
             return NotImplemented
         return self.shape == other.shape and bool((self.affine == other.affine).all())

@@ -1,9 +1,11 @@
 """Maps of space: affine transforms and displacement fields, ``x_moving = T(x_fixed)`` in RAS mm."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Union
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.ndimage import map_coordinates
 
 from RegCore.space.geometry import Geometry, InputError, apply_affine, apply_linear, homogeneous
@@ -15,12 +17,22 @@ CHUNK = 1 << 20  # points handled at a time: bounds the float64 copies
 class AffineTransform:
     """T(x) = M x, a 4×4 matrix in RAS mm that takes fixed points to moving points.
 
-    Raises InputError if the matrix is not finite, not affine or not invertible.
+    Args:
+        matrix: 4×4, its last row 0 0 0 1.
+
+    Raises:
+        InputError: the matrix is not finite, not affine or not invertible.
+
+    Example:
+        >>> shift = np.eye(4)
+        >>> shift[:3, 3] = 5, 0, -2
+        >>> AffineTransform(shift).map([1.0, 2.0, 3.0]).tolist()
+        [6.0, 2.0, 1.0]
     """
 
     matrix: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "matrix", homogeneous(self.matrix, "the matrix of an affine transform"))
         linear = self.matrix[:3, :3]
         if np.linalg.matrix_rank(linear) < 3:
@@ -31,7 +43,7 @@ class AffineTransform:
         """The transform that leaves every point where it is."""
         return cls(np.eye(4))
 
-    def map(self, points) -> np.ndarray:
+    def map(self, points: ArrayLike) -> np.ndarray:
         """Fixed points (..., 3) RAS mm to moving points, float64."""
         return apply_affine(self.matrix, points)
 
@@ -50,19 +62,28 @@ class AffineTransform:
 class DisplacementField:
     """T(x) = x + u(x), u in RAS mm on a grid, which takes fixed points to moving points.
 
-    geometry: the grid of u, usually that of the fixed image.
-    mm: u at the voxel centres, (I, J, K, 3) float32 RAS mm. Between them u is interpolated linearly,
-        outside the grid the nearest border value holds (as in Slicer's grid transform).
-    affine: the affine part that `mm` contains, where it is known. It changes nothing but the point at which
-        `inverse` starts.
-    Raises InputError if the array does not fit the grid or is not finite.
+    Args:
+        geometry: the grid of u, usually that of the fixed image.
+        mm: u at the voxel centres, (I, J, K, 3) float32 RAS mm. Between them u is interpolated linearly,
+            outside the grid the nearest border value holds (as in Slicer's grid transform).
+        affine: the affine part that `mm` contains, where it is known. It changes nothing but the point at
+            which `inverse` starts.
+
+    Raises:
+        InputError: the array does not fit the grid or is not finite.
+
+    Example:
+        >>> grid = Geometry((4, 5, 6), np.eye(4))
+        >>> field = DisplacementField(grid, np.full((4, 5, 6, 3), 2.0))
+        >>> field.map([1.0, 2.0, 3.0]).tolist()
+        [3.0, 4.0, 5.0]
     """
 
     geometry: Geometry
     mm: np.ndarray
     affine: AffineTransform | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         mm = np.ascontiguousarray(self.mm, dtype=np.float32)
         object.__setattr__(self, "mm", mm)
         if mm.shape != (*self.geometry.shape, 3):
@@ -80,8 +101,15 @@ class DisplacementField:
     def from_voxels(cls, ddf: np.ndarray, fixed: Geometry, moving: Geometry) -> "DisplacementField":
         """A field in voxels, moving index = fixed index + ddf, each on its own grid, in mm on the fixed one.
 
-        ddf: (I, J, K, 3) voxels, components along i, j, k.
         u = A_moving φ - A_fixed i with φ = i + ddf: exact for oblique, anisotropic and differing grids.
+
+        Args:
+            ddf: (I, J, K, 3) voxels, components along i, j, k.
+            fixed: the grid of the ddf.
+            moving: the grid that the ddf points into.
+
+        Raises:
+            InputError: the ddf does not fit the fixed grid.
         """
         ddf = np.asarray(ddf)
         if ddf.shape != (*fixed.shape, 3):
@@ -91,7 +119,7 @@ class DisplacementField:
             mm[part] = moving.to_world(index + ddf[part]) - fixed.to_world(index)
         return cls(fixed, mm)
 
-    def displacement(self, points) -> np.ndarray:
+    def displacement(self, points: ArrayLike) -> np.ndarray:
         """u at the points (..., 3) RAS mm, (..., 3) mm float64."""
         points = np.asarray(points, dtype=np.float64)
         flat = points.reshape(-1, 3)
@@ -102,19 +130,23 @@ class DisplacementField:
             out[part] = sample(self.mm, apply_affine(to_index, flat[part]))
         return out.reshape(points.shape)
 
-    def map(self, points) -> np.ndarray:
+    def map(self, points: ArrayLike) -> np.ndarray:
         """Fixed points (..., 3) RAS mm to moving points, float64."""
         return np.asarray(points, dtype=np.float64) + self.displacement(points)
 
     def compose(self, other: "Transform", onto: Geometry | None = None) -> "DisplacementField":
         """x -> self(other(x)) on the grid `onto`.
 
-        The default is the grid of `other`; an affine `other` has none, then it is the own grid pulled back
-        by it, where no value has to be interpolated.
+        Args:
+            other: the transform that is applied first.
+            onto: the grid of the result; None is the grid of `other`. An affine `other` has none, then it is
+                the own grid pulled back by it, where no value has to be interpolated.
         """
         if onto is None:
-            own = isinstance(other, AffineTransform)
-            onto = self.geometry.moved(other.inverse().matrix) if own else other.geometry
+            if isinstance(other, AffineTransform):
+                onto = self.geometry.moved(other.inverse().matrix)
+            else:
+                onto = other.geometry
         return _field_of(lambda points: self.map(other.map(points)), onto)
 
     def resampled(self, geometry: Geometry) -> "DisplacementField":
@@ -124,14 +156,18 @@ class DisplacementField:
     def inverse(
         self, onto: Geometry | None = None, tolerance_voxels: float = 0.01, iterations: int = 40
     ) -> "DisplacementField":
-        """Moving points to fixed points, as a field on the grid `onto` (default: the own grid).
+        """Moving points to fixed points, as a field on the grid `onto`.
 
-        At each voxel centre y of `onto`, x is sought with |T(x) - y| below `tolerance_voxels` (voxels of
-        the own grid). Start: the inverse of the affine part, which is fitted by least squares where the
-        field does not know it. Then x <- x - A⁻¹(T(x) - y), and where this does not converge, Newton's
-        method with the local Jacobian and halved steps. Where T folds there is no inverse: the point that
-        came nearest is kept. Points that no x inside the grid reaches get the inverse of the constant
-        extension of u.
+        At each voxel centre y of `onto`, x is sought with |T(x) - y| below the tolerance. Start: the inverse
+        of the affine part, which is fitted by least squares where the field does not know it. Then
+        x <- x - A⁻¹(T(x) - y), and where this does not converge, Newton's method with the local Jacobian and
+        halved steps. Where T folds there is no inverse: the point that came nearest is kept. Points that no
+        x inside the grid reaches get the inverse of the constant extension of u.
+
+        Args:
+            onto: the grid of the result; None is the own grid.
+            tolerance_voxels: largest |T(x) - y|, in voxels of the own grid.
+            iterations: the most steps of the search.
         """
         onto = self.geometry if onto is None else onto
         affine = self.affine_part() if self.affine is None else self.affine
@@ -176,7 +212,7 @@ def sample(mm: np.ndarray, index: np.ndarray) -> np.ndarray:
     return out
 
 
-def jacobians(field: DisplacementField):
+def jacobians(field: DisplacementField) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield (slice of axis 0, d T / d x there (n, J, K, 3, 3) float64), slab by slab."""
     mm, inverse = field.mm, np.linalg.inv(field.geometry.affine[:3, :3])
     rows = max(1, CHUNK // max(1, mm[0, ..., 0].size))
@@ -208,7 +244,7 @@ def _ticks(n: int, step: int) -> np.ndarray:
     return np.unique(np.linspace(0, n - 1, max(min(n, 2), -(-n // step))).round().astype(int))
 
 
-def _slabs(geometry: Geometry):
+def _slabs(geometry: Geometry) -> Iterator[tuple[slice, np.ndarray]]:
     """Yield (slice of axis 0, voxel indices (n, J, K, 3) float64) of bounded size."""
     count_i, count_j, count_k = geometry.shape
     rows = max(1, CHUNK // (count_j * count_k))
@@ -218,7 +254,7 @@ def _slabs(geometry: Geometry):
         yield slice(start, stop), np.stack(np.meshgrid(*axes, indexing="ij"), -1)
 
 
-def _field_of(mapping, geometry: Geometry) -> DisplacementField:
+def _field_of(mapping: Callable[[np.ndarray], np.ndarray], geometry: Geometry) -> DisplacementField:
     """The field u(x) = mapping(x) - x at the voxel centres of a grid."""
     mm = np.empty((*geometry.shape, 3), np.float32)
     for part, index in _slabs(geometry):
@@ -250,7 +286,7 @@ class _Search:
         self.to_index = np.linalg.inv(field.geometry.affine)
         self.residual, self.error = self.evaluate(points, slice(None))
 
-    def evaluate(self, points: np.ndarray, which) -> tuple[np.ndarray, np.ndarray]:
+    def evaluate(self, points: np.ndarray, which: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
         """T(x) - y in mm and its length in voxels, of the points numbered `which`."""
         residual = points + sample(self.field.mm, apply_affine(self.to_index, points)) - self.target[which]
         return residual, np.linalg.norm(apply_linear(self.to_index[:3, :3], residual), axis=1)

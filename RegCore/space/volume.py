@@ -15,18 +15,27 @@ PATCHED = 0.5  # share of equal neighbours off the background: label maps have 0
 class Volume:
     """Voxels in space; a value: neither the array nor the geometry is to be changed.
 
-    array: (I, J, K) or (I, J, K, C), channel last, nibabel's axis order, real numbers.
-    geometry: where the voxels are; its shape is that of the first three axes.
-    kind: "image" or "labels". Labels are (I, J, K) of integers or booleans with 0 for the background, or
-        (I, J, K, C) with one binary channel per structure (structures may overlap).
-    Raises InputError if these do not fit together.
+    Args:
+        array: (I, J, K) or (I, J, K, C), channel last, nibabel's axis order, real numbers.
+        geometry: where the voxels are; its shape is that of the first three axes.
+        kind: "image" or "labels". Labels are (I, J, K) of integers or booleans with 0 for the background, or
+            (I, J, K, C) with one binary channel per structure (structures may overlap).
+
+    Raises:
+        InputError: these do not fit together.
+
+    Example:
+        >>> from RegCore import Geometry, Volume
+        >>> volume = Volume(np.zeros((4, 5, 6), np.int16), Geometry((4, 5, 6), np.eye(4)), "labels")
+        >>> volume.labels()
+        []
     """
 
     array: np.ndarray
     geometry: Geometry
     kind: str = "image"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         array = np.asarray(self.array)
         object.__setattr__(self, "array", array)
         if self.kind not in KINDS:
@@ -50,8 +59,12 @@ class Volume:
 def reoriented(volume: Volume, axis_codes: str) -> Volume:
     """The same voxels in another order: axes exchanged and turned round, nothing interpolated.
 
-    axis_codes: where the axes shall run, as `Geometry.axis_codes` says it.
-    Raises InputError for what are not three directions of anatomy.
+    Args:
+        volume: an image or a label map.
+        axis_codes: where the axes shall run, as `Geometry.axis_codes` says it.
+
+    Raises:
+        InputError: these are not three directions of anatomy.
     """
     rows = [next((row for row, pair in enumerate(ANATOMY) if code in pair), -1) for code in axis_codes]
     if sorted(rows) != [0, 1, 2]:
@@ -59,12 +72,13 @@ def reoriented(volume: Volume, axis_codes: str) -> Volume:
     own = volume.geometry.axis_codes
     source = [next(axis for axis, code in enumerate(own) if code in ANATOMY[row]) for row in rows]
     turned = [axis for axis, code in enumerate(axis_codes) if code != own[source[axis]]]
-    shape = tuple(volume.array.shape[axis] for axis in source)
+    i, j, k = (volume.array.shape[axis] for axis in source)
+    shape = (i, j, k)
     step = np.zeros((4, 4))
     step[source, range(3)] = [-1 if axis in turned else 1 for axis in range(3)]
     step[source, 3] = [shape[axis] - 1 if axis in turned else 0 for axis in range(3)]
     step[3, 3] = 1
-    array = np.flip(volume.array.transpose(*source, *range(3, volume.array.ndim)), turned)
+    array = np.flip(volume.array.transpose(*source, *range(3, volume.array.ndim)), tuple(turned))
     return Volume(array, Geometry(shape, volume.geometry.affine @ step), volume.kind)
 
 
@@ -120,10 +134,13 @@ def looks_like_labels(array: np.ndarray) -> bool:
 
 
 def check_image(volume: Volume, name: str) -> None:
-    """Raise InputError, one sentence that begins with `name`, if the volume can't be registered as an image.
+    """Check that a volume can be registered as an image.
 
-    Refused: labels, several channels, a single slice, NaN or infinite voxels, one value everywhere. An
-    image of whole numbers that `looks_like_labels` is let through: only who chose it knows its role.
+    An image of whole numbers that `looks_like_labels` is let through: only who chose it knows its role.
+
+    Raises:
+        InputError: one sentence that begins with `name`, for labels, several channels, a single slice, NaN
+            or infinite voxels, one value everywhere.
     """
     array = volume.array
     if volume.kind != "image":
@@ -141,10 +158,11 @@ def check_image(volume: Volume, name: str) -> None:
 
 
 def check_labels(volume: Volume, name: str) -> None:
-    """Raise InputError, one sentence that begins with `name`, if the volume is no usable label map.
+    """Check that a volume is a usable label map.
 
-    Refused: an image, channels that are not binary, no structure at all, and an image in disguise: more
-    than 256 values that are not in patches.
+    Raises:
+        InputError: one sentence that begins with `name`, for an image, channels that are not binary, no
+            structure at all, and an image in disguise: more than 256 values that are not in patches.
     """
     array = volume.array
     if volume.kind != "labels":
@@ -167,8 +185,8 @@ def check_labels(volume: Volume, name: str) -> None:
 def common_labels(fixed: Volume, moving: Volume, fixed_name: str, moving_name: str) -> list[int]:
     """The structures that both label maps hold, sorted.
 
-    Raises InputError if one is 3-D and the other 4-D, if the numbers of channels differ, or if the two
-    share no label.
+    Raises:
+        InputError: one is 3-D and the other 4-D, the numbers of channels differ, or the two share no label.
     """
     if fixed.array.ndim != moving.array.ndim:
         raise InputError(

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from RegCore.deepreg.upgrade import upgraded
-from RegCore.io.files import whole
+from RegCore.io.files import atomic_write
 from RegCore.io.yaml import Places, plain, read_files
 from RegCore.space.geometry import InputError
 from RegCore.training.config.rules import check
@@ -102,7 +102,7 @@ class Config:
         path = Path(path)
         if path.suffix.lower() not in (".yaml", ".yml"):
             raise InputError(f"{path}: the name of a configuration must end in .yaml")
-        with whole(path) as side:
+        with atomic_write(path) as side:
             side.write_text(self.text(), encoding="utf-8")
 
     def split(self, name: str) -> Split:

@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from RegCore.io import HEADERS, load_voxels, peek, save
+from RegCore.io import HEADERS, load_voxels, read_header, save
 from RegCore.space.geometry import InputError
 from RegCore.space.volume import Volume
 from Testing.RegCore.grids import GRIDS, OBLIQUE, SHAPE
@@ -25,7 +25,7 @@ SEEN_ONLY_WHEN_READ = {"gzip damaged"}
 def test_a_header_says_what_is_read(ending, array, grid, tmp_path):
     path = tmp_path / f"a{ending}"
     save(Volume(array, GRIDS[grid]), path)
-    shape, geometry = peek(path)
+    shape, geometry = read_header(path)
     read, place = load_voxels(path)
     np.testing.assert_array_equal(read, array)
     assert shape == array.shape and geometry == place and place.is_close(GRIDS[grid], 1e-3)
@@ -35,7 +35,7 @@ def test_soft_labels_and_axes_of_one_frame_are_read(tmp_path):
     soft = np.random.default_rng(0).random((*SHAPE, 1, 2)).astype(np.float32)
     for array, expected in ((soft, soft[:, :, :, 0]), (soft[..., :1], soft[..., 0, 0])):
         nibabel.save(nibabel.Nifti1Image(array, OBLIQUE.affine), tmp_path / "a.nii.gz")
-        assert peek(tmp_path / "a.nii.gz")[0] == expected.shape
+        assert read_header(tmp_path / "a.nii.gz")[0] == expected.shape
         np.testing.assert_array_equal(load_voxels(tmp_path / "a.nii.gz")[0], expected)
 
 
@@ -44,7 +44,7 @@ def test_a_segmentation_of_slicer_has_a_channel_for_each_segment(tmp_path):
     content = (tmp_path / "a.seg.nrrd").read_bytes()
     fields = b"".join(b"Segment%d_LabelValue:=1\nSegment%d_Layer:=1\n" % (n, n) for n in range(3))
     (tmp_path / "a.seg.nrrd").write_bytes(content.replace(b"endian", fields + b"endian", 1))
-    assert peek(tmp_path / "a.seg.nrrd")[0] == (*SHAPE, 3)
+    assert read_header(tmp_path / "a.seg.nrrd")[0] == (*SHAPE, 3)
     read, _ = load_voxels(tmp_path / "a.seg.nrrd")
     assert read.shape == (*SHAPE, 3)
     np.testing.assert_array_equal(read[..., 2], ARRAY > 0)
@@ -56,10 +56,10 @@ def test_data_in_two_pieces_or_followed_by_more_are_whole(tmp_path):
     pieces = gzip.compress(content[:500]) + gzip.compress(content[500:])
     for name, data in (("pieces", pieces), ("longer", gzip.compress(content + bytes(100)))):
         (tmp_path / f"{name}.nii.gz").write_bytes(data)
-        assert peek(tmp_path / f"{name}.nii.gz")[0] == SHAPE
+        assert read_header(tmp_path / f"{name}.nii.gz")[0] == SHAPE
     (tmp_path / "short.nii.gz").write_bytes(pieces[:-100])
     with pytest.raises(InputError, match="short.nii.gz: the file is cut short"):
-        peek(tmp_path / "short.nii.gz")
+        read_header(tmp_path / "short.nii.gz")
 
 
 @pytest.mark.parametrize("case", [c for c, (name, _, kind, _) in BAD.items() if kind is None])
@@ -70,21 +70,21 @@ def test_what_can_not_be_read_is_refused_by_its_header_in_one_sentence(case, tmp
         pytest.skip("no file of voxels alone")
     path.write_bytes(content)
     if case in SEEN_ONLY_WHEN_READ:
-        assert peek(path)[0] == SHAPE
+        assert read_header(path)[0] == SHAPE
         with pytest.raises(InputError, match=name):
             load_voxels(path)
         return
     if "frames" in case:  # frames may be channels of labels
-        assert len(load_voxels(path)[0].shape) == len(peek(path)[0]) == 4
+        assert len(load_voxels(path)[0].shape) == len(read_header(path)[0]) == 4
         return
     with pytest.raises(InputError) as caught:
-        peek(path)
+        read_header(path)
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
 
 
 def test_a_transform_is_no_volume(tmp_path):
     (tmp_path / "a.tfm").write_text("x")
     with pytest.raises(InputError, match="can't be read"):
-        peek(tmp_path / "a.tfm")
+        read_header(tmp_path / "a.tfm")
     with pytest.raises(InputError, match="no such file"):
-        peek(tmp_path / "b.nii")
+        read_header(tmp_path / "b.nii")
