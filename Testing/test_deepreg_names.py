@@ -8,23 +8,7 @@ from functools import cache
 
 import pytest
 
-from Testing.paths import ROOT, SHARED
-
-SEEDS = SHARED / "seeds"
-REGISTERED = SHARED / "golden" / "registry.json"
-# The printed manual cuts names at the ends of lines, and its index puts two columns into one.
-GARBLED = {
-    "demegister_model",
-    "model",
-    "deepreg.dataset.loader.grouped_loader.GroupedDatal",
-    "deepreg.dataset.loader.grouped_loader.Grouped_",
-    "deepreg.n",
-    "deepreg.predict.build_config_path",
-    "deepreg.readthedocs.io",
-    "deepreg.registry.F",
-    "deepreg.registry.k",
-}
-WITHOUT = "DeepReg's manuals are not there"
+from Testing.paths import RECORDED, ROOT
 
 
 @cache
@@ -70,32 +54,18 @@ def test_every_command_of_deepreg_is_installed():
     assert {ours for _, ours in rows() if ours.startswith("deepreg_")} <= set(commands())
 
 
-def manual(number: int) -> str:
-    """The text of a manual without marks, and without the breaks within a dotted name."""
-    (path,) = SEEDS.glob(f"{number:03d}_*.txt")
-    text = re.sub(r"</?[a-z]+>|[\\*]", "", path.read_text(encoding="utf-8"))
-    text = re.sub(r"\bdeep-\s+reg\.", "deepreg.", text)
-    return re.sub(r"(deepreg(?:\.\w+)+\.)\s+([A-Za-z]\w+)(?=\s*\()", r"\1\2", text)
-
-
-@pytest.mark.skipif(not SEEDS.is_dir(), reason=WITHOUT)
-@pytest.mark.parametrize("number", range(4))
-def test_every_public_name_of_the_manuals_is_listed(number):
-    text = manual(number)
+@pytest.mark.parametrize("page", ["manual", "layers", "losses"])
+def test_every_public_name_of_the_manuals_is_listed(page):
+    """Modules and classes by their whole names, functions, methods and classes by their last ones."""
+    names = json.loads((RECORDED / "names.json").read_text(encoding="utf-8"))[page]
     known = {name for theirs, _ in rows() for name in theirs}
-    dotted = set(re.findall(r"\bdeepreg(?:\.[A-Za-z]\w*)+|\bdeepreg_[a-z]+", text))
-    missing = {name for name in dotted if not any(whole.startswith(name) for whole in known)}
-    assert missing <= GARBLED, "a name is not listed"
-    last = {name.rpartition(".")[2] for name in known}
-    members = set(re.findall(r"^(\w+)\s*\(.*\)\s*→", text, re.MULTILINE))
-    members |= set(re.findall(r"^(\w+) ?\(\) \((?:in module|deepreg)", text, re.MULTILINE))
-    members |= set(re.findall(r"^(\w+) \(class in", text, re.MULTILINE))
-    assert members - last <= GARBLED, "a function, method or class is not listed"
-    assert number == 3 or len(dotted | members) > 20, "the manual is not read as it is written"
+    parents = {name[: dot.start()] for name in known for dot in re.finditer(r"\.", name)}
+    assert set(names["dotted"]) <= known | parents
+    assert set(names["members"]) <= {name.rpartition(".")[2] for name in known}
+    assert len(names["dotted"]) > 20
 
 
-@pytest.mark.skipif(not REGISTERED.is_file(), reason=WITHOUT)
 def test_every_registered_name_is_listed():
     listed = {tuple(theirs) for theirs, _ in rows()}
-    for category, names in json.loads(REGISTERED.read_text(encoding="utf-8")).items():
+    for category, names in json.loads((RECORDED / "registry.json").read_text(encoding="utf-8")).items():
         assert {(category, name) for name in names} <= listed

@@ -11,10 +11,7 @@ from pathlib import Path
 import pytest
 
 from RegCore.cli import deepreg
-from Testing.paths import SHARED
-
-FOLDER = SHARED / "deepreg"
-pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="DeepReg's data are not beside this repository")
+from Testing.paths import DEEPREG
 
 DATA = [f"{kind}_{form}" for kind in ("paired", "unpaired", "grouped") for form in ("h5", "nifti")]
 DATA += ["unpaired_nifti_multi_dirs", "unpaired_nifti_no_valid"]
@@ -36,7 +33,7 @@ def pytest_generate_tests(metafunc):
 @pytest.fixture
 def logs(tmp_path, monkeypatch):
     """DeepReg's folder as the working directory, and where the logs go."""
-    monkeypatch.chdir(FOLDER)
+    monkeypatch.chdir(DEEPREG)
     return tmp_path / "logs"
 
 

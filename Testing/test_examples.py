@@ -13,11 +13,10 @@ from RegCore.training import plugins
 from RegCore.training.config import load_config
 from RegCore.training.gradients import train_step
 from RegCore.training.objective import Objective
-from Testing.paths import ROOT, SHARED
+from Testing.paths import DEEPREG, ROOT
 
 EXAMPLES = ROOT / "Docs" / "examples"
 NAMES = ["custom_backbone", "custom_image_label_loss", "custom_parameterized_image_label_loss"]
-DEEPREG = SHARED / "deepreg" / "config"
 
 
 @pytest.fixture
@@ -60,11 +59,10 @@ def test_an_example_trains(load_example, name):
     assert last < first - 0.002
 
 
-@pytest.mark.skipif(not DEEPREG.is_dir(), reason="DeepReg's configurations in ../shared/deepreg are not here")
 @pytest.mark.parametrize("name", NAMES)
 def test_deepregs_own_file_loads_with_our_plugin(load_example, name):
     load_example(name)
-    config = load_config(DEEPREG / f"config_{name}.yaml")
+    config = load_config(DEEPREG / "config" / f"config_{name}.yaml")
     assert config.train.backbone.name == ("custom_backbone" if name == "custom_backbone" else "local")
 
 

@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 
 from Testing.golden import FUNCTIONS, check_facts, run_case
-from Testing.paths import DATA
-
-FOLDER = DATA / "golden"
+from Testing.paths import RECORDED
 
 
 def _cases():
-    for index in sorted(FOLDER.glob("index_*.json")):
+    for index in sorted(RECORDED.glob("index_*.json")):
         section = index.stem.removeprefix("index_")
         yield from ({"section": section, **case} for case in json.loads(index.read_text()))
 
@@ -21,7 +19,7 @@ def _cases():
 @cache
 def _arrays(section: str) -> dict[str, dict[str, np.ndarray]]:
     by_case = {}
-    with np.load(FOLDER / f"{section}.npz") as arrays:
+    with np.load(RECORDED / f"{section}.npz") as arrays:
         for key in arrays.files:
             name, _, array = key.rpartition("|")
             by_case.setdefault(name, {})[array] = arrays[key]

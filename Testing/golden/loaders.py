@@ -1,7 +1,6 @@
 """Loaders: the orders of samples that DeepReg's loaders gave, on its own test data and on groups made up.
 
-The entries have no arrays. The data lie in the working directory or beside the repository in
-``../shared/deepreg``; without them their cases are skipped.
+The entries have no arrays.
 """
 
 from functools import partial
@@ -9,26 +8,15 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-import pytest
 
 from RegCore.loaders import FILE_LOADERS, LOADERS, Loader, images_from_volumes
 from RegCore.loaders.images import Side, normalised
 from RegCore.loaders.samplers import all_pairs, label_indices
 from RegCore.space.geometry import InputError
-from Testing.paths import SHARED
-
-ROOTS = (Path("."), SHARED / "deepreg")
+from Testing.paths import DEEPREG
 
 
-def _root(folders: list[str]) -> Path:
-    for root in ROOTS:
-        if all((root / folder).is_dir() for folder in folders):
-            return root
-    pytest.skip("DeepReg's test data in ../shared/deepreg are not here")
-
-
-def _loader(kind: str, kwargs: dict) -> tuple[Loader, Path]:
-    """The loader of a case, and the folder that its folders lie in."""
+def _loader(kind: str, kwargs: dict) -> Loader:
     options = dict(kwargs)
     folders = options.pop("data_dir_paths")
     labeled, label_sampling = options.pop("labeled"), options.pop("sample_label") or "sample"
@@ -36,17 +24,16 @@ def _loader(kind: str, kwargs: dict) -> tuple[Loader, Path]:
         sizes = options.pop("num_images_per_group")
         groups = [group for group, size in enumerate(sizes) for _ in range(size)]
         images = [np.zeros((2, 2, 2), np.uint8)] * len(groups)
-        return images_from_volumes(images, groups=groups, sample_label=label_sampling, **options), Path(".")
-    root = _root(folders)
-    files = partial(FILE_LOADERS[options.pop("format")], [str(root / folder) for folder in folders])
+        return images_from_volumes(images, groups=groups, sample_label=label_sampling, **options)
+    files = partial(FILE_LOADERS[options.pop("format")], [str(DEEPREG / folder) for folder in folders])
     options |= {"labeled": labeled, "sample_label": label_sampling, "skip_bad_files": False}
-    return LOADERS[kind](files, **options), root
+    return LOADERS[kind](files, **options)
 
 
 def _facts(kind: str):
     def run(case: dict, arrays: dict) -> dict:
         try:
-            loader, root = _loader(kind, case["kwargs"])
+            loader = _loader(kind, case["kwargs"])
         except InputError as error:
             return {"exception": "ValueError", "message": str(error)}
         found = {
@@ -55,7 +42,6 @@ def _facts(kind: str):
             "epochs": [_plain(loader.sample_indices(e)) for e in range(len(case["epochs"]))],
             "moving_image_shape": list(loader.moving_image_shape),
             "fixed_image_shape": list(loader.fixed_image_shape),
-            "moving_ids": [_recorded_name(name, root) for name in loader.moving.images.names],
         }
         if kind == "grouped":
             found |= {"num_groups": len(loader.groups), "num_images_per_group": loader.sizes}
@@ -63,6 +49,8 @@ def _facts(kind: str):
             probability, option, sampled = loader.options
             pairs = None if sampled else _plain(all_pairs(loader.sizes, probability == 1, option))
             found["sample_indices"] = pairs
+        if "moving_ids" in case:
+            found["moving_ids"] = [_recorded_name(name) for name in loader.moving.images.names]
         if "samples_head" in case:
             found["samples_head"] = _head(loader, len(case["samples_head"]))
         return {name: value for name, value in found.items() if name in case}
@@ -74,8 +62,8 @@ def _plain(value):
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _recorded_name(name: tuple[str, ...], root: Path) -> list[str]:
-    return [Path(name[0]).relative_to(root).as_posix(), *name[1:]]
+def _recorded_name(name: tuple[str, ...]) -> list[str]:
+    return [Path(name[0]).relative_to(DEEPREG).as_posix(), *name[1:]]
 
 
 def _head(loader: Loader, count: int) -> list[dict]:

@@ -20,11 +20,9 @@ from RegCore.space.geometry import InputError
 from RegCore.training.folder import RunFolder
 from RegCore.training.processes import Group
 from RegCore.training.state import TrainingState
-from Testing.paths import DATA, SHARED
+from Testing.paths import DEEPREG, RECORDED
 from Testing.RegCore.deepreg.bundles import graph, write_bundle, write_checkpoint
 
-DEEPREG = SHARED / "deepreg"
-RECORDED = DATA / "golden"
 CONFIG = {
     "dataset": {"image_shape": [7, 8, 9], "train": {"labeled": True}},
     "train": {"method": "ddf", "backbone": {"name": "unet", "num_channel_initial": 2, "depth": 2}},
@@ -314,9 +312,6 @@ PAIRS = {
 PAIRS = [(model, *pair) for model, pairs in PAIRS.items() for pair in pairs]
 
 
-@pytest.mark.skipif(
-    not DEEPREG.is_dir(), reason="DeepReg's data and models in ../shared/deepreg are not here"
-)
 @pytest.mark.parametrize(("model", "pair", "moving", "fixed"), PAIRS)
 def test_a_model_that_deepreg_trained_predicts_what_deepreg_predicted(model, pair, moving, fixed):
     made = import_checkpoint(DEEPREG / "trained" / model / "train" / "save" / "ckpt-2")

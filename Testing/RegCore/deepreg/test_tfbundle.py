@@ -10,10 +10,10 @@ import pytest
 from RegCore.deepreg import tfbundle
 from RegCore.deepreg.tfbundle import Node, read_bundle, read_object_graph
 from RegCore.space.geometry import InputError
-from Testing.paths import SHARED
+from Testing.paths import DEEPREG
 from Testing.RegCore.deepreg.bundles import crc32c, entry, field, graph, masked, tensor, varint, write_bundle
 
-TRAINED = SHARED / "deepreg" / "trained"
+TRAINED = DEEPREG / "trained"
 KINDS = ("float32", "float64", "float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32")
 KINDS += ("uint64", "bool", "complex64", "complex128")
 
@@ -282,7 +282,6 @@ def test_graphs_that_can_not_be(prefix, tensors, sentence):
 # ---- what TensorFlow wrote ---------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not TRAINED.is_dir(), reason="DeepReg's models in ../shared/deepreg are not here")
 @pytest.mark.parametrize(("model", "count"), [("unpaired_ddf", 353), ("paired_affine", 175)])
 def test_checkpoints_that_tensorflow_wrote(model, count):
     prefix = TRAINED / model / "train" / "save" / "ckpt-2"

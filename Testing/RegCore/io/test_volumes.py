@@ -11,10 +11,9 @@ import SimpleITK as sitk
 from RegCore.io import load, save
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.volume import Volume
-from Testing.paths import SHARED
+from Testing.paths import DEEPREG, REAL
 from Testing.RegCore.grids import GRIDS, LEFT_HANDED, LPS, OBLIQUE, SHAPE, SHEARED
 
-CASES = SHARED / "data"
 FORMATS = ["nii", "nii.gz", "nrrd", "mha", "npz"]
 ITK_FORMATS = FORMATS[:4]
 TYPES = ["uint8", "int8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64"]
@@ -364,10 +363,13 @@ def test_labels_come_back_as_labels_where_the_format_can_say_so(tmp_path, ending
         )
 
 
-@pytest.mark.skipif(not CASES.is_dir(), reason="the real cases in ../shared/data are not here")
-def test_real_files_are_read_as_nibabel_reads_them():
-    for path in sorted(CASES.glob("*/*.nii.gz")):
-        kind = "labels" if "seg" in path.name or "mask" in path.name else "image"
+@pytest.mark.parametrize("folder", [DEEPREG / "data/test/nifti/paired/test", *REAL], ids=lambda f: f.name)
+def test_real_files_are_read_as_nibabel_reads_them(folder):
+    paths = sorted(folder.rglob("*.nii.gz"))
+    assert paths
+    for path in paths:
+        labels = any(word in str(path.relative_to(folder)) for word in ("seg", "mask", "labels"))
+        kind = "labels" if labels else "image"
         volume, expected = load(path, kind), nibabel.load(path)
         np.testing.assert_array_equal(volume.array, np.asarray(expected.dataobj))
         np.testing.assert_allclose(volume.geometry.affine, expected.affine, atol=1e-6)

@@ -23,9 +23,8 @@ from RegCore.samples.datasets import (
     write_examples,
 )
 from RegCore.space.geometry import InputError
-from Testing.paths import SHARED
+from Testing.paths import DEEPREG
 
-DEEPREG = SHARED / "deepreg"
 SMALL, FIXED = Scan(shape=(20, 17, 14)), Scan("us", (18, 15, 16), (200, 180, 170), (10, -10, -20))
 
 
@@ -217,7 +216,6 @@ def test_a_configuration_that_was_changed_stays(examples, tmp_path, caplog, monk
     assert [record.args[0] for record in caplog.records] == [mine]
 
 
-@pytest.mark.skipif(not DEEPREG.is_dir(), reason="DeepReg's files in ../shared/deepreg are not here")
 def test_the_examples_say_what_those_of_deepreg_say():
     ours = {Path(name).name: yaml.safe_load(text) for name, text in yamls(EXAMPLES).items()}
     ours = {

@@ -16,10 +16,8 @@ from RegCore.space.volume import (
     reoriented,
     slabs,
 )
-from Testing.paths import SHARED
+from Testing.paths import DEEPREG, REAL
 from Testing.RegCore.grids import GRIDS, OBLIQUE, SHAPE, SHEARED
-
-CASES = SHARED / "data"
 
 
 def image(values) -> Volume:
@@ -90,16 +88,15 @@ def test_patches_look_like_labels_and_images_do_not(order):
     assert looks_like_labels(blocks() > 1)
 
 
-@pytest.mark.skipif(not CASES.is_dir(), reason="the real cases in ../shared/data are not here")
-def test_real_label_maps_and_scans_are_told_apart():
-    seen = set()
-    for path in CASES.glob("*/*.nii.gz"):
+@pytest.mark.parametrize("folder", [DEEPREG / "data/test/nifti/paired/test", *REAL], ids=lambda f: f.name)
+def test_real_label_maps_and_scans_are_told_apart(folder):
+    paths = list(folder.rglob("*.nii.gz"))
+    assert paths
+    for path in paths:
         array = nibabel.load(path).get_fdata().astype(np.int32)
-        is_labels = "seg" in path.name or "mask" in path.name
-        if array.ndim == 3:
-            assert looks_like_labels(array) is is_labels, path
-            seen.add(is_labels)
-    assert seen == {True, False}
+        is_labels = any(word in str(path.relative_to(folder)) for word in ("seg", "mask", "labels"))
+        for map_or_scan in np.moveaxis(array, -1, 0) if array.ndim == 4 else [array]:
+            assert looks_like_labels(map_or_scan) is is_labels, path
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

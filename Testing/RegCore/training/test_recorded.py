@@ -9,13 +9,11 @@ import pytest
 from PIL import Image
 
 from RegCore.training.predict import Predicted, predict
-from Testing.paths import ROOT, SHARED
+from Testing.paths import DATA, DEEPREG
 from Testing.RegCore.training.sets import figures
 
-DEEPREG = SHARED / "deepreg"
-RECORDED = json.loads((ROOT / "Testing" / "Data" / "golden" / "prediction.json").read_text(encoding="utf-8"))
+RECORDED = json.loads((DATA / "golden" / "prediction.json").read_text(encoding="utf-8"))
 CASES = ("paired_affine", "unpaired_ddf")
-pytestmark = pytest.mark.skipif(not DEEPREG.is_dir(), reason="DeepReg's data are not on this computer")
 
 
 @pytest.fixture(scope="module")

@@ -12,16 +12,11 @@ import yaml
 
 from RegCore.space.geometry import InputError
 from RegCore.training.config import Config, Cosine, EarlyStopping, Loss, OneCycle, Part, Split, load_config
-from Testing.paths import DATA, SHARED
+from Testing.paths import DEEPREG, RECORDED
 from Testing.RegCore.training.config.samples import GROUPED, PAIRED, UNPAIRED, changed
 
-DEEPREG = SHARED / "deepreg"
-RECORDED = DATA / "golden" / "config.json"
-CASES = json.loads(RECORDED.read_text(encoding="utf-8"))
+CASES = json.loads((RECORDED / "config.json").read_text(encoding="utf-8"))
 LOWER_CASE = "optimizer lower-case flat (unchanged)"  # read by DeepReg, which then fails at the optimiser
-needs_deepreg = pytest.mark.skipif(
-    not DEEPREG.is_dir(), reason="DeepReg's configurations in ../shared/deepreg are not here"
-)
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
@@ -155,7 +150,6 @@ def test_a_dump_is_whole_or_not_at_all(tmp_path):
 # ---- DeepReg's own files -----------------------------------------------------------------------------------
 
 
-@needs_deepreg
 def test_every_demo_and_example_of_deepreg_loads():
     paths = [*DEEPREG.glob("demos/*.yaml"), *DEEPREG.glob("trained/*/train/config.yaml")]
     paths += [DEEPREG / "config" / "unpaired_labeled_ddf.yaml"]
@@ -170,7 +164,6 @@ LOADED = [f"{kind}_{form}" for kind in ("paired", "unpaired", "grouped") for for
 LOADED += ["unpaired_nifti_multi_dirs", "unpaired_nifti_no_valid"]
 
 
-@needs_deepreg
 @pytest.mark.parametrize("data", LOADED)
 def test_every_merge_of_deepregs_test_files_loads(data):
     methods = [["ddf"], ["ddf", "dvf"], ["affine"], ["ddf", "conditional"]]
@@ -189,7 +182,6 @@ def test_every_merge_of_deepregs_test_files_loads(data):
             assert (config.dataset.valid is None) == (data == "unpaired_nifti_no_valid")
 
 
-@needs_deepreg
 def test_an_old_file_is_upgraded_and_nothing_is_written_beside_it(tmp_path):
     path = tmp_path / "old.yaml"
     path.write_bytes((DEEPREG / "config" / "test" / "grouped_mr_heart_v011.yaml").read_bytes())
