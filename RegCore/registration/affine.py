@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from RegCore.progress import Progress, part_of, silent
 from RegCore.registration.block_matching import FLAT, best_displacements, block_costs
+from RegCore.registration.minimise import minimise
 from RegCore.registration.pair import UNRELATED, FeatureImage, LabelEncoding, PairSide, make_feature_image
 from RegCore.resampler import reference_grid, sample
 from RegCore.resampler.pyramid import foreground, working_geometry
@@ -229,22 +230,17 @@ def refine(
     points = torch.from_numpy(unit) @ torch.cat([index, torch.ones_like(index[:1])])
     points = points.float().to(device)
     parameters = torch.zeros(6 if rigid else 12, device=device, requires_grad=True)
-    adam = torch.optim.Adam([parameters], lr=rate)
-    best = (float("inf"), parameters.detach().clone())
-    for n in range(iterations):
+
+    def objective() -> torch.Tensor:
         at = back[:3, :3] @ (_small(parameters, rigid) @ points) + back[:3, 3:]
         values = sample(moving, at.view(1, 3, *fixed.shape[2:]))
         distance = (fixed - values[:, :-1]).square().sum(1, keepdim=True)
         distance = distance * values[:, -1:] + UNRELATED * (1 - values[:, -1:])
-        loss = (distance * weight).sum() / weight.sum()
-        value = float(loss.detach())
-        if value < best[0]:
-            best = (value, parameters.detach().clone())
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-        tell(n, value)
-    small = np.vstack([_small(best[1], rigid).double().cpu().numpy(), [0, 0, 0, 1]])
+        return (distance * weight).sum() / weight.sum()
+
+    adam = torch.optim.Adam([parameters], lr=rate)
+    best = minimise(parameters, objective, adam, iterations, tell).best
+    small = np.vstack([_small(best, rigid).double().cpu().numpy(), [0, 0, 0, 1]])
     return matrix @ np.linalg.inv(normalise) @ small @ normalise
 
 

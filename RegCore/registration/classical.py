@@ -9,6 +9,8 @@ import torch
 
 from RegCore.losses import DEFORMATION_LOSSES, IMAGE_LOSSES, make_loss
 from RegCore.progress import Progress, silent
+from RegCore.registration.minimise import minimise
+from RegCore.registration.optimisers import make_optimiser
 from RegCore.resampler import reference_grid, resize3d, sample, warp_image_ddf
 from RegCore.resampler.pyramid import (
     as_tensor,
@@ -29,40 +31,6 @@ FIELD_VOXELS = 2**24  # larger fixed grids get their field on the working grid, 
 NOISE = 1e-3  # standard deviation in voxels of the field that the descent starts from
 
 
-def _adam(parameter: torch.Tensor, learning_rate: float) -> Callable[[], None]:
-    """Adam (Kingma and Ba, ICLR 2015) as TensorFlow has it: 1e-7 is added before the bias is corrected."""
-    first, second = torch.zeros_like(parameter), torch.zeros_like(parameter)
-    beta_1, beta_2, steps = 0.9, 0.999, 0
-
-    def step() -> None:
-        nonlocal steps
-        steps += 1
-        first.lerp_(parameter.grad, 1 - beta_1)
-        second.mul_(beta_2).addcmul_(parameter.grad, parameter.grad, value=1 - beta_2)
-        rate = learning_rate * (1 - beta_2**steps) ** 0.5 / (1 - beta_1**steps)
-        parameter.addcdiv_(first, second.sqrt().add_(1e-7), value=-rate)
-
-    return step
-
-
-def _sgd(parameter: torch.Tensor, learning_rate: float) -> Callable[[], None]:
-    """Plain gradient descent."""
-    return lambda: parameter.sub_(parameter.grad, alpha=learning_rate)
-
-
-OPTIMIZERS = {"Adam": _adam, "SGD": _sgd}
-
-
-def _check_settings(optimizer: str, learning_rate: float, max_iter: int) -> None:
-    if optimizer not in OPTIMIZERS:
-        raise InputError(f"the optimizer is {optimizer!r}, expected one of {', '.join(OPTIMIZERS)}")
-    if max_iter < 1 or not learning_rate > 0:
-        raise InputError(
-            f"expected max_iter of at least 1 and a positive learning_rate, but they are {max_iter} and "
-            f"{learning_rate}"
-        )
-
-
 def _descend(
     parameter: torch.Tensor,
     objective: Callable[[], tuple[torch.Tensor, ...]],
@@ -79,32 +47,28 @@ def _descend(
     ``objective`` returns one or more ``(B,)``, the first of which is made small. The batch is summed in the
     gradient and averaged in the figures, as DeepReg does.
     """
-    _check_settings(optimizer, learning_rate, max_iter)
+    if max_iter < 1:
+        raise InputError(f"max_iter is {max_iter}, expected at least 1")
+    optimiser = make_optimiser({"name": optimizer, "learning_rate": learning_rate}, [parameter])
     parameter.requires_grad_(True)
-    history, best, lowest = [], None, np.inf
-    with torch.no_grad():
-        step = OPTIMIZERS[optimizer](parameter, learning_rate)
-    for iteration in range(max_iter):
-        parameter.grad = None
-        with torch.enable_grad():
-            terms = objective()
-            terms[0].sum().backward()
-        figures = [float(term.detach().mean()) for term in terms]
-        if not np.isfinite(figures[0]):
-            raise InputError(
-                f"{stage}: the loss is {figures[0]} at iteration {iteration + 1}, try a learning_rate below "
-                f"{learning_rate}"
-            )
-        history.append(figures)
-        with torch.no_grad():
-            if keep_best and figures[0] < lowest:
-                lowest, best = figures[0], parameter.detach().clone()
-            step()
-        progress((iteration + 1) / max_iter, stage, {"iteration": iteration + 1, "loss": figures[0]})
-    found = parameter.detach()
+    history: list[list[float]] = []
+
+    def loss() -> torch.Tensor:
+        terms = objective()
+        history.append([float(term.detach().mean()) for term in terms])
+        if not np.isfinite(history[-1][0]):
+            what = f"{stage}: the loss is {history[-1][0]} at iteration {len(history)}"
+            raise InputError(f"{what}, try a learning_rate below {learning_rate}")
+        return terms[0]
+
+    def tell(n: int, value: float) -> None:
+        progress((n + 1) / max_iter, stage, {"iteration": n + 1, "loss": value})
+
+    descent = minimise(parameter, loss, optimiser, max_iter, tell)
+    found = descent.last
     if keep_best:
         with torch.no_grad():
-            found = found if float(objective()[0].mean()) <= lowest else best
+            found = found if float(objective()[0].mean()) <= descent.lowest else descent.best
     return found, torch.tensor(history)
 
 
@@ -134,9 +98,9 @@ def classical_affine(
         fixed: ``(B, 1, I, J, K)``, intensities in [0, 1].
         moving: ``(B, 1, i, j, k)``, intensities in [0, 1].
         image_loss: a name of `IMAGE_LOSSES` and its arguments.
-        learning_rate: of the optimiser.
+        learning_rate: of the optimiser, above 0.
         max_iter: number of steps.
-        optimizer: ``Adam`` or ``SGD``.
+        optimizer: a name of `RegCore.registration.optimisers.OPTIMISERS`; in DeepReg ``Adam`` or ``SGD``.
         border: what lies outside the moving image, see `RegCore.resampler.sample`; DeepReg's is
             ``zero_boundary``.
         initial_theta: ``(B, 4, 3)``; by default each index is mapped to itself.

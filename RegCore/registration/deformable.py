@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from RegCore.progress import Progress, part_of, silent
 from RegCore.registration.checks import check_not_negative
+from RegCore.registration.minimise import minimise
 from RegCore.registration.pair import (
     LABEL_WEIGHT,
     LabelEncoding,
@@ -219,22 +220,16 @@ def descend(
     objective = PairObjective(level, settings)
     parameters = start.clone().requires_grad_(True)
     adam = torch.optim.Adam([parameters], lr=settings.rate, fused=True)
+    stage = f"deformable: {'x'.join(f'{s:.1f}' for s in level.grid.spacing)} mm"
+
+    def tell(n: int, value: float) -> None:
+        progress(n / iterations, stage, {"iteration": n, "loss": value})
+
+    descent = minimise(parameters, lambda: objective(smooth(parameters)), adam, iterations, tell)
     with torch.no_grad():
-        best = (float(objective(start)), start)
-    for n in range(iterations + 1):
-        u = smooth(parameters)
-        loss = objective(u)
-        value = float(loss.detach())
-        if value < best[0]:
-            best = (value, u.detach())
-        if n == iterations:
-            break
-        adam.zero_grad(set_to_none=False)
-        loss.backward()
-        adam.step()
-        spacing = "x".join(f"{s:.1f}" for s in level.grid.spacing)
-        progress(n / iterations, f"deformable: {spacing} mm", {"iteration": n, "loss": value})
-    return best[1]
+        best, last = smooth(descent.best), smooth(descent.last)
+        seen = [(float(objective(start)), start), (descent.lowest, best), (float(objective(last)), last)]
+    return min(seen, key=lambda pair: pair[0])[1]
 
 
 def _grids(geometry: Geometry, settings: Settings) -> list[Geometry]:

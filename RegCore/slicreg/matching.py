@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from scipy.spatial import cKDTree
 
 from RegCore.progress import Progress, part_of, silent
+from RegCore.registration.minimise import minimise
 from RegCore.resampler import sample
 from RegCore.slicreg.densify import dense_field
 from RegCore.slicreg.supervoxels import Supervoxels
@@ -150,13 +151,11 @@ def descend(objective: Matching, settings: MatchSettings, progress: Progress = s
     """Adam from zero on a `Matching`; the flow ``(N, 3)`` in units."""
     flow = torch.zeros_like(objective.points, requires_grad=True)
     adam = torch.optim.Adam([flow], lr=settings.rate)
-    for n in range(settings.iterations):
-        adam.zero_grad()
-        loss = objective(flow)
-        loss.backward()
-        adam.step()
-        progress(n / settings.iterations, "matching", {"iteration": n, "loss": float(loss.detach())})
-    return flow.detach()
+
+    def tell(n: int, value: float) -> None:
+        progress(n / settings.iterations, "matching", {"iteration": n, "loss": value})
+
+    return minimise(flow, lambda: objective(flow), adam, settings.iterations, tell).last
 
 
 def _check(fixed: Supervoxels, moving: Supervoxels) -> None:
