@@ -195,7 +195,7 @@ def test_progress_tells_each_iteration_and_may_cancel():
         ({"optimizer": "Adamant"}, "'Adamant', expected one of Adam, SGD"),
         ({"max_iter": 0}, "max_iter of at least 1"),
         ({"learning_rate": -1.0}, "positive learning_rate"),
-        ({"image_loss": {"name": "dice"}}, "the loss is named 'dice'"),
+        ({"image_loss": {"name": "dice"}}, "the loss is 'dice'"),
         ({"image_loss": {"name": "lncc", "size": 3}}, "no argument 'size'"),
         ({"working_size": 2}, "working_size is 2"),
     ],
