@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from RegCore.space.geometry import InputError
-from RegCore.space.names import nearest
+from RegCore.space.names import not_among
 
 FILE = {"type": Path, "metavar": "FILE"}  # of an argument that names a file
 
@@ -21,10 +21,9 @@ def one_of(what: str, names: Sequence[str]) -> Callable[[str], str]:
     """A reader of an argument that must be one of these names; it proposes the nearest."""
 
     def read(text: str) -> str:
-        if text in names:
-            return text
-        known = f"{', '.join(names)}{nearest(text, names)}"
-        raise argparse.ArgumentTypeError(f"unknown {what} {text!r}; it is one of {known}")
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"the {what} {not_among(text, names)}")
+        return text
 
     return read
 

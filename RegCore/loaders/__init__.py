@@ -5,10 +5,10 @@
 
 import inspect
 import logging
-from collections.abc import Mapping
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from RegCore.loaders.batches import Batches, batches
 from RegCore.loaders.loader import Loader, Sample
@@ -16,7 +16,7 @@ from RegCore.loaders.pairings import Grouped, Paired, Unpaired, grouped, paired,
 from RegCore.loaders.sources import H5Files, NiftiFiles, Source, Volumes
 from RegCore.loaders.volumes import images_from_volumes, pairs_from_volumes
 from RegCore.space.geometry import InputError
-from RegCore.space.names import Lazy, LazyTable
+from RegCore.space.names import Lazy, LazyTable, check_name, select
 
 __all__ = [
     "FILE_LOADERS",
@@ -68,20 +68,20 @@ def make_loader(dataset: Mapping, split: str, *, deepreg: bool = False) -> Loade
         split: "train", "valid" or "test".
         deepreg: count groups of h5 files as DeepReg does, by the text of their numbers.
 
-    Raises InputError, one sentence that names the key or the file.
+    Raises:
+        InputError: one sentence that names the key or the file.
     """
-    if split not in SPLITS:
-        raise InputError(f"the split must be one of {', '.join(SPLITS)}, but it is {split!r}")
+    check_name(split, SPLITS, "the split")
     part = dataset.get(split) or {}
     if not isinstance(part, Mapping):
         raise InputError(f"dataset.{split}: the keys dir, format and labeled were expected, not {part!r}")
     if not part.get("dir"):
         return None
     folders = _folders(part["dir"], f"dataset.{split}.dir")
-    files = _named(FILE_LOADERS, part, "format", f"dataset.{split}")
+    files = select(FILE_LOADERS, part.get("format"), (), f"dataset.{split}: the format")
     if deepreg and files is H5Files:
         files = partial(H5Files, deepreg=True)
-    make = _named(LOADERS, dataset, "type", "dataset")
+    make, options = _loader(dataset)
     training = split == "train"
     sample_label = dataset.get("sample_label") or ("sample" if training else "all")
     skip_bad_files = bool(dataset.get("skip_bad_files", False))
@@ -91,18 +91,18 @@ def make_loader(dataset: Mapping, split: str, *, deepreg: bool = False) -> Loade
         sample_label=sample_label,
         seed=dataset.get("seed", None if training else 0),
         skip_bad_files=skip_bad_files,
-        **_options(make, dataset),
+        **options,
     )
 
 
-def loader_keys(kind: str) -> dict[str, bool]:
-    """The keys of the ``dataset`` section that a type of loader takes, and whether each must be there."""
-    parameters = list(inspect.signature(LOADERS[kind]).parameters.values())[1:]
+def loader_keys(make: Callable) -> dict[str, bool]:
+    """The keys of the ``dataset`` section that a loader takes, and whether each must be there."""
+    parameters = list(inspect.signature(make).parameters.values())[1:]
     named = (p for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in COMMON)
     return {p.name: p.default is p.empty for p in named}
 
 
-def _usable(files, folders: list[str], name: str, grouped: bool = False) -> Source:
+def _usable(files: Callable[..., Source], folders: list[str], name: str, grouped: bool = False) -> Source:
     """The source without the folders that can't be opened, each of which is named in a warning."""
     usable = []
     for folder in folders:
@@ -116,22 +116,19 @@ def _usable(files, folders: list[str], name: str, grouped: bool = False) -> Sour
     return files(usable or folders, name, grouped)
 
 
-def _options(make, dataset: Mapping) -> dict:
-    kind = dataset["type"]
-    known = loader_keys(kind)
+def _loader(dataset: Mapping) -> tuple[Callable[..., Loader], dict[str, Any]]:
+    """The loader of the section ``dataset`` and the keys of its own that are given. Raises InputError."""
     others = (*SPLITS, *COMMON, *READING, "type")
-    given = {k: v for k, v in dataset.items() if k not in others and v is not None}
-    for key in given:
-        if key not in known:
-            hint = _nearest(key, [*known, *COMMON[1:]])
-            raise InputError(f"dataset.{key}: {kind} images have no such key{hint}")
-    for key, needed in known.items():
+    given = {key: value for key, value in dataset.items() if key not in others and value is not None}
+    kind = dataset.get("type")
+    make = select(LOADERS, kind, given, "dataset: the type", takes=loader_keys)
+    for key, needed in loader_keys(make).items():
         if needed and key not in given:
             raise InputError(f"dataset.{key}: the key is missing, which {kind} images need")
-    return given
+    return make, given
 
 
-def _folders(value, key: str) -> list[str]:
+def _folders(value: object, key: str) -> list[str]:
     folders = [value] if isinstance(value, str) else value
     if not isinstance(folders, list | tuple) or not all(isinstance(folder, str) for folder in folders):
         raise InputError(f"{key}: a folder or a list of folders was expected, but it is {value!r}")
@@ -142,20 +139,6 @@ def _folders(value, key: str) -> list[str]:
         if folders.count(folder) > 1:
             raise InputError(f"{key}: the folder {folder!r} is named twice")
     return folders
-
-
-def _named(table: dict, section: Mapping, key: str, where: str):
-    name = section.get(key)
-    if name is None:
-        raise InputError(f"{where}.{key}: the key is missing (possible: {', '.join(table)})")
-    if name not in table:
-        raise InputError(f"{where}.{key}: {name!r} is unknown{_nearest(name, list(table))}")
-    return table[name]
-
-
-def _nearest(word, known: list[str]) -> str:
-    near = get_close_matches(str(word), known, 1)
-    return f"; did you mean {near[0]!r}?" if near else f" (possible: {', '.join(known)})"
 
 
 def _true_or_false(section: Mapping, key: str, where: str) -> bool:

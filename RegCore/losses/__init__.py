@@ -12,7 +12,6 @@ configuration gives. Names and arguments are those of DeepReg's configuration fi
 added by assignment: ``IMAGE_LOSSES["mine"] = function``.
 """
 
-import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -32,7 +31,7 @@ from RegCore.losses.label import (
     ssd,
 )
 from RegCore.losses.lncc import lncc
-from RegCore.space.geometry import InputError
+from RegCore.space.names import options_of, select
 
 IMAGE_LOSSES: dict[str, Callable] = {"lncc": lncc, "ssd": ssd, "gmi": gmi, "gncc": gncc, "mind": mind}
 LABEL_LOSSES: dict[str, Callable] = {
@@ -81,6 +80,7 @@ __all__ = [
     "multi_scale",
     "ssd",
 ]
+OPTIONS = partial(options_of, by_name_only=True)  # of a loss, whose tensors are given by position
 
 
 def make_loss(options: Mapping, losses: Mapping[str, Callable]) -> Callable:
@@ -94,13 +94,5 @@ def make_loss(options: Mapping, losses: Mapping[str, Callable]) -> Callable:
         InputError: no name, an unknown name, an argument that this loss does not have.
     """
     rest = dict(options)
-    name = rest.pop("name", None)
-    if name not in losses:
-        raise InputError(f"the loss is named {name!r}, expected one of {', '.join(losses)}")
-    known = [p.name for p in inspect.signature(losses[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    unknown = sorted(set(rest) - set(known))
-    if unknown:
-        raise InputError(
-            f"the loss {name} has no argument {unknown[0]!r}, it takes {', '.join(known) or 'none'}"
-        )
-    return partial(losses[name], **rest)
+    loss = select(losses, rest.pop("name", None), rest, "the loss", takes=OPTIONS)
+    return partial(loss, **rest)

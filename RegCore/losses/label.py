@@ -13,6 +13,7 @@ import torch
 from RegCore.losses.checks import check_pair, check_share
 from RegCore.losses.kernels import SIGMA_KERNELS, separable_filter
 from RegCore.space.geometry import InputError
+from RegCore.space.names import check_name
 
 Scales = float | Sequence[float] | None
 VOXELS = (2, 3, 4)
@@ -42,8 +43,7 @@ def multi_scale(
     check_pair(fixed, warped)
     if scales is None:
         return loss(fixed, warped)
-    if kernel not in SIGMA_KERNELS:
-        raise InputError(f"kernel is {kernel!r}, expected one of {', '.join(SIGMA_KERNELS)}")
+    check_name(kernel, SIGMA_KERNELS, "kernel")
     scales = [scales] if isinstance(scales, int | float) else list(scales)
     if not scales or min(scales) < 0:
         raise InputError(f"scales must hold one number or more, none of them negative, but it is {scales}")

@@ -10,6 +10,7 @@ from RegCore.losses.checks import check_pair
 from RegCore.losses.kernels import SIZE_KERNELS, separable_filter
 from RegCore.resampler import box_sum
 from RegCore.space.geometry import InputError
+from RegCore.space.names import check_name
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,7 @@ def _weights_inside(kernel: torch.Tensor, shape) -> torch.Tensor:
 
 
 def _window(fixed: torch.Tensor, kernel_type: str, kernel_size: int, deepreg: bool) -> _Window:
-    if kernel_type not in SIZE_KERNELS:
-        raise InputError(f"kernel_type is {kernel_type!r}, expected one of {', '.join(SIZE_KERNELS)}")
+    check_name(kernel_type, SIZE_KERNELS, "kernel_type")
     if kernel_size < 1 or kernel_size != int(kernel_size):
         raise InputError(f"kernel_size is {kernel_size}, expected a whole number from 1 on")
     size = int(kernel_size)

@@ -3,7 +3,7 @@
 import torch
 
 from RegCore.space.geometry import InputError
-from RegCore.space.names import DEVICES
+from RegCore.space.names import DEVICES, check_name
 
 
 def choose_device(device: str) -> str:
@@ -15,8 +15,7 @@ def choose_device(device: str) -> str:
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         return "cuda" if there["cuda"] else "cpu"
-    if not isinstance(device, str) or device not in there:
-        raise InputError(f"unknown device {device!r}; it is one of {', '.join(DEVICES)}")
+    check_name(device, DEVICES, "the device")
     if not there[device]:
         raise InputError(f"device {device} was asked for, but PyTorch finds none here; choose auto or cpu")
     return device

@@ -16,6 +16,7 @@ A method of one's own is added by ``MODELS["mine"] = MyMethod``; it is called li
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -23,7 +24,7 @@ from torch import nn
 from RegCore.networks.architectures import NETWORKS, GlobalNet
 from RegCore.resampler import control_point_field, integrate, resize3d, warp_image_ddf
 from RegCore.space.geometry import InputError
-from RegCore.space.names import Lazy, LazyTable, nearest
+from RegCore.space.names import Lazy, LazyTable, check_name, options_of, select
 
 
 @dataclass(frozen=True)
@@ -87,24 +88,18 @@ def make_backbone(options: Mapping, image_size: Sequence[int], defaults: Mapping
         raise InputError(f"the backbone is {options!r}, expected a name and the arguments of a network")
     given = dict(options)
     name = given.pop("name", None)
-    if not isinstance(name, str) or name not in NETWORKS:
-        hint = nearest(name, NETWORKS)
-        raise InputError(f"the backbone is named {name!r}, expected one of {', '.join(NETWORKS)}{hint}")
-    parameters = inspect.signature(NETWORKS[name]).parameters
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    known = [key for key, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    free = [key for key in known if key not in ("image_size", "in_channels")]
-    for key, value in given.items():
-        if key not in free and not (open_ended and key not in known):
-            hint = nearest(key, free)
-            raise InputError(f"the backbone {name} has no argument {key!r}, it takes {', '.join(free)}{hint}")
-        if key == "out_channels" and value != defaults.get(key, value):
-            raise InputError(f"out_channels of the backbone is {value}, but the method needs {defaults[key]}")
-    used = {key: value for key, value in defaults.items() if key in known or open_ended} | given
-    lacking = [k for k in free if parameters[k].default is inspect.Parameter.empty and k not in used]
-    if lacking:
-        raise InputError(f"the backbone {name} needs {lacking[0]}, which is not given")
-    return NETWORKS[name](tuple(image_size), **used)
+    takes = partial(options_of, without=("image_size", "in_channels"))
+    network = select(NETWORKS, name, given, "the backbone", takes=takes)
+    for key in ("in_channels", "out_channels"):
+        if key in defaults and given.get(key, defaults[key]) != defaults[key]:
+            raise InputError(f"{key} of the backbone is {given[key]}, but the method needs {defaults[key]}")
+    parameters = inspect.signature(network).parameters
+    any_name = options_of(network) is None
+    used = {key: value for key, value in defaults.items() if key in parameters or any_name} | given
+    for key, parameter in (options_of(network, without=("image_size",)) or {}).items():
+        if parameter.default is parameter.empty and key not in used:
+            raise InputError(f"the backbone {name} needs {key}, which is not given")
+    return network(tuple(image_size), **used)
 
 
 def _backbone(
@@ -293,9 +288,7 @@ def build_model(train: Mapping, fixed_size, moving_size, *, labeled: bool) -> nn
             no sense.
     """
     name = train.get("method")
-    if not isinstance(name, str) or name not in MODELS:
-        hint = nearest(name, MODELS)
-        raise InputError(f"the method is {name!r}, expected one of {', '.join(MODELS)}{hint}")
+    check_name(name, MODELS, "the method")
     if "backbone" not in train:
         raise InputError("the section train has no backbone, which names the network")
     deepreg = train.get("deepreg", False)

@@ -14,7 +14,7 @@ from numbers import Real
 import torch
 
 from RegCore.space.geometry import InputError
-from RegCore.space.names import nearest
+from RegCore.space.names import select
 
 Tensors = list[torch.Tensor]
 
@@ -85,16 +85,8 @@ def read_options(options: Mapping) -> dict:
         raise InputError(f"the optimizer is {options!r}, expected a name and its arguments")
     given = dict(options)
     name = given.pop("name", None)
-    if not isinstance(name, str) or name not in OPTIMISERS:
-        hint = nearest(name, OPTIMISERS)
-        raise InputError(f"the optimiser is named {name!r}, expected one of {', '.join(OPTIMISERS)}{hint}")
-    known = OPTIMISERS[name]
+    known = select(OPTIMISERS, name, given, "the optimiser", takes=dict)
     for argument, value in given.items():
-        if argument not in known:
-            hint = nearest(argument, known)
-            raise InputError(
-                f"the optimiser {name} has no argument {argument!r}, it takes {', '.join(known)}{hint}"
-            )
         _check(name, argument, value, known[argument])
     clips = [clip for clip in CLIPS if given.get(clip)]
     if len(clips) > 1:

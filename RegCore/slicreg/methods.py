@@ -6,8 +6,8 @@ gets from the loader before the training and keeps with its weights, so that a m
 needed.
 """
 
-import inspect
 from collections.abc import Mapping
+from dataclasses import fields
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from RegCore.slicreg.prediction import targets
 from RegCore.slicreg.registration import register_scans
 from RegCore.slicreg.template import Method
 from RegCore.space.geometry import InputError
+from RegCore.space.names import select
 from RegCore.space.transforms import DisplacementField
 from RegCore.space.volume import Volume
 
@@ -45,7 +46,7 @@ class DeepLab(nn.Module):
         checkpointing: bool = False,
     ):
         super().__init__()
-        raise InputError("the backbone deeplab goes with the methods slicreg and slicreg-regression")
+        raise InputError("the backbone deeplab works only with the methods slicreg and slicreg-regression")
 
 
 class Headed(nn.Module):
@@ -83,11 +84,9 @@ def make_network(backbone: Mapping, size, needed: Mapping) -> nn.Module:
         if given.setdefault(key, value) != value:
             raise InputError(f"{key} of the backbone is {given[key]}, but the method needs {value}")
     if given.get("name") == "deeplab":
-        known = inspect.signature(NetworkSettings).parameters
-        for key in given:
-            if key not in (*known, "name"):
-                raise InputError(f"the backbone deeplab has no argument {key!r}, it takes {', '.join(known)}")
         rest = {key: value for key, value in given.items() if key != "name"}
+        known = [field.name for field in fields(NetworkSettings)]
+        select({"deeplab": known}, "deeplab", rest, "the backbone", takes=list)
         if "rates" in rest:
             rest["rates"] = tuple(rest["rates"])
         return SlicNet(NetworkSettings(**rest))

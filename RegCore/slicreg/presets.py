@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from RegCore.slicreg.folder import read_settings
-from RegCore.space.geometry import InputError
+from RegCore.space.names import check_name
 
 STEPS_OF_EPOCH = 20  # about so many steps between two validations
 LEARNING = {
@@ -44,8 +44,7 @@ def training_config(
     Raises:
         InputError: an unknown network; a folder that is no preparation.
     """
-    if network not in NETWORKS:
-        raise InputError(f"the network is {network!r}, expected one of {', '.join(NETWORKS)}")
+    check_name(network, NETWORKS, "the network")
     folder, prepared = Path(folder), read_settings(folder)
     scans, settings = len(prepared["train"]), prepared["settings"]
     batch_size = min(batch_size, scans)

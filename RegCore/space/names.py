@@ -1,11 +1,16 @@
-"""Names that users choose from: tables of them, the nearest to a mistyped one, and paths told from names."""
+"""Choosing by name: tables of parts, the check of a name and its options, and paths told from names."""
 
 import difflib
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import PurePath
+from typing import Any, TypeVar
 
+from RegCore.space.geometry import InputError
+
+Part = TypeVar("Part")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 """What networks and optimisers can be told to compute on."""
 
@@ -18,36 +23,107 @@ class Lazy:
     name: str
 
 
-class LazyTable(dict):
-    """Names and what they stand for. A new entry is an assignment; a `Lazy` one is fetched when it is used.
+class LazyTable(dict[str, Any]):
+    """Names and what they stand for. A new entry is an assignment; a `Lazy` one is imported when it is used.
 
     So a table can name what a room above its own makes, or what needs torch, and import neither.
     """
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> Any:
         value = super().__getitem__(name)
         if isinstance(value, Lazy):
             value = self[name] = getattr(import_module(value.module), value.name)
         return value
 
-    def get(self, name, default=None):
+    def get(self, name: str, default: Any = None) -> Any:
         return self[name] if name in self else default  # noqa: SIM401 - that would be this method
 
-    def values(self):
+    def values(self) -> list[Any]:  # type: ignore[override]
         return [self[name] for name in self]
 
-    def items(self):
+    def items(self) -> list[tuple[str, Any]]:  # type: ignore[override]
         return [(name, self[name]) for name in self]
 
 
-def nearest(name, known: Iterable) -> str:
+def nearest(name: object, known: Iterable) -> str:
     """The end of a sentence that proposes a known name in place of another; empty if none is near."""
     by_lower = {str(word).lower(): word for word in known}
     near = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
     return f", did you mean {by_lower[near[0]]}?" if near else ""
 
 
-def is_path(name) -> bool:
+def not_among(value: object, known: Iterable) -> str:
+    """What is wrong with a name that is not among the known ones: "is 'unit', expected one of …"."""
+    known = [str(name) for name in known if name is not None]
+    came = "is missing" if value is None else f"is {value!r}"
+    return f"{came}, expected one of {', '.join(known)}{nearest(value, known)}"
+
+
+def check_name(name: object, known: Collection, where: str) -> None:
+    """Check that a name is a known one.
+
+    Args:
+        name: as the user gave it, of any type.
+        known: the names, or a table of them; None among them stands for "none of these" and is not proposed.
+        where: the subject of the sentence of the error, for example "the device".
+
+    Raises:
+        InputError: it is not known; the sentence lists those that are and proposes the nearest.
+    """
+    if not (name is None or isinstance(name, str)) or name not in known:
+        raise InputError(f"{where} {not_among(name, known)}")
+
+
+def select(
+    table: Mapping[Any, Part],
+    name: object,
+    options: Iterable[str],
+    where: str,
+    *,
+    takes: Callable[[Part], Collection[str] | None] | None = None,
+) -> Part:
+    """The part that a name stands for, once its name and the names of its options are known to be right.
+
+    Args:
+        table: names and what they stand for.
+        name: as the user gave it, of any type.
+        options: names of the options that are given besides.
+        where: what is chosen, for example "the backbone"; the errors begin with it.
+        takes: gives the names of the options that a part takes, None for any; by default none is checked.
+
+    Raises:
+        InputError: the name is missing or unknown, or the part has no such option; the sentence lists what
+            there is and proposes the nearest.
+    """
+    check_name(name, table, where)
+    part = table[name]
+    known = takes(part) if takes is not None else None
+    for key in options if known is not None else ():
+        if key not in known:
+            there = ", ".join(known) or "none"
+            raise InputError(f"{where} {name} has no argument {key!r}, it takes {there}{nearest(key, known)}")
+    return part
+
+
+def options_of(
+    function: Callable, without: Collection[str] = (), *, by_name_only: bool = False
+) -> dict[str, inspect.Parameter] | None:
+    """The arguments of a function or class that can be given by name; None if it takes any name.
+
+    Args:
+        function: what is called.
+        without: names that are no options.
+        by_name_only: only those that can't be given by position.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    kinds = {inspect.Parameter.KEYWORD_ONLY}
+    kinds |= set() if by_name_only else {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    return {p.name: p for p in parameters if p.kind in kinds and p.name not in without}
+
+
+def is_path(name: object) -> bool:
     """Whether this is the path of a model file or a checkpoint, by a slash in it or by its ending."""
     return (
         isinstance(name, PurePath)

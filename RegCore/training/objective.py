@@ -16,7 +16,7 @@ import torch
 from RegCore import losses
 from RegCore.networks.models import Prediction, warped
 from RegCore.space.geometry import InputError
-from RegCore.space.names import nearest
+from RegCore.space.names import check_name
 
 SECTIONS = ("image", "label", "regularization")
 # What DeepReg calls a loss in its log; others are logged under the name in the configuration.
@@ -77,14 +77,12 @@ class Objective:
         if not isinstance(section, Mapping):
             raise InputError(f"loss is {section!r}, expected the sections {', '.join(SECTIONS)}")
         for key in section:
-            if key not in SECTIONS:
-                hint = nearest(key, SECTIONS)
-                raise InputError(f"loss has no section {key!r}, it takes {', '.join(SECTIONS)}{hint}")
+            check_name(key, SECTIONS, "a section of loss")
         terms = [t for key in SECTIONS for t in _terms(key, section.get(key), deepreg)]
         used = tuple(t for t in terms if t.weight != 0 and (labeled or t.section != "label"))
         if not used:
             why = "" if labeled else "; label losses need labelled data"
-            raise InputError(f"loss holds nothing that training could make small{why}")
+            raise InputError(f"the section loss leaves nothing to minimise{why}")
         return Objective(used, labeled, deepreg)
 
     @property
@@ -161,9 +159,7 @@ def _terms(section: str, given, deepreg: bool) -> list[Term]:
             raise InputError(f"loss.{section} holds {entry!r}, expected a name, a weight and arguments")
         options = dict(entry)
         name, weight = options.get("name"), options.pop("weight", 1.0)
-        if not isinstance(name, str) or name not in table:
-            names = ", ".join(table)
-            raise InputError(f"loss.{section} names {name!r}, expected one of {names}{nearest(name, table)}")
+        check_name(name, table, f"loss.{section}: the loss")
         if isinstance(weight, bool) or not isinstance(weight, Real) or not math.isfinite(weight):
             hint = "; YAML reads 1e-5 as text, write 1.0e-5" if isinstance(weight, str) else ""
             raise InputError(f"the weight of {name} in loss.{section} is {weight!r}, expected a number{hint}")

@@ -1,4 +1,4 @@
-"""Parts of one's own: decorators that enter them into RegCore's tables, and the files that hold them.
+"""Parts of your own: decorators that enter them into RegCore's tables, and the files that hold them.
 
 A file given by ``--plugin my.py`` is ordinary Python::
 
@@ -8,9 +8,8 @@ A file given by ``--plugin my.py`` is ordinary Python::
     def root_mean_square(fixed, warped):
         return ((fixed - warped) ** 2).flatten(1).mean(1).sqrt()
 
-The tables are plain dicts beside what they name (`RegCore.networks.architectures.NETWORKS`, …): what is in
-them is seen by ``name in table``, fetched by ``table[name]`` and made by calling it. An assignment does what
-a decorator does, without its checks.
+The tables are dicts beside what they name (`RegCore.networks.architectures.NETWORKS`, …); an assignment does
+what a decorator does, without its checks.
 """
 
 import importlib.util
@@ -19,9 +18,9 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
@@ -32,192 +31,116 @@ from RegCore.networks.architectures import NETWORKS
 from RegCore.networks.models import MODELS
 from RegCore.space.geometry import InputError
 
-TABLES = (
-    NETWORKS,
-    MODELS,
-    IMAGE_LOSSES,
-    LABEL_LOSSES,
-    DEFORMATION_LOSSES,
-    LOADERS,
-    FILE_LOADERS,
-    AUGMENTATIONS,
-)
+PAIR_LOSSES = (IMAGE_LOSSES, LABEL_LOSSES)
+TABLES = (NETWORKS, MODELS, *PAIR_LOSSES, DEFORMATION_LOSSES, LOADERS, FILE_LOADERS, AUGMENTATIONS)
 
 
 @dataclass
-class _Plugin:
-    """A file that was carried out: its text, and its module."""
+class Plugin:
+    """A file that was executed: its text, its module, and the entries (table, name, part) it made."""
 
     text: bytes
     module: ModuleType
+    entries: list[tuple[dict, str, Any]]
 
 
-_plugins: dict[Path, _Plugin] = {}  # in the order in which they were loaded
-_authors: dict[tuple[int, str], Path] = {}  # file that made an entry, by table and name
-_running: list[Path] = []  # the file that is carried out just now
+_plugins: dict[Path, Plugin] = {}  # in the order in which they were loaded
 
 
-def register_backbone(name: str, network: Callable | None = None, *, force: bool = False):
-    """Enter a network, under a name for ``train.backbone.name``; as a decorator, or called with the network.
+@dataclass(frozen=True)
+class Registrar:
+    """Enters parts of a kind: ``@register_loss("mine")`` or ``register_loss("mine", part)``."""
 
-    Args:
-        name: for the configuration.
-        network: an ``nn.Module`` class, or a function that makes one, called as ``network(image_size,
-            in_channels=…, out_channels=…, out_kernel_initializer=…, out_activation=…, …)`` with those of
-            these names that it knows, and with the other keys of the section ``backbone``. The module maps
-            ``(B, in_channels, I, J, K)`` to ``(B, out_channels, I, J, K)``.
-        force: replace what has the name.
+    kind: str
+    """What the parts are, for messages."""
+    tables: tuple[dict, ...] = ()
+    """Where they go; none for losses, whose arguments tell."""
+    values: tuple = ()
+    """By which arguments, given by position, a part must be callable."""
+    names: tuple[str, ...] = ()
+    """And by which, given by name."""
+    classes: type | None = object
+    """What a class must be derived from; None where a class will not do."""
 
-    Returns:
-        The network itself, or a decorator, likewise in all functions here.
+    def __call__(self, name: str, part: Callable | None = None, *, force: bool = False) -> Callable:
+        """Enter a part.
 
-    Raises:
-        InputError: the name is taken or no name, or this is no network.
-    """
-    return _registered("network", (NETWORKS,), name, network, force, _check_network)
+        Args:
+            name: for the configuration.
+            part: a function or a class; without it a decorator is given.
+            force: replace what has the name.
 
+        Returns:
+            The part itself, or the decorator.
 
-def register_model(name: str, method: Callable | None = None, *, force: bool = False):
-    """Enter a method, under a name for ``train.method``.
+        Raises:
+            InputError: the name is taken or no text, or the part can't be called as it will be.
+        """
+        if not isinstance(name, str) or not name:
+            raise InputError(f"the name of a {self.kind} must be a text, but it is {name!r}")
+        if part is None:
+            return lambda part: self(name, part, force=force)
+        what = f"the {self.kind} {name!r}"
+        tables = self._check(what, part)
+        for table in () if force else tables:
+            if name in table:
+                made = ((path, entry[:2]) for path, known in _plugins.items() for entry in known.entries)
+                author = "".join({f", from {path}" for path, (at, of) in made if at is table and of == name})
+                raise InputError(f"{what} is there already{author}; see force=True")
+        for table in tables:
+            table[name] = part
+        return part
 
-    ``method(backbone, fixed_size, moving_size, *, labeled, deepreg)`` gives an ``nn.Module`` as
-    `RegCore.networks.models.DDFModel` does. Else as `register_backbone`.
-    """
-    return _registered("method", (MODELS,), name, method, force, _check_method)
-
-
-def register_loss(name: str, loss: Callable | None = None, *, force: bool = False):
-    """Enter a loss, under a name for the section ``train.loss``.
-
-    The function says by its arguments what it looks at: ``loss(fixed, warped, *, …)``, images or labels
-    ``(B, C, I, J, K)``, goes with ``image`` and ``label``; ``loss(ddf, *, …)``, ``(B, 3, I, J, K)`` in
-    voxels, with ``regularization``. It gives one value per sample ``(B,)``, the lower the better; the options
-    behind the ``*`` are keys of its section. Else as `register_backbone`.
-    """
-    return _registered("loss", _loss_tables, name, loss, force, _check_loss)
-
-
-def register_data_loader(name: str, loader: Callable | None = None, *, force: bool = False):
-    """Enter a loader, under a name for ``dataset.type``.
-
-    ``loader(open_files, *, labeled, sample_label, seed, skip_bad_files, …)`` gives a
-    `RegCore.loaders.Loader`; the other arguments are keys of the section ``dataset``. Else as
-    `register_backbone`.
-    """
-    return _registered("loader", (LOADERS,), name, loader, force, _check_loader)
-
-
-def register_file_loader(name: str, source: Callable | None = None, *, force: bool = False):
-    """Enter a file loader, under a name for ``dataset.train.format``.
-
-    ``source(folders, name, grouped=False)`` gives a `RegCore.loaders.Source`. Else as `register_backbone`.
-    """
-    return _registered("file loader", (FILE_LOADERS,), name, source, force, _check_source)
-
-
-def register_data_augmentation(name: str, augmentation: Callable | None = None, *, force: bool = False):
-    """Enter an augmentation, under a name for ``train.preprocess.data_augmentation``.
-
-    ``augmentation(**options)`` gives a function (batch, generator) -> batch, see
-    `RegCore.loaders.augmentation`. Else as `register_backbone`.
-    """
-    return _registered("augmentation", (AUGMENTATIONS,), name, augmentation, force, _check_augmentation)
+    def _check(self, what: str, part: Callable) -> tuple[dict, ...]:
+        """The tables of a part that can be called as it will be. Raises InputError."""
+        if not callable(part):
+            raise InputError(f"{what} must be a class or a function, but it is a {type(part).__name__}")
+        if inspect.isclass(part) and not (self.classes and issubclass(part, self.classes)):
+            wanted = "a torch.nn.Module" if self.classes else "a function of tensors"
+            raise InputError(f"{what} must be {wanted}, but {part.__name__} is a class of another kind")
+        try:
+            signature = inspect.signature(part)
+        except (ValueError, TypeError):
+            raise InputError(f"{what} does not say what arguments it takes; wrap it in a function") from None
+        try:
+            signature.bind_partial(*self.values, **dict.fromkeys(self.names))
+        except TypeError as error:
+            call = ", ".join(["…"] * len(self.values) + [f"{name}=…" for name in self.names])
+            raise InputError(f"{what} must be callable as {self.kind}({call}, …), but: {error}") from None
+        return self.tables or _loss_tables(what, signature)
 
 
-# ---- what a part must be -----------------------------------------------------------------------------------
+def _loss_tables(what: str, signature: inspect.Signature) -> tuple[dict, ...]:
+    """The tables of a loss, by how many arguments it takes by position."""
+    kinds = [p.kind.name for p in signature.parameters.values()]
+    count = kinds.count("POSITIONAL_ONLY") + kinds.count("POSITIONAL_OR_KEYWORD")
+    if count not in (1, 2) or "VAR_POSITIONAL" in kinds:
+        call = "(fixed, warped, *, …) or (ddf, *, …), with its options after the *"
+        raise InputError(f"{what} must take {call}, but it takes {signature}")
+    return PAIR_LOSSES if count == 2 else (DEFORMATION_LOSSES,)
 
 
-def _registered(kind: str, tables, name, part, force: bool, check: Callable[[str, Callable], None]):
-    """Enter a part into its tables, or give the decorator that does."""
-    what = f"the {kind} {name!r}"
-    if not isinstance(name, str) or not name:
-        used = f'@register_…("my_{kind.split()[-1]}")'
-        raise InputError(f"the name of a {kind} must be a text, as in {used}, but it is {name!r}")
-    if part is None:
-        return partial(_registered, kind, tables, name, force=force, check=check)
-    if not callable(part):
-        raise InputError(f"{what} must be a class or a function, but it is a {type(part).__name__}")
-    check(what, part)
-    for table in tables(part) if callable(tables) else tables:
-        if name in table and not force:
-            author = _authors.get((id(table), name))
-            raise InputError(f"{what} is there already{f', from {author}' if author else ''}; see force=True")
-    for table in tables(part) if callable(tables) else tables:
-        table[name] = part
-        _authors.pop((id(table), name), None)
-        if _running:
-            _authors[(id(table), name)] = _running[-1]
-    return part
+register_backbone = Registrar("network", (NETWORKS,), ((1, 1, 1),), classes=nn.Module)
+"""For ``train.backbone.name``: ``network(image_size, *, in_channels, out_channels, …)`` gives a module that
+maps ``(B, in_channels, I, J, K)`` to ``(B, out_channels, I, J, K)``."""
+register_model = Registrar("method", (MODELS,), ({}, (1, 1, 1), (1, 1, 1)), ("labeled", "deepreg"), nn.Module)
+"""For ``train.method``: ``method(backbone, fixed_size, moving_size, *, labeled, deepreg)`` gives a module
+like `RegCore.networks.models.DDFModel`."""
+register_loss = Registrar("loss", classes=None)
+"""For ``train.loss``, one value per sample ``(B,)``: ``loss(fixed, warped, *, …)``, images or labels
+``(B, C, I, J, K)``, goes with ``image`` and ``label``; ``loss(ddf, *, …)`` with ``regularization``."""
+register_data_loader = Registrar("loader", (LOADERS,), (None,), COMMON)
+"""For ``dataset.type``: ``loader(open_files, *, labeled, sample_label, seed, skip_bad_files, …)`` gives a
+`RegCore.loaders.Loader`; its other arguments are keys of ``dataset``."""
+register_file_loader = Registrar("file loader", (FILE_LOADERS,), ([], "images"), ("grouped",))
+"""For ``dataset.train.format``: ``source(folders, name, grouped=False)`` gives a `RegCore.loaders.Source`."""
+register_data_augmentation = Registrar("augmentation", (AUGMENTATIONS,))
+"""For ``train.preprocess.data_augmentation``: ``augmentation(*, …)`` gives a function (batch, generator) ->
+batch, see `RegCore.loaders.augmentation`."""
 
 
-def _signature(what: str, part: Callable) -> inspect.Signature:
-    try:
-        return inspect.signature(part)
-    except (ValueError, TypeError):
-        raise InputError(f"{what} does not say what arguments it takes; wrap it in a function") from None
-
-
-def _fits(what: str, part: Callable, call: str, values: tuple, names: tuple = ()) -> None:
-    """Raise InputError unless a part can be called with these, apart from options of its own."""
-    try:
-        _signature(what, part).bind_partial(*values, **dict.fromkeys(names))
-    except TypeError as error:
-        raise InputError(f"{what} must be callable as {call}, but: {error}") from None
-
-
-def _check_network(what: str, part: Callable) -> None:
-    if inspect.isclass(part) and not issubclass(part, nn.Module):
-        raise InputError(f"{what} must be a torch.nn.Module, but the class {part.__name__} is none")
-    _fits(what, part, "network(image_size, in_channels=…, …)", ((1, 1, 1),))
-
-
-def _check_method(what: str, part: Callable) -> None:
-    if inspect.isclass(part) and not issubclass(part, nn.Module):
-        raise InputError(f"{what} must be a torch.nn.Module, but the class {part.__name__} is none")
-    call = "method(backbone, fixed_size, moving_size, *, labeled, deepreg)"
-    _fits(what, part, call, ({}, (1, 1, 1), (1, 1, 1)), ("labeled", "deepreg"))
-
-
-def _by_position(what: str, part: Callable) -> int:
-    """How many arguments a function takes by position; -1 for any number."""
-    parameters = _signature(what, part).parameters.values()
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return -1
-    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters)
-
-
-def _check_loss(what: str, part: Callable) -> None:
-    if inspect.isclass(part):
-        raise InputError(f"{what} must be a function of tensors, but {part.__name__} is a class")
-    if _by_position(what, part) not in (1, 2):
-        call = "(fixed, warped, *, …) or (ddf, *, …), with its options behind the *"
-        raise InputError(f"{what} must take {call}, but it takes {inspect.signature(part)}")
-
-
-def _loss_tables(part: Callable) -> tuple[dict, ...]:
-    return (IMAGE_LOSSES, LABEL_LOSSES) if _by_position("the loss", part) == 2 else (DEFORMATION_LOSSES,)
-
-
-def _check_loader(what: str, part: Callable) -> None:
-    call = "loader(open_files, *, labeled, sample_label, seed, skip_bad_files, …)"
-    _fits(what, part, call, (None,), COMMON)
-
-
-def _check_source(what: str, part: Callable) -> None:
-    _fits(what, part, "source(folders, name, grouped=False)", ([], "images"), ("grouped",))
-
-
-def _check_augmentation(what: str, part: Callable) -> None:
-    needed = [p.name for p in _signature(what, part).parameters.values() if p.kind is p.POSITIONAL_ONLY]
-    if needed:
-        raise InputError(f"{what} takes its options by name, but {needed[0]} can be given by position only")
-
-
-# ---- files -------------------------------------------------------------------------------------------------
-
-
-def load_plugin(path) -> ModuleType:
-    """Carry out a user's Python file, so that what it registers can be named in a configuration.
+def load_plugin(path: str | Path) -> ModuleType:
+    """Execute a Python file, so that what it registers can be named in a configuration.
 
     The same file once more does nothing; if its text has changed, what it registered before is replaced. If
     it fails, nothing of it stays. It may import what lies beside it.
@@ -238,20 +161,22 @@ def load_plugin(path) -> ModuleType:
     known = _plugins.get(path)
     if known is not None and known.text == text:
         return known.module
-    before, authors = [dict(table) for table in TABLES], dict(_authors)
-    for table in TABLES:
-        for name in [name for name in table if _authors.get((id(table), name)) == path]:
-            del table[name]
+    before = [dict(table) for table in TABLES]
     try:
-        module = _carried_out(path, text)
+        for table, name, part in known.entries if known else ():
+            if table.get(name) is part:
+                del table[name]
+        others = [dict(table) for table in TABLES]
+        module = _execute(path, text)
     except BaseException:
         for table, entries in zip(TABLES, before, strict=True):
             table.clear()
             table.update(entries)
-        _authors.clear()
-        _authors.update(authors)
         raise
-    _plugins[path] = _Plugin(text, module)
+    new = []
+    for table, old in zip(TABLES, others, strict=True):
+        new += [(table, name, part) for name, part in dict(table).items() if old.get(name) is not part]
+    _plugins[path] = Plugin(text, module, new)
     return module
 
 
@@ -260,17 +185,22 @@ def loaded_plugins() -> list[Path]:
     return list(_plugins)
 
 
-def _carried_out(path: Path, text: bytes) -> ModuleType:
-    """The module that a file's text makes. No compiled copy is written beside it."""
+def _execute(path: Path, text: bytes) -> ModuleType:
+    """The module that a file's text makes; no compiled copy is written beside it.
+
+    It has the file's name, by which other processes find what is in it, or a longer one where that name means
+    another module.
+    """
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))  # last, so that no file beside it hides a package
         importlib.invalidate_caches()
-    name = _module_name(path)
-    module = ModuleType(name)
-    module.__file__ = str(path)
+    found = importlib.util.find_spec(path.stem) if path.stem.isidentifier() else None
+    own = found is not None and found.origin is not None and Path(found.origin).resolve() == path
+    name = path.stem if own else f"regcore_plugin_{len(_plugins)}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
     former = sys.modules.get(name)
     sys.modules[name] = module  # pickle, dataclasses and typing look it up there
-    _running.append(path)
     try:
         exec(compile(text, str(path), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
@@ -278,23 +208,7 @@ def _carried_out(path: Path, text: bytes) -> ModuleType:
         if former is not None:
             sys.modules[name] = former
         raise InputError(f"{path}{_line(path, error)}: {_reason(error)}") from error
-    finally:
-        _running.remove(path)
     return module
-
-
-def _module_name(path: Path) -> str:
-    """The file's name, by which other processes find it; a longer one where that means another module."""
-    name = path.stem
-    known = _plugins.get(path)
-    if known is not None:
-        return known.module.__name__
-    try:
-        found = None if name in sys.modules else importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        found = None
-    own = found is not None and found.origin is not None and Path(found.origin).resolve() == path
-    return name if own and name.isidentifier() else f"regcore_plugin_{len(_plugins)}_{name}"
 
 
 def _line(path: Path, error: BaseException) -> str:

@@ -4,66 +4,76 @@ Names and orders of arguments follow DeepReg, preceded by the number of input ch
 guess. Tensors are ``(B, C, I, J, K)``. Residual blocks: He et al., CVPR 2016.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from functools import reduce
 
 import torch
 from torch import nn
 
-from RegCore.networks.layers.convolution import ACTIVATIONS, Conv3d, Deconv3d, Norm, lookup, max_pool3d_same
+from RegCore.networks.layers.convolution import (
+    ACTIVATIONS,
+    Conv3d,
+    Deconv3d,
+    Norm,
+    Sizes,
+    lookup,
+    max_pool3d_same,
+)
 from RegCore.resampler import resize3d
 from RegCore.space.geometry import InputError
 
-Sizes = int | Sequence[int]
+
+@dataclass(eq=False, repr=False)
+class _Block(nn.Module):
+    """The arguments of all blocks: a dataclass, so that they are written once."""
+
+    in_channels: int
+    """Channels of the input."""
+    filters: int
+    """Channels of the output."""
+    kernel_size: Sizes = 3
+    """Voxels of the kernel, one number or one for each axis."""
+    strides: Sizes = 1
+    """Voxels from one output to the next; of a deconvolution the factor of the size."""
+    padding: str = "same"
+    """``same`` or ``valid``."""
+    _: KW_ONLY
+    activation: str | None = "relu"
+    """A name of `ACTIVATIONS`."""
+    norm_name: str = "batch"
+    """A name of `NORMS`."""
+    kernel_initializer: str = "glorot_uniform"
+    """A name of `INITIALISERS`."""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        self.act = lookup(ACTIVATIONS, self.activation, "activation")
+        self._build()
+
+    def _build(self) -> None:
+        raise NotImplementedError
+
+    def _layer(self, kind: Callable[..., nn.Module]) -> nn.Module:
+        sizes = self.in_channels, self.filters, self.kernel_size, self.strides, self.padding
+        return kind(*sizes, kernel_initializer=self.kernel_initializer)
 
 
-class Conv3dBlock(nn.Module):
+class Conv3dBlock(_Block):
     """act(norm(conv(x))): ``(B, in_channels, I, J, K)`` -> ``(B, filters, i, j, k)``."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        filters: int,
-        kernel_size: Sizes = 3,
-        strides: Sizes = 1,
-        padding: str = "same",
-        *,
-        activation: str | None = "relu",
-        norm_name: str = "batch",
-        kernel_initializer: str = "glorot_uniform",
-    ):
-        super().__init__()
-        self.layer = Conv3d(
-            in_channels, filters, kernel_size, strides, padding, kernel_initializer=kernel_initializer
-        )
-        self.norm = Norm(filters, norm_name)
-        self.act = lookup(ACTIVATIONS, activation, "activation")
+    def _build(self) -> None:
+        self.layer, self.norm = self._layer(Conv3d), Norm(self.filters, self.norm_name)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.act(self.norm(self.layer(x)))
 
 
-class Deconv3dBlock(nn.Module):
+class Deconv3dBlock(_Block):
     """act(norm(deconv(x))); ``forward(x, shape)`` gives ``(B, filters, *shape)``."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        filters: int,
-        kernel_size: Sizes = 3,
-        strides: Sizes = 1,
-        padding: str = "same",
-        *,
-        activation: str | None = "relu",
-        norm_name: str = "batch",
-        kernel_initializer: str = "glorot_uniform",
-    ):
-        super().__init__()
-        self.layer = Deconv3d(
-            in_channels, filters, kernel_size, strides, padding, kernel_initializer=kernel_initializer
-        )
-        self.norm = Norm(filters, norm_name)
-        self.act = lookup(ACTIVATIONS, activation, "activation")
+    def _build(self) -> None:
+        self.layer, self.norm = self._layer(Deconv3d), Norm(self.filters, self.norm_name)
 
     def forward(self, x: torch.Tensor, shape: Sequence[int] | None = None) -> torch.Tensor:
         return self.act(self.norm(self.layer(x, shape)))
@@ -102,42 +112,33 @@ class ResidualConv3dBlock(nn.Module):
         return out
 
 
-class AdditiveUpSampling(nn.Module):
+@dataclass(eq=False, repr=False)
+class AdditiveUpSampling(_Block):
     """Deconvolution block plus the resized input, whose channel groups are summed (Hu et al., MedIA 2018).
 
     ``forward(x, shape)``: ``(B, in_channels, i, j, k)`` -> ``(B, filters, *shape)``. Raises InputError unless
     ``in_channels`` is a multiple of ``filters``.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        filters: int,
-        kernel_size: Sizes = 3,
-        strides: Sizes = 2,
-        padding: str = "same",
-        *,
-        activation: str | None = "relu",
-        norm_name: str = "batch",
-        kernel_initializer: str = "glorot_uniform",
-    ):
-        super().__init__()
-        if in_channels % filters:
+    strides: Sizes = 2
+
+    def _build(self) -> None:
+        if self.in_channels % self.filters:
             raise InputError(
-                f"additive upsampling sums groups of channels, but {in_channels} channels can't be summed to"
-                f" {filters}: the channels of each level must be a multiple of those of the level above"
+                f"additive upsampling sums groups of channels, but {self.in_channels} channels can't be"
+                f" summed to {self.filters}: the channels of each level must be a multiple of those of the"
+                " level above"
             )
         self.deconv3d = Deconv3dBlock(
-            in_channels,
-            filters,
-            kernel_size,
-            strides,
-            padding,
-            activation=activation,
-            norm_name=norm_name,
-            kernel_initializer=kernel_initializer,
+            self.in_channels,
+            self.filters,
+            self.kernel_size,
+            self.strides,
+            self.padding,
+            activation=self.activation,
+            norm_name=self.norm_name,
+            kernel_initializer=self.kernel_initializer,
         )
-        self.filters = filters
 
     def forward(self, x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         summed = reduce(torch.add, x.split(self.filters, 1))  # stays channels-last, unlike by `sum`

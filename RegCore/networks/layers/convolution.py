@@ -13,7 +13,9 @@ from torch import nn
 
 from RegCore.networks.layers.conv_backends import convolve, deconvolve
 from RegCore.space.geometry import InputError
+from RegCore.space.names import check_name, select
 
+Sizes = int | Sequence[int]
 PADDINGS = ("same", "valid")
 ACTIVATIONS: dict[str | None, Callable[[torch.Tensor], torch.Tensor]] = {
     None: lambda x: x,
@@ -48,13 +50,10 @@ INITIALISERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 def lookup(table: dict, name, what: str):
     """The entry of a table by name. Raises InputError that lists the names."""
-    if name not in table:
-        names = ", ".join(str(key) for key in table if key is not None)
-        raise InputError(f"the {what} is named {name!r}, expected one of {names}")
-    return table[name]
+    return select(table, name, (), f"the {what}")
 
 
-def three(value: int | Sequence[int], what: str) -> tuple[int, int, int]:
+def three(value: Sizes, what: str) -> tuple[int, int, int]:
     """One positive whole number, or three of them, as three. Raises InputError."""
     values = tuple(value) if isinstance(value, Sequence) else (value,) * 3
     if len(values) != 3 or not all(isinstance(v, int) and v > 0 for v in values):
@@ -68,7 +67,7 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def down_sampled(shape: Sequence[int], strides: int | Sequence[int]) -> tuple[int, ...]:
+def down_sampled(shape: Sequence[int], strides: Sizes) -> tuple[int, ...]:
     """Shape after a "same" convolution or pooling: ``ceil(n / stride)`` per axis."""
     return tuple(math.ceil(n / s) for n, s in zip(shape, three(strides, "strides"), strict=True))
 
@@ -111,16 +110,15 @@ class Conv3d(nn.Module):
         self,
         in_channels: int,
         filters: int,
-        kernel_size: int | Sequence[int] = 3,
-        strides: int | Sequence[int] = 1,
+        kernel_size: Sizes = 3,
+        strides: Sizes = 1,
         padding: str = "same",
         *,
         use_bias: bool = False,
         kernel_initializer: str = "glorot_uniform",
     ):
         super().__init__()
-        if padding not in PADDINGS:
-            raise InputError(f"padding is {padding!r}, expected one of {', '.join(PADDINGS)}")
+        check_name(padding, PADDINGS, "padding")
         self.kernel_size, self.strides = three(kernel_size, "kernel_size"), three(strides, "strides")
         self.padding = padding
         self.weight = nn.Parameter(torch.empty(filters, in_channels, *self.kernel_size))
@@ -147,16 +145,15 @@ class Deconv3d(nn.Module):
         self,
         in_channels: int,
         filters: int,
-        kernel_size: int | Sequence[int] = 3,
-        strides: int | Sequence[int] = 1,
+        kernel_size: Sizes = 3,
+        strides: Sizes = 1,
         padding: str = "same",
         *,
         use_bias: bool = False,
         kernel_initializer: str = "glorot_uniform",
     ):
         super().__init__()
-        if padding not in PADDINGS:
-            raise InputError(f"padding is {padding!r}, expected one of {', '.join(PADDINGS)}")
+        check_name(padding, PADDINGS, "padding")
         self.kernel_size, self.strides = three(kernel_size, "kernel_size"), three(strides, "strides")
         self.padding = padding
         self.weight = nn.Parameter(torch.empty(in_channels, filters, *self.kernel_size))

@@ -14,7 +14,9 @@ from RegCore.deepreg.upgrade import upgraded
 from RegCore.io.files import atomic_write
 from RegCore.io.yaml import Places, plain, read_files
 from RegCore.space.geometry import InputError
-from RegCore.training.config.rules import check
+from RegCore.space.names import check_name
+from RegCore.training.config.consistency import check
+from RegCore.training.config.parser import Reader
 from RegCore.training.config.schema import (
     SCHEDULES,
     SPLITS,
@@ -31,7 +33,6 @@ from RegCore.training.config.schema import (
     Step,
     Train,
 )
-from RegCore.training.config.sections import Reader
 
 __all__ = [
     "SCHEDULES",
@@ -110,15 +111,14 @@ class Config:
 
         Raises InputError if it is absent or names no folder, or if the method needs labels that it has not.
         """
-        if name not in SPLITS:
-            raise InputError(f"the split is {name!r}, but one of {', '.join(SPLITS)} was expected")
-        found = getattr(self.dataset, name)
-        if found is None:
+        check_name(name, SPLITS, "the split")
+        split = getattr(self.dataset, name)
+        if split is None:
             raise InputError(f"{self.source}: dataset.{name}.dir is missing, so there are no data to use")
-        if self.train.method == "conditional" and not found.labeled:
+        if self.train.method == "conditional" and not split.labeled:
             sentence = "is false, but the method conditional predicts labels and needs labelled data"
             raise InputError(f"{self.source}: dataset.{name}.labeled {sentence}")
-        return found
+        return split
 
 
 def load_config(paths, *, overrides: Mapping | None = None) -> Config:

@@ -7,8 +7,7 @@ and nowhere else. A key without a default must be given; ``null`` stands for the
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from RegCore.training.config.fitting import Range
-from RegCore.training.config.tables import (
+from RegCore.training.config.registries import (
     AUGMENTATION,
     FILE_LOADER,
     IMAGE_LOSS,
@@ -19,6 +18,7 @@ from RegCore.training.config.tables import (
     OPTIMISER,
     REGULARIZATION,
 )
+from RegCore.training.config.types import Range
 
 Count = Annotated[int, Range(1)]
 Natural = Annotated[int, Range(0)]

@@ -82,7 +82,7 @@ BAD = {
     "are required: --config_path/-c": ("train", []),
     "numbers as": ("train", ["-g", "one", "-c", "a.yaml"]),
     "are required: --ckpt_path/-k, --split": ("predict", ["-g", ""]),
-    "unknown split 'tset'; it is one of train, valid, test, did you mean test?": (
+    "the split is 'tset', expected one of train, valid, test, did you mean test?": (
         *("predict", ["-k", "c", "--split", "tset"]),
     ),
     "at least 1 was expected, not '0'": ("predict", ["-k", "c", "--split", "test", "-b", "0"]),

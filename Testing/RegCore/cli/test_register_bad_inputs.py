@@ -202,9 +202,9 @@ def test_files_that_do_not_go_together_get_one_sentence(case, good, tmp_path, ca
 
 
 BAD_ARGUMENTS = {
-    "unknown method": (["--method=deformabel"], r".* unknown method .*did you mean deformable\?.*"),
+    "unknown method": (["--method=deformabel"], r".* the method is .*did you mean deformable\?.*"),
     "unlike any method": (["--method=xyz"], r".* one of rigid, affine, deformable, [a-z, -]+ \(.*"),
-    "unknown device": (["--device=gpu"], r".* unknown device 'gpu'; it is one of auto, cpu, cuda, mps.*"),
+    "unknown device": (["--device=gpu"], r".* the device is 'gpu', expected one of auto, cpu, cuda, mps.*"),
     "bad seed": (["--seed=-1"], r".* a whole number of at least 0 was expected, not '-1'.*"),
     "settings without a value": (["--settings", "levels"], r".* KEY=VALUE was expected, not 'levels'"),
     "unknown setting": (["--settings", "wieght=3"], r".*wieght.*"),

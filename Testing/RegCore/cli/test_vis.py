@@ -175,7 +175,7 @@ def test_a_ddf_without_a_place_lies_where_an_image_of_its_shape_lies(files):
 
 
 BAD = {
-    "unknown mode '9'; it is one of 0, 1, 2, 3": "-m 9 -i im0.nii.gz",
+    "the mode is '9', expected one of 0, 1, 2, 3": "-m 9 -i im0.nii.gz",
     "the following arguments are required: --mode/-m": "-i im0.nii.gz",
     "mode 1 needs either --ddf-path or --transform": "-m 1 -i im0.nii.gz",
     "--size 2,2 needs 4 images, but there are 2": "-m 3 -i im0.nii.gz,im1.nii.gz",
@@ -191,7 +191,7 @@ BAD = {
     "q.png can't be written": "-m 3 -i im0.nii.gz --size 1,1 --fname q.png",
     "seg.nii.gz: an image of 1 channel": "-m 2 -i seg.nii.gz",
     "do not overlap in space": "-m 2 -i im0.nii.gz --overlay far.nii.gz",
-    "unknown style 'glow'": "-m 2 -i im0.nii.gz --overlay-style glow",
+    "the style is 'glow'": "-m 2 -i im0.nii.gz --overlay-style glow",
     "from 0.1 to 10": "-m 2 -i im0.nii.gz --zoom 0",
     "at least 1 was expected": "-m 0 -i im0.nii.gz --interval 0",
 }

@@ -222,8 +222,8 @@ def test_a_loader_and_a_file_loader_of_one_s_own(tmp_path, monkeypatch):
     section["train"]["labeled"] = False
     loader = make_loader(section, "train")
     assert loader.fixed_image_shape == (4, 4, 4) and len(loader.samples()) == 1
-    assert loader_keys("stepwise") == {"factor": False}
-    assert loader_keys("paired") == {"fixed_image_shape": True, "moving_image_shape": True}
+    assert loader_keys(LOADERS["stepwise"]) == {"factor": False}
+    assert loader_keys(LOADERS["paired"]) == {"fixed_image_shape": True, "moving_image_shape": True}
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.float16, np.float32, np.float64, bool])

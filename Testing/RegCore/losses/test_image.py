@@ -179,7 +179,7 @@ def test_ssd_is_the_mean_square_of_the_difference():
         (lambda f, w: ssd(f[0], w[0]), "of one shape"),
         (lambda f, w: ssd(f, w.long()), "torch.int64"),
         (lambda f, w: make_loss({"name": "lnc"}, IMAGE_LOSSES), "'lnc', expected one of lncc, ssd"),
-        (lambda f, w: make_loss({"kernel_size": 3}, IMAGE_LOSSES), "named None"),
+        (lambda f, w: make_loss({"kernel_size": 3}, IMAGE_LOSSES), "loss is missing"),
         (lambda f, w: make_loss({"name": "gmi", "bins": 3}, IMAGE_LOSSES), "no argument 'bins'"),
     ],
 )

@@ -251,11 +251,11 @@ UNET = {"name": "unet", **BACKBONES["unet"]}
 @pytest.mark.parametrize(
     ("train", "sentence"),
     [
-        ({"backbone": UNET}, "the method is None, expected one of ddf, dvf, conditional"),
+        ({"backbone": UNET}, "the method is missing, expected one of ddf, dvf, conditional"),
         ({"method": "DVF", "backbone": UNET}, "'DVF'.*did you mean dvf"),
         ({"method": "ddf"}, "train has no backbone"),
         ({"method": "ddf", "backbone": "unet"}, "the backbone is 'unet', expected a name and the arguments"),
-        ({"method": "ddf", "backbone": {**UNET, "name": "unit"}}, "named 'unit'.*did you mean unet"),
+        ({"method": "ddf", "backbone": {**UNET, "name": "unit"}}, "is 'unit'.*did you mean unet"),
         ({"method": "ddf", "backbone": {**UNET, "dept": 3}}, "no argument 'dept'.*did you mean depth"),
         ({"method": "ddf", "backbone": {**UNET, "in_channels": 2}}, "no argument 'in_channels'"),
         ({"method": "ddf", "backbone": {**UNET, "out_channels": 1}}, "is 1, but the method needs 3"),

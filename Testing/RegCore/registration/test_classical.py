@@ -195,7 +195,7 @@ def test_progress_tells_each_iteration_and_may_cancel():
         ({"optimizer": "Adamant"}, "'Adamant', expected one of Adam, .*, did you mean Adam?"),
         ({"max_iter": 0}, "max_iter is 0, expected at least 1"),
         ({"learning_rate": -1.0}, "learning_rate of the optimiser Adam is -1.0, expected a number above 0"),
-        ({"image_loss": {"name": "dice"}}, "the loss is named 'dice'"),
+        ({"image_loss": {"name": "dice"}}, "the loss is 'dice'"),
         ({"image_loss": {"name": "lncc", "size": 3}}, "no argument 'size'"),
         ({"working_size": 2}, "working_size is 2"),
     ],

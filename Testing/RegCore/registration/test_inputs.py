@@ -99,8 +99,8 @@ REFUSED = {
     "a method in capitals": ({"method": "AFFINE"}, "unknown method 'AFFINE'; .*, did you mean affine?"),
     "a method unlike any": ({"method": "xyz"}, r"unknown method 'xyz'; .*, classical-nonrigid$"),
     "a method that is no word": ({"method": ["rigid"]}, r"unknown method \['rigid'\]; it is one of"),
-    "a device that is no word": ({"device": ["cpu"]}, r"unknown device \['cpu'\]; it is one of auto"),
-    "unknown device": ({"device": "gpu"}, "unknown device 'gpu'; it is one of auto, cpu, cuda, mps"),
+    "a device that is no word": ({"device": ["cpu"]}, r"the device is \['cpu'\], expected one of auto"),
+    "unknown device": ({"device": "gpu"}, "the device is 'gpu', expected one of auto, cpu, cuda, mps"),
     "unknown setting": (
         {"settings": {"smothness": 1.0}},
         "method deformable has no setting 'smothness'; it has .* did you mean smoothness?",

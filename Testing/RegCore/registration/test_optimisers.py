@@ -117,10 +117,10 @@ def test_a_schedule_of_torch_can_drive_the_learning_rate():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({}, "named None, expected one of Adam"),
-        ({"name": "adam"}, "named 'adam'.*did you mean Adam"),
+        ({}, "the optimiser is missing, expected one of Adam"),
+        ({"name": "adam"}, "is 'adam'.*did you mean Adam"),
         ({"name": "Rmsprop"}, "did you mean RMSprop"),
-        ({"name": "Foo"}, r"named 'Foo', expected one of [\w, ]*$"),
+        ({"name": "Foo"}, r"is 'Foo', expected one of [\w, ]*$"),
         (
             {"name": "Adam", "learning_rte": 1.0},
             "no argument 'learning_rte', it takes .*, did you mean learning_rate\\?$",
@@ -133,7 +133,7 @@ def test_a_schedule_of_torch_can_drive_the_learning_rate():
         ({"name": "Adam", "beta_1": 1}, "is 1, expected a number from 0 to below 1"),
         ({"name": "Adam", "amsgrad": 1}, "is 1, expected true or false"),
         ({"name": "SGD", "momentum": True}, "is True, expected a number"),
-        ({"name": ["Adam"]}, r"named \['Adam'\]"),
+        ({"name": ["Adam"]}, r"is \['Adam'\]"),
         ("Adam", "optimizer is 'Adam', expected a name and its arguments"),
         ({"name": "SGD", "momentum": 1.5}, "is 1.5, expected a number from 0 to 1"),
         ({"name": "Ftrl", "learning_rate_power": 0.5}, "is 0.5, expected a number of at most 0"),

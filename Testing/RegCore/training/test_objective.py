@@ -221,11 +221,15 @@ def test_the_summary_is_the_mean_over_the_samples():
 @pytest.mark.parametrize(
     ("section", "labeled", "sentence"),
     [
-        ({"image": {"name": "mse"}}, True, "loss.image names 'mse', expected one of dice, .*lncc"),
+        ({"image": {"name": "mse"}}, True, "loss.image: the loss is 'mse', expected one of dice, .*lncc"),
         ({"image": {"name": "lnc"}}, True, "did you mean lncc"),
-        ({"image": {"weight": 1}}, True, "loss.image names None"),
+        ({"image": {"weight": 1}}, True, "loss.image: the loss is missing"),
         ({"label": [{"name": "dice"}, "jaccard"]}, True, "loss.label holds 'jaccard', expected a name"),
-        ({"regularization": {"name": "ssd"}}, True, "loss.regularization names 'ssd', expected one of"),
+        (
+            {"regularization": {"name": "ssd"}},
+            True,
+            "loss.regularization: the loss is 'ssd', expected",
+        ),
         (
             {"regularization": {"name": "bending", "l1": True}},
             True,
@@ -236,9 +240,9 @@ def test_the_summary_is_the_mean_over_the_samples():
         ({"image": {"name": "ssd", "weight": None}}, True, "is None, expected a number"),
         ({"image": {"name": "ssd", "weight": True}}, True, "is True, expected a number"),
         ({"image": {"name": "ssd", "weight": float("inf")}}, True, "is inf, expected a number"),
-        ({"image": {"name": "ssd", "weight": 0}}, True, "nothing that training could make small$"),
-        ({"label": {"name": "dice"}, "image": None}, False, "make small; label losses need labelled data"),
-        ({"image": []}, True, "nothing that training could make small$"),
+        ({"image": {"name": "ssd", "weight": 0}}, True, "the section loss leaves nothing to minimise$"),
+        ({"label": {"name": "dice"}, "image": None}, False, "minimise; label losses need labelled data"),
+        ({"image": []}, True, "the section loss leaves nothing to minimise$"),
         (["ssd"], True, "expected the sections image, label, regularization"),
     ],
 )

@@ -34,7 +34,6 @@ def tables_as_before(monkeypatch):
     """All tables and the list of plugins as they were, after each test."""
     before = [dict(table) for table in plugins.TABLES]
     monkeypatch.setattr(plugins, "_plugins", {})
-    monkeypatch.setattr(plugins, "_authors", {})
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield
     for plugin in plugins._plugins.values():
@@ -195,11 +194,11 @@ class Plain:
         (register_model, lambda backbone: None, "callable as method"),
         (register_loss, Still, "is a class"),
         (register_loss, lambda: 0, "must take"),
-        (register_loss, lambda fixed, warped, p=2: 0, "behind the *"),
+        (register_loss, lambda fixed, warped, p=2: 0, r"after the \*"),
         (register_loss, lambda *tensors: 0, "must take"),
         (register_loss, max, "does not say what arguments"),
         (register_data_loader, lambda open_files: 0, "callable as loader"),
-        (register_file_loader, lambda folders: 0, "callable as source"),
+        (register_file_loader, lambda folders: 0, "callable as file loader"),
         (register_data_augmentation, "affine", "must be a class or a function"),
     ],
 )
@@ -228,7 +227,7 @@ def write(folder, text: str, name: str = "my_parts.py"):
     return path
 
 
-def test_a_file_is_carried_out_once_and_again_when_it_has_changed(tmp_path):
+def test_a_file_is_executed_once_and_again_when_it_has_changed(tmp_path):
     path = write(tmp_path, LOSS.format(name="first"))
     module = load_plugin(path)
     assert IMAGE_LOSSES["first"] is module.loss

@@ -14,8 +14,8 @@ from RegCore.losses import BIDIRECTIONAL_LOSSES
 from RegCore.networks.models import MODELS, build_model
 from RegCore.registration.optimisers import read_options
 from RegCore.space.geometry import InputError
+from RegCore.training.config.registries import IMAGE_LOSS, LABEL_LOSS, REGULARIZATION
 from RegCore.training.config.schema import Dataset, Loss, Part, Split, Train
-from RegCore.training.config.tables import IMAGE_LOSS, LABEL_LOSS, REGULARIZATION
 
 log = logging.getLogger(__name__)
 LOSS_TABLES = {"image": IMAGE_LOSS, "label": LABEL_LOSS, "regularization": REGULARIZATION}

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import pytest
 
-from RegCore.training.config.fitting import FREE, Misfit, Range, arguments, described, fitted
+from RegCore.training.config.types import FREE, Misfit, Range, arguments, described, fitted
 
 SWITCH = Literal["auto", "off", "on"]
 COUNT = Annotated[int, Range(1)]

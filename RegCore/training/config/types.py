@@ -3,10 +3,12 @@
 import inspect
 import math
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from RegCore.space.names import options_of
 
 FREE = inspect.Parameter.empty  # the annotation of what may be anything
 WORDS = {False: "off", True: "on"}  # YAML 1.1 reads these unquoted words as false and true
@@ -133,23 +135,14 @@ class Argument:
 
 
 def arguments(
-    function: Callable, without: Iterable[str] = (), *, by_name_only: bool = False
+    function: Callable, without: Collection[str] = (), *, by_name_only: bool = False
 ) -> dict[str, Argument] | None:
-    """The arguments of a function or class that can be given by name; None if it takes any name.
-
-    without: names that are no options. by_name_only: only those that can't be given by position.
-    """
-    parameters = inspect.signature(function).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+    """What a function or class takes by name; None for any name. Arguments as in `options_of`."""
+    parameters = options_of(function, without, by_name_only=by_name_only)
+    if parameters is None:
         return None
     hints = _hints(function)
-    kinds = [inspect.Parameter.KEYWORD_ONLY]
-    kinds += [] if by_name_only else [inspect.Parameter.POSITIONAL_OR_KEYWORD]
-    return {
-        p.name: Argument(hints.get(p.name, FREE), p.default is p.empty)
-        for p in parameters
-        if p.kind in kinds and p.name not in without
-    }
+    return {name: Argument(hints.get(name, FREE), p.default is p.empty) for name, p in parameters.items()}
 
 
 def _hints(function: Callable) -> dict:

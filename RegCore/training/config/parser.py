@@ -1,14 +1,14 @@
-"""Plain values into the dataclasses of `schema`: each key is known, each value fits, each name exists."""
+"""From plain values to the dataclasses of `schema`: each key is known, each value fits, each name exists."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Annotated, get_args, get_origin, get_type_hints
 
 from RegCore.io.yaml import Key, Places, dotted, shown
-from RegCore.space.names import nearest
-from RegCore.training.config.fitting import FREE, UNIONS, Argument, Misfit, described, fitted
+from RegCore.space.names import nearest, not_among
+from RegCore.training.config.registries import LOADER, Registry
 from RegCore.training.config.schema import SCHEDULES, Dataset, Loss, Losses, Part, Preprocess, Split, Train
-from RegCore.training.config.tables import LOADER, Table
+from RegCore.training.config.types import FREE, UNIONS, Argument, Misfit, described, fitted
 
 HOMES = {
     dotted(key): {item.name for item in fields(cls) if item.name != "options"}
@@ -48,7 +48,7 @@ class Reader:
             return self.schedule(key, value) if len(classes) > 1 else self.read(key, values, classes[0])
         if origin is tuple and get_origin(parts[0]) is Annotated:
             return self.several(key, value, parts[0])
-        if origin is Annotated and isinstance(parts[1], Table):
+        if origin is Annotated and isinstance(parts[1], Registry):
             table = parts[1]
             return self.name(key, value, table) if parts[0] is str else self.part(key, value, *parts)
         if hint is Split:
@@ -115,7 +115,7 @@ class Reader:
             self.check_keys(key, values, None)
             raise self.missing((*key, "type"), Annotated[str, LOADER])
         kind = self.name((*key, "type"), values["type"], LOADER)
-        taken = LOADER.taken(LOADER.names()[kind])
+        taken = LOADER.arguments(LOADER.names()[kind])
         names = [item.name for item in fields(Dataset) if item.name != "options"]
         own = list(values) if taken is None else list(taken)
         own = [name for name in own if name not in names]
@@ -139,25 +139,23 @@ class Reader:
 
     # ---- what is chosen by name ----
 
-    def name(self, key: Key, name, table: Table) -> str:
+    def name(self, key: Key, name, table: Registry) -> str:
         """A name of a table."""
         names = table.names()
         if isinstance(name, str) and name in names:
             return name
-        hint = nearest(name, names)
-        own = f" (a {table.kind} of one's own is made known by --plugin)" if table.own and not hint else ""
-        raise self.places.error(
-            key, f"is {shown(name)}, but one of {', '.join(names)} was expected{hint}{own}"
-        )
+        own = table.own and not nearest(name, names)
+        hint = f" (--plugin adds a {table.kind} of your own)" if own else ""
+        raise self.places.error(key, not_among(name, names) + hint)
 
-    def part(self, key: Key, values, cls: type, table: Table) -> Part | Loss:
+    def part(self, key: Key, values, cls: type, table: Registry) -> Part | Loss:
         """A name with its options, and of a loss the weight."""
         self.check_keys(key, values, None)
         if values.get("name") is None:
-            raise self.places.error((*key, "name"), f"is missing, one of {', '.join(table.names())}")
+            raise self.places.error((*key, "name"), not_among(None, table.names()))
         name = self.name((*key, "name"), values["name"], table)
         common = [item.name for item in fields(cls) if item.name != "options"]
-        taken = table.taken(table.names()[name])
+        taken = table.arguments(table.names()[name])
         rest = [given for given in values if given not in common]
         if taken is not None:
             known = [*common, *taken] if cls is Loss else ["name", *taken]
@@ -193,11 +191,7 @@ class Reader:
         self.check_keys(key, values, None)
         name = values.get("name")
         if not isinstance(name, str) or name not in SCHEDULES:
-            names = ", ".join(SCHEDULES)
-            hint = nearest(name, SCHEDULES)
-            raise self.places.error(
-                (*key, "name"), f"is {shown(name)}, but one of {names} was expected{hint}"
-            )
+            raise self.places.error((*key, "name"), not_among(name, SCHEDULES))
         names = [item.name for item in fields(SCHEDULES[name])]
         return self.section(SCHEDULES[name], key, values, ["name", *names])
 

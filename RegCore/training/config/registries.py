@@ -1,7 +1,8 @@
-"""The tables that names in a configuration are looked up in, and what each name takes as further keys."""
+"""The registries of names that a configuration can choose from, and the further keys that each name takes."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from RegCore.loaders import COMMON, FILE_LOADERS, LOADERS
 from RegCore.loaders.augmentation import AUGMENTATIONS
@@ -9,29 +10,29 @@ from RegCore.losses import BIDIRECTIONAL_LOSSES, DEFORMATION_LOSSES, IMAGE_LOSSE
 from RegCore.networks.architectures import NETWORKS
 from RegCore.networks.models import MODELS
 from RegCore.registration.optimisers import OPTIMISERS
-from RegCore.training.config.fitting import FREE, Argument, arguments
+from RegCore.training.config.types import FREE, Argument, arguments
 
 
 @dataclass(frozen=True)
-class Table:
+class Registry:
     """Names and what they stand for.
 
     kind: what they are, for messages.
     names: gives all of them, looked up anew each time, since plugins add to them.
-    taken: the further keys that a name takes, from what it stands for; None for any.
+    arguments: the further keys that a name takes, from what it stands for; None for any.
     own: whether a user can add to them.
     """
 
     kind: str
     names: Callable[[], Mapping]
-    taken: Callable[[object], dict[str, Argument] | None]
+    arguments: Callable[[Any], dict[str, Argument] | None]
     own: bool = True
 
     def __str__(self) -> str:
         return f"one of {', '.join(self.names())}"
 
 
-def _of_network(network) -> dict[str, Argument] | None:
+def _of_network(network: Callable) -> dict[str, Argument] | None:
     found = arguments(network, without=("image_size", "in_channels"))
     if found is None:
         return None
@@ -43,11 +44,11 @@ def _of_network(network) -> dict[str, Argument] | None:
     return {**found, "control_points": Argument(int | tuple[int, int, int] | None, False)}
 
 
-def _of_loss(loss) -> dict[str, Argument] | None:
+def _of_loss(loss: Callable) -> dict[str, Argument] | None:
     return arguments(loss, by_name_only=True)
 
 
-def _of_loader(loader) -> dict[str, Argument] | None:
+def _of_loader(loader: Callable) -> dict[str, Argument] | None:
     found = arguments(loader)
     return None if found is None else {n: a for n, a in list(found.items())[1:] if n not in COMMON}
 
@@ -56,12 +57,12 @@ def _of_optimiser(defaults: Mapping) -> dict[str, Argument]:
     return {name: Argument(FREE, False) for name in defaults}
 
 
-METHOD = Table("method", lambda: MODELS, lambda method: {})
-NETWORK = Table("network", lambda: NETWORKS, _of_network)
-OPTIMISER = Table("optimiser", lambda: OPTIMISERS, _of_optimiser, own=False)
-AUGMENTATION = Table("augmentation", lambda: AUGMENTATIONS, arguments)
-LOADER = Table("loader", lambda: LOADERS, _of_loader)
-FILE_LOADER = Table("file loader", lambda: FILE_LOADERS, lambda loader: {})
-IMAGE_LOSS = Table("loss", lambda: LABEL_LOSSES | IMAGE_LOSSES, _of_loss)
-LABEL_LOSS = Table("loss", lambda: IMAGE_LOSSES | LABEL_LOSSES, _of_loss)
-REGULARIZATION = Table("loss", lambda: BIDIRECTIONAL_LOSSES | DEFORMATION_LOSSES, _of_loss)
+METHOD = Registry("method", lambda: MODELS, lambda method: {})
+NETWORK = Registry("network", lambda: NETWORKS, _of_network)
+OPTIMISER = Registry("optimiser", lambda: OPTIMISERS, _of_optimiser, own=False)
+AUGMENTATION = Registry("augmentation", lambda: AUGMENTATIONS, arguments)
+LOADER = Registry("loader", lambda: LOADERS, _of_loader)
+FILE_LOADER = Registry("file loader", lambda: FILE_LOADERS, lambda loader: {})
+IMAGE_LOSS = Registry("loss", lambda: LABEL_LOSSES | IMAGE_LOSSES, _of_loss)
+LABEL_LOSS = Registry("loss", lambda: IMAGE_LOSSES | LABEL_LOSSES, _of_loss)
+REGULARIZATION = Registry("loss", lambda: BIDIRECTIONAL_LOSSES | DEFORMATION_LOSSES, _of_loss)
