@@ -128,8 +128,13 @@ class DeepRegSlicerTest(ScriptedLoadableModuleTest):
 
         slicer.mrmlScene.Clear()
         made = add_phantom()
-        landmarks = {"fixedLandmarks": made.fixed_landmarks, "movingLandmarks": made.moving_landmarks}
-        result = register_volumes(made.fixed, made.moving, "affine", **landmarks)
+        result = register_volumes(
+            made.fixed,
+            made.moving,
+            method="affine",
+            fixed_landmarks=made.fixed_landmarks,
+            moving_landmarks=made.moving_landmarks,
+        )
         distance = result.metrics["tre_mm"]
         self.assertLess(distance["after"], 0.5 * distance["before"])
         self.delayDisplay(f"Landmarks: {distance['before']:.1f} mm before, {distance['after']:.1f} mm after")

@@ -42,6 +42,8 @@ WITHOUT_TORCH = (
     "cli",
     "evaluation/pictures",
     "evaluation/overview.py",
+    "training/__init__.py",
+    "training/presets.py",
     "progress.py",
     "__main__.py",
     "__init__.py",

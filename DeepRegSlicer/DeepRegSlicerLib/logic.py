@@ -27,14 +27,14 @@ class RegistrationResult:
 
     transform: vtkMRMLLinearTransformNode or vtkMRMLGridTransformNode, world to world; with the moving volume
         under it, that volume lies on the fixed one.
-    warpedVolume, warpedSegmentation: nodes on the fixed volume's grid, None if not made.
+    warped_volume, warped_segmentation: nodes on the fixed volume's grid, None if not made.
     metrics: as `RegCore.evaluation.metrics.summary` says, Dice by the names of the segments.
     seconds: how long the computation took.
     """
 
     transform: object
-    warpedVolume: object
-    warpedSegmentation: object
+    warped_volume: object
+    warped_segmentation: object
     metrics: dict
     seconds: float
 
@@ -43,7 +43,7 @@ class RegistrationResult:
 class _Order:
     """What was asked for, read from the nodes."""
 
-    things: dict
+    arguments: dict
     structures: nodes.Structures
     placement: nodes.Placement
     outputs: nodes.Outputs
@@ -58,7 +58,7 @@ class RegistrationRun(Run):
     def __init__(self, order: _Order, worker, progress, done):
         """Starts at once. Raises RegistrationError if the process is busy or can't be started."""
         self._order, self._dropped = order, ""
-        super().__init__(worker, "register", order.things, progress, done)
+        super().__init__(worker, "register", order.arguments, progress, done)
         scene, events = (
             slicer.mrmlScene,
             (slicer.vtkMRMLScene.NodeRemovedEvent, slicer.vtkMRMLScene.EndCloseEvent),
@@ -104,20 +104,21 @@ class RegistrationRun(Run):
 
 
 def register_volumes(
-    fixedNode,
-    movingNode,
+    fixed,
+    moving,
+    *,
     method: str = "deformable",
-    fixedSegmentation=None,
-    movingSegmentation=None,
-    fixedLandmarks=None,
-    movingLandmarks=None,
-    fixedMask=None,
-    movingMask=None,
-    initialTransform=None,
-    outputTransform=None,
-    warpedVolume=None,
-    warpedSegmentation=None,
-    createImages: bool = True,
+    fixed_segmentation=None,
+    moving_segmentation=None,
+    fixed_landmarks=None,
+    moving_landmarks=None,
+    fixed_mask=None,
+    moving_mask=None,
+    initial_transform=None,
+    output_transform=None,
+    warped_volume=None,
+    warped_segmentation=None,
+    create_images: bool = True,
     settings: dict | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -128,36 +129,36 @@ def register_volumes(
 ) -> RegistrationResult | RegistrationRun:
     """Register the moving volume node to the fixed one, as `RegCore.register` does, in the child process.
 
-    fixedNode, movingNode: vtkMRMLScalarVolumeNode. Their parent transforms count.
+    fixed, moving: vtkMRMLScalarVolumeNode. Their parent transforms count.
     method: a name of `RegCore.METHODS`, or the path of a trained network's model file; settings: what it can
         be told beyond its defaults.
-    fixedSegmentation, movingSegmentation: vtkMRMLSegmentationNode; segments are paired by name and join the
+    fixed_segmentation, moving_segmentation: vtkMRMLSegmentationNode; segments are paired by name and join the
         objective. The moving one alone is just warped.
-    fixedLandmarks, movingLandmarks: vtkMRMLMarkupsFiducialNode, paired by order; they measure the result.
-    fixedMask, movingMask: vtkMRMLSegmentationNode or volume node; where to look.
-    initialTransform: a transform node that brings the moving volume near the fixed one.
-    outputTransform, warpedVolume, warpedSegmentation: nodes to write to; None: new ones.
-    createImages: False to make the transform alone.
+    fixed_landmarks, moving_landmarks: vtkMRMLMarkupsFiducialNode, paired by order; they measure the result.
+    fixed_mask, moving_mask: vtkMRMLSegmentationNode or volume node; where to look.
+    initial_transform: a transform node that brings the moving volume near the fixed one.
+    output_transform, warped_volume, warped_segmentation: nodes to write to; None: new ones.
+    create_images: False to make the transform alone.
     wait: True returns the RegistrationResult when it is there, False at once a RegistrationRun.
     progress(fraction, stage, values) is told how far it is and may raise `RegCore.Cancelled`; done(run) is
     called at the end. worker: another child process than the shared one.
     Raises InputError for nodes that can't be used, RegistrationError if the computation brings no result;
     the scene is as it was then.
     """
-    _check_pair(fixedNode, movingNode, fixedLandmarks, movingLandmarks)
-    outputs = nodes.Outputs(outputTransform, warpedVolume, warpedSegmentation, createImages)
-    outputs.check([fixedNode, movingNode, fixedSegmentation, movingSegmentation, fixedMask, movingMask])
-    things, structures = _read(fixedNode, movingNode, fixedSegmentation, movingSegmentation, outputTransform)
-    grid = things["fixed"].geometry
-    things |= {"method": method, "settings": settings, "device": device, "seed": seed}
-    things |= {
-        "fixed_mask": fixedMask and nodes.mask(fixedMask),
-        "moving_mask": movingMask and nodes.mask(movingMask, outputTransform),
-        "landmarks": fixedLandmarks and nodes.landmarks(fixedLandmarks, movingLandmarks, outputTransform),
-        "initial": initialTransform and nodes.initial_transform(initialTransform, grid),
+    _check_pair(fixed, moving, fixed_landmarks, moving_landmarks)
+    outputs = nodes.Outputs(output_transform, warped_volume, warped_segmentation, create_images)
+    outputs.check([fixed, moving, fixed_segmentation, moving_segmentation, fixed_mask, moving_mask])
+    arguments, structures = _read(fixed, moving, fixed_segmentation, moving_segmentation, output_transform)
+    grid = arguments["fixed"].geometry
+    arguments |= {"method": method, "settings": settings, "device": device, "seed": seed}
+    arguments |= {
+        "fixed_mask": fixed_mask and nodes.mask(fixed_mask),
+        "moving_mask": moving_mask and nodes.mask(moving_mask, output_transform),
+        "landmarks": fixed_landmarks and nodes.landmarks(fixed_landmarks, moving_landmarks, output_transform),
+        "initial": initial_transform and nodes.initial_transform(initial_transform, grid),
     }
-    placement = nodes.Placement.of(fixedNode, movingNode, movingSegmentation, grid, outputTransform)
-    order = _Order(things, structures, placement, outputs)
+    placement = nodes.Placement.of(fixed, moving, moving_segmentation, grid, output_transform)
+    order = _Order(arguments, structures, placement, outputs)
     run = RegistrationRun(order, worker or process.shared_worker(), progress, done)
     return run.wait() if wait else run
 
@@ -178,13 +179,13 @@ def _read(fixed, moving, fixed_segmentation, moving_segmentation, output) -> tup
     fixed_labels, moving_labels, structures = nodes.label_volumes(
         fixed_segmentation, moving_segmentation, output
     )
-    things = {
+    arguments = {
         "fixed": nodes.volume(fixed),
         "moving": nodes.volume(moving, output),
         "fixed_labels": fixed_labels,
         "moving_labels": moving_labels,
     }
-    return things, structures
+    return arguments, structures
 
 
 def _with_names(metrics: dict, structures: nodes.Structures) -> dict:

@@ -13,47 +13,42 @@ from slicer import (
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
+from RegCore.registration import METHODS
+from RegCore.space.names import DEVICES
+
 SMOOTHNESS = 1.25  # RegCore's own default
 
 
-class Method(enum.Enum):
-    """The methods of `RegCore.METHODS` in the order of the panel, and a trained network."""
-
-    deformable = "deformable"
-    affine = "affine"
-    rigid = "rigid"
-    classicalAffine = "classical-affine"
-    classicalNonRigid = "classical-nonrigid"
-    trained = "trained"
-
-    def label(self) -> str:
-        """What the panel shows."""
-        return {
-            "deformable": _("Deformable: organs bend and move"),
-            "affine": _("Affine: shift, turn, scale and shear"),
-            "rigid": _("Rigid: shift and turn"),
-            "classical-affine": _("DeepReg classical affine"),
-            "classical-nonrigid": _("DeepReg classical non-rigid"),
-            "trained": _("Trained model: a network of your own"),
-        }[self.value]
+LABELS = {
+    "rigid": _("Rigid: shift and turn"),
+    "affine": _("Affine: shift, turn, scale and shear"),
+    "deformable": _("Deformable: organs bend and move"),
+    "classical-affine": _("DeepReg classical affine"),
+    "classical-nonrigid": _("DeepReg classical non-rigid"),
+    "trained": _("Trained model: a network of your own"),
+    "auto": _("Automatic"),
+    "cpu": _("CPU"),
+    "cuda": _("NVIDIA or AMD graphics card (CUDA)"),
+    "mps": _("Apple graphics (MPS)"),
+}
 
 
-class Device(enum.Enum):
-    """Where to compute."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
+class _Choice(enum.Enum):
+    """One of the names that RegCore knows."""
 
     def label(self) -> str:
         """What the panel shows."""
-        return {
-            "auto": _("Automatic"),
-            "cpu": _("CPU"),
-            "cuda": _("NVIDIA or AMD graphics card (CUDA)"),
-            "mps": _("Apple graphics (MPS)"),
-        }[self.value]
+        return LABELS.get(self.value, self.value)
+
+
+def _choice(name: str, values) -> type[_Choice]:
+    return _Choice(name, {value.replace("-", "_"): value for value in values}, module=__name__)
+
+
+Method = _choice(
+    "Method", [*METHODS, "trained"]
+)  # what `RegCore.register` offers, and a network of the user's
+Device = _choice("Device", DEVICES)
 
 
 @parameterNodeWrapper

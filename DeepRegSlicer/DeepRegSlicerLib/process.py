@@ -100,12 +100,12 @@ class Worker:
         """The id of the process that was started, None if there is none."""
         return self._child.process.pid if self._child else None
 
-    def request(self, command: str, things: dict, on_progress, on_done) -> Job:
+    def request(self, command: str, arguments: dict, on_progress, on_done) -> Job:
         """Ask for a command of `RegCore.cli.worker.COMMANDS`; the Qt event loop or `wait` brings the answers.
 
-        things: its arguments, as `RegCore.io.messages` can write them. on_progress(fraction, stage, values)
-        is called now and then, on_done(job) once. Raises WorkerError if another request is running, if the
-        arguments can't be written, or if the child can't be started.
+        arguments: values that `RegCore.io.messages` can write. on_progress(fraction, stage, values) is called
+        now and then, on_done(job) once. Raises WorkerError if another request is running, if the arguments
+        can't be written, or if the child can't be started.
         """
         if self.job is not None:
             raise WorkerError("A computation is already running: wait for its end or cancel it.")
@@ -113,7 +113,7 @@ class Worker:
         self._numbers += 1
         job = Job(self._numbers, folder, on_progress, on_done)
         try:
-            messages.write(folder / "request.npz", things)
+            messages.write(folder / "request.npz", arguments)
             job.message = {"id": job.number, "command": command, "folder": str(folder)}
             self._send(job.message)
         except BaseException as error:
@@ -130,7 +130,7 @@ class Worker:
         """Ask the running job to stop: in `kill_after` seconds it does, if need be with its process."""
         if self.job is not None and self.job.cancelled_at is None:
             self.job.cancelled_at = time.monotonic()
-            self._try_to_say({"cancel": self.job.number})
+            self._try_to_send({"cancel": self.job.number})
 
     def wait(self, job: Job, pump: Callable[[], None] | None = None) -> None:
         """Return when the job is done. `pump` is called in between, to keep the windows alive."""
@@ -149,10 +149,10 @@ class Worker:
         if self.job is not None:
             self._finish(error=WorkerCancelled("Cancelled."))
 
-    def leave(self) -> None:
+    def detach(self) -> None:
         """Let the child end by itself, which it does where it stands or after what it has to keep."""
         if self._child is not None:
-            self._child.leave()
+            self._child.detach()
             self._child = None
         if self.job is not None:
             self._finish(error=WorkerCancelled("Cancelled."))
@@ -183,7 +183,7 @@ class Worker:
         self._child = _Child(self.command or worker_command())
         self._child.send(message)
 
-    def _try_to_say(self, message: dict) -> None:
+    def _try_to_send(self, message: dict) -> None:
         try:
             self._child.send(message)
         except OSError as error:
@@ -209,8 +209,8 @@ class Worker:
                 return None, WorkerCancelled("Cancelled.")
             return self._read(job, event)
         if job.cancelled_at is not None:
-            return self._press(job, alive)
-        return None if alive else self._death(job)
+            return self._escalate_cancel(job, alive)
+        return None if alive else self._on_exit(job)
 
     def _read(self, job: Job, event: dict) -> tuple[dict | None, WorkerError | None]:
         if event["event"] == "error":
@@ -220,7 +220,7 @@ class Worker:
         except (OSError, ValueError, KeyError) as error:
             return None, WorkerError("The result of the computation could not be read.", repr(error))
 
-    def _press(self, job: Job, alive: bool) -> tuple[None, WorkerError] | None:
+    def _escalate_cancel(self, job: Job, alive: bool) -> tuple[None, WorkerError] | None:
         """A cancelled job that did not stop yet: the next means once its time has come."""
         waited = time.monotonic() - job.cancelled_at
         if alive and waited < self.kill_after:
@@ -231,15 +231,16 @@ class Worker:
         self._child = None
         return None, WorkerCancelled("Cancelled.")
 
-    def _death(self, job: Job) -> tuple[None, WorkerError] | None:
+    def _on_exit(self, job: Job) -> tuple[None, WorkerError] | None:
         """The child ended on its own: say why, or ask a new one if it died before it saw this request."""
         child, self._child = self._child, None
         if not child.fresh and not job.answered:
-            log.info("the idle computing process was gone (%s), starting another", child.why())
+            log.info("the idle computing process was gone (%s), starting another", child.exit_reason())
             self._send(job.message)
             return None
         return None, WorkerError(
-            f"The computing process ended unexpectedly ({child.why()}). {self.after_death}", child.said()
+            f"The computing process ended unexpectedly ({child.exit_reason()}). {self.after_death}",
+            child.stderr_tail(),
         )
 
     def _finish(self, result: dict | None = None, error: WorkerError | None = None) -> None:
@@ -310,7 +311,7 @@ class _Child:
                 continue
             return event
 
-    def leave(self) -> None:
+    def detach(self) -> None:
         """Say nothing more: the process ends once its standard input does."""
         try:
             self.process.stdin.close()
@@ -327,13 +328,13 @@ class _Child:
         else:
             for process_id in {self.process.pid, self._worker_id or self.process.pid}:
                 subprocess.run(["taskkill", "/F", "/T", "/PID", str(process_id)], capture_output=True)
-        self.leave()
+        self.detach()
         try:
             self.process.wait(timeout=5)
         except subprocess.TimeoutExpired as error:
             log.error("the computing process can't be ended: %s", error)
 
-    def why(self) -> str:
+    def exit_reason(self) -> str:
         """How the process ended, in a few words."""
         code = self.process.returncode
         if code is None or code >= 0:
@@ -343,7 +344,7 @@ class _Child:
             return f"ended from outside, {name}; often the computer ran out of memory"
         return f"ended by {name}"
 
-    def said(self) -> str:
+    def stderr_tail(self) -> str:
         """The last lines of its standard error."""
         return "".join(self._errors)
 

@@ -17,7 +17,7 @@ class Run:
     Once `running` is false, `result` or `error` is set.
     """
 
-    def __init__(self, worker, command: str, things: dict, progress, done):
+    def __init__(self, worker, command: str, arguments: dict, progress, done):
         """Starts at once. Raises WorkerError if the process is busy or can't be started.
 
         progress(fraction, stage, values) may raise `RegCore.Cancelled`; done(run) is called at the end. Both
@@ -26,7 +26,7 @@ class Run:
         self.result = None
         self.error: WorkerError | None = None
         self._worker, self._progress, self._done = worker, progress, done
-        self._job = worker.request(command, things, self._on_progress, self._on_answer)
+        self._job = worker.request(command, arguments, self._on_progress, self._on_answer)
 
     @property
     def running(self) -> bool:

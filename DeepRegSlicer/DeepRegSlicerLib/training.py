@@ -47,11 +47,11 @@ class TrainingRun(Run):
     it. If Slicer ends, it ends after its present step with a checkpoint.
     """
 
-    def __init__(self, folder: Path, things: dict, worker, progress, done):
+    def __init__(self, folder: Path, arguments: dict, worker, progress, done):
         """Starts at once. Raises TrainingError if the process can't be started."""
         self.folder = folder
-        self.history = read_history(folder) if things["resume"] else []
-        super().__init__(worker, "train", things, progress, done)
+        self.history = read_history(folder) if arguments["resume"] else []
+        super().__init__(worker, "train", arguments, progress, done)
         _running.append(self)
 
     def stop(self) -> None:
@@ -64,10 +64,10 @@ class TrainingRun(Run):
         else:
             self.cancel()
 
-    def leave(self) -> None:
+    def detach(self) -> None:
         """Hear no more of it; the process stops by itself after its present step, with a checkpoint."""
         self._progress = self._done = None
-        self._worker.leave()
+        self._worker.detach()
 
     def _on_progress(self, fraction: float, stage: str, values: dict) -> None:
         if "learning_rate" in values:  # the figures of an epoch that is done
@@ -77,7 +77,7 @@ class TrainingRun(Run):
 
     def _end(self, job) -> tuple[TrainingResult | None, TrainingError | None]:
         _running.remove(self)
-        self._worker.leave()
+        self._worker.detach()
         if job.error is not None:
             return None, job.error
         found = job.result
@@ -126,21 +126,21 @@ def train(
         raise InputError("A training needs a configuration: a YAML file, or a dict of what it would say.")
     if any(run.folder == folder for run in _running):
         raise InputError(f"{folder}: a training is under way in this folder; stop it first.")
-    things = {
-        "config": _sent(folder / "config.yaml" if config is None else config),
+    arguments = {
+        "config": _absolute(folder / "config.yaml" if config is None else config),
         "folder": str(folder),
         "resume": resume,
-        "start_from": None if start_from is None else _sent(start_from)[0],
+        "start_from": None if start_from is None else _absolute(start_from)[0],
         "max_epochs": max_epochs,
         "device": device,
-        "plugins": [_sent(plugin)[0] for plugin in plugins],
+        "plugins": [_absolute(plugin)[0] for plugin in plugins],
     }
     worker = worker or process.Worker(kill_after=PATIENCE, after_death=AFTER_DEATH)
-    run = TrainingRun(folder, things, worker, progress, done)
+    run = TrainingRun(folder, arguments, worker, progress, done)
     return run.wait() if wait else run
 
 
-def _sent(config) -> dict | list[str]:
+def _absolute(config) -> dict | list[str]:
     """Paths as absolute texts, since the process may work elsewhere; a dict as it is."""
     if isinstance(config, dict):
         return config
@@ -173,7 +173,7 @@ def model_in(folder: Path) -> Path | None:
     return best if best.is_file() else None
 
 
-def fresh(folder: Path) -> Path:
+def unused_folder(folder: Path) -> Path:
     """The folder if it is not there or empty, else the next one of its name with a number: first-2 …"""
     stem = re.sub(r"-\d+$", "", folder.name)
     number = int(folder.name[len(stem) + 1 :] or 1)

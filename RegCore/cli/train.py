@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from RegCore.cli.arguments import FILE, one_of, whole_number
+from RegCore.cli.preset_arguments import add_preset, preset_of
 from RegCore.cli.progress import ProgressLine
 from RegCore.progress import Cancelled, duration
 from RegCore.space.geometry import InputError
@@ -22,11 +23,11 @@ def add_train(commands) -> None:
     """Add the command to the subparsers of ``regcore``."""
     parser = commands.add_parser(
         "train",
-        help="train a network as YAML files say",
-        description="Trains a registration network as YAML files say, DeepReg's among them, and writes "
-        "config.yaml, metrics.csv and the folder save with the checkpoints and best.pt. Ctrl-C stops after "
-        "the present step and keeps a checkpoint; --resume goes on from it. Under torchrun several "
-        "processes share each batch.",
+        help="train a network as YAML files say, or on a folder of data",
+        description="Trains a registration network as YAML files say, DeepReg's among them, or on a folder "
+        "of data with the settings of Slicer's Train panel (--data). Writes config.yaml, metrics.csv and the "
+        "folder save with the checkpoints and best.pt. Ctrl-C stops after the present step and keeps a "
+        "checkpoint; --resume goes on from it. Under torchrun several processes share each batch.",
     )
     what = "YAML files; values of later ones replace those of earlier ones"
     parser.add_argument("config", nargs="*", help=what, **{**FILE, "metavar": "YAML"})
@@ -44,18 +45,23 @@ def add_train(commands) -> None:
     device = one_of("device", DEVICES)
     parser.add_argument("--device", default="auto", type=device, help=", ".join(DEVICES))
     parser.add_argument("--quiet", action="store_true", help="neither progress nor summary")
+    add_preset(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    if arguments.resume is None and not arguments.config:
+    preset = preset_of(arguments)
+    if arguments.resume is None and not arguments.config and preset is None:
         raise InputError(
-            "give the YAML files of a training, or --resume with the folder of an interrupted one"
+            "give the YAML files of a training, a folder of --data, or --resume with the folder of an "
+            "interrupted training"
         )
+    if preset is not None and (arguments.config or arguments.resume):
+        raise InputError("--data makes a configuration: neither YAML files nor --resume go with it")
     if arguments.resume is not None and (arguments.out or arguments.start_from):
         raise InputError("--resume goes on in its own folder: --out and --start-from do not go with it")
     folder = arguments.resume or arguments.out or Path("logs")
-    configs = arguments.config or [folder / "config.yaml"]
+    configs = preset.configuration() if preset else arguments.config or [folder / "config.yaml"]
     named = arguments.resume or arguments.out
     options = {
         "log_dir": folder.parent if named else folder,
@@ -94,14 +100,17 @@ def device_of(gpus: tuple[int, ...] | None) -> str:
 
 
 def train_from_files(configs, plugins, options: dict, *, quiet: bool = False) -> None:
-    """Train with `RegCore.training.train`; the first process shows progress and a closing line."""
+    """Train with `RegCore.training.train`; the first process shows progress and a closing line.
+
+    configs: YAML files, or the plain values of a configuration.
+    """
     from RegCore.training import train
-    from RegCore.training.config import load_config
+    from RegCore.training.config import Config, load_config
     from RegCore.training.plugins import load_plugin
 
     for plugin in plugins:
         load_plugin(plugin)
-    config = load_config(configs)
+    config = Config.from_dict(configs, "--data") if isinstance(configs, dict) else load_config(configs)
     for sentence in config.changes:
         log.warning("%s: %s", config.source, sentence)
     first = os.environ.get("RANK", "0") == "0"

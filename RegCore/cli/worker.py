@@ -155,7 +155,7 @@ def check_command(arguments: dict, progress: Progress) -> dict:
 
 
 Command = Callable[[dict, Progress], dict]
-"""(arguments, progress) -> result: things that `exchange` can write, by name."""
+"""(arguments, progress) -> result: values that `RegCore.io.messages` can write, by name."""
 
 COMMANDS: dict[str, Command] = {
     "register": register_command,
@@ -199,7 +199,7 @@ def describe(error: Exception, command: str = "register") -> dict:
     return {"kind": kind, "message": message, "details": details, "missing": missing}
 
 
-class Job:
+class Request:
     """A request on its way through the process."""
 
     def __init__(self, number: int, command: str, folder: Path):
@@ -221,15 +221,15 @@ class Job:
         return True
 
 
-class Worker:
+class Server:
     """Reads requests in a thread and does them one by one in the thread that calls `serve`."""
 
     def __init__(self, requests, events, commands: dict[str, Command]):
         """requests: text lines; events: a text file to write to; commands: what can be asked for."""
         self._requests, self._events, self._commands = requests, events, commands
         self._writing = threading.Lock()
-        self._queue: queue.Queue[Job | None] = queue.Queue()
-        self._jobs: dict[int, Job] = {}
+        self._queue: queue.Queue[Request | None] = queue.Queue()
+        self._jobs: dict[int, Request] = {}
         self._idle = threading.Event()
         self._idle.set()
 
@@ -270,7 +270,7 @@ class Worker:
                 if message["cancel"] in self._jobs:
                     self._jobs[message["cancel"]].cancelled.set()
                 return
-            job = Job(message["id"], message["command"], Path(message["folder"]))
+            job = Request(message["id"], message["command"], Path(message["folder"]))
         except (ValueError, KeyError, TypeError) as error:
             told = {"kind": "request", "message": f"A request was not understood: {line.strip()[:200]}"}
             self.tell({"event": "error", "id": None, **told, "details": repr(error), "missing": []})
@@ -278,7 +278,7 @@ class Worker:
         self._jobs[job.number] = job
         self._queue.put(job)
 
-    def _work(self, job: Job) -> None:
+    def _work(self, job: Request) -> None:
         def progress(fraction: float, stage: str, values: dict) -> None:
             job.stop_if_asked()
             if job.wants_to_tell(stage):
@@ -290,9 +290,9 @@ class Worker:
             if job.command not in self._commands:
                 known = ", ".join(sorted(self._commands))
                 raise InputError(f"the command {job.command!r} is unknown; there are: {known}")
-            things = self._commands[job.command](messages.read(job.folder / "request.npz"), progress)
+            result = self._commands[job.command](messages.read(job.folder / "request.npz"), progress)
             job.stop_if_asked()
-            messages.write(job.folder / "result.npz", things)
+            messages.write(job.folder / "result.npz", result)
             self.tell({"event": "result", "id": job.number})
         except Cancelled:
             self.tell({"event": "cancelled", "id": job.number})
@@ -321,7 +321,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.dup2(nothing, 0)
     os.dup2(2, 1)
     os.close(nothing)
-    Worker(requests, events, COMMANDS).serve()
+    Server(requests, events, COMMANDS).serve()
     return 0
 
 

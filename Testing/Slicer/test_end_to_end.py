@@ -91,7 +91,7 @@ def test_a_moving_segmentation_alone_is_warped_by_the_transform(host, library, a
     case = RegCore.make_phantom(fixed_shape=(22, 20, 18), moving_shape=(21, 22, 19), landmarks=9)
     made = library("nodes.phantom").add_phantom(case)
     result = library("logic").register_volumes(
-        made.fixed, made.moving, "rigid", movingSegmentation=made.moving_segmentation
+        made.fixed, made.moving, method="rigid", moving_segmentation=made.moving_segmentation
     )
     assert result.transform.GetClassName() == "vtkMRMLLinearTransformNode"
     transform, _, labels = answers[0][:3]
@@ -104,8 +104,8 @@ def test_a_moving_segmentation_alone_is_warped_by_the_transform(host, library, a
     np.testing.assert_array_equal(labels.array[clear], expected[clear])
     assert (
         scenes.segment_mask(
-            result.warpedSegmentation,
-            result.warpedSegmentation.GetSegmentation().GetNthSegmentID(3),
+            result.warped_segmentation,
+            result.warped_segmentation.GetSegmentation().GetNthSegmentID(3),
             made.fixed,
         ).sum()
         > 10
@@ -120,8 +120,8 @@ def test_regcores_own_sentence_reaches_the_user(host, library, answers):
     before = scenes.inventory()
     logic = library("logic")
     with pytest.raises(logic.RegistrationError, match="constant"):
-        logic.register_volumes(fixed, flat, "rigid")
+        logic.register_volumes(fixed, flat, method="rigid")
     with pytest.raises(logic.RegistrationError, match="teleport"):
-        logic.register_volumes(fixed, flat, "teleport")
+        logic.register_volumes(fixed, flat, method="teleport")
     assert answers == []
     assert scenes.inventory() == before

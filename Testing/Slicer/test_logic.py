@@ -50,15 +50,15 @@ def test_waiting_gives_nodes_and_figures(logic, pair):
     result = logic.register_volumes(
         pair.fixed,
         pair.moving,
-        "affine",
-        fixedSegmentation=pair.fixed_segmentation,
-        movingSegmentation=pair.moving_segmentation,
+        method="affine",
+        fixed_segmentation=pair.fixed_segmentation,
+        moving_segmentation=pair.moving_segmentation,
         progress=lambda *all: told.append(all),
     )
     assert result.transform.GetClassName() == "vtkMRMLLinearTransformNode"
-    assert result.warpedVolume.GetName() == "M registered"
-    assert result.warpedSegmentation.GetName() == "MS registered"
-    assert list(result.warpedSegmentation.GetSegmentation().GetSegmentIDs()) == ["id-gut", "id-liver"]
+    assert result.warped_volume.GetName() == "M registered"
+    assert result.warped_segmentation.GetName() == "MS registered"
+    assert list(result.warped_segmentation.GetSegmentation().GetSegmentIDs()) == ["id-gut", "id-liver"]
     assert result.metrics["dice"]["after"] == {"Liver": 0.93, "Gut": 0.88}
     assert result.seconds == 1.25
     fraction, stage, values = told[-1]
@@ -77,27 +77,29 @@ def test_the_nodes_agree_with_the_answer_under_parent_transforms(logic, pair):
     points = grid.to_world(np.random.default_rng(2).uniform(0, 11, (1000, 3)))
     np.testing.assert_allclose(make.mapped_by(result.transform, points), expected.map(points), atol=2e-5)
     np.testing.assert_allclose(
-        make.world_matrix(result.warpedVolume), make.world_matrix(pair.fixed), atol=1e-9
+        make.world_matrix(result.warped_volume), make.world_matrix(pair.fixed), atol=1e-9
     )
 
 
 def test_registering_again_with_the_moving_volume_under_the_result_gives_the_same(logic, pair):
     make = pair.make
     first = logic.register_volumes(pair.fixed, pair.moving)
-    voxels = make.array(first.warpedVolume).copy()
+    voxels = make.array(first.warped_volume).copy()
     make.under(pair.moving, first.transform)
     again = logic.register_volumes(
-        pair.fixed, pair.moving, outputTransform=first.transform, warpedVolume=first.warpedVolume
+        pair.fixed, pair.moving, output_transform=first.transform, warped_volume=first.warped_volume
     )
     assert again.transform is first.transform
-    np.testing.assert_array_equal(make.array(again.warpedVolume), voxels)
+    np.testing.assert_array_equal(make.array(again.warped_volume), voxels)
 
 
 def test_all_inputs_reach_the_worker(logic, pair, stand_in, monkeypatch):
     import slicer
 
     make, seen = pair.make, {}
-    monkeypatch.setattr(type(stand_in), "request", lambda self, command, things, *rest: seen.update(things))
+    monkeypatch.setattr(
+        type(stand_in), "request", lambda self, command, arguments, *rest: seen.update(arguments)
+    )
     lists = [slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name) for name in "ab"]
     for node in lists:
         node.AddControlPoint(1, 2, 3)
@@ -105,14 +107,14 @@ def test_all_inputs_reach_the_worker(logic, pair, stand_in, monkeypatch):
     logic.register_volumes(
         pair.fixed,
         pair.moving,
-        "rigid",
-        pair.fixed_segmentation,
-        pair.moving_segmentation,
-        fixedLandmarks=lists[0],
-        movingLandmarks=lists[1],
-        fixedMask=pair.fixed_segmentation,
-        movingMask=pair.moving_segmentation,
-        initialTransform=initial,
+        method="rigid",
+        fixed_segmentation=pair.fixed_segmentation,
+        moving_segmentation=pair.moving_segmentation,
+        fixed_landmarks=lists[0],
+        moving_landmarks=lists[1],
+        fixed_mask=pair.fixed_segmentation,
+        moving_mask=pair.moving_segmentation,
+        initial_transform=initial,
         settings={"a": 1},
         device="cpu",
         seed=4,
@@ -145,11 +147,11 @@ def test_without_waiting_the_windows_live_and_done_is_told(logic, pair, host):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"fixedNode": None}, "as the fixed volume, but none was given"),
-        ({"movingNode": "segmentation"}, "as the moving volume, but a vtkMRMLSegmentationNode"),
-        ({"movingNode": "fixed"}, "'F' is both the fixed and the moving volume"),
-        ({"warpedVolume": "moving"}, "'M' can't be input and output"),
-        ({"fixedLandmarks": "landmarks"}, "Landmarks are needed for both"),
+        ({"fixed": None}, "as the fixed volume, but none was given"),
+        ({"moving": "segmentation"}, "as the moving volume, but a vtkMRMLSegmentationNode"),
+        ({"moving": "fixed"}, "'F' is both the fixed and the moving volume"),
+        ({"warped_volume": "moving"}, "'M' can't be input and output"),
+        ({"fixed_landmarks": "landmarks"}, "Landmarks are needed for both"),
     ],
 )
 def test_wrong_nodes_are_refused_before_anything_starts(logic, pair, stand_in, change, sentence):
@@ -161,7 +163,7 @@ def test_wrong_nodes_are_refused_before_anything_starts(logic, pair, stand_in, c
         "segmentation": pair.fixed_segmentation,
         "landmarks": slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "L"),
     }
-    arguments = {"fixedNode": pair.fixed, "movingNode": pair.moving}
+    arguments = {"fixed": pair.fixed, "moving": pair.moving}
     arguments |= {name: known.get(value) for name, value in change.items()}
     before = pair.make.inventory()
     with pytest.raises(InputError, match=sentence):
@@ -189,7 +191,7 @@ def test_a_failure_leaves_the_scene_and_says_why(logic, pair, play, sentence):
 
 def test_killing_the_process_leaves_earlier_results_as_they_were(logic, pair, host, stand_in):
     first = logic.register_volumes(pair.fixed, pair.moving, settings={"play": "bend"})
-    outputs = {"outputTransform": first.transform, "warpedVolume": first.warpedVolume}
+    outputs = {"output_transform": first.transform, "warped_volume": first.warped_volume}
     before = pair.make.inventory()
     for _ in range(2):
         run = started(logic, pair, host, **outputs)
@@ -242,10 +244,10 @@ def test_removing_an_input_during_a_run_drops_the_result(logic, pair, host):
 
 def test_removing_an_output_during_a_run_makes_a_new_one(logic, pair, host):
     first = logic.register_volumes(pair.fixed, pair.moving)
-    outputs = {"outputTransform": first.transform, "warpedVolume": first.warpedVolume}
+    outputs = {"output_transform": first.transform, "warped_volume": first.warped_volume}
     run = logic.register_volumes(pair.fixed, pair.moving, wait=False, settings={"steps": 30}, **outputs)
     host.scene.RemoveNode(first.transform)
-    host.scene.RemoveNode(first.warpedVolume)
+    host.scene.RemoveNode(first.warped_volume)
     assert run.wait() is run.result
     assert host.scene.IsNodePresent(run.result.transform) and run.result.transform is not first.transform
 

@@ -256,9 +256,9 @@ def test_an_error_at_any_step_leaves_the_scene_as_it_was(case, make, nodes, monk
     writing = __import__("DeepRegSlicerLib.nodes.writing", fromlist=["x"])
     original = getattr(writing, step)
 
-    def fails_at_its_end(changes, *arguments):
-        remove, changes.scene = changes.scene.RemoveNode, _KeepsNodes(changes.scene)
-        original(changes, *arguments)
+    def fails_at_its_end(transaction, *arguments):
+        remove, transaction.scene = transaction.scene.RemoveNode, _KeepsNodes(transaction.scene)
+        original(transaction, *arguments)
         assert remove is not None
         raise RuntimeError("the disk is full")
 

@@ -176,9 +176,9 @@ def test_what_the_panel_is_set_to_is_what_is_asked_for(panel, stand_in, monkeypa
     seen = {}
     request = type(stand_in).request
 
-    def record(self, command, things, *rest):
-        seen.update(things)
-        return request(self, command, things, *rest)
+    def record(self, command, arguments, *rest):
+        seen.update(arguments)
+        return request(self, command, arguments, *rest)
 
     monkeypatch.setattr(type(stand_in), "request", record)
     ui = panel.choose().ui

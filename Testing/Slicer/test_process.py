@@ -29,7 +29,7 @@ def worker(request, library):
 both_ways = pytest.mark.parametrize("worker", [DIRECT, LAUNCHED], ids=["direct", "launched"], indirect=True)
 
 
-def things(**settings) -> dict:
+def request_arguments(**settings) -> dict:
     volume = Volume(np.arange(504.0).reshape(7, 8, 9), Geometry((7, 8, 9), np.diag([1, 2, 3, 1])))
     return {"fixed": volume, "moving": volume, "settings": settings}
 
@@ -39,7 +39,7 @@ class Asked:
 
     def __init__(self, worker, **settings):
         self.worker, self.progress, self.ends = worker, [], []
-        self.job = worker.request("register", things(**settings), self.told, self.ends.append)
+        self.job = worker.request("register", request_arguments(**settings), self.told, self.ends.append)
 
     def told(self, fraction, stage, values):
         self.progress.append((fraction, stage, values))
@@ -222,9 +222,9 @@ def test_the_answer_may_start_the_next_request(library):
 
     def again(job):
         ends.append(job)
-        worker.wait(worker.request("register", things(), lambda *told: None, ends.append))
+        worker.wait(worker.request("register", request_arguments(), lambda *told: None, ends.append))
 
-    worker.wait(worker.request("register", things(), lambda *told: None, again))
+    worker.wait(worker.request("register", request_arguments(), lambda *told: None, again))
     assert [job.error for job in ends] == [None, None]
     worker.stop()
 

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from RegCore.networks.model_file import read_content
-from RegCore.training.config import load_config
+from RegCore.training.config import Config, load_config
+from RegCore.training.presets import TrainingPreset
 from Testing.RegCore.training.runs import configuration, write_pairs
 
 MODULE = Path(__file__).resolve().parents[2] / "DeepRegSlicer" / "DeepRegSlicer.py"
@@ -81,7 +82,7 @@ def train(host, library, monkeypatch, tmp_path):
     made = Train(host, tmp_path / "results")
     yield made
     for run in list(library("training")._running):
-        run.leave()
+        run.detach()
 
 
 @pytest.fixture
@@ -168,8 +169,8 @@ def test_train_says_what_it_waits_for(train, pairs):
     assert ui.trainButton.toolTip == "Choose a folder for the results"
 
 
-def test_a_fresh_form_has_the_defaults_of_its_class(train, library):
-    assert train.panel.form() == library("form").Form(train="")
+def test_a_fresh_form_has_the_defaults_of_the_preset(train):
+    assert train.panel.preset() == TrainingPreset(train="")
 
 
 def test_the_form_follows_what_the_folder_holds(train, pairs, tmp_path):
@@ -233,6 +234,28 @@ def test_what_the_form_says_is_what_is_asked_for(train, pairs, library, monkeypa
     assert config["dataset"]["fixed_image_shape"] == [12, 10, 11] and config["train"]["epochs"] == 9
     assert config["dataset"]["train"] == {"dir": str(pairs), "format": "nifti", "labeled": True}
     assert config["train"]["loss"]["regularization"]["weight"] == 0.25
+
+
+def test_the_command_line_makes_the_same_configuration(train, pairs, library, monkeypatch, tmp_path):
+    from RegCore import cli
+
+    seen, trained = [], []
+    monkeypatch.setattr(
+        library("panels.train"), "train", lambda config, *more, **options: seen.append(config)
+    )
+    monkeypatch.setattr(
+        "RegCore.training.train", lambda config, **more: trained.append(config), raising=False
+    )
+    ui = train.fill(pairs, epochs=9).ui
+    ui.validPath.currentPath = str(pairs)
+    ui.networkSelector.currentIndex = ui.networkSelector.findData("unet")
+    ui.similaritySelector.currentIndex = ui.similaritySelector.findData("ssd")
+    ui.augmentCheckBox.checked = False
+    ui.trainButton.click()
+    words = f"--data {pairs} --valid {pairs} --size 12 10 11 --epochs 9 --channels 2 --network unet"
+    words += f" --similarity ssd --no-augment --quiet --out {tmp_path / 'run'}"
+    assert cli.main(["train", *words.split()]) == 0
+    assert trained[0].text() == Config.from_dict(seen[0]).text()
 
 
 def test_every_training_gets_a_folder_of_its_own(train, pairs):

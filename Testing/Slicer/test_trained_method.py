@@ -142,9 +142,9 @@ def test_what_is_asked_for_is_the_path_and_the_refinement(chosen, stand_in, monk
     seen = {}
     request = type(stand_in).request
 
-    def record(self, command, things, *rest):
-        seen.update(things)
-        return request(self, command, things, *rest)
+    def record(self, command, arguments, *rest):
+        seen.update(arguments)
+        return request(self, command, arguments, *rest)
 
     monkeypatch.setattr(type(stand_in), "request", record)
     assert chosen.register("~/here/best.pt").startswith("Done")

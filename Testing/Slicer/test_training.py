@@ -37,7 +37,7 @@ def training(library, monkeypatch):
     )
     yield made
     for run in list(made._running):
-        run.leave()
+        run.detach()
 
 
 class Told:
@@ -152,7 +152,7 @@ def test_who_leaves_a_training_finds_its_checkpoint_later(host, training, pairs,
     run = training.train(config, tmp_path / "run", wait=False, device="cpu", done=lambda run: 1 / 0)
     assert host.spin(60, until=lambda: len(run.history) >= 1)
     child = psutil.Process(pid_of(run))
-    run.leave()
+    run.detach()
     assert not run.running
     child.wait(timeout=20)
     state = read_content(tmp_path / "run" / "save" / "last.pt")["training"]["state"]
@@ -160,13 +160,17 @@ def test_who_leaves_a_training_finds_its_checkpoint_later(host, training, pairs,
 
 
 def test_a_new_training_never_gets_the_folder_of_another(training, tmp_path):
-    assert training.fresh(tmp_path / "liver") == tmp_path / "liver"
+    assert training.unused_folder(tmp_path / "liver") == tmp_path / "liver"
     (tmp_path / "liver").mkdir()
-    assert training.fresh(tmp_path / "liver") == tmp_path / "liver"
+    assert training.unused_folder(tmp_path / "liver") == tmp_path / "liver"
     (tmp_path / "liver" / "config.yaml").touch()
-    assert training.fresh(tmp_path / "liver") == tmp_path / "liver-2"
+    assert training.unused_folder(tmp_path / "liver") == tmp_path / "liver-2"
     (tmp_path / "liver-2").write_text("a file")
-    assert training.fresh(tmp_path / "liver") == training.fresh(tmp_path / "liver-2") == tmp_path / "liver-3"
+    assert (
+        training.unused_folder(tmp_path / "liver")
+        == training.unused_folder(tmp_path / "liver-2")
+        == tmp_path / "liver-3"
+    )
 
 
 def test_a_damaged_table_of_figures_is_no_history(training, tmp_path):

@@ -13,9 +13,9 @@ from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
 from RegCore.space.volume import Volume
 
-from .changes import Changes
 from .reading import affine_of_parents, image_of, is_under, matrix_of, vtk_matrix_of
 from .segments import BINARY_LABELMAP, Structures
+from .transaction import SceneTransaction
 
 
 @dataclass(frozen=True)
@@ -112,16 +112,16 @@ def write(
         if warped_labels is not None:
             segmentation = _segmentation(warped_labels, structures, placement)
     source = placement.moving_segmentation
-    with Changes(scene) as changes:
+    with SceneTransaction(scene) as transaction:
         written = Written(
-            _write_transform(changes, vtk_transform, placement, _present(scene, outputs.transform)),
-            image and _write_volume(changes, image, placement, _present(scene, outputs.volume)),
+            _write_transform(transaction, vtk_transform, placement, _present(scene, outputs.transform)),
+            image and _write_volume(transaction, image, placement, _present(scene, outputs.volume)),
             segmentation
             and _write_segmentation(
-                changes, segmentation, source, placement, _present(scene, outputs.segmentation)
+                transaction, segmentation, source, placement, _present(scene, outputs.segmentation)
             ),
         )
-        _retire(changes, _present(scene, outputs.transform), written.transform)
+        _retire(transaction, _present(scene, outputs.transform), written.transform)
     return written
 
 
@@ -148,54 +148,56 @@ def _present(scene, node):
     return node if node is not None and scene.IsNodePresent(node) else None
 
 
-def _write_transform(changes: Changes, transform, placement: Placement, node):
+def _write_transform(transaction: SceneTransaction, transform, placement: Placement, node):
     """The transform, in world coordinates, with the references that other registration modules set too."""
     is_linear = transform.IsA("vtkTransform")
     wanted = "vtkMRMLLinearTransformNode" if is_linear else "vtkMRMLGridTransformNode"
     if node is None:
-        node = changes.add_node(wanted, f"{placement.moving.GetName()} to {placement.fixed.GetName()}")
+        node = transaction.add_node(wanted, f"{placement.moving.GetName()} to {placement.fixed.GetName()}")
     elif node.GetClassName() != wanted:
-        node = changes.add_node(wanted, node.GetName())
+        node = transaction.add_node(wanted, node.GetName())
     before = getattr(slicer, wanted)()
     before.CopyContent(node, is_linear)  # a copy of the matrix, which is written in place, but not of a grid
-    changes.undo(lambda: node.CopyContent(before))
-    changes.put_under(node, None)
+    transaction.undo(lambda: node.CopyContent(before))
+    transaction.set_parent_transform(node, None)
     if is_linear:
         node.SetMatrixTransformFromParent(transform.GetMatrix())
     else:
         node.SetAndObserveTransformFromParent(transform)
-    changes.refer(node, slicer.vtkMRMLTransformNode.GetFixedNodeReferenceRole(), placement.fixed)
-    changes.refer(node, slicer.vtkMRMLTransformNode.GetMovingNodeReferenceRole(), placement.moving)
+    transaction.set_reference(node, slicer.vtkMRMLTransformNode.GetFixedNodeReferenceRole(), placement.fixed)
+    transaction.set_reference(
+        node, slicer.vtkMRMLTransformNode.GetMovingNodeReferenceRole(), placement.moving
+    )
     return node
 
 
-def _retire(changes: Changes, old, new) -> None:
+def _retire(transaction: SceneTransaction, old, new) -> None:
     """Where the output transform had to be of another class, the new node takes the old one's place."""
     if old is None or old is new:
         return
-    scene = changes.scene
+    scene = transaction.scene
     for number in range(scene.GetNumberOfNodesByClass("vtkMRMLTransformableNode")):
         node = scene.GetNthNodeByClass(number, "vtkMRMLTransformableNode")
         if node.GetParentTransformNode() is old:
-            changes.put_under(node, new)
+            transaction.set_parent_transform(node, new)
     name = old.GetName()
     new.SetName(name)
     scene.RemoveNode(old)  # last of all changes: nothing after it can fail
 
 
-def _write_volume(changes: Changes, image, placement: Placement, node):
+def _write_volume(transaction: SceneTransaction, image, placement: Placement, node):
     if node is None:
-        node = changes.add_node("vtkMRMLScalarVolumeNode", f"{placement.moving.GetName()} registered")
+        node = transaction.add_node("vtkMRMLScalarVolumeNode", f"{placement.moving.GetName()} registered")
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     old_image = node.GetImageData()
-    changes.undo(lambda: node.SetAndObserveImageData(old_image))
-    changes.undo(lambda: node.SetIJKToRASMatrix(matrix))
+    transaction.undo(lambda: node.SetAndObserveImageData(old_image))
+    transaction.undo(lambda: node.SetIJKToRASMatrix(matrix))
     node.SetAndObserveImageData(image)
     node.SetIJKToRASMatrix(vtk_matrix_of(placement.matrix))
-    changes.put_under(node, placement.parent)
+    transaction.set_parent_transform(node, placement.parent)
     source = placement.moving.GetDisplayNode()
-    if changes.give_display(node) and source is not None:
+    if transaction.ensure_display(node) and source is not None:
         node.GetDisplayNode().CopyContent(source)
         node.GetDisplayNode().SetAndObserveColorNodeID(source.GetColorNodeID())
     return node
@@ -238,14 +240,14 @@ def _oriented(array: np.ndarray, matrix: np.ndarray):
     return image
 
 
-def _write_segmentation(changes: Changes, segmentation, source, placement: Placement, node):
+def _write_segmentation(transaction: SceneTransaction, segmentation, source, placement: Placement, node):
     if node is None:
-        node = changes.add_node("vtkMRMLSegmentationNode", f"{source.GetName()} registered")
+        node = transaction.add_node("vtkMRMLSegmentationNode", f"{source.GetName()} registered")
     old = node.GetSegmentation()
-    changes.undo(lambda: node.SetAndObserveSegmentation(old))
+    transaction.undo(lambda: node.SetAndObserveSegmentation(old))
     node.SetAndObserveSegmentation(segmentation)
-    changes.put_under(node, placement.parent)
-    changes.refer(node, node.GetReferenceImageGeometryReferenceRole(), placement.fixed)
-    if changes.give_display(node) and source.GetDisplayNode() is not None:
+    transaction.set_parent_transform(node, placement.parent)
+    transaction.set_reference(node, node.GetReferenceImageGeometryReferenceRole(), placement.fixed)
+    if transaction.ensure_display(node) and source.GetDisplayNode() is not None:
         node.GetDisplayNode().CopyContent(source.GetDisplayNode())
     return node

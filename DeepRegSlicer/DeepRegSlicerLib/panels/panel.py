@@ -14,19 +14,19 @@ class Panel:
         self._line, self._log = line, log
         self._silent = True  # nothing was said yet: the status line gives a hint
 
-    def say(self, text: str, style: str = NORMAL) -> None:
+    def set_status(self, text: str, style: str = NORMAL) -> None:
         """Show a sentence in the status line."""
         self._silent = False
         self._line.setStyleSheet(style)
         self._line.text = text
 
-    def hint(self, text: str) -> None:
+    def set_hint(self, text: str) -> None:
         """Say in grey what can be done, unless something was said."""
         if self._silent:
             self._line.setStyleSheet(HINT)
             self._line.text = text
 
-    def note(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Add lines to the log."""
         self._log.appendPlainText(text)
 

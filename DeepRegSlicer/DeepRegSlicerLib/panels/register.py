@@ -71,11 +71,11 @@ class RegisterPanel(Panel):
 
     def update(self) -> None:
         """Enable what can be used now and say why the rest can't."""
-        ui, obstacle = self.ui, self.obstacle()
-        ui.registerButton.enabled = not obstacle
-        ui.registerButton.toolTip = obstacle or _("Bring the moving volume onto the fixed one")
+        ui, problem = self.ui, self.validate()
+        ui.registerButton.enabled = not problem
+        ui.registerButton.toolTip = problem or _("Bring the moving volume onto the fixed one")
         ui.cancelButton.enabled = self.run is not None
-        self.hint(obstacle or _("Ready"))
+        self.set_hint(problem or _("Ready"))
         self._update_method()
 
     def _update_method(self) -> None:
@@ -88,7 +88,7 @@ class RegisterPanel(Panel):
         if p is not None and ui.modelPath.currentPath != p.modelFile:
             ui.modelPath.currentPath = p.modelFile
 
-    def obstacle(self) -> str:
+    def validate(self) -> str:
         """Why Register can't be clicked, empty if it can."""
         p = self.parameters
         if self.run is not None:
@@ -114,8 +114,8 @@ class RegisterPanel(Panel):
         ui.progressBar.value = 0
         ui.progressBar.visible = True
         self._stage, self._started = "", time.monotonic()
-        self.say(_("Preparing …"))
-        self.note(
+        self.set_status(_("Preparing …"))
+        self.log(
             _("Registering '{moving}' to '{fixed}', {method}").format(
                 moving=p.movingVolume.GetName(), fixed=p.fixedVolume.GetName(), method=p.chosen()
             )
@@ -130,18 +130,18 @@ class RegisterPanel(Panel):
         return register_volumes(
             p.fixedVolume,
             p.movingVolume,
-            p.chosen(),
-            p.fixedSegmentation,
-            p.movingSegmentation,
-            fixedLandmarks=p.fixedLandmarks,
-            movingLandmarks=p.movingLandmarks,
-            fixedMask=p.fixedMask,
-            movingMask=p.movingMask,
-            initialTransform=p.initialTransform,
-            outputTransform=p.outputTransform,
-            warpedVolume=p.warpedVolume,
-            warpedSegmentation=p.warpedSegmentation,
-            createImages=p.createImages,
+            method=p.chosen(),
+            fixed_segmentation=p.fixedSegmentation,
+            moving_segmentation=p.movingSegmentation,
+            fixed_landmarks=p.fixedLandmarks,
+            moving_landmarks=p.movingLandmarks,
+            fixed_mask=p.fixedMask,
+            moving_mask=p.movingMask,
+            initial_transform=p.initialTransform,
+            output_transform=p.outputTransform,
+            warped_volume=p.warpedVolume,
+            warped_segmentation=p.warpedSegmentation,
+            create_images=p.createImages,
             settings=p.settings(),
             device=p.device.value,
             seed=p.seed,
@@ -157,16 +157,16 @@ class RegisterPanel(Panel):
         self.ui.progressBar.value = round(100 * fraction)
         figures = [f"{_('iteration')} {values['iteration']}"] if "iteration" in values else []
         figures += [f"{_('loss')} {values['loss']:.4f}"] if "loss" in values else []
-        self.say(" · ".join([stage[:1].upper() + stage[1:], *figures]))
+        self.set_status(" · ".join([stage[:1].upper() + stage[1:], *figures]))
         if stage != self._stage:
             self._stage = stage
-            self.note(f"{time.monotonic() - self._started:6.1f} s  {stage}")
+            self.log(f"{time.monotonic() - self._started:6.1f} s  {stage}")
 
     def on_cancel(self) -> None:
         """Ask the registration to stop."""
         if self.run is not None:
             self.ui.cancelButton.enabled = False
-            self.say(_("Cancelling …"))
+            self.set_status(_("Cancelling …"))
             self.run.cancel()
 
     def on_done(self, run) -> None:
@@ -189,39 +189,40 @@ class RegisterPanel(Panel):
             if p.method is Method.trained:
                 ui.modelPath.addCurrentPathToHistory()
             p.outputTransform = result.transform
-            p.warpedVolume = result.warpedVolume or p.warpedVolume
-            p.warpedSegmentation = result.warpedSegmentation or p.warpedSegmentation
-            if result.warpedVolume is not None:
-                show_over(p.fixedVolume, result.warpedVolume)
+            p.warpedVolume = result.warped_volume or p.warpedVolume
+            p.warpedSegmentation = result.warped_segmentation or p.warpedSegmentation
+            if result.warped_volume is not None:
+                show_over(p.fixedVolume, result.warped_volume)
         ui.resultSection.visible = True
         results.fill(ui.resultTable, results.rows(result.metrics, result.seconds))
-        text = _("Done in {seconds:.1f} s. The result is in '{name}'.")
-        self.say(text.format(seconds=time.monotonic() - self._started, name=result.transform.GetName()), GOOD)
-        self.note(self.ui.statusLabel.text)
+        seconds, name = time.monotonic() - self._started, result.transform.GetName()
+        text = _("Done in {seconds:.1f} s. The result is in '{name}'.").format(seconds=seconds, name=name)
+        self.set_status(text, GOOD)
+        self.log(self.ui.statusLabel.text)
 
     def fail(self, error: Exception) -> None:
         """Say what went wrong in one sentence; the details go to the log."""
         self.ui.progressBar.visible = False
         cancelled = isinstance(error, RegistrationCancelled)
-        self.say(
+        self.set_status(
             _("Cancelled. The scene is as it was.") if cancelled else str(error), NORMAL if cancelled else BAD
         )
-        self.note(str(error))
+        self.log(str(error))
         if getattr(error, "details", ""):
-            self.note(error.details)
+            self.log(error.details)
         if getattr(error, "missing", ()):
             self.look_for_packages()
 
     def on_install(self) -> None:
         """Install what is missing; the user is asked by Slicer before."""
         self.ui.installButton.enabled = False
-        self.say(_("Installing packages, this can take minutes …"))
+        self.set_status(_("Installing packages, this can take minutes …"))
         slicer.app.processEvents()
         try:
             install.install()
-            self.say(_("The packages are installed."), GOOD)
+            self.set_status(_("The packages are installed."), GOOD)
         except install.InstallError as error:
-            self.say(str(error), NORMAL if error.declined else BAD)
-            self.note(str(error))
+            self.set_status(str(error), NORMAL if error.declined else BAD)
+            self.log(str(error))
         self.ui.installButton.enabled = True
         self.look_for_packages()

@@ -1,5 +1,6 @@
 """The Train panel: settings of a training, its start, its progress with a live chart, stop and resume."""
 
+import enum
 from pathlib import Path
 
 import ctk
@@ -7,8 +8,8 @@ from slicer.i18n import tr as _
 
 from RegCore.progress import duration
 from RegCore.space.geometry import InputError
+from RegCore.training.presets import LEARNING_RATES, DatasetLayout, TrainingPreset, inspect_dataset
 
-from ..form import RATES, Form, Found, what_is_in
 from ..nodes.chart import loss_chart
 from ..nodes.showing import show_chart
 from ..parameters import Device
@@ -17,17 +18,26 @@ from ..training import (
     TrainingStopped,
     best_epoch,
     can_resume,
-    fresh,
     model_in,
     read_history,
     train,
+    unused_folder,
 )
 from .fields import Fields, change_of, offer
 from .panel import BAD, GOOD, HINT, NORMAL, Panel, fit_to_current
 
+
+class State(enum.Enum):
+    """What the training that the panel watches is doing."""
+
+    idle = enum.auto()
+    training = enum.auto()
+    stopping = enum.auto()  # after its present step, with a checkpoint; a second click ends it at once
+
+
 FIRST_NAME = "training-1"
 TAB = 1  # the place of this panel among the tabs
-FIELDS = {  # widgets of the form -> the field of `Form` that they fill
+FIELDS = {  # widgets of the form -> the field of `TrainingPreset` that they fill
     "trainPath": "train",
     "validPath": "valid",
     "kindSelector": "kind",
@@ -95,6 +105,7 @@ class TrainPanel(Panel):
         super().__init__(ui, ui.trainStatusLabel, ui.trainLogText)
         self.register = register
         self.run = None
+        self.state = State.idle
         self.chart = None
         self._closed = False
         self._method = ""  # of the training that ended last
@@ -126,7 +137,7 @@ class TrainPanel(Panel):
         self._closed = True
         self.fields.keep()
         if self.run is not None:
-            self.run.leave()
+            self.run.detach()
 
     @property
     def folder(self) -> Path:
@@ -142,18 +153,18 @@ class TrainPanel(Panel):
         """Show what belongs to the settings, enable what can be used now and say why the rest can't."""
         if self._closed:
             return
-        ui, obstacle, running = self.ui, self.obstacle(), self.run is not None
+        ui, problem, running = self.ui, self.validate(), self.run is not None
         self._show_rows()
-        ui.trainButton.enabled = not obstacle
-        ui.trainButton.toolTip = obstacle or _("Begin a training")
+        ui.trainButton.enabled = not problem
+        ui.trainButton.toolTip = problem or _("Begin a training")
         ui.stopButton.enabled = running
         ui.resumeButton.enabled = not running and not self.register.missing and can_resume(self.folder)
         ui.showChartButton.enabled = drawable = bool(self.history())
         ui.progressSection.visible = running or drawable
         usable = self._method != "conditional" and model_in(self.folder) is not None
         ui.useModelButton.enabled = usable
-        ui.nameEdit.setPlaceholderText(fresh(self.folder).name)
-        self.hint(obstacle or _("Ready"))
+        ui.nameEdit.setPlaceholderText(unused_folder(self.folder).name)
+        self.set_hint(problem or _("Ready"))
 
     def _show_rows(self) -> None:
         """The rows of the form, or that of the YAML file."""
@@ -165,7 +176,7 @@ class TrainPanel(Panel):
         ui.yamlPath.visible = ui.yamlPathLabel.visible = not form
         ui.foundLabel.visible = form and bool(ui.foundLabel.text)
 
-    def obstacle(self) -> str:
+    def validate(self) -> str:
         """Why Train can't be clicked, empty if it can."""
         fields = self.fields
         if self.run is not None:
@@ -195,16 +206,16 @@ class TrainPanel(Panel):
 
     def on_network(self) -> None:
         """Propose a learning rate that suits the network."""
-        self.fields["rateSpinBox"] = RATES[self.fields["networkSelector"]]
+        self.fields["rateSpinBox"] = LEARNING_RATES[self.fields["networkSelector"]]
 
-    def _describe_folder(self) -> Found | None:
-        found = what_is_in(Path(self.fields["trainPath"]))
+    def _describe_folder(self) -> DatasetLayout | None:
+        found = inspect_dataset(Path(self.fields["trainPath"]))
         if found is None:
             text = _("This folder has neither images nor fixed_images and moving_images.")
             self.ui.foundLabel.text = text if self.fields["trainPath"] else ""
         else:
-            things = {"paired": _("pairs"), "unpaired": _("images"), "grouped": _("groups")}[found.kind]
-            text = f"{found.count} {things}" if found.count else f"{things}, {found.format}"
+            noun = {"paired": _("pairs"), "unpaired": _("images"), "grouped": _("groups")}[found.kind]
+            text = f"{found.count} {noun}" if found.count else f"{noun}, {found.format}"
             labels = _("with labels") if found.labeled else _("without labels")
             self.ui.foundLabel.text = _("Found: {what}, {labels}").format(what=text, labels=labels)
         return found
@@ -214,20 +225,20 @@ class TrainPanel(Panel):
     def on_train(self) -> None:
         """Begin a training, in a folder that is not there yet."""
         fields = self.fields
-        folder = fresh(self.folder)
+        folder = unused_folder(self.folder)
         fields["nameEdit"] = folder.name
         start = fields["startPath"] or None
-        config = fields["yamlPath"] if fields["settingsSelector"] == "yaml" else self.form().configuration()
+        config = fields["yamlPath"] if fields["settingsSelector"] == "yaml" else self.preset().configuration()
         self._begin(config, folder, start_from=start, max_epochs=fields["maxEpochsSpinBox"] or None)
 
     def on_resume(self) -> None:
         """Go on with the training of that name, with the configuration in its folder."""
         self._begin(None, self.folder, resume=True)
 
-    def form(self) -> Form:
-        """The answers in the form."""
-        answers = {field: self.fields[widget] for widget, field in FIELDS.items()}
-        return Form(**answers, size=tuple(self.fields[widget] for widget in SIZES))
+    def preset(self) -> TrainingPreset:
+        """The options in the form."""
+        options = {field: self.fields[widget] for widget, field in FIELDS.items()}
+        return TrainingPreset(**options, size=tuple(self.fields[widget] for widget in SIZES))
 
     def _begin(self, config, folder: Path, resume=False, start_from=None, max_epochs=None) -> None:
         ui = self.ui
@@ -235,11 +246,11 @@ class TrainPanel(Panel):
         self._method = ""
         self.chart = None
         ui.trainProgressBar.value = 0
-        ui.trainProgressBar.visible = True
+        self._set_state(State.training)
         for value in (ui.epochValue, ui.lossValue, ui.validationValue, ui.leftValue):
             value.text = ""
-        self.say(_("Preparing …"))
-        self.note(_("Training in {folder}").format(folder=folder))
+        self.set_status(_("Preparing …"))
+        self.log(_("Training in {folder}").format(folder=folder))
         try:
             self.run = train(
                 config,
@@ -263,10 +274,10 @@ class TrainPanel(Panel):
         ui = self.ui
         ui.trainProgressBar.value = round(100 * fraction)
         self._title(f" ({round(100 * fraction)} %)")
-        if ui.stopButton.text != _("Stop now"):
-            self.say(stage[:1].upper() + stage[1:])
+        if self.state is State.training:
+            self.set_status(stage[:1].upper() + stage[1:])
         if "loss" not in values:
-            self.note(stage)
+            self.log(stage)
             return
         ui.epochValue.text = f"{values['epoch']} / {values['epochs']}"
         ui.lossValue.text = f"{values['loss']:.4f}"
@@ -282,7 +293,7 @@ class TrainPanel(Panel):
                 loss=values["val_loss"], best=best["val_loss"], epoch=best["epoch"]
             )
         losses = [f"{name} {values[name]:.5g}" for name in ("loss", "val_loss") if name in values]
-        self.note(f"{_('epoch')} {values['epoch']}: {', '.join(losses)}")
+        self.log(f"{_('epoch')} {values['epoch']}: {', '.join(losses)}")
         if self.chart is None:
             self.on_show_chart()
         elif self.chart.is_there():
@@ -293,10 +304,11 @@ class TrainPanel(Panel):
         """Ask the training to stop after its step; asked again, at once."""
         if self.run is None:
             return
-        again = self.ui.stopButton.text == _("Stop now")
-        self.say(_("Stopping …") if again else _("Stopping after the present step, a checkpoint is kept …"))
-        self.ui.stopButton.text = _("Stop now")
-        self.ui.stopButton.toolTip = _("Do not wait: what was trained since the last checkpoint is lost")
+        again = self.state is State.stopping
+        self.set_status(
+            _("Stopping …") if again else _("Stopping after the present step, a checkpoint is kept …")
+        )
+        self._set_state(State.stopping)
         self.run.stop()
 
     def on_done(self, run) -> None:
@@ -304,16 +316,14 @@ class TrainPanel(Panel):
         self.run = None
         if self._closed:
             return
-        self.ui.stopButton.text = _("Stop")
-        self.ui.stopButton.toolTip = _("Stop after the present step; a checkpoint is kept")
-        self.ui.trainProgressBar.visible = False
+        self._set_state(State.idle)
         self.ui.leftValue.text = "–"
         self._title("")
         if isinstance(run.error, TrainingStopped):
             resumable = can_resume(run.folder)
             kept = _("Stopped. Resume goes on from the checkpoint.")
-            self.say(kept if resumable else _("Stopped before there was anything to keep."), NORMAL)
-            self.note(self.ui.trainStatusLabel.text)
+            self.set_status(kept if resumable else _("Stopped before there was anything to keep."), NORMAL)
+            self.log(self.ui.trainStatusLabel.text)
         elif run.error is not None:
             self.fail(run.error)
         else:
@@ -329,19 +339,31 @@ class TrainPanel(Panel):
         ended = _("Stopped early") if result.ended == "stopped early" else _("Finished")
         loss = best.get("val_loss", best["loss"])
         text = text.format(ended=ended, count=len(result.history), epoch=best["epoch"], what=what, loss=loss)
-        self.say(text, GOOD)
-        self.note(text)
-        self.note(str(result.model))
+        self.set_status(text, GOOD)
+        self.log(text)
+        self.log(str(result.model))
 
     def fail(self, error: Exception) -> None:
         """Say what went wrong in one sentence; the details go to the log."""
-        self.ui.trainProgressBar.visible = False
-        self.say(str(error), BAD)
-        self.note(str(error))
+        self._set_state(State.idle)
+        self.set_status(str(error), BAD)
+        self.log(str(error))
         if getattr(error, "details", ""):
-            self.note(error.details)
+            self.log(error.details)
         if getattr(error, "missing", ()):
             self.register.look_for_packages()
+
+    def _set_state(self, state: State) -> None:
+        """Note what the training is doing, and say on the button what a click does."""
+        self.state, button = state, self.ui.stopButton
+        stopping = state is State.stopping
+        button.text = _("Stop now") if stopping else _("Stop")
+        now, later = (
+            _("Do not wait: what was trained since the last checkpoint is lost"),
+            _("Stop after the present step; a checkpoint is kept"),
+        )
+        button.toolTip = now if stopping else later
+        self.ui.trainProgressBar.visible = state is not State.idle
 
     def _title(self, more: str) -> None:
         """Say on the tab how far the training is, for who looks at the other one."""

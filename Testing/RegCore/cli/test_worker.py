@@ -165,7 +165,7 @@ def served(command, tmp_path) -> dict:
         while '"event": "error"' not in events.getvalue():
             time.sleep(0.001)  # the end of the requests would stop the work
 
-    worker.Worker(requests(), events, {"it": command}).serve()
+    worker.Server(requests(), events, {"it": command}).serve()
     return json.loads(events.getvalue().splitlines()[-1])
 
 

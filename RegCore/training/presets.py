@@ -1,45 +1,65 @@
-"""The short form of a training: what a folder of data holds, and the configuration that the answers make."""
+"""A configuration from a folder of data and a few options: for the Train panel and ``regcore train --data``.
+
+Imports neither torch nor a reader of YAML files, so that Slicer's panel can use it before they are installed.
+"""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from RegCore.space.geometry import InputError
+
 VOLUMES = (".nii", ".nii.gz", ".nrrd", ".mha")
-RATES = {"local": 1e-3, "unet": 1e-3, "global": 1e-5}  # learning rates to begin with, by network
+KINDS = ("paired", "unpaired", "grouped")
+NETWORKS = ("local", "unet", "global")
+METHODS = ("ddf", "dvf", "conditional")
+SIMILARITIES = ("lncc", "ssd", "gmi")
+"""What the options below can be: which images are registered to which, backbone, output, image loss."""
+LEARNING_RATES = {"local": 1e-3, "unet": 1e-3, "global": 1e-5}
+"""The learning rate to begin with, by network."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What lies in a folder of data, by its names alone.
-
-    kind: "paired", "unpaired" or "grouped". format: "nifti" or "h5". labeled: whether there are labels.
-    count: pairs, images or groups; 0 where only reading the files would tell.
-    """
+class DatasetLayout:
+    """How a folder of data is laid out, told from the names in it alone."""
 
     kind: str
+    """One of `KINDS`."""
     format: str
+    """"nifti" or "h5"."""
     labeled: bool
+    """Whether there are labels."""
     count: int
+    """Pairs, images or groups; 0 where only reading the files would tell."""
 
 
-def what_is_in(folder: Path) -> Found | None:
-    """What lies in a folder that is laid out as DeepReg has it; None if it is none such.
+def inspect_dataset(folder: Path) -> DatasetLayout | None:
+    """How a folder is laid out, if it is one of DeepReg's layouts.
 
-    paired: fixed_images, moving_images, fixed_labels, moving_labels; else images, labels, with a folder for
-    each group if they are grouped. Folders of volumes, or h5 files of these names.
+    Paired data: ``fixed_images``, ``moving_images`` and, if there are labels, ``fixed_labels`` and
+    ``moving_labels``. Otherwise ``images`` and ``labels``, with a folder for each group if they are grouped.
+    Each is a folder of volumes or an h5 file of that name.
+
+    Args:
+        folder: to look into; no file is read.
+
+    Returns:
+        The layout, or None for a folder that has none of them or can't be listed.
     """
-    for form, ending in (("nifti", ""), ("h5", ".h5")):
+    for file_format, ending in (("nifti", ""), ("h5", ".h5")):
         there = {name.removesuffix(ending) for name in _names(folder) if name.endswith(ending)}
         if {"fixed_images", "moving_images"} <= there:
             labeled = {"fixed_labels", "moving_labels"} <= there
-            return Found("paired", form, labeled, _volumes(folder / "fixed_images") if form == "nifti" else 0)
-        if "images" in there and form == "nifti":
+            count = _volumes(folder / "fixed_images") if file_format == "nifti" else 0
+            return DatasetLayout("paired", file_format, labeled, count)
+        if "images" in there and file_format == "nifti":
             inside = folder / "images"
             volumes = _volumes(inside)
             groups = sum((inside / name).is_dir() for name in _names(inside)) if not volumes else 0
-            return Found("grouped" if groups else "unpaired", form, "labels" in there, groups or volumes)
+            kind = "grouped" if groups else "unpaired"
+            return DatasetLayout(kind, file_format, "labels" in there, groups or volumes)
         if "images" in there:
-            return Found("unpaired", form, "labels" in there, 0)
+            return DatasetLayout("unpaired", file_format, "labels" in there, 0)
     return None
 
 
@@ -55,39 +75,53 @@ def _volumes(folder: Path) -> int:
 
 
 @dataclass(frozen=True)
-class Form:
-    """The answers. Defaults are those of the panel."""
+class TrainingPreset:
+    """The options of a training; `configuration` makes all else of them. The defaults are the panel's."""
 
     train: str
-    """Folder of the data to learn from."""
+    """Folder of the training data."""
     valid: str = ""
-    """Folder of the data to watch the training with; "" for none."""
+    """Folder of the validation data; "" for none."""
     kind: str = "paired"
-    """Which images meet: "paired", "unpaired" or "grouped"."""
+    """Which images are registered to which: one of `KINDS`."""
     labeled: bool = True
     """Whether the labels in the folders are used."""
     network: str = "local"
-    """"local", "unet" or "global"."""
+    """The backbone: one of `NETWORKS`."""
     method: str = "ddf"
-    """What the network says: "ddf", "dvf" or "conditional"."""
+    """What the network predicts: one of `METHODS`."""
     size: tuple[int, int, int] = (64, 64, 64)
     """Voxels (I, J, K) that the images are resized to."""
     epochs: int = 100
-    """How often all data are seen."""
+    """Passes over the training data."""
     learning_rate: float = 1e-3
     """Of Adam."""
     similarity: str = "lncc"
-    """Image loss: "lncc", "ssd", "gmi" …"""
+    """The image loss: one of `SIMILARITIES`."""
     image_weight: float = 1.0
+    """Weight of the image loss; 0 leaves it out."""
     label_weight: float = 1.0
+    """Weight of the Dice loss of the labels; 0 leaves it out."""
     smoothness_weight: float = 0.5
-    """Weights of the losses; 0 leaves one out."""
+    """Weight of the bending energy; 0 leaves it out."""
     batch_size: int = 2
     """Pairs in a step."""
     channels: int = 8
-    """Of the first level of the network; they double from level to level."""
+    """Of the network's first level; they double from level to level."""
     augment: bool = True
-    """Whether pairs are moved and sheared at random."""
+    """Whether the images are moved and sheared at random."""
+
+    @staticmethod
+    def for_folder(train: str, valid: str = "") -> "TrainingPreset":
+        """The defaults that suit the data in a folder.
+
+        Raises:
+            InputError: if a folder has none of the layouts of `inspect_dataset`.
+        """
+        found = _inspected(train)
+        if valid:
+            _inspected(valid)
+        return TrainingPreset(train, valid, kind=found.kind, labeled=found.labeled)
 
     def configuration(self) -> dict:
         """What a YAML file would say, for `RegCore.training.config.Config.from_dict`."""
@@ -100,7 +134,7 @@ class Form:
         return {"dataset": dataset | {"cache": 1.0}, "train": self._train()}
 
     def _split(self, folder: str) -> dict:
-        found = what_is_in(Path(folder))
+        found = inspect_dataset(Path(folder))
         return {
             "dir": folder,
             "format": "nifti" if found is None else found.format,
@@ -128,7 +162,7 @@ class Form:
         }
 
     def _backbone(self) -> dict:
-        depth = levels(self.size)
+        depth = depth_for(self.size)
         backbone = {"name": self.network, "num_channel_initial": self.channels}
         if self.network == "local":
             return {**backbone, "extract_levels": list(range(depth + 1))}
@@ -145,6 +179,13 @@ class Form:
         return loss
 
 
-def levels(size: tuple[int, int, int]) -> int:
-    """Halvings of an image until its shortest axis has about 8 voxels, from 1 to 4."""
+def depth_for(size: tuple[int, int, int]) -> int:
+    """How often a network halves an image: until its shortest axis has about 8 voxels, from 1 to 4 times."""
     return max(1, min(4, (min(size) // 8).bit_length() - 1))
+
+
+def _inspected(folder: str) -> DatasetLayout:
+    found = inspect_dataset(Path(folder))
+    if found is None:
+        raise InputError(f"{folder}: this folder holds neither images nor fixed_images and moving_images")
+    return found

@@ -8,7 +8,7 @@ import slicer
 log = logging.getLogger(__name__)
 
 
-class Changes:
+class SceneTransaction:
     """A context in which a scene is changed: one batch for the views, one step for Undo, all or nothing.
 
     What is changed is told with `undo`; if the context is left by an exception, the steps are taken back in
@@ -19,7 +19,7 @@ class Changes:
         self.scene = scene
         self._steps: list[Callable[[], object]] = []
 
-    def __enter__(self) -> "Changes":
+    def __enter__(self) -> "SceneTransaction":
         self.scene.SaveStateForUndo()
         self.scene.StartState(slicer.vtkMRMLScene.BatchProcessState)
         return self
@@ -42,19 +42,19 @@ class Changes:
         self.undo(lambda: self._remove(node))
         return node
 
-    def put_under(self, node, parent) -> None:
+    def set_parent_transform(self, node, parent) -> None:
         """Place a node under a transform node, None for the world."""
         before = node.GetTransformNodeID()
         self.undo(lambda: node.SetAndObserveTransformNodeID(before))
         node.SetAndObserveTransformNodeID(parent.GetID() if parent is not None else None)
 
-    def refer(self, node, role: str, other) -> None:
+    def set_reference(self, node, role: str, other) -> None:
         """Set a node's reference in that role."""
         before = node.GetNodeReferenceID(role)
         self.undo(lambda: node.SetNodeReferenceID(role, before))
         node.SetNodeReferenceID(role, other.GetID())
 
-    def give_display(self, node) -> bool:
+    def ensure_display(self, node) -> bool:
         """Default display nodes, if the node has none; whether it had none."""
         if node.GetDisplayNode() is not None:
             return False

@@ -1,4 +1,4 @@
-"""The short form of a training: what it recognises in folders, and the configurations that it makes."""
+"""Presets of trainings: what is recognised in folders, and the configurations that come of it."""
 
 import itertools
 
@@ -6,20 +6,16 @@ import pytest
 
 from RegCore.loaders import make_loader
 from RegCore.training.config import Config
+from RegCore.training.presets import TrainingPreset, depth_for, inspect_dataset
 from Testing.RegCore.loaders import data
-
-
-@pytest.fixture
-def form(library):
-    return library("form")
 
 
 @pytest.mark.parametrize("labeled", [False, True])
 @pytest.mark.parametrize("file_format", data.FORMATS)
 @pytest.mark.parametrize("kind", data.KINDS)
-def test_a_folder_is_recognised_by_its_names(form, tmp_path, kind, file_format, labeled):
+def test_a_folder_is_recognised_by_its_names(tmp_path, kind, file_format, labeled):
     data.write(tmp_path, kind, file_format, channels=2 if labeled else 0)
-    found = form.what_is_in(tmp_path)
+    found = inspect_dataset(tmp_path)
     if kind == "grouped" and file_format == "h5":
         kind = "unpaired"  # the groups are in the keys, which are not read
     assert (found.kind, found.format, found.labeled) == (kind, file_format, labeled)
@@ -27,20 +23,20 @@ def test_a_folder_is_recognised_by_its_names(form, tmp_path, kind, file_format, 
     assert found.count == (counts[kind] if file_format == "nifti" else 0)
 
 
-def test_other_folders_are_not_taken_for_data(form, tmp_path):
-    assert form.what_is_in(tmp_path / "nowhere") is None
-    assert form.what_is_in(tmp_path) is None
+def test_other_folders_are_not_taken_for_data(tmp_path):
+    assert inspect_dataset(tmp_path / "nowhere") is None
+    assert inspect_dataset(tmp_path) is None
     (tmp_path / "fixed_images").mkdir()
     (tmp_path / "file.txt").write_text("")
-    assert form.what_is_in(tmp_path) is None
-    assert form.what_is_in(tmp_path / "file.txt") is None
+    assert inspect_dataset(tmp_path) is None
+    assert inspect_dataset(tmp_path / "file.txt") is None
 
 
 SIZES = [(16, 16, 16), (64, 40, 33), (8, 9, 7), (200, 160, 128)]
 
 
 @pytest.mark.parametrize("kind", data.KINDS)
-def test_every_answer_gives_a_configuration_that_can_be_used(form, tmp_path, kind):
+def test_every_answer_gives_a_configuration_that_can_be_used(tmp_path, kind):
     offered = itertools.product(("unet", "local", "global"), ("ddf", "dvf", "conditional"), SIZES)
     for number, (network, method, size) in enumerate(offered):
         if (network, method) in {("global", "dvf"), ("global", "conditional")}:
@@ -48,7 +44,7 @@ def test_every_answer_gives_a_configuration_that_can_be_used(form, tmp_path, kin
         labeled = method == "conditional" or bool(number % 2)
         similarity = ("lncc", "ssd", "gmi")[number % 3]
         answers = {"kind": kind, "network": network, "method": method, "size": size, "labeled": labeled}
-        made = form.Form(str(tmp_path), "", **answers, similarity=similarity, channels=2)
+        made = TrainingPreset(str(tmp_path), "", **answers, similarity=similarity, channels=2)
         config = Config.from_dict(made.configuration())
         assert config.train.method == method and config.dataset.train.labeled == labeled
         assert config.dataset.valid is None
@@ -58,19 +54,19 @@ def test_every_answer_gives_a_configuration_that_can_be_used(form, tmp_path, kin
 
 
 @pytest.mark.parametrize("kind", data.KINDS)
-def test_the_data_that_were_recognised_can_be_loaded(form, tmp_path, kind):
+def test_the_data_that_were_recognised_can_be_loaded(tmp_path, kind):
     data.write(tmp_path, kind, "nifti", channels=1)
-    made = form.Form(str(tmp_path), str(tmp_path), kind=kind, size=(16, 12, 10))
+    made = TrainingPreset(str(tmp_path), str(tmp_path), kind=kind, size=(16, 12, 10))
     values = made.configuration()
     for split in ("train", "valid"):
         loader = make_loader(values["dataset"], split)
         assert len(loader) and loader.labeled and tuple(loader.fixed_image_shape) == (16, 12, 10)
 
 
-def test_what_the_form_says_reaches_the_configuration(form):
+def test_what_a_preset_says_reaches_the_configuration():
     answers = {"epochs": 55, "learning_rate": 0.02, "batch_size": 3, "channels": 5, "augment": False}
     weights = {"image_weight": 0.0, "label_weight": 2.0, "smoothness_weight": 0.25}
-    train = form.Form("somewhere", **answers, **weights).configuration()["train"]
+    train = TrainingPreset("somewhere", **answers, **weights).configuration()["train"]
     assert (train["epochs"], train["save_period"]) == (55, 5)
     assert train["optimizer"] == {"name": "Adam", "learning_rate": 0.02}
     assert train["preprocess"]["batch_size"] == 3 and train["preprocess"]["data_augmentation"] is None
@@ -80,7 +76,7 @@ def test_what_the_form_says_reaches_the_configuration(form):
 
 
 @pytest.mark.parametrize(
-    ("size", "levels"),
+    ("size", "depth"),
     [
         ((8, 8, 8), 1),
         ((16, 99, 99), 1),
@@ -90,5 +86,5 @@ def test_what_the_form_says_reaches_the_configuration(form):
         ((300,) * 3, 4),
     ],
 )
-def test_networks_halve_images_to_about_eight_voxels(form, size, levels):
-    assert form.levels(size) == levels
+def test_networks_halve_images_to_about_eight_voxels(size, depth):
+    assert depth_for(size) == depth
