@@ -75,6 +75,17 @@ class Geometry:
     shape: number of voxels (I, J, K).
     affine: 4×4, voxel index (i, j, k) to RAS+ mm, any invertible one (oblique, left-handed, sheared).
     Raises InputError for a shape without three positive whole numbers or an affine that is not invertible.
+
+    Examples:
+        >>> import numpy as np
+        >>> import RegCore
+        >>> grid = RegCore.Geometry((4, 5, 6), np.diag([2.0, 2.0, 3.0, 1.0]))
+        >>> grid.spacing.tolist()
+        [2.0, 2.0, 3.0]
+        >>> grid.to_world([1, 1, 1]).tolist()
+        [2.0, 2.0, 3.0]
+        >>> grid.axis_codes
+        'RAS'
     """
 
     shape: tuple[int, int, int]

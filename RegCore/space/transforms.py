@@ -16,6 +16,17 @@ class AffineTransform:
     """T(x) = M x, a 4×4 matrix in RAS mm that takes fixed points to moving points.
 
     Raises InputError if the matrix is not finite, not affine or not invertible.
+
+    Examples:
+        >>> import numpy as np
+        >>> import RegCore
+        >>> shift = np.eye(4)
+        >>> shift[:3, 3] = [5.0, 0.0, -2.0]
+        >>> transform = RegCore.AffineTransform(shift)
+        >>> transform.map([1.0, 1.0, 1.0]).tolist()
+        [6.0, 1.0, -1.0]
+        >>> transform.inverse().map([6.0, 1.0, -1.0]).tolist()
+        [1.0, 1.0, 1.0]
     """
 
     matrix: np.ndarray
@@ -56,6 +67,16 @@ class DisplacementField:
     affine: the affine part that `mm` contains, where it is known. It changes nothing but the point at which
         `inverse` starts.
     Raises InputError if the array does not fit the grid or is not finite.
+
+    Examples:
+        >>> import numpy as np
+        >>> import RegCore
+        >>> grid = RegCore.Geometry((4, 5, 6), np.diag([2.0, 2.0, 3.0, 1.0]))
+        >>> ddf = np.zeros((4, 5, 6, 3))
+        >>> ddf[..., 2] = 1.0  # one voxel along k, which is 3 mm
+        >>> field = RegCore.DisplacementField.from_voxels(ddf, grid, grid)
+        >>> field.map([2.0, 2.0, 3.0]).tolist()
+        [2.0, 2.0, 6.0]
     """
 
     geometry: Geometry

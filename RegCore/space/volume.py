@@ -20,6 +20,16 @@ class Volume:
     kind: "image" or "labels". Labels are (I, J, K) of integers or booleans with 0 for the background, or
         (I, J, K, C) with one binary channel per structure (structures may overlap).
     Raises InputError if these do not fit together.
+
+    Examples:
+        >>> import numpy as np
+        >>> import RegCore
+        >>> grid = RegCore.Geometry((4, 5, 6), np.eye(4))
+        >>> image = RegCore.Volume(np.zeros((4, 5, 6), np.float32), grid)
+        >>> structures = np.zeros((4, 5, 6), np.uint8)
+        >>> structures[1:3, 1:3, 1:3] = 7
+        >>> RegCore.Volume(structures, grid, "labels").labels()
+        [7]
     """
 
     array: np.ndarray
