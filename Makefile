@@ -9,17 +9,19 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet
 RUNTIME := $(VENV)/runtime-is-ready
 TESTING := $(VENV)/testing-is-ready
+DOCUMENTING := $(VENV)/documenting-is-ready
 MARKER := $(VENV)/set-up-in-progress
 TORCH := torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demos test lint bench soak screenshots clean
+.PHONY: help demo demos test lint docs bench soak screenshots clean
 
 help:
 	@echo "make demo         register a phantom pair and show what came of it (demo-output/)"
 	@echo "make demos        train every demo of Docs/demos for a minute or two (or DEMO=name), write its figures"
 	@echo "make test         run every test, headless"
-	@echo "make lint         check the style with ruff"
+	@echo "make lint         check the style with ruff and the types with mypy"
+	@echo "make docs         build the documentation site (site/), strictly: a broken link is an error"
 	@echo "make bench        measure models that learn, SLIC-Reg and every real case; write their tables into Docs"
 	@echo "make soak         kill a training at random moments, resume it, compare the weights"
 	@echo "make screenshots  picture the Slicer panel and slice views into Docs/screenshots/"
@@ -36,6 +38,10 @@ test: $(TESTING)
 
 lint: $(TESTING)
 	$(PY) -m ruff check .
+	$(PY) Testing/check_types.py
+
+docs: $(DOCUMENTING)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
 bench: $(TESTING)
 	$(PY) Testing/benchmarks/learning.py --write
@@ -50,7 +56,7 @@ screenshots: $(TESTING)
 	QT_QPA_PLATFORM=offscreen $(PY) Testing/screenshots.py
 
 clean:
-	rm -rf $(VENV) build dist demo-output bench-output Testing/output *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist demo-output bench-output site Testing/output *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUNTIME): pyproject.toml
@@ -69,5 +75,11 @@ $(TESTING): $(RUNTIME)
 	sh Testing/system-packages.sh
 	@touch $(MARKER)
 	$(PIP) --no-build-isolation --editable ".[test]"
+	@rm $(MARKER)
+	@touch $@
+
+$(DOCUMENTING): $(RUNTIME)
+	@touch $(MARKER)
+	$(PIP) --no-build-isolation --editable ".[docs]"
 	@rm $(MARKER)
 	@touch $@

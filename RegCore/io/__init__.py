@@ -77,6 +77,14 @@ def load(path: str | os.PathLike, kind: str | None = None) -> Volume | Transform
 
     Raises:
         InputError: one sentence that names the file.
+
+    Examples:
+        >>> import RegCore
+        >>> pair = RegCore.make_phantom(fixed_shape=(12, 10, 9), moving_shape=(11, 12, 10))
+        >>> RegCore.save(pair.moving_labels, "moving_seg.nii.gz")
+        >>> segmentation = RegCore.load("moving_seg.nii.gz", kind="labels")
+        >>> segmentation.kind, segmentation.array.shape
+        ('labels', (11, 12, 10))
     """
     path = Path(path)
     if kind not in KINDS:
@@ -164,6 +172,13 @@ def save(thing: Volume | Transform, path: str | os.PathLike) -> None:
     Raises:
         InputError: one sentence that names the file, for a format that can't hold it and for a folder that
             can't be written to or is full; what was there before then stays.
+
+    Examples:
+        >>> import numpy as np
+        >>> import RegCore
+        >>> RegCore.save(RegCore.AffineTransform(np.eye(4)), "identity.tfm")
+        >>> RegCore.load("identity.tfm").map([1.0, 2.0, 3.0]).tolist()
+        [1.0, 2.0, 3.0]
     """
     path = Path(path)
 

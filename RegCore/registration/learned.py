@@ -31,6 +31,16 @@ def load_model(path, config=None, device: str = "auto") -> Model:
 
     Raises:
         InputError: the sentence names the file.
+
+    Examples:
+        >>> import RegCore
+        >>> from RegCore.networks.model_file import build
+        >>> backbone = {"name": "unet", "num_channel_initial": 2, "depth": 1}
+        >>> config = {"train": {"method": "ddf", "backbone": backbone}}
+        >>> RegCore.save_model("untrained.pt", build(config, (9, 8, 7), (9, 8, 7), labeled=False))
+        >>> model = RegCore.load_model("untrained.pt", device="cpu")
+        >>> model.fixed_size
+        (9, 8, 7)
     """
     path, device = Path(path).expanduser(), choose_device(device)
     with_ending = path.with_name(path.name + ".pt")

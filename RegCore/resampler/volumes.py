@@ -118,6 +118,13 @@ def warp(
 
     Raises:
         ValueError: unknown border.
+
+    Examples:
+        >>> import RegCore
+        >>> pair = RegCore.make_phantom(fixed_shape=(12, 10, 9), moving_shape=(11, 12, 10))
+        >>> warped = RegCore.warp(pair.moving, pair.truth, pair.fixed.geometry)
+        >>> warped.array.shape
+        (12, 10, 9)
     """
     unit = _beyond_float32(volume)
     if unit is not None:

@@ -85,6 +85,14 @@ def make_phantom(
     stretch, and a smooth part of wavelengths above 12 cm. modalities: "ct" or "mr" for fixed and moving.
     The same seed gives the same case.
     Raises InputError for an unknown modality or a deformation so large that it could fold.
+
+    Examples:
+        >>> import RegCore
+        >>> pair = RegCore.make_phantom(fixed_shape=(12, 10, 9), moving_shape=(11, 12, 10))
+        >>> pair.fixed.array.shape, pair.moving.array.shape
+        ((12, 10, 9), (11, 12, 10))
+        >>> pair.landmarks.shape[1]  # x, y, z of the fixed and of the moving point, RAS mm
+        6
     """
     for modality in modalities:
         if modality not in TISSUE:

@@ -86,10 +86,16 @@ class Geometry:
     Raises:
         InputError: the shape is not three positive whole numbers, or the affine is not invertible.
 
-    Example:
-        >>> grid = Geometry((4, 5, 6), np.diag([2.0, 2.0, 3.0, 1.0]))
-        >>> grid.spacing.tolist(), grid.to_world((1, 0, 2)).tolist()
-        ([2.0, 2.0, 3.0], [2.0, 0.0, 6.0])
+    Examples:
+        >>> import numpy as np
+        >>> import RegCore
+        >>> grid = RegCore.Geometry((4, 5, 6), np.diag([2.0, 2.0, 3.0, 1.0]))
+        >>> grid.spacing.tolist()
+        [2.0, 2.0, 3.0]
+        >>> grid.to_world([1, 1, 1]).tolist()
+        [2.0, 2.0, 3.0]
+        >>> grid.axis_codes
+        'RAS'
     """
 
     shape: tuple[int, int, int]

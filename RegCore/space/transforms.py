@@ -23,11 +23,16 @@ class AffineTransform:
     Raises:
         InputError: the matrix is not finite, not affine or not invertible.
 
-    Example:
+    Examples:
+        >>> import numpy as np
+        >>> import RegCore
         >>> shift = np.eye(4)
-        >>> shift[:3, 3] = 5, 0, -2
-        >>> AffineTransform(shift).map([1.0, 2.0, 3.0]).tolist()
-        [6.0, 2.0, 1.0]
+        >>> shift[:3, 3] = [5.0, 0.0, -2.0]
+        >>> transform = RegCore.AffineTransform(shift)
+        >>> transform.map([1.0, 1.0, 1.0]).tolist()
+        [6.0, 1.0, -1.0]
+        >>> transform.inverse().map([6.0, 1.0, -1.0]).tolist()
+        [1.0, 1.0, 1.0]
     """
 
     matrix: np.ndarray
@@ -72,11 +77,15 @@ class DisplacementField:
     Raises:
         InputError: the array does not fit the grid or is not finite.
 
-    Example:
-        >>> grid = Geometry((4, 5, 6), np.eye(4))
-        >>> field = DisplacementField(grid, np.full((4, 5, 6, 3), 2.0))
-        >>> field.map([1.0, 2.0, 3.0]).tolist()
-        [3.0, 4.0, 5.0]
+    Examples:
+        >>> import numpy as np
+        >>> import RegCore
+        >>> grid = RegCore.Geometry((4, 5, 6), np.diag([2.0, 2.0, 3.0, 1.0]))
+        >>> ddf = np.zeros((4, 5, 6, 3))
+        >>> ddf[..., 2] = 1.0  # one voxel along k, which is 3 mm
+        >>> field = RegCore.DisplacementField.from_voxels(ddf, grid, grid)
+        >>> field.map([2.0, 2.0, 3.0]).tolist()
+        [2.0, 2.0, 6.0]
     """
 
     geometry: Geometry

@@ -24,11 +24,15 @@ class Volume:
     Raises:
         InputError: these do not fit together.
 
-    Example:
-        >>> from RegCore import Geometry, Volume
-        >>> volume = Volume(np.zeros((4, 5, 6), np.int16), Geometry((4, 5, 6), np.eye(4)), "labels")
-        >>> volume.labels()
-        []
+    Examples:
+        >>> import numpy as np
+        >>> import RegCore
+        >>> grid = RegCore.Geometry((4, 5, 6), np.eye(4))
+        >>> image = RegCore.Volume(np.zeros((4, 5, 6), np.float32), grid)
+        >>> structures = np.zeros((4, 5, 6), np.uint8)
+        >>> structures[1:3, 1:3, 1:3] = 7
+        >>> RegCore.Volume(structures, grid, "labels").labels()
+        [7]
     """
 
     array: np.ndarray

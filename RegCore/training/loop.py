@@ -109,6 +109,29 @@ def train(
     Raises:
         InputError: one sentence on what can't be used: data, checkpoint, folder, a loss that is not finite.
         Cancelled: the training was stopped; it can be resumed.
+
+    Examples:
+        >>> import RegCore
+        >>> from RegCore.samples.datasets import Scan, make_cases, write_dataset
+        >>> files = write_dataset("data", make_cases("unpaired", Scan(shape=(12, 12, 12)), count=2))
+        >>> data = {"dir": "data", "format": "nifti", "labeled": True}
+        >>> config = RegCore.Config.from_dict(
+        ...     {
+        ...         "dataset": {"type": "unpaired", "image_shape": [8, 8, 8], "train": data, "valid": data},
+        ...         "train": {
+        ...             "method": "ddf",
+        ...             "backbone": {"name": "unet", "num_channel_initial": 2, "depth": 1},
+        ...             "loss": {"image": {"name": "ssd"}, "regularization": {"name": "bending"}},
+        ...             "optimizer": {"name": "Adam", "learning_rate": 1e-3},
+        ...             "preprocess": {"batch_size": 1, "shuffle_buffer_num_batch": 0},
+        ...             "epochs": 2,
+        ...             "save_period": 2,
+        ...         },
+        ...     }
+        ... )
+        >>> trained = RegCore.train(config, exp_name="first", device="cpu")
+        >>> trained.ended, len(trained.history)
+        ('finished', 2)
     """
     with processes(choose_device(device)) as group:
         folder = RunFolder.at(Path(log_dir).expanduser(), exp_name, resume, group)
