@@ -20,14 +20,16 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 EQUIVALENT = ROOT / "Testing" / "equivalent_mutants.txt"
-NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "Data", "build", "dist", "*output*", "*.egg-info")
+NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "Data", "build", "dist", "*-output", "*.egg-info")
 GOAL = 0.95
+NO_TESTS = 5  # what pytest ends with
+TOO_LONG, UNSTARTED = "too long", "no test could begin"
 OTHERS: dict[type, tuple[type, ...]] = {
     ast.Add: (ast.Sub,),
     ast.Sub: (ast.Add,),
@@ -182,7 +184,7 @@ def tests_of(tree: Path, path: str) -> list[str]:
 
 
 def run_tests(tree: Path, tests: list[str], limit: float, more: list[str]) -> str:
-    """The first test that failed, "too long" after so many seconds, or "" if all passed."""
+    """The first test that failed, `TOO_LONG` after so many seconds, `UNSTARTED`, or "" if all passed."""
     command = [
         sys.executable,
         "-m",
@@ -205,13 +207,15 @@ def run_tests(tree: Path, tests: list[str], limit: float, more: list[str]) -> st
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            return "too long"
+            return TOO_LONG
         output.seek(0)
         text = output.read()
     if code == 0:
         return ""
-    failed = re.search(r"^(?:FAILED|ERROR) (\S+)", text, re.MULTILINE)
-    return failed[1] if failed else text.strip()[-300:] or f"ended with {code}"
+    if code == NO_TESTS:
+        raise SystemExit(f"there are no tests in {', '.join(tests)}")
+    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", text, re.MULTILINE)
+    return failed[1] if failed else UNSTARTED
 
 
 def copy_tree(folder: Path) -> Path:
@@ -222,15 +226,37 @@ def copy_tree(folder: Path) -> Path:
     return tree
 
 
-def judge(tree: Path, mutant: Mutant, run: Callable[[Path, list[str]], str]) -> str:
-    """Run the tests with a change in the copy, and take it back."""
-    file = tree / mutant.path
-    original = file.read_text(encoding="utf-8")
-    try:
-        file.write_text(text_with(original, mutant), encoding="utf-8")
-        return run(tree, tests_of(tree, mutant.path))
-    finally:
-        file.write_text(original, encoding="utf-8")
+class Judge:
+    """Runs the tests with a change in the copy, and takes it back.
+
+    A test that fails without any change as well tells nothing: it is found when it fails first, and left out.
+    """
+
+    def __init__(self, tree: Path, limit: float, more: list[str]):
+        self.tree, self.limit, self.more = tree, limit, more
+        self.sound: set[str] = set()
+        self.unsound: set[str] = set()
+
+    def __call__(self, mutant: Mutant) -> str:
+        """What noticed it, as `run_tests` says it, or ""."""
+        file = self.tree / mutant.path
+        original = file.read_text(encoding="utf-8")
+        changed = text_with(original, mutant)
+        while True:
+            tests = [test for test in tests_of(self.tree, mutant.path) if test not in self.unsound]
+            without = [f"--deselect={test}" for test in self.unsound]
+            file.write_text(changed, encoding="utf-8")
+            try:
+                by = run_tests(self.tree, tests, self.limit, [*self.more, *without])
+            finally:
+                file.write_text(original, encoding="utf-8")
+            if by in ("", TOO_LONG, UNSTARTED) or by in self.sound:
+                return by
+            if run_tests(self.tree, [by], self.limit, self.more) == "":
+                self.sound.add(by)
+                return by
+            print(f"left out, since it fails without a change: {by}", flush=True)
+            self.unsound.add(by)
 
 
 def chosen(room: str, number: int, seed: int, root: Path = ROOT) -> list[Mutant]:
@@ -259,10 +285,10 @@ def main(arguments: list[str] | None = None) -> int:
     drawn = [m for m in chosen(given.room, given.number, given.seed) if given.only in m.key]
     survivors, more = [], ["-m", "not slow"] if given.fast else []
     with tempfile.TemporaryDirectory() as folder:
-        tree = copy_tree(Path(folder))
+        judge = Judge(copy_tree(Path(folder)), given.limit, more)
         for mutant in drawn:
             begun = time.monotonic()
-            by = judge(tree, mutant, lambda tree, tests: run_tests(tree, tests, given.limit, more))
+            by = judge(mutant)
             survivors += [] if by else [mutant]
             word = "killed  " if by else "survived"
             print(f"{word} {mutant.path}:{mutant.line} {mutant.function}: {mutant.change}", flush=True)

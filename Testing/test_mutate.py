@@ -100,15 +100,24 @@ def test_what_a_test_notices_is_killed_and_what_none_notices_survives(tree):
     text = (tree / path).read_text()
     found = {m.change: m for m in mutate.mutants(ast.parse(text), path)}
 
-    def by(change: str, limit: float = 60) -> str:
-        return mutate.judge(tree, found[change], lambda *at: mutate.run_tests(*at, limit, []))
+    judge = mutate.Judge(tree, 60, [])
+    assert judge(found["a + b -> a - b"]) == "Testing/RegCore/room/test_sums.py::test_total"
+    assert judge(found["b > 9 -> b >= 9"]) == ""
+    assert judge(found["9 -> 10 in b > 9"]) == ""
+    assert (tree / path).read_text() == text and not judge.unsound
+    assert mutate.run_tests(tree, mutate.tests_of(tree, path), 0.01, []) == "too long"
 
-    assert by("a + b -> a - b") == "Testing/RegCore/room/test_sums.py::test_total"
-    assert by("b > 9 -> b >= 9") == ""
-    assert by("9 -> 10 in b > 9") == ""
-    assert (tree / path).read_text() == text
-    endless = mutate.Mutant(path, 1, "", "none")
-    assert mutate.run_tests(tree, mutate.tests_of(tree, endless.path), 0.01, []) == "too long"
+
+def test_a_test_that_fails_without_a_change_kills_none(tree):
+    spoilt = tree / "Testing" / "RegCore" / "room" / "test_else.py"
+    spoilt.write_text("def test_never():\n    assert False\n")
+    (tree / "Testing" / "test_afar.py").write_text("import RegCore.room.sums, nowhere_at_all\n")
+    path = "RegCore/room/sums.py"
+    found = {m.change: m for m in mutate.mutants(ast.parse((tree / path).read_text()), path)}
+    judge = mutate.Judge(tree, 60, [])
+    assert judge(found["b > 9 -> b >= 9"]) == ""
+    assert judge.unsound == {"Testing/test_afar.py", "Testing/RegCore/room/test_else.py::test_never"}
+    assert judge(found["a + b -> a - b"]) == "Testing/RegCore/room/test_sums.py::test_total"
 
 
 def test_every_change_listed_as_equivalent_can_be_made():
