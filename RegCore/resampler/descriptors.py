@@ -1,5 +1,8 @@
 """Descriptors that look alike in any contrast: the self-similarity context MIND-SSC."""
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
@@ -14,14 +17,14 @@ SMALLEST = 1e-38  # descriptors below it count as this: their logarithm is multi
 _PAIRS = [(i, j, sign) for i, j in ((0, 1), (0, 2), (1, 2)) for sign in (1, -1)]
 
 
-def _shifted(x: torch.Tensor, offset, margin: int) -> torch.Tensor:
+def _shifted(x: torch.Tensor, offset: Sequence[int], margin: int) -> torch.Tensor:
     """View of ``x`` without ``margin`` voxels on each side, moved by ``offset``."""
     for d, o in enumerate(offset):
         x = x.narrow(d + 2, margin + o, x.shape[d + 2] - 2 * margin)
     return x
 
 
-def _pairs(dilation: int):
+def _pairs(dilation: int) -> Iterator[tuple[tuple[list[int], list[int]], list[int]]]:
     """The six differences: (offsets of the two neighbour pairs that share one, vector between neighbours)."""
     for i, j, sign in _PAIRS:
         a, b = [0, 0, 0], [0, 0, 0]
@@ -51,7 +54,7 @@ class _SelfSimilarity(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, image, radius: int, dilation: int):
+    def forward(ctx: Any, image: torch.Tensor, radius: int, dilation: int) -> torch.Tensor:
         padded = F.pad(image, (2 * dilation,) * 6, mode="replicate")
         channels = []
         for offsets, vector in _pairs(dilation):
@@ -73,7 +76,7 @@ class _SelfSimilarity(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         image, found, variance, bound = ctx.saved_tensors
         priced = grad * found
         share = (priced * found.clamp_min(SMALLEST).log()).sum(1, keepdim=True).neg_().div_(variance)
@@ -98,13 +101,13 @@ def _to_image(image: torch.Tensor, slope: torch.Tensor, radius: int, dilation: i
     out = torch.zeros_like(padded)
     for n, (offsets, vector) in enumerate(_pairs(dilation)):
         views = [_shifted(x, (0, 0, 0), dilation) for x in (padded, out)]
-        others = [_shifted(x, vector, dilation) for x in (padded, out)]
+        neighbours = [_shifted(x, vector, dilation) for x in (padded, out)]
         distance = torch.zeros_like(views[0])
         for c, offset in enumerate(offsets):
             _shifted(distance, offset, dilation).add_(slope[:, 2 * n + c : 2 * n + c + 1])
-        difference = _box_mean_transposed(distance, radius).mul_(views[0] - others[0]).mul_(2)
+        difference = _box_mean_transposed(distance, radius).mul_(views[0] - neighbours[0]).mul_(2)
         views[1].add_(difference)
-        others[1].sub_(difference)
+        neighbours[1].sub_(difference)
     return _replicate_pad_transposed(out, 2 * dilation)
 
 
@@ -137,6 +140,9 @@ def local_contrast(image: torch.Tensor, *, radius: int = 3) -> torch.Tensor:
     Args:
         image: ``(B, 1, I, J, K)``.
         radius: of the neighbourhood, a cube of side 2 radius + 1 voxels.
+
+    Returns:
+        ``(B, 1, I, J, K)`` in [-1, 1].
     """
     mean = box_mean(image, radius)
     spread = (box_mean(image * image, radius) - mean * mean).clamp_min_(0).sqrt_()

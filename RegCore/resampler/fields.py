@@ -12,7 +12,21 @@ from RegCore.resampler.sampling import sample
 def warp_image_ddf(
     image: torch.Tensor, ddf: torch.Tensor, *, border: str = "edge", fill: float = 0.0, nearest: bool = False
 ) -> torch.Tensor:
-    """Image ``(B, C, I, J, K)`` pulled by a DDF ``(B, 3, i, j, k)``: out(x) = image(x + ddf(x)), voxels."""
+    """An image resampled through a DDF: out(x) = image(x + ddf(x)), in voxels.
+
+    Args:
+        image: ``(B, C, I, J, K)``, the moving image.
+        ddf: ``(B, 3, i, j, k)`` on the fixed grid, in voxels.
+        border: what lies outside the image, see `sample`.
+        fill: the value outside, for the border ``constant``.
+        nearest: take the nearest voxel in place of trilinear interpolation.
+
+    Returns:
+        ``(B, C, i, j, k)``.
+
+    Raises:
+        InputError: an unknown border.
+    """
     dtype = torch.promote_types(ddf.dtype, torch.float32)  # half precision can't hold indices
     grid = reference_grid(ddf.shape[2:], dtype=dtype, device=ddf.device)
     return sample(image, grid + ddf, border=border, fill=fill, nearest=nearest)
@@ -51,25 +65,29 @@ def integrate(
 def resize3d(
     image: torch.Tensor, shape: Sequence[int], *, align_corners: bool = True, nearest: bool = False
 ) -> torch.Tensor:
-    """An image ``(B, C, I, J, K)`` of another size: trilinear, without smoothing before.
+    """An image of another size: trilinear, without smoothing before.
 
     Args:
+        image: ``(B, C, I, J, K)``.
         shape: the size wanted.
         align_corners: corner voxels keep their place: index x (n - 1) / (m - 1). Otherwise the outer faces of
             the corner voxels do: (x + 1/2) n / m - 1/2, edges extended, as DeepReg resizes.
         nearest: take the nearest voxel (of outer faces kept in place) in place of interpolation.
+
+    Returns:
+        ``(B, C, *shape)``; the image itself if it has that size.
     """
-    shape = tuple(shape)
-    if tuple(image.shape[2:]) == shape:
+    size = list(shape)
+    if list(image.shape[2:]) == size:
         return image
     if nearest:
-        return F.interpolate(image, size=shape, mode="nearest-exact")
-    return F.interpolate(image, size=shape, mode="trilinear", align_corners=align_corners)
+        return F.interpolate(image, size=size, mode="nearest-exact")
+    return F.interpolate(image, size=size, mode="trilinear", align_corners=align_corners)
 
 
 def resize_ddf(ddf: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """A DDF ``(B, 3, I, J, K)`` on another grid over the same corner voxels, in voxels of that grid."""
     old = ddf.shape[2:]
-    scale = [(n - 1) / max(o - 1, 1) for n, o in zip(shape, old, strict=True)]
-    scale = torch.tensor(scale, dtype=ddf.dtype, device=ddf.device).view(1, 3, 1, 1, 1)
+    ratios = [(n - 1) / max(o - 1, 1) for n, o in zip(shape, old, strict=True)]
+    scale = torch.tensor(ratios, dtype=ddf.dtype, device=ddf.device).view(1, 3, 1, 1, 1)
     return resize3d(ddf, shape) * scale

@@ -11,9 +11,13 @@ import torch
 
 from RegCore.space.geometry import Geometry, InputError
 
+Device = torch.device | str | None
 
-def reference_grid(shape, *, dtype=torch.float32, device=None) -> torch.Tensor:
-    """Index of every voxel of a grid: ``(1, 3, I, J, K)``."""
+
+def reference_grid(
+    shape: Sequence[int], *, dtype: torch.dtype = torch.float32, device: Device = None
+) -> torch.Tensor:
+    """The index of every voxel of a grid of the shape (I, J, K): ``(1, 3, I, J, K)``."""
     axes = [torch.arange(n, dtype=dtype, device=device) for n in shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
 
@@ -32,8 +36,8 @@ def warp_grid(grid: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
         ``(B, 3, *shape)``, voxels.
     """
     flat = grid.flatten(2)  # products one by one: as a matrix product, autocast would round them to 8 bits
-    moved = sum(theta[:, d, :, None] * flat[:, d : d + 1] for d in range(3)) + theta[:, 3, :, None]
-    return moved.unflatten(2, grid.shape[2:])
+    transformed = sum(theta[:, d, :, None] * flat[:, d : d + 1] for d in range(3)) + theta[:, 3, :, None]
+    return transformed.unflatten(2, grid.shape[2:])
 
 
 def affine_ddf(theta: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
@@ -44,9 +48,13 @@ def affine_ddf(theta: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 
 
 def get_n_bits_combinations(num_bits: int) -> list[list[int]]:
-    """The 2**num_bits combinations of so many bits, ``[i]`` the binary digits of i, the highest first.
+    """The combinations of some bits: the corners of a cell of a grid, as `pyramid_combination` takes them.
 
-    They are the corners of a cell of a grid in the order in which `pyramid_combination` takes them.
+    Args:
+        num_bits: how many bits.
+
+    Returns:
+        2**num_bits lists; the one with index i holds the binary digits of i, the highest first.
     """
     return [list(bits) for bits in product((0, 1), repeat=num_bits)]
 
@@ -98,7 +106,14 @@ def index_map(transform_matrix: np.ndarray, onto: Geometry, source: Geometry) ->
     return np.linalg.inv(source.affine) @ transform_matrix @ onto.affine
 
 
-def affine_coordinates(matrix: np.ndarray, shape, *, start=(0, 0, 0), dtype=torch.float32, device=None):
+def affine_coordinates(
+    matrix: np.ndarray,
+    shape: Sequence[int],
+    *,
+    start: Sequence[int] = (0, 0, 0),
+    dtype: torch.dtype = torch.float32,
+    device: Device = None,
+) -> torch.Tensor:
     """``matrix @ index`` for a block of voxels of the given shape from ``start``: ``(1, 3, I, J, K)``."""
     m = np.asarray(matrix, np.float64)
     axes = [torch.arange(s, s + n, dtype=torch.float64) for s, n in zip(start, shape, strict=True)]

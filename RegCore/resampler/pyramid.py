@@ -1,23 +1,32 @@
 """From volumes as they come to the smaller grids on which networks and optimisers work."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
 
 from RegCore.resampler import affine_coordinates, gaussian_smooth, index_map, sample, tensor_of
+from RegCore.resampler.grids import Device
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.volume import Volume
 
-BLOCK = 2**20  # voxels that are put into units at a time
+BLOCK = 2**20  # voxels that are rescaled at a time
 FARTHEST = 1e15  # robust ranges from which on values are cut: their squares must stay within float32
 
 
 def working_geometry(geometry: Geometry, max_voxels: int, *, min_size: int = 8) -> Geometry:
-    """A grid over the same corner voxels with at most about ``max_voxels``, as isotropic as that allows.
+    """A grid over the same corner voxels with a limited number of voxels, as isotropic as that allows.
 
-    No axis becomes finer than it was, and none shorter than ``min_size`` voxels unless it was.
+    Args:
+        geometry: the grid that it covers; no axis becomes finer than it is there.
+        max_voxels: the number of voxels that it has at most, but for ``min_size``.
+        min_size: voxels that each axis keeps, unless it has fewer.
+
+    Returns:
+        The grid; ``geometry`` itself if that is small enough.
     """
     shape, spacing = np.array(geometry.shape, float), geometry.spacing
     extent = np.maximum(shape - 1, 1) * spacing
@@ -35,7 +44,7 @@ def working_geometry(geometry: Geometry, max_voxels: int, *, min_size: int = 8) 
     return geometry.resized(tuple(int(n) for n in sized(high)))
 
 
-def _pooled(image: torch.Tensor, geometry: Geometry, factors) -> tuple[torch.Tensor, Geometry]:
+def _pooled(image: torch.Tensor, geometry: Geometry, factors: Sequence[int]) -> tuple[torch.Tensor, Geometry]:
     """Means of whole blocks of voxels, and the grid of the blocks' centres."""
     if max(factors) == 1:
         return image, geometry
@@ -43,10 +52,11 @@ def _pooled(image: torch.Tensor, geometry: Geometry, factors) -> tuple[torch.Ten
     step = np.eye(4)
     step[:3, :3] = np.diag(factors)
     step[:3, 3] = (np.array(factors) - 1) / 2
-    return pooled, Geometry(tuple(pooled.shape[2:]), geometry.affine @ step)
+    i, j, k = pooled.shape[2:]
+    return pooled, Geometry((i, j, k), geometry.affine @ step)
 
 
-def as_tensor(volume: Volume, *, device=None) -> torch.Tensor:
+def as_tensor(volume: Volume, *, device: Device = None) -> torch.Tensor:
     """The array of a one-channel volume as float32 ``(1, 1, I, J, K)``, i slowest in memory."""
     array = np.ascontiguousarray(volume.array, np.float32)
     return tensor_of(array)[None, None].to(device)
@@ -60,10 +70,16 @@ def _robust_range(array: np.ndarray) -> tuple[float, float]:
 
 
 def rescale_percentiles(array: np.ndarray) -> np.ndarray:
-    """An image in units of its robust range, ``(I, J, K)`` float32: 0 and 1 are its ends.
+    """An image in units of its robust range: 0 is its 0.5 percentile and 1 its 99.5 percentile.
 
     Optimisers square intensities, which overflows or vanishes in float32 where the unit is extreme. No second
     copy in double precision is made: the work goes block by block of memory.
+
+    Args:
+        array: ``(I, J, K)``, any dtype and unit.
+
+    Returns:
+        ``(I, J, K)`` float32, not cut at 0 and 1.
     """
     low, high = _robust_range(array)
     span = high - low if high > low else 1.0
@@ -71,7 +87,7 @@ def rescale_percentiles(array: np.ndarray) -> np.ndarray:
     out = np.empty(array.shape, np.float32)
     rows = max(1, BLOCK // max(array[0].size, 1))
     for start in range(0, len(array), rows):
-        part = array[start : start + rows].astype(exact)
+        part: NDArray[np.floating] = array[start : start + rows].astype(exact)
         part -= exact(low)
         part /= exact(span)
         out[start : start + rows] = np.clip(part, -FARTHEST, FARTHEST, out=part)
@@ -81,7 +97,7 @@ def rescale_percentiles(array: np.ndarray) -> np.ndarray:
 def normalize_array(
     array: np.ndarray, v_min: float | None = None, v_max: float | None = None, *, where: str = "the image"
 ) -> np.ndarray:
-    """An image cut to a window of intensities and put in units of it: 0 at its lower end, 1 at its upper one.
+    """An image clipped to a window of intensities and rescaled: 0 at its lower end, 1 at its upper one.
 
     Args:
         array: any shape and dtype.
@@ -105,7 +121,7 @@ def normalize_array(
         return np.zeros(array.shape, np.float32)
     small = array.dtype.itemsize <= 2 or (array.dtype == np.float32 and 1e-30 < span < 1e38)
     exact = np.float32 if small else np.float64
-    scaled = array.astype(exact)
+    scaled: NDArray[np.floating] = array.astype(exact)
     scaled -= exact(low)
     scaled /= exact(high) - exact(low)
     if not (v_min is None and v_max is None):
@@ -114,14 +130,14 @@ def normalize_array(
 
 
 def downsample(
-    image: torch.Tensor, geometry: Geometry, spacing, *, least: int = 4
+    image: torch.Tensor, geometry: Geometry, spacing: ArrayLike, *, least: int = 4
 ) -> tuple[torch.Tensor, Geometry]:
     """An image at about the given spacing, smoothed so that nothing finer is left to alias.
 
     Args:
         image: ``(1, C, I, J, K)`` on ``geometry``.
         spacing: three wanted spacings in mm along the image's own axes; finer than its own means its own.
-        least: no axis gets fewer voxels than this unless it had.
+        least: no axis gets fewer voxels than this unless it has fewer already.
 
     Returns:
         The image and its grid: whole factors by block means, the rest by a Gaussian and linear sampling.
@@ -143,7 +159,7 @@ def downsample(
 def resample_to(
     image: torch.Tensor, geometry: Geometry, target: Geometry, matrix: np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """An image pulled onto a grid through a world matrix, edges repeated, and where it really lies.
+    """An image resampled onto a grid through a world matrix, edges repeated, and where it really lies.
 
     Args:
         image: ``(1, C, I, J, K)`` on ``geometry``.
@@ -166,10 +182,11 @@ def spacing_along(geometry: Geometry, directions: np.ndarray) -> np.ndarray:
 
 
 def padded(geometry: Geometry, voxels: int) -> Geometry:
-    """The grid with so many more voxels on each of its six sides."""
+    """The grid with a margin of voxels on each of its six sides."""
     step = np.eye(4)
     step[:3, 3] = -voxels
-    return Geometry(tuple(n + 2 * voxels for n in geometry.shape), geometry.affine @ step)
+    i, j, k = (n + 2 * voxels for n in geometry.shape)
+    return Geometry((i, j, k), geometry.affine @ step)
 
 
 def foreground(image: np.ndarray) -> np.ndarray:

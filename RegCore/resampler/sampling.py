@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from RegCore.resampler.grids import get_n_bits_combinations
 from RegCore.space.geometry import InputError
 
+Interpolation = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 BORDERS = ("edge", "constant", "zero_boundary")
 
 
@@ -42,23 +43,22 @@ def pyramid_combination(
     return values[0]
 
 
-def _normalised(coordinates: torch.Tensor, shape) -> torch.Tensor:
+def _normalised(coordinates: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Coordinates ``(B, 3, N)`` in voxels for `grid_sample`: ``(B, N, 3)``, [-1, 1], last axis first."""
     scale = [2.0 / (n - 1) if n > 1 else 0.0 for n in shape]
     return torch.stack([coordinates[:, d] * scale[d] - 1.0 for d in (2, 1, 0)], -1)
 
 
-def _inside(coordinates: torch.Tensor, shape, border: str) -> torch.Tensor:
+def _inside(coordinates: torch.Tensor, shape: Sequence[int], border: str) -> torch.Tensor:
     """Where values come from the image, ``(B, 1, ...)``.
 
     ``constant`` counts a voxel's whole cell as image (from -0.5 to n - 0.5), as ITK does; ``zero_boundary``
     takes 0 < x <= n - 1, which is what DeepReg's resampler amounts to.
     """
-    keep = None
+    keep = torch.ones_like(coordinates[:, :1], dtype=torch.bool)
     for d, n in enumerate(shape):
         x = coordinates[:, d : d + 1]
-        ok = (x >= -0.5) & (x <= n - 0.5) if border == "constant" else (x > 0) & (x <= n - 1)
-        keep = ok if keep is None else keep & ok
+        keep &= (x >= -0.5) & (x <= n - 0.5) if border == "constant" else (x > 0) & (x <= n - 1)
     return keep
 
 
@@ -97,14 +97,14 @@ def _linear_left(image: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor
         part.append(x - first)
     corners = []
     for bits in get_n_bits_combinations(3):
-        index = 0
+        index = torch.zeros_like(low[0])
         for d, n in enumerate(image.shape[2:]):
             index = index * n + (low[d] + bits[d]).clamp_max(n - 1)
         corners.append(flat.gather(2, index[:, None].expand(-1, flat.shape[1], -1)))
     return pyramid_combination(corners, [1 - p for p in part], part)
 
 
-def _interpolated(image: torch.Tensor, coordinates: torch.Tensor, linear: Callable) -> torch.Tensor:
+def _interpolated(image: torch.Tensor, coordinates: torch.Tensor, linear: Interpolation) -> torch.Tensor:
     """Trilinear values at ``(B, 3, N)``, edge-extended, in single precision or better: ``(B, C, N)``."""
     dtype = torch.promote_types(torch.promote_types(image.dtype, coordinates.dtype), torch.float32)
     values = linear(image.to(dtype), coordinates.to(dtype))
@@ -113,10 +113,10 @@ def _interpolated(image: torch.Tensor, coordinates: torch.Tensor, linear: Callab
 
 def _nearest(image: torch.Tensor, coordinates: torch.Tensor) -> torch.Tensor:
     """Values of the nearest voxels at ``(B, 3, N)``, edge-extended, in the image's dtype: ``(B, C, N)``."""
-    index = None
+    index = torch.zeros_like(coordinates[:, 0], dtype=torch.int64)
     for d, n in enumerate(image.shape[2:]):
         axis = torch.floor(coordinates[:, d] + 0.5).clamp_(0, n - 1).to(torch.int64)
-        index = axis if index is None else index.mul_(n).add_(axis)
+        index.mul_(n).add_(axis)
     flat = image.flatten(2)
     return flat.gather(2, index[:, None].expand(-1, flat.shape[1], -1))
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from RegCore.space.geometry import InputError
 
 
 def _extended(x: torch.Tensor, dim: int, before: int, after: int, outside: str) -> torch.Tensor:
-    """So many more entries at both ends of one axis of ``(B, C, I, J, K)``."""
+    """One axis of ``(B, C, I, J, K)`` padded at both ends."""
     pad = [0, 0, 0, 0, 0, 0]
     pad[2 * (4 - dim) : 2 * (4 - dim) + 2] = before, after
     return F.pad(x, pad, mode="replicate" if outside == "edge" else "constant")
@@ -20,7 +21,8 @@ def _extended(x: torch.Tensor, dim: int, before: int, after: int, outside: str) 
 
 def _window_sum(x: torch.Tensor, width: int, dim: int) -> torch.Tensor:
     """Sums of ``width`` consecutive entries along ``dim`` (valid positions) by doubling adds."""
-    total, start, power, partial = None, 0, 1, x
+    total: torch.Tensor | None = None
+    start, power, partial = 0, 1, x
     length = x.shape[dim] - width + 1
     while True:
         if width & power:  # this power of two is part of the window
@@ -28,7 +30,7 @@ def _window_sum(x: torch.Tensor, width: int, dim: int) -> torch.Tensor:
             total = piece.clone() if total is None else total.add_(piece)
             start += power
         power *= 2
-        if power > width:
+        if power > width and total is not None:
             return total
         half = power // 2
         n = partial.shape[dim] - half
@@ -46,6 +48,9 @@ def box_sum(x: torch.Tensor, size: int, before: int, *, outside: str = "zeros") 
         size: of the window.
         before: voxels by which the window of a voxel begins ahead of it.
         outside: what lies beyond the image: ``zeros``, or the outermost voxels again (``edge``).
+
+    Returns:
+        The sums, of the shape of ``x``.
     """
     out = x if x.ndim == 5 else x[None, None]
     for dim in (2, 3, 4):
@@ -91,14 +96,14 @@ class _Smoothing(torch.autograd.Function):
     """An axis correlated with a symmetric kernel, edges replicated; nothing is kept for the derivative."""
 
     @staticmethod
-    def forward(ctx, x, dim: int, weights: list[float]):
+    def forward(ctx: Any, x: torch.Tensor, dim: int, weights: list[float]) -> torch.Tensor:
         ctx.settings = dim, weights
         margin = len(weights) // 2
         return _symmetric(_extended(x, dim, margin, margin, "edge"), dim, weights)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         dim, weights = ctx.settings
         margin = len(weights) // 2
         wide = _symmetric(_extended(grad, dim, 2 * margin, 2 * margin, "zeros"), dim, weights)
@@ -106,9 +111,14 @@ class _Smoothing(torch.autograd.Function):
 
 
 def gaussian_smooth(x: torch.Tensor, sigma: float | Sequence[float]) -> torch.Tensor:
-    """Gaussian smoothing of ``(B, C, I, J, K)``, cut at 3 sigma, edges replicated.
+    """Gaussian smoothing, cut at 3 sigma, edges replicated.
 
-    ``sigma`` is in voxels, a number or one for each axis; 0 leaves an axis as it is.
+    Args:
+        x: ``(B, C, I, J, K)``.
+        sigma: standard deviation in voxels, a number or one for each axis; 0 leaves an axis as it is.
+
+    Returns:
+        The smoothed tensor, of the shape of ``x``.
     """
     sigmas = [float(s) for s in np.broadcast_to(np.asarray(sigma, float), (3,))]
     for dim, s in zip((2, 3, 4), sigmas, strict=True):
@@ -120,10 +130,13 @@ def gaussian_smooth(x: torch.Tensor, sigma: float | Sequence[float]) -> torch.Te
 def gaussian_filter_3d(kernel_sigma: float | Sequence[float]) -> torch.Tensor:
     """A Gaussian as a kernel ``(I, J, K)`` of sum 1, each size the first odd number from 3 sigma on.
 
-    So narrow a window is DeepReg's, for its control points; `gaussian_smooth` reaches twice as far.
+    A window as narrow as this is DeepReg's, for its control points; `gaussian_smooth` reaches twice as far.
 
     Args:
         kernel_sigma: standard deviation in voxels, a number or one for each axis.
+
+    Returns:
+        ``(I, J, K)`` float32, each size odd.
 
     Raises:
         InputError: a deviation that is not positive.

@@ -130,9 +130,18 @@ def bspline_field(
 def control_point_field(
     field: torch.Tensor, spacing: int | Sequence[int], *, deepreg: bool = False
 ) -> torch.Tensor:
-    """A field ``(B, C, I, J, K)`` as cubic B-splines on control points follow it; same shape.
+    """A field as cubic B-splines on control points follow it: `onto_control_points`, then `bspline_field`.
 
-    `onto_control_points`, then `bspline_field`; both have the arguments and the InputError.
+    Args:
+        field: ``(B, C, I, J, K)``.
+        spacing: voxels from one control point to the next, a number or one for each axis.
+        deepreg: as DeepReg, see the two functions.
+
+    Returns:
+        ``(B, C, I, J, K)``.
+
+    Raises:
+        InputError: a spacing that is not one or three positive whole numbers.
     """
     points = onto_control_points(field, spacing, deepreg=deepreg)
     return bspline_field(points, spacing, field.shape[2:], deepreg=deepreg)

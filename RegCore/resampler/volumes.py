@@ -1,6 +1,7 @@
 """Volumes and transforms in space: warped, inverted and turned into fields, slab by slab."""
 
-from types import SimpleNamespace
+import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from RegCore.progress import Progress, silent
 from RegCore.resampler.grids import affine_coordinates, index_map
 from RegCore.resampler.sampling import sample
 from RegCore.space.geometry import Geometry
-from RegCore.space.transforms import AffineTransform, DisplacementField
+from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
 from RegCore.space.volume import Volume
 
 TOLERANCE = 0.04  # voxels by which an inverse may miss
@@ -19,16 +20,17 @@ SLAB_VOXELS = 2**20  # output voxels per slab: 12 MiB of coordinates
 class _Map:
     """Indices of one grid -> indices of another through a transform, slab by slab."""
 
-    def __init__(self, transform, onto: Geometry, source: Geometry):
+    def __init__(self, transform: Transform, onto: Geometry, source: Geometry):
         self.onto, self.source = onto, source
-        field = isinstance(transform, DisplacementField)
-        self.base = index_map(np.eye(4) if field else transform.matrix, onto, source)
-        self.field = None
-        if field:
+        field = transform if isinstance(transform, DisplacementField) else None
+        matrix = transform.matrix if isinstance(transform, AffineTransform) else np.eye(4)
+        self.base = index_map(matrix, onto, source)
+        self.field: torch.Tensor | None = None
+        if field is not None:
             self.turn = torch.from_numpy(np.linalg.inv(source.affine)[:3, :3]).float()
-            self.same = transform.geometry == onto
-            self.field = torch.from_numpy(np.asarray(transform.mm, np.float32))
-            self.to_field = index_map(np.eye(4), onto, transform.geometry)
+            self.same = field.geometry == onto
+            self.field = torch.from_numpy(np.asarray(field.mm, np.float32))
+            self.to_field = index_map(np.eye(4), onto, field.geometry)
 
     def slab(self, start: int, stop: int) -> torch.Tensor:
         """Moving indices ``(1, 3, stop - start, J, K)`` of the fixed planes start..stop."""
@@ -44,7 +46,7 @@ class _Map:
         return out.add_((mm.reshape(-1, 3) @ self.turn.T).T.reshape(out.shape))
 
 
-def _slabs(shape):
+def _slabs(shape: Sequence[int]) -> list[tuple[int, int]]:
     """Ranges of planes of about `SLAB_VOXELS` voxels each."""
     step = max(1, SLAB_VOXELS // max(shape[1] * shape[2], 1))
     return [(s, min(s + step, shape[0])) for s in range(0, shape[0], step)]
@@ -53,17 +55,21 @@ def _slabs(shape):
 def tensor_of(array: np.ndarray) -> torch.Tensor:
     """A tensor to read from, in the memory of the array wherever torch can address it.
 
-    Torch takes neither foreign byte orders nor reversed axes, which are copied. It warns of read-only arrays,
-    such as memory-mapped files, which are too large to be copied for that: they are given as writable ones.
+    Args:
+        array: any shape. Foreign byte orders and reversed axes are copied, because torch takes neither. Torch
+            has no read-only tensors and warns of read-only arrays, such as memory-mapped files, which are too
+            large to be copied for that; nothing here writes to the tensor, so that warning is not shown.
+
+    Returns:
+        A tensor of the same shape; whoever gets it must not write to it.
     """
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     if min(array.strides) < 0:
         array = array.copy()
-    if not array.flags.writeable:
-        memory = {**array.__array_interface__, "data": (array.__array_interface__["data"][0], False)}
-        array = np.asarray(SimpleNamespace(owner=array, __array_interface__=memory))
-    return torch.from_numpy(array)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writ", UserWarning)
+        return torch.from_numpy(array)
 
 
 def _source_tensor(volume: Volume, nearest: bool) -> torch.Tensor:
@@ -91,14 +97,14 @@ def _beyond_float32(volume: Volume) -> tuple[float, float] | None:
 
 def warp(
     volume: Volume,
-    transform: AffineTransform | DisplacementField,
+    transform: Transform,
     onto: Geometry,
     *,
     border: str = "constant",
     fill: float | None = None,
     progress: Progress = silent,
 ) -> Volume:
-    """Pull a volume through a transform onto a grid, once, from its own voxels.
+    """Resample a volume through a transform onto a grid, once, from its own voxels.
 
     Images are interpolated linearly, label maps by their nearest voxel, 4-D labels (one binary channel per
     structure) linearly and cut at one half. The work goes slab by slab: beside input and output only one slab
@@ -117,7 +123,7 @@ def warp(
         maps keep their dtype.
 
     Raises:
-        ValueError: unknown border.
+        InputError: an unknown border.
 
     Examples:
         >>> import RegCore
@@ -152,7 +158,16 @@ def warp(
 def field_of(
     transform: AffineTransform, onto: Geometry, ddf: torch.Tensor | None = None
 ) -> DisplacementField:
-    """Displacements in mm of x -> A(x + u(x)) on a grid, u a DDF ``(1, 3, I, J, K)`` in voxels of it."""
+    """The field of x -> A(x + u(x)), on the grid of u.
+
+    Args:
+        transform: A, fixed -> moving, RAS mm.
+        onto: the grid (I, J, K).
+        ddf: u, ``(1, 3, I, J, K)`` in voxels of the grid; by default 0.
+
+    Returns:
+        The field in RAS mm on ``onto``.
+    """
     mm = np.empty((*onto.shape, 3), np.float32)
     step = (transform.matrix - np.eye(4)) @ onto.affine
     turn = torch.from_numpy((transform.matrix @ onto.affine)[:3, :3]).float()
@@ -165,7 +180,16 @@ def field_of(
 
 
 def inverted(field: DisplacementField, onto: Geometry, progress: Progress = silent) -> DisplacementField:
-    """`DisplacementField.inverse` on a grid, slab by slab, so that Cancel is heard in between."""
+    """`DisplacementField.inverse` on a grid, slab by slab, so that it can be cancelled in between.
+
+    Args:
+        field: x_moving = T(x_fixed), RAS mm.
+        onto: the grid of the inverse.
+        progress: told after each slab.
+
+    Returns:
+        x_fixed = T^-1(x_moving), RAS mm, exact to 0.04 voxels where the field has an inverse.
+    """
     linear = field.affine or field.affine_part()
     known = DisplacementField(field.geometry, field.mm, linear)
     rows = max(1, SLAB_VOXELS // 4 // (onto.shape[1] * onto.shape[2]))
