@@ -1,6 +1,7 @@
 """``regcore predict`` and what ``deepreg_predict`` does: a trained network on the pairs of a data set."""
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
@@ -96,11 +97,13 @@ def _predict(model, configs: list, plugins: list, options: dict[str, Any], *, qu
 
 def _summary(rows: list[dict]) -> str:
     """How many pairs there were, and the means of their figures."""
+    from RegCore.evaluation.figures import DEEPREG, FIGURES
+    from RegCore.evaluation.metrics import mean_of_defined
+
     pairs = len({tuple(row["pair_index"]) for row in rows})
     parts = [f"{pairs} pair{'s' * (pairs != 1)}"]
-    names = {"image_ssd": "SSD", "label_binary_dice": "Dice", "label_tre": "TRE (voxels)"}
-    for name, title in names.items():
-        found = [row[name] for row in rows if name in row and row[name] == row[name]]
-        if found:
-            parts.append(f"mean {title} {sum(found) / len(found):.4g}")
-    return ", ".join(parts)
+    for key in DEEPREG:
+        mean = mean_of_defined(row.get(key, math.nan) for row in rows)
+        if not math.isnan(mean):
+            parts.append(f"{FIGURES[key].title}: {FIGURES[key].text(mean)}")
+    return "; ".join(parts)

@@ -4,6 +4,7 @@ import ctypes
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 STATUS = Path("/proc/self/status")
 
@@ -34,12 +35,13 @@ def _of_windows() -> int:
         _fields_ = [("cb", ctypes.c_uint32), ("PageFaultCount", ctypes.c_uint32)]
         _fields_ += [("PeakWorkingSetSize", ctypes.c_size_t), ("others", ctypes.c_size_t * 7)]
 
-    kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+    windows: Any = ctypes  # these names are there on Windows only
+    kernel = windows.WinDLL("kernel32", use_last_error=True)
     process, ask = kernel.GetCurrentProcess, kernel.K32GetProcessMemoryInfo
     process.restype = ctypes.c_void_p
     ask.argtypes = [ctypes.c_void_p, ctypes.POINTER(Counters), ctypes.c_uint32]
     ask.restype = ctypes.c_int
     counters = Counters(cb=ctypes.sizeof(Counters))
     if not ask(process(), ctypes.byref(counters), counters.cb):
-        raise ctypes.WinError(ctypes.get_last_error())
+        raise windows.WinError(windows.get_last_error())
     return counters.PeakWorkingSetSize

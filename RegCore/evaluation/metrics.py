@@ -1,5 +1,9 @@
 """How good a registration is: overlap, landmark error, similarity, and the health of the deformation."""
 
+import math
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 
 from RegCore.space.geometry import Geometry, InputError, apply_affine
@@ -10,15 +14,23 @@ MOST_SAMPLES = 1 << 20  # NCC and NMI of larger volumes are measured on a regula
 IDENTITY = AffineTransform.identity()
 
 
-def dice(fixed_labels, other_labels, labels: list[int] | None = None) -> dict[int, float]:
-    """Overlap 2 |A ∩ B| / (|A| + |B|) of each structure, {label: 0..1}.
+def dice(
+    fixed_labels: Volume | np.ndarray, warped_labels: Volume | np.ndarray, labels: Iterable[int] | None = None
+) -> dict[int, float]:
+    """Overlap 2 |A ∩ B| / (|A| + |B|) of each structure of two hard label maps, {label: 0..1 or NaN}.
 
-    fixed_labels, other_labels: `Volume`s or arrays on one grid, (I, J, K) of whole numbers, or
-        (I, J, K, C) with one channel per structure (above 0.5 is inside).
-    labels: which structures; the default is every one that either holds. One that neither holds counts 0.
-    Raises InputError if the shapes differ.
+    The one convention for what is missing: a structure that only one map holds has 0; for one that neither
+    holds the overlap is not defined, and it is NaN. Means leave it out, see `mean_of_defined`.
+
+    Args:
+        fixed_labels, warped_labels: on one grid, (I, J, K) of whole numbers, or (I, J, K, C) with one channel
+            per structure (above 0.5 is inside; channels are numbered from 0).
+        labels: which structures; by default every one that either map holds.
+
+    Raises:
+        InputError: the shapes differ.
     """
-    a, b = _array(fixed_labels), _array(other_labels)
+    a, b = _array(fixed_labels), _array(warped_labels)
     if a.shape != b.shape:
         raise InputError(f"Dice needs label maps of one shape, but they have {a.shape} and {b.shape}")
     if a.ndim == 4:
@@ -29,22 +41,28 @@ def dice(fixed_labels, other_labels, labels: list[int] | None = None) -> dict[in
     return {int(label): _overlap(a == label, b == label) for label in labels}
 
 
-def _array(volume) -> np.ndarray:
+def mean_of_defined(values: Iterable[float]) -> float:
+    """The mean of those values that are defined, that is not NaN; NaN if none is."""
+    defined = [value for value in values if not math.isnan(value)]
+    return float(np.mean(defined)) if defined else math.nan
+
+
+def _array(volume: Volume | np.ndarray) -> np.ndarray:
     return volume.array if isinstance(volume, Volume) else np.asarray(volume)
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> float:
     total = int(np.count_nonzero(a)) + int(np.count_nonzero(b))
-    return 2 * int(np.count_nonzero(a & b)) / total if total else 0.0
+    return 2 * int(np.count_nonzero(a & b)) / total if total else math.nan
 
 
 def tre(transform: Transform, landmarks: np.ndarray) -> np.ndarray:
-    """Target registration error |T(x_fixed) - x_moving| of landmark pairs (N, 6) RAS mm, (N,) mm."""
+    """Target registration error |T(x_fixed) - x_moving|, (N,) mm, of landmark pairs (N, 6) in RAS mm."""
     landmarks = np.asarray(landmarks, dtype=np.float64)
     return np.linalg.norm(transform.map(landmarks[:, :3]) - landmarks[:, 3:6], axis=1)
 
 
-def ncc(a, b, mask: np.ndarray | None = None) -> float:
+def ncc(a: Volume | np.ndarray, b: Volume | np.ndarray, mask: np.ndarray | None = None) -> float:
     """Pearson's correlation of two arrays of one shape, -1..1, inside the mask; 0 if one is constant."""
     x, y = (_inside(_array(values), mask).astype(np.float64) for values in (a, b))
     if x.size == 0:
@@ -55,7 +73,9 @@ def ncc(a, b, mask: np.ndarray | None = None) -> float:
     return float(np.clip(x @ y / norm, -1, 1)) if norm > 0 else 0.0
 
 
-def nmi(a, b, mask: np.ndarray | None = None, bins: int = 32) -> float:
+def nmi(
+    a: Volume | np.ndarray, b: Volume | np.ndarray, mask: np.ndarray | None = None, bins: int = 32
+) -> float:
     """Normalised mutual information (H(a) + H(b)) / H(a, b) of two arrays inside the mask, 1..2.
 
     Entropies of a joint histogram with `bins` equal bins from the smallest to the largest value
@@ -88,8 +108,15 @@ def _entropy(counts: np.ndarray) -> float:
 def folding(transform: Transform, mask: np.ndarray | None = None) -> float:
     """Share of voxels at which the transform folds (Jacobian determinant at most 0), in percent.
 
-    mask: (I, J, K) on the grid of the field. The outermost layer of voxels is left out, since differences
-    are one-sided there. An affine transform folds everywhere or nowhere.
+    The outermost layer of voxels is left out, since differences are one-sided there. An affine transform
+    folds everywhere or nowhere.
+
+    Args:
+        transform: an affine transform or a displacement field.
+        mask: (I, J, K) on the grid of the field, where it counts; by default everywhere.
+
+    Raises:
+        InputError: the mask is not on the grid of the field.
     """
     return _health(transform, mask)[0]
 
@@ -99,7 +126,7 @@ def sd_log_jacobian(transform: Transform, mask: np.ndarray | None = None) -> flo
     return _health(transform, mask)[1]
 
 
-def _health(transform: Transform, mask) -> tuple[float, float]:
+def _health(transform: Transform, mask: np.ndarray | None) -> tuple[float, float]:
     """Folding in percent and standard deviation of log det J, in one pass over slabs."""
     if isinstance(transform, AffineTransform):
         return (100.0 if np.linalg.det(transform.matrix[:3, :3]) <= 0 else 0.0), 0.0
@@ -110,7 +137,7 @@ def _health(transform: Transform, mask) -> tuple[float, float]:
     return float(100 * np.mean(determinant <= 0)), float(np.log(np.clip(determinant, 1e-9, 1e9)).std())
 
 
-def _interior(geometry: Geometry, mask) -> np.ndarray:
+def _interior(geometry: Geometry, mask: np.ndarray | None) -> np.ndarray:
     """The voxels that count: inside the mask and not at the border (of axes that have an inside)."""
     if mask is not None and np.shape(mask) != geometry.shape:
         raise InputError(f"the mask {np.shape(mask)} does not fit the grid of the field {geometry.shape}")
@@ -131,20 +158,32 @@ def summary(
     landmarks: np.ndarray | None = None,
     fixed_mask: Volume | None = None,
     before: Transform = IDENTITY,
-) -> dict:
+) -> dict[str, Any]:
     """All that can be said of a registration; {"before": x, "after": y} for what has both.
 
-    warped, warped_labels: moving on the fixed grid through `transform`; before: the transform at the start.
-    Keys: "ncc", "nmi" (fixed voxels that map into the moving grid, inside the mask), "fold_percent",
-    "sd_log_jacobian"; with label maps "dice" {"before": {label: x}, "after": ...} of the labels that both
-    input maps hold and "dice_mean"; with landmarks (N, 6) "tre_mm" (mean) and "tre_p95_mm".
-    Raises InputError if the label maps share no label or the mask is not on the fixed grid.
+    Args:
+        transform: x_moving = T(x_fixed), RAS mm.
+        fixed, moving: the images as they came.
+        warped, warped_labels: moving on the fixed grid through `transform`.
+        fixed_labels, moving_labels: label maps, each on its own grid.
+        landmarks: (N, 6) RAS mm, a fixed point and its moving counterpart in each row.
+        fixed_mask: on the grid of the fixed image, where similarity and folding count.
+        before: the transform at the start.
+
+    Returns:
+        Values by the keys of `RegCore.evaluation.figures.FIGURES`: "ncc", "nmi" (fixed voxels that map into
+        the moving grid, inside the mask), "fold_percent", "sd_log_jacobian"; with label maps "dice" (of each
+        label that both input maps hold, by its number) and "dice_mean" (of those that are defined); with
+        landmarks "tre_mm" (mean) and "tre_p95_mm".
+
+    Raises:
+        InputError: the label maps share no label, or the mask is not on the fixed grid.
     """
-    mask = None
+    mask: np.ndarray | None = None
     if fixed_mask is not None:
         if not fixed_mask.geometry.is_close(fixed.geometry):
             raise InputError("the fixed mask must be on the grid of the fixed volume")
-        mask = fixed_mask.array.reshape(*fixed.geometry.shape, -1).any(-1)
+        mask = np.asarray(fixed_mask.array.reshape(*fixed.geometry.shape, -1).any(-1))
     result = _similarity(transform, fixed, moving, warped, mask, before)
     if fixed_labels is not None and moving_labels is not None and warped_labels is not None:
         result |= _overlaps(fixed_labels, moving_labels, warped_labels, before)
@@ -158,29 +197,38 @@ def summary(
     return result | {"fold_percent": folds, "sd_log_jacobian": spread}
 
 
-def _similarity(transform, fixed, moving, warped, mask, before) -> dict:
+def _similarity(
+    transform: Transform,
+    fixed: Volume,
+    moving: Volume,
+    warped: Volume,
+    mask: np.ndarray | None,
+    before: Transform,
+) -> dict[str, dict[str, float]]:
+    """NCC and NMI before and after, on a regular part of the voxels of a large volume."""
     stride = int(np.ceil((fixed.geometry.voxels / MOST_SAMPLES) ** (1 / 3)))
     index = np.stack(np.meshgrid(*(np.arange(0, n, stride) for n in fixed.geometry.shape), indexing="ij"), -1)
     index = index.reshape(-1, 3)
     if mask is not None:
         index = index[mask[tuple(index.T)]]
-    values = {"before": None, "after": _array(warped)[tuple(index.T)]}
+    values = {"after": _array(warped)[tuple(index.T)]}
     reference, world = fixed.array[tuple(index.T)], fixed.geometry.to_world(index)
-    result: dict = {"ncc": {}, "nmi": {}}
+    result: dict[str, dict[str, float]] = {"ncc": {}, "nmi": {}}
     for when, mapping in (("before", before), ("after", transform)):
         place = moving.geometry.to_index(mapping.map(world))
-        seen = ((place >= 0) & (place <= np.array(moving.geometry.shape) - 1)).all(-1)
-        found = sample(moving.array[..., None], place)[:, 0] if values[when] is None else values[when]
-        result["ncc"][when] = ncc(reference, found, seen)
-        result["nmi"][when] = nmi(reference, found, seen)
+        seen = np.asarray(((place >= 0) & (place <= np.array(moving.geometry.shape) - 1)).all(-1))
+        value = values[when] if when in values else sample(moving.array[..., None], place)[:, 0]
+        result["ncc"][when] = ncc(reference, value, seen)
+        result["nmi"][when] = nmi(reference, value, seen)
     return result
 
 
-def _overlaps(fixed: Volume, moving: Volume, warped: Volume, before: Transform) -> dict:
+def _overlaps(fixed: Volume, moving: Volume, warped: Volume, before: Transform) -> dict[str, Any]:
+    """Dice before and after of the labels that both input maps hold, and its means."""
     labels = common_labels(fixed, moving, "fixed", "moving")
     start = _nearest(moving, before, fixed.geometry)
     overlap = {"before": dice(fixed, start, labels), "after": dice(fixed, warped, labels)}
-    mean = {when: float(np.mean(list(values.values()))) for when, values in overlap.items()}
+    mean = {when: mean_of_defined(values.values()) for when, values in overlap.items()}
     return {"dice": overlap, "dice_mean": mean}
 
 

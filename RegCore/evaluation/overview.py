@@ -3,13 +3,14 @@
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from RegCore.evaluation.pictures.panels import (
     BLUE_RED,
     COOL_WARM,
     FIXED_COLOUR,
     MOVING_COLOUR,
+    Colours,
     Translation,
     difference_panel,
     draw_outline,
@@ -19,6 +20,15 @@ from RegCore.evaluation.pictures.panels import (
     window_of,
 )
 from RegCore.evaluation.pictures.sheets import Samples, Sheet, make_sheets, sample_sheet
+from RegCore.evaluation.pictures.words import (
+    BACKGROUND,
+    TEXT,
+    Colour,
+    Place,
+    width_of,
+    write,
+    write_upwards,
+)
 from RegCore.evaluation.report import headline
 from RegCore.space.transforms import AffineTransform
 from RegCore.space.volume import Volume
@@ -27,7 +37,7 @@ PANEL = 270  # pixels of the longest side of the fixed image
 FINE = 2  # panels are drawn this much larger and then reduced, which smooths every line
 NARROWEST = 200  # pixels of a column, that the title and the figures have room
 GAP, LEFT, TOP, BOTTOM = 8, 52, 128, 62
-BACKGROUND, TEXT, DIM = (16, 18, 24), (240, 242, 246), (150, 157, 170)
+DIM = (150, 157, 170)
 ACCENT, LETTERS = (94, 210, 196), (255, 226, 120)
 COLUMNS = (
     *("Fixed", "Moving, before", "Moving, after"),
@@ -44,13 +54,17 @@ def overview(
 ) -> Image.Image:
     """A picture of a registration, about 1750 × 1000 pixels, RGB.
 
-    registration: what `register` returned; its transform, warped, warped_labels, metrics and seconds are
-        shown.
     Rows: the axial, coronal and sagittal plane (the nearest voxel axes of an oblique grid) through the
     structures, or through the middle of the body. Columns: the fixed image; the moving one where its header
     puts it, and after registration; the difference before and after; a grid as the transform bends it.
     Outlines, if there are labels: fixed green, moving orange. The differences compare the fixed intensity
     with the one to be expected at the moving intensity, so they mean something across modalities too.
+
+    Args:
+        registration: what `register` returned; its transform, warped, warped_labels, metrics and seconds are
+            shown.
+        fixed, moving: the images as they came.
+        fixed_labels, moving_labels: their label maps, whose outlines are drawn.
     """
     sheets = make_sheets(fixed, fixed_labels, PANEL * FINE)
     labels = {"fixed": fixed_labels, "before": moving_labels, "after": registration.warped_labels}
@@ -75,7 +89,9 @@ def _shift_and_reach(samples: list[Samples]) -> tuple[np.ndarray, float]:
     return shift, max(0.1, float(np.percentile(np.linalg.norm(every - shift, axis=1), 99)))
 
 
-def _panels(sheets: list[Sheet], samples: list[Samples], shift: np.ndarray, reach: float) -> list[list]:
+def _panels(
+    sheets: list[Sheet], samples: list[Samples], shift: np.ndarray, reach: float
+) -> list[list[Image.Image]]:
     """For each sheet the six pictures."""
     names = ("fixed", "before", "after")
     fixed, before, after = (np.concatenate([getattr(part, n).ravel() for part in samples]) for n in names)
@@ -95,10 +111,6 @@ def _panels(sheets: list[Sheet], samples: list[Samples], shift: np.ndarray, reac
     return rows
 
 
-def _font(size: int) -> Any:
-    return ImageFont.load_default(size)
-
-
 class _Canvas:
     """The picture and where things are in it."""
 
@@ -111,10 +123,11 @@ class _Canvas:
         self.picture = Image.new("RGB", (total, below + BOTTOM), BACKGROUND)
         self.draw = ImageDraw.Draw(self.picture)
 
-    def text(self, place, text: str, size: int = 17, colour=TEXT, anchor: str = "lm") -> float:
+    def text(
+        self, place: Place, text: str, size: int = 17, colour: Colour = TEXT, anchor: str = "lm"
+    ) -> float:
         """Write text; return where it ends."""
-        self.draw.text(place, text, font=_font(size), fill=colour, anchor=anchor)
-        return self.draw.textbbox(place, text, font=_font(size), anchor=anchor)[2]
+        return write(self.picture, place, text, size, colour, anchor)
 
     def title(self, registration: Any) -> None:
         """The method at the left, the figures that say most at the right."""
@@ -122,12 +135,12 @@ class _Canvas:
         method = str(registration.metrics.get("method", "affine" if affine else "deformable"))
         self.text((LEFT, 34), f"{method.capitalize()} registration", 30)
         self.text((LEFT, 68), "DeepRegSlicer", 17, ACCENT)
-        right = self.picture.width - 24
+        right = float(self.picture.width - 24)
         for name, figure in reversed(headline(registration.metrics, registration.seconds)):
             parts = figure.split("→")
             arrow = 40 * (len(parts) - 1)
-            length = sum(self.draw.textlength(part.strip(), font=_font(24)) for part in parts) + arrow
-            length = max(length, self.draw.textlength(name, font=_font(15)))
+            length = sum(width_of(part.strip(), 24) for part in parts) + arrow
+            length = max(length, width_of(name, 15))
             self._figure(right - length, 34, parts)
             self.text((right - length, 65), name, 15, DIM)
             right -= length + 44
@@ -153,7 +166,7 @@ class _Canvas:
                 self.picture.paste(panel, (left, top))
                 if column == 0:
                     self._letters(left, top, panel.width, height, sheet.letters)
-            self._sideways(sheet.name, top + height // 2)
+            write_upwards(self.picture, (LEFT - 22, top + height // 2), sheet.name, 18)
             top += height + GAP
 
     def _left(self, column: int) -> int:
@@ -162,16 +175,8 @@ class _Canvas:
     def _letters(self, left: int, top: int, width: int, height: int, letters: str) -> None:
         middle = (left + width / 2, top + height / 2)
         places = ((left + 12, middle[1]), (left + width - 12, middle[1]), (middle[0], top + 12))
-        style = {"font": _font(16), "fill": LETTERS, "stroke_width": 2, "stroke_fill": (0, 0, 0)}
         for place, letter in zip((*places, (middle[0], top + height - 12)), letters, strict=True):
-            self.draw.text(place, letter, anchor="mm", **style)
-
-    def _sideways(self, name: str, middle: int) -> None:
-        length = int(self.draw.textlength(name, font=_font(18))) + 8
-        strip = Image.new("RGB", (length, 28), BACKGROUND)
-        ImageDraw.Draw(strip).text((length / 2, 14), name, font=_font(18), fill=TEXT, anchor="mm")
-        strip = strip.rotate(90, expand=True)
-        self.picture.paste(strip, (LEFT - 36, middle - strip.height // 2))
+            write(self.picture, place, letter, 16, LETTERS, outline=True)
 
     def scale(self, pixel_mm: float) -> None:
         """A bar that says how long things are; all panels have the same scale."""
@@ -186,7 +191,7 @@ class _Canvas:
     def legend(self, reach: float, shift: np.ndarray, labelled: set[str]) -> None:
         """What the colours mean: of the outlines, of the differences, and of the deformation in mm."""
         line = self.below + 26
-        x = self._left(1)
+        x = float(self._left(1))
         shown = (("fixed", FIXED_COLOUR, "fixed structures"), ("after", MOVING_COLOUR, "moving structures"))
         for name, colour, words in shown:
             if name in labelled:
@@ -197,10 +202,10 @@ class _Canvas:
         free = self._ramp(self._left(5), self.picture.width - 24, COOL_WARM, "0", note)
         self._ramp(self._left(3), free - 30, BLUE_RED, "darker", "brighter")
 
-    def _ramp(self, left: float, right: float, colours, low: str, high: str) -> float:
+    def _ramp(self, left: float, right: float, colours: Colours, low: str, high: str) -> float:
         """A strip of colours between two words at `left`, or further left to end at `right`; its start."""
         line = self.below + 26
-        words = sum(self.draw.textlength(word, font=_font(17)) for word in (low, high))
+        words = sum(width_of(word, 17) for word in (low, high))
         start = min(left, right - words - 140)
         x = self.text((start, line), low, 17, DIM) + 10
         strip = np.broadcast_to(ramp(colours, np.linspace(0, 1, 120)), (12, 120, 3))

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ FILES = ("transform.h5", "inverse.h5", "warped.nii.gz", "warped_seg.nii.gz", "me
 
 
 @contextmanager
-def prepared_folder(folder: Path):
+def prepared_folder(folder: Path) -> Iterator[Path]:
     """A folder that exists and can be written to, made if need be; yields it as a path.
 
     To be entered before the long work begins. If the work fails, folders that were made here and stayed

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from RegCore.evaluation.figures import IN_SPACE
 from RegCore.evaluation.results import prepared_folder
 from RegCore.io import save
 from RegCore.loaders import Batches, Loader, Sample, make_loader
@@ -289,7 +290,7 @@ def _write_tables(work: _Work) -> None:
         "metrics_stats_overall.csv": tables.overall(work.rows),
     }
     if work.rows_mm:
-        texts["metrics_mm.csv"] = tables.samples(work.rows_mm, tables.MM_FIGURES)
+        texts["metrics_mm.csv"] = tables.samples(work.rows_mm, IN_SPACE)
     for name, text in texts.items():
         (work.folder / name).write_text(text, encoding="utf-8", newline="\n")
 

@@ -12,12 +12,12 @@ from functools import partial
 
 import numpy as np
 
-FIGURES = ("image_ssd", "label_binary_dice", "label_tre")
-MM_FIGURES = ("label_dice", "label_tre_mm", "fold_percent")
+from RegCore.evaluation.figures import DEEPREG
+
 INDICES = ("pair_index", "label_index")
 
 
-def samples(rows: Sequence[dict], names: Sequence[str] = FIGURES) -> str:
+def samples(rows: Sequence[dict], names: Sequence[str] = DEEPREG) -> str:
     """One line for each sample: the figures, then the pair and the label that they belong to.
 
     rows: figures by name, NaN or left out where there is none; ``pair_index`` a list of whole numbers,
@@ -33,10 +33,10 @@ def samples(rows: Sequence[dict], names: Sequence[str] = FIGURES) -> str:
 def per_label(rows: Sequence[dict]) -> str:
     """Mean, median and standard deviation over the samples of each label; deviations need two samples."""
     kinds: dict[str, Callable] = {"mean": _mean, "median": np.median, "std": _deviation}
-    lines = [["label_index", *(f"{name}_{kind}" for name in FIGURES for kind in kinds)]]
+    lines = [["label_index", *(f"{name}_{kind}" for name in DEEPREG for kind in kinds)]]
     for label in sorted({row["label_index"] for row in rows}):
         chosen = [row for row in rows if row["label_index"] == label]
-        columns = [column(chosen, name) for name in FIGURES]
+        columns = [column(chosen, name) for name in DEEPREG]
         found = [reduce(values) if len(values) else np.nan for values in columns for reduce in kinds.values()]
         lines.append([label, *(_short(np.float32(value)) for value in found)])
     return _text(lines)
@@ -44,7 +44,7 @@ def per_label(rows: Sequence[dict]) -> str:
 
 def overall(rows: Sequence[dict]) -> str:
     """Count, mean, standard deviation, least, quartiles and greatest of each figure that any sample has."""
-    columns = {name: values for name in FIGURES if len(values := column(rows, name))}
+    columns = {name: values for name in DEEPREG if len(values := column(rows, name))}
     kinds: dict[str, Callable] = {
         "count": len,
         "mean": lambda x: x.sum() / np.float32(len(x)),

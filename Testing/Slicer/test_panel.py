@@ -142,12 +142,12 @@ def test_one_click_from_two_volumes_to_a_transform(panel):
     names = ui.warpedSegmentationSelector.currentNode().GetSegmentation()
     assert [names.GetNthSegment(n).GetName() for n in range(2)] == ["Liver", "Gut"]
     assert panel.table() == [
-        ["Dice of Liver", "0.410", "0.930"],
-        ["Dice of Gut", "0.350", "0.880"],
+        ["Dice, Liver", "0.410", "0.930"],
+        ["Dice, Gut", "0.350", "0.880"],
         ["Dice, mean", "0.380", "0.905"],
-        ["Correlation", "0.610", "0.970"],
-        ["Folded voxels (%)", "", "0.00"],
-        ["Computing time (s)", "", "1.2"],
+        ["Correlation (NCC)", "0.610", "0.970"],
+        ["Folded voxels", "", "0.00 %"],
+        ["Time", "", "1.2 s"],
     ]
     assert ui.registerButton.enabled and not ui.cancelButton.enabled
 

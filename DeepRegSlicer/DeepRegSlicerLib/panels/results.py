@@ -3,6 +3,8 @@
 import qt
 from slicer.i18n import tr as _
 
+from RegCore.evaluation.figures import FIGURES
+
 BETTER = "#1b7837"  # colour of figures that improved
 WORSE = "#c62828"
 ROW_HEIGHT, COLUMN_WIDTH, FRAME = 24, 76, 2  # pixels
@@ -12,38 +14,42 @@ Row = tuple[str, str, str, int]
 """Name, text before, text after, and 1 if after is better, -1 if worse, 0 if there is nothing to compare."""
 
 
+def titles() -> dict[str, str]:
+    """The titles of `RegCore.evaluation.figures.FIGURES` in the user's language.
+
+    The words stand here once more because the tools that collect them for translation read literals only; a
+    test holds them to RegCore's.
+    """
+    return {
+        "dice": _("Dice, {name}"),
+        "dice_mean": _("Dice, mean"),
+        "tre_mm": _("Landmark error (TRE), mean"),
+        "ncc": _("Correlation (NCC)"),
+        "nmi": _("Mutual information (NMI)"),
+        "fold_percent": _("Folded voxels"),
+        "seconds": _("Time"),
+    }
+
+
 def rows(metrics: dict, seconds: float) -> list[Row]:
     """The figures of `RegistrationResult.metrics` as rows of text; what was not measured has no row."""
-    out: list[Row] = []
+    title, out = titles(), []
     dice = metrics.get("dice") or {}
-    for name in dice.get("after", {}):
-        before = dice.get("before", {}).get(name)
-        out.append(
-            _compared(_("Dice of {name}").format(name=name), before, dice["after"][name], 3, more=True)
-        )
-    for key, name, digits, more in (
-        ("dice_mean", _("Dice, mean"), 3, True),
-        ("tre_mm", _("Landmark distance, mean (mm)"), 2, False),
-        ("ncc", _("Correlation"), 3, True),
-        ("nmi", _("Mutual information"), 3, True),
-    ):
-        pair = metrics.get(key)
-        if isinstance(pair, dict) and pair.get("after") is not None:
-            out.append(_compared(name, pair.get("before"), pair["after"], digits, more))
-    if metrics.get("fold_percent") is not None:
-        folds = metrics["fold_percent"]
-        out.append((_("Folded voxels (%)"), "", f"{folds:.2f}", 0 if folds == 0 else -1))
-    out.append((_("Computing time (s)"), "", f"{seconds:.1f}", 0))
-    return out
+    for name, after in dice.get("after", {}).items():
+        pair = {"before": dice.get("before", {}).get(name), "after": after}
+        out.append(_row("dice", title["dice"].format(name=name), pair))
+    known = {**metrics, "seconds": seconds, "dice": None}
+    return out + [_row(key, title[key], known[key]) for key in title if known.get(key) is not None]
 
 
-def _compared(name: str, before, after: float, digits: int, more: bool) -> Row:
-    """more: whether a larger figure is better."""
-    if before is None:
-        return name, "", f"{after:.{digits}f}", 0
-    gain = (after - before) * (1 if more else -1)
-    verdict = 0 if abs(gain) < 0.5 * 10**-digits else (1 if gain > 0 else -1)
-    return name, f"{before:.{digits}f}", f"{after:.{digits}f}", verdict
+def _row(key: str, title: str, value: dict | float) -> Row:
+    """One figure; a single value has no verdict, except that any folding is bad."""
+    figure = FIGURES[key]
+    if isinstance(value, dict):
+        before, after = value.get("before"), value.get("after")
+        first = "" if before is None else figure.text(before)
+        return title, first, figure.text(after), figure.verdict(before, after)
+    return title, "", figure.text(value), -1 if key == "fold_percent" and value > 0 else 0
 
 
 def fill(table, table_rows: list[Row]) -> None:

@@ -13,6 +13,7 @@ NOTHING = (30, 33, 42)  # where an image does not reach
 BLUE_RED = ((90, 176, 255), (24, 88, 190), (15, 17, 23), (196, 52, 38), (255, 160, 110))
 COOL_WARM = ((86, 120, 255), (60, 200, 210), (130, 225, 110), (255, 215, 70), (255, 96, 64))
 FULL_COLOUR = 0.5  # a difference of this share of the window has the full colour
+Colours = tuple[tuple[int, int, int], ...]
 LINES = 16  # of the deformation grid, along the longest side
 BINS = 48  # of intensities, for the translation of moving into fixed ones
 
@@ -42,7 +43,7 @@ def window_of(values: np.ndarray) -> Window:
     return Window(float(low), float(high if high > low else low + 1))
 
 
-def ramp(colours: tuple[tuple[int, int, int], ...], share: np.ndarray) -> np.ndarray:
+def ramp(colours: Colours, share: np.ndarray) -> np.ndarray:
     """Colours (..., 3) uint8 at shares 0..1 along a list of colours."""
     table = np.array(colours, float)
     places = np.linspace(0, 1, len(table))
@@ -116,7 +117,9 @@ def grid_panel(sheet: Sheet, samples: Samples, window: Window, shift: np.ndarray
     return np.asarray(picture)
 
 
-def _draw_line(draw, rows: np.ndarray, columns: np.ndarray, steps: np.ndarray, colours: np.ndarray) -> None:
+def _draw_line(
+    draw: ImageDraw.ImageDraw, rows: np.ndarray, columns: np.ndarray, steps: np.ndarray, colours: np.ndarray
+) -> None:
     """One line of the grid through the pixels (rows, columns), each moved by its step."""
     moved = np.stack([columns, rows], -1) + steps[rows, columns]
     tint = colours[rows, columns]

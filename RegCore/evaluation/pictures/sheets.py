@@ -71,7 +71,7 @@ def _voxel_axes(geometry: Geometry) -> np.ndarray:
     return linear_sum_assignment(-np.abs(geometry.direction))[1]
 
 
-def plane_sheet(geometry: Geometry, axis: int, place, pixel_mm: float) -> Sheet:
+def plane_sheet(geometry: Geometry, axis: int, place: np.ndarray, pixel_mm: float) -> Sheet:
     """The plane of a grid through the voxel index `place`, across a voxel axis, seen as a doctor sees it."""
     (name, *toward, letters), axes = _plane(geometry, axis)
     extent = geometry.spacing * geometry.shape
@@ -159,7 +159,7 @@ def sample_sheet(
 
 def inside(shape: tuple[int, ...], index: np.ndarray) -> np.ndarray:
     """Where indices (..., 3) lie on a grid of this shape, the outer halves of the border voxels included."""
-    return ((index >= -0.5) & (index <= np.array(shape) - 0.5)).all(-1)
+    return np.asarray(((index >= -0.5) & (index <= np.array(shape) - 0.5)).all(-1))
 
 
 def values_at(array: np.ndarray, index: np.ndarray) -> np.ndarray:

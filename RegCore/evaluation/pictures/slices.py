@@ -1,11 +1,11 @@
 """Slices of images as pictures: one, several side by side, one after another, and bent step by step."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from RegCore.evaluation.pictures.panels import NOTHING, Window, grey_panel, window_of
 from RegCore.evaluation.pictures.sheets import (
@@ -16,13 +16,15 @@ from RegCore.evaluation.pictures.sheets import (
     plane_sheet,
     values_at,
 )
+from RegCore.evaluation.pictures.words import BACKGROUND, Place, fitted, write
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import Transform, sample
 from RegCore.space.volume import Volume
 
 STYLES = ("blend", "checkerboard")
 ANIMATION, CELL = (640, 480), (200, 200)  # pixels of an animation and of each image in a table
-BACKGROUND, TEXT = (16, 18, 24), (226, 229, 236)
+Size = tuple[int, int]  # width and height, pixels
+At = Callable[[Sheet], tuple[np.ndarray, np.ndarray]]
 TITLE_HEIGHT, GAP = 24, 3  # pixels
 SQUARES = 8  # of the checkerboard, along the longer side
 FEW_VALUES = 12  # an image of no more values is shown from its smallest to its largest
@@ -68,9 +70,9 @@ class Scene:
         return _window(self.image.array)
 
     @cached_property
-    def overlay_window(self) -> Window:
+    def overlay_window(self) -> Window | None:
         """The same for the overlay."""
-        return _window(self.overlay.array)
+        return None if self.overlay is None else _window(self.overlay.array)
 
 
 def _window(array: np.ndarray) -> Window:
@@ -92,8 +94,11 @@ def check_slices(geometry: Geometry, numbers: Sequence[int], name: str) -> None:
 
 
 @dataclass(frozen=True)
-class Frames(Sequence):
-    """The pictures of an animation, each made when it is asked for; `make` takes a number below `length`."""
+class Frames:
+    """The pictures of an animation, each made when it is asked for; `make` takes a number below `length`.
+
+    They can be counted, indexed from 0 and iterated over.
+    """
 
     length: int
     make: Callable[[int], Image.Image]
@@ -101,13 +106,16 @@ class Frames(Sequence):
     def __len__(self) -> int:
         return self.length
 
+    def __iter__(self) -> Iterator[Image.Image]:
+        return (self.make(number) for number in range(self.length))
+
     def __getitem__(self, number: int) -> Image.Image:
         if not 0 <= number < self.length:
             raise IndexError(number)
         return self.make(number)
 
 
-def slice_frames(scene: Scene, size=ANIMATION) -> Frames:
+def slice_frames(scene: Scene, size: Size = ANIMATION) -> Frames:
     """One picture for each slice along the last axis, all of the same size."""
 
     def make(number: int) -> Image.Image:
@@ -116,7 +124,7 @@ def slice_frames(scene: Scene, size=ANIMATION) -> Frames:
     return Frames(scene.image.geometry.shape[2], make)
 
 
-def tiled_frames(scenes: Sequence[Scene], rows: int, columns: int, size=ANIMATION) -> Frames:
+def tiled_frames(scenes: Sequence[Scene], rows: int, columns: int, size: Size = ANIMATION) -> Frames:
     """Pictures of several images in rows, slice by slice; with fewer slices an image goes on more slowly.
 
     Raises InputError if the number of images is not rows · columns.
@@ -151,7 +159,7 @@ def tile_picture(
 
 
 def warp_frames(
-    scene: Scene, ddf: np.ndarray, onto: Geometry, number: int, steps: int, size=ANIMATION
+    scene: Scene, ddf: np.ndarray, onto: Geometry, number: int, steps: int, size: Size = ANIMATION
 ) -> Frames:
     """Pictures of a slice that is bent step by step, from not at all to by the whole displacement.
 
@@ -166,7 +174,7 @@ def warp_frames(
 
 
 def transform_frames(
-    scene: Scene, transform: Transform, onto: Geometry, number: int, steps: int, size=ANIMATION
+    scene: Scene, transform: Transform, onto: Geometry, number: int, steps: int, size: Size = ANIMATION
 ) -> Frames:
     """As `warp_frames`, with x_moving = x + share · (T(x) - x) in RAS mm."""
 
@@ -177,7 +185,7 @@ def transform_frames(
     return _bent_frames(scene, onto, number, steps, size, ends)
 
 
-def _bent_frames(scene: Scene, onto: Geometry, number: int, steps: int, size, ends) -> Frames:
+def _bent_frames(scene: Scene, onto: Geometry, number: int, steps: int, size: Size, ends: At) -> Frames:
     """Pictures on the way between two places in the image, which `ends` tells for each point of a sheet."""
 
     @cache
@@ -194,13 +202,13 @@ def _bent_frames(scene: Scene, onto: Geometry, number: int, steps: int, size, en
     return Frames(steps, make)
 
 
-def _slice(scene: Scene, number: int, size) -> np.ndarray:
+def _slice(scene: Scene, number: int, size: Size) -> np.ndarray:
     """A slice as a picture (H, W, 3) uint8 that fills `size` (width, height) as far as its shape lets it."""
     sheet = _sheet(scene.image.geometry, number, (size[0] - GAP, size[1] - GAP), scene.raw)
     return _painted(scene, sheet, sheet.index)
 
 
-def _sheet(geometry: Geometry, number: int, size, raw: bool) -> Sheet:
+def _sheet(geometry: Geometry, number: int, size: Size, raw: bool) -> Sheet:
     place = np.array([0.0, 0.0, number])
     if raw:
         pixel = max(geometry.shape[1] / size[0], geometry.shape[0] / size[1])
@@ -223,7 +231,7 @@ def _painted(scene: Scene, sheet: Sheet, index: np.ndarray) -> np.ndarray:
     else:
         values = values_at(scene.image.array, index)
         picture = grey_panel(values, scene.window)
-        if scene.overlay is not None:
+        if scene.overlay is not None and scene.overlay_window is not None:
             over = values_at(scene.overlay.array, scene.overlay.geometry.to_index(sheet.world))
             picture = _combined(picture, grey_panel(over, scene.overlay_window), scene.style, values, over)
     if scene.labels is not None:
@@ -233,7 +241,9 @@ def _painted(scene: Scene, sheet: Sheet, index: np.ndarray) -> np.ndarray:
     return picture
 
 
-def _combined(first: np.ndarray, second: np.ndarray, style: str, values, over) -> np.ndarray:
+def _combined(
+    first: np.ndarray, second: np.ndarray, style: str, values: np.ndarray, over: np.ndarray
+) -> np.ndarray:
     """Two grey pictures (H, W, 3) in one, where NaN of `values` and `over` tells where there is none."""
     seen = np.isfinite(values), np.isfinite(over)
     if style == "blend":
@@ -247,21 +257,20 @@ def _combined(first: np.ndarray, second: np.ndarray, style: str, values, over) -
     return np.where(((rows[:, None] + columns) % 2 == 0)[..., None], first, second)
 
 
-def _framed(picture: np.ndarray, size, text: str) -> Image.Image:
+def _framed(picture: np.ndarray, size: Size, text: str) -> Image.Image:
     """A picture in the middle of a frame of a fixed size, with a few words at the lower left."""
     frame = _table([[picture]], size, size)
     _caption(frame, (0, size[1]), text, size[1] / ANIMATION[1])
     return frame
 
 
-def _caption(picture: Image.Image, corner, text: str, zoom: float) -> None:
+def _caption(picture: Image.Image, corner: Place, text: str, zoom: float) -> None:
     """Words over a picture at the lower left corner of a part of it."""
     place = (corner[0] + 8 * zoom, corner[1] - 7 * zoom)
-    style = {"font": ImageFont.load_default(13 * zoom), "stroke_width": 2, "stroke_fill": (0, 0, 0)}
-    ImageDraw.Draw(picture).text(place, text, fill=TEXT, anchor="ls", **style)
+    write(picture, place, text, 13 * zoom, anchor="ls", outline=True)
 
 
-def _table(rows: list[list[np.ndarray]], cell, size, titles: Sequence[str] = ()) -> Image.Image:
+def _table(rows: list[list[np.ndarray]], cell: Size, size: Size, titles: Sequence[str] = ()) -> Image.Image:
     """Pictures in cells (width, height) side by side at the bottom of a frame, with titles above."""
     frame = Image.new("RGB", size, BACKGROUND)
     top = size[1] - cell[1] * len(rows)
@@ -270,10 +279,7 @@ def _table(rows: list[list[np.ndarray]], cell, size, titles: Sequence[str] = ())
             place = (column * cell[0], top + line * cell[1])
             rest = (cell[0] - picture.shape[1], cell[1] - picture.shape[0])
             frame.paste(Image.fromarray(picture), (place[0] + rest[0] // 2, place[1] + rest[1] // 2))
-    if titles:
-        font, draw = ImageFont.load_default(0.55 * top), ImageDraw.Draw(frame)
-        for column, title in enumerate(titles):
-            while title and draw.textlength(title, font=font) > cell[0] - 8:
-                title = title[:-4] + "..." if len(title) > 4 else ""
-            draw.text((column * cell[0] + cell[0] / 2, top / 2), title, font=font, fill=TEXT, anchor="mm")
+    for column, title in enumerate(titles):
+        middle = (column * cell[0] + cell[0] / 2, top / 2)
+        write(frame, middle, fitted(title, 0.55 * top, cell[0] - 8), 0.55 * top)
     return frame

@@ -38,7 +38,8 @@ def test_deepregs_command_with_its_flags(trained, capsys):
     assert len(figures(folder / "metrics.csv")) == 4
     assert (folder / "pair_0" / "ddf" / "depth0_ddf.png").is_file() and not list(folder.rglob("*.nii.gz"))
     out = capsys.readouterr().out
-    assert "logs/done/test: 2 pairs, mean SSD" in out and "mean Dice" in out
+    assert "logs/done/test: 2 pairs; Squared difference (SSD), mean: " in out
+    assert "Dice on the network's grid: " in out
 
 
 def test_our_command_with_a_configuration_of_other_data(trained, capsys):

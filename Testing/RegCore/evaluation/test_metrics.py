@@ -1,5 +1,7 @@
 """Metrics against plain loops, NumPy's and SciPy's own functions, SimpleITK, and values known by heart."""
 
+import math
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -7,7 +9,7 @@ from scipy.ndimage import map_coordinates
 from scipy.stats import entropy
 
 from RegCore.evaluation import metrics
-from RegCore.evaluation.metrics import dice, folding, ncc, nmi, sd_log_jacobian, summary, tre
+from RegCore.evaluation.metrics import dice, folding, mean_of_defined, ncc, nmi, sd_log_jacobian, summary, tre
 from RegCore.io import load, load_landmarks
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
@@ -45,9 +47,12 @@ def test_dice_of_channels_and_of_what_is_missing():
     a = np.stack([labels(0) == 1, labels(0) == 2, labels(0) == 99], -1)
     b = np.stack([labels(1) == 1, labels(0) == 2, labels(0) == 99], -1).astype(np.float32) * 0.9
     found = dice(a, b)
-    assert found == {0: pytest.approx(dice(labels(0), labels(1))[1]), 1: 1.0, 2: 0.0}
+    expected = {0: dice(labels(0), labels(1))[1], 1: 1.0, 2: math.nan}
+    assert found == pytest.approx(expected, nan_ok=True)
     assert dice(labels(0), np.zeros(SHAPE, np.uint8)) == {1: 0.0, 2: 0.0, 5: 0.0}
-    assert dice(labels(0), labels(0), [2, 7]) == {2: 1.0, 7: 0.0}
+    assert dice(labels(0), labels(0), [2, 7]) == pytest.approx({2: 1.0, 7: math.nan}, nan_ok=True)
+    assert mean_of_defined(found.values()) == pytest.approx((found[0] + 1) / 2)
+    assert math.isnan(mean_of_defined([math.nan])) and math.isnan(mean_of_defined([]))
     with pytest.raises(InputError, match="one shape"):
         dice(a, b[1:])
 

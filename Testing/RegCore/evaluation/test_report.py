@@ -1,5 +1,6 @@
 """The table of figures is complete, aligned and silent about what was not measured."""
 
+from RegCore.evaluation.figures import DASH, FIGURES, Figure
 from RegCore.evaluation.report import headline, table
 
 FULL = {
@@ -19,20 +20,21 @@ def test_the_table_shows_every_figure_before_and_after_in_columns():
     text = table(FULL, seconds=12.34, names={1: "liver"})
     lines = text.splitlines()
     assert lines[0].split() == ["before", "after"] and set(lines[1]) == {"-"}
-    found = {line[:32].strip(): line[32:].split() for line in lines[2:]}
+    widest = max(len(figure.title) for figure in FIGURES.values() if figure.key in (*FULL, "seconds"))
+    found = {line[:widest].strip(): line[widest:].split() for line in lines[2:]}
     assert found["Dice, liver"] == ["0.500", "0.900"]
     assert found["Dice, label 12"] == ["0.250", "0.875"]
-    assert found["landmark error (TRE), mean"] == ["7.34", "mm", "0.92", "mm"]
-    assert found["correlation (NCC)"] == ["-0.100", "0.970"]
-    assert found["folded voxels"] == ["0.00", "%"]
-    assert found["time"] == ["12.3", "s"] and found["peak memory"] == ["812", "MiB"]
+    assert found["Landmark error (TRE), mean"] == ["7.34", "mm", "0.92", "mm"]
+    assert found["Correlation (NCC)"] == ["-0.100", "0.970"]
+    assert found["Folded voxels"] == ["0.00", "%"]
+    assert found["Time"] == ["12.3", "s"] and found["Peak memory"] == ["812", "MiB"]
     ends = {len(line) for line in lines[2:] if line}
     assert max(ends) - min(ends) <= 0  # right-aligned: every line ends in the same column
 
 
 def test_what_was_not_measured_is_not_shown():
     text = table({"fold_percent": 0.25})
-    assert len(text.splitlines()) == 3 and text.splitlines()[2].split() == ["folded", "voxels", "0.25", "%"]
+    assert len(text.splitlines()) == 3 and text.splitlines()[2].split() == ["Folded", "voxels", "0.25", "%"]
 
 
 def test_a_label_that_only_one_of_the_volumes_has_gets_a_dash():
@@ -42,10 +44,25 @@ def test_a_label_that_only_one_of_the_volumes_has_gets_a_dash():
 
 def test_the_headline_holds_the_few_figures_that_say_most():
     assert headline(FULL, 12.34) == [
-        ("Landmark error", "7.34 → 0.92 mm"),
-        ("Dice", "0.375 → 0.887"),
-        ("Correlation", "-0.100 → 0.970"),
-        ("Folds", "0.00 %"),
+        ("Landmark error (TRE), mean", "7.34 → 0.92 mm"),
+        ("Dice, mean", "0.375 → 0.887"),
+        ("Correlation (NCC)", "-0.100 → 0.970"),
+        ("Folded voxels", "0.00 %"),
         ("Time", "12.3 s"),
     ]
     assert headline({}) == []
+
+
+def test_a_dice_that_is_not_defined_is_a_dash():
+    text = table({"dice": {"before": {3: float("nan")}, "after": {3: 0.5}}})
+    assert text.splitlines()[-1].split()[-2:] == [DASH, "0.500"]
+
+
+def test_a_figure_tells_its_unit_and_which_way_is_better():
+    error, overlap = FIGURES["tre_mm"], FIGURES["dice_mean"]
+    assert error.text(3.14159) == "3.14 mm" and error.text(3.14159, unit=False) == "3.14"
+    assert error.text(None) == error.text(float("nan")) == DASH
+    assert (error.verdict(3.0, 2.0), error.verdict(2.0, 3.0), error.verdict(2.0, 2.004)) == (1, -1, 0)
+    assert (overlap.verdict(0.5, 0.9), overlap.verdict(0.9, 0.5)) == (1, -1)
+    assert overlap.verdict(None, 0.5) == overlap.verdict(float("nan"), 0.5) == 0
+    assert Figure("size", "Size").verdict(1.0, 2.0) == 0

@@ -97,7 +97,7 @@ def test_earlier_results_stay_when_writing_fails(tmp_path, monkeypatch, error):
 def test_a_disk_that_fills_up_half_way_leaves_nothing(tmp_path, limit):
     code = (
         "import sys; from pathlib import Path\n"
-        "sys.path.insert(0, 'Testing/RegCore'); import test_results as t\n"
+        "sys.path.insert(0, 'Testing/RegCore/evaluation'); import test_results as t\n"
         "done = t.result()\n"
         "try: t.write_results(Path(sys.argv[1]), done, done.warped, done.warped)\n"
         "except t.InputError as error: print(error)\n"

@@ -8,6 +8,7 @@ import statistics
 import numpy as np
 import pytest
 
+from RegCore.evaluation.figures import DEEPREG
 from RegCore.training.predict import tables
 from Testing.paths import DATA
 
@@ -19,7 +20,7 @@ def rows_of(text: str) -> list[dict]:
     """What a recorded metrics.csv says, as `predict` would have measured it."""
     rows = []
     for line in csv.DictReader(io.StringIO(text)):
-        figures = {name: float(line[name]) for name in tables.FIGURES if line[name]}
+        figures = {name: float(line[name]) for name in DEEPREG if line[name]}
         indices = {"pair_index": json.loads(line["pair_index"]), "label_index": int(line["label_index"])}
         rows.append(figures | indices)
     return rows
@@ -42,7 +43,7 @@ def test_recorded_are_labelled_and_unlabelled_pairs():
 def random_rows(pairs: int = 7) -> list[dict]:
     rng = np.random.default_rng(0)
     return [
-        dict(zip(tables.FIGURES, rng.random(3).tolist(), strict=True)) | {"pair_index": [p], "label_index": k}
+        dict(zip(DEEPREG, rng.random(3).tolist(), strict=True)) | {"pair_index": [p], "label_index": k}
         for p in range(pairs)
         for k in (2, 0, 10)
     ]
@@ -53,13 +54,13 @@ def test_statistics_are_those_of_the_standard_library():
     lines = list(csv.DictReader(io.StringIO(tables.per_label(rows))))
     assert [int(line["label_index"]) for line in lines] == [0, 2, 10]
     for line in lines:
-        for name in tables.FIGURES:
+        for name in DEEPREG:
             values = [row[name] for row in rows if row["label_index"] == int(line["label_index"])]
             assert float(line[f"{name}_mean"]) == pytest.approx(statistics.fmean(values), rel=1e-6)
             assert float(line[f"{name}_median"]) == pytest.approx(statistics.median(values), rel=1e-6)
             assert float(line[f"{name}_std"]) == pytest.approx(statistics.stdev(values), rel=1e-6)
     found = {line[""]: line for line in csv.DictReader(io.StringIO(tables.overall(rows)))}
-    for name in tables.FIGURES:
+    for name in DEEPREG:
         values = [row[name] for row in rows]
         quartiles = statistics.quantiles(values, n=4, method="inclusive")
         assert float(found["count"][name]) == 21
