@@ -59,7 +59,7 @@ clean:
 	rm -rf $(VENV) build dist demo-output bench-output site Testing/output *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(RUNTIME): pyproject.toml
+$(RUNTIME): pyproject.toml $(wildcard Resources/requirements.txt)
 	@if [ -e $(MARKER) ] || ! $(PY) -m pip --version >/dev/null 2>&1; then rm -rf $(VENV); fi
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "DeepRegSlicer needs Python 3.10 or newer; choose one with: make PYTHON=python3.12"; exit 1; }

@@ -26,7 +26,7 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
     source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE.txt", "NOTICE"):
         shutil.copy(ROOT / name, source)
-    for name in ("RegCore", "DeepRegSlicer", "Testing"):
+    for name in ("RegCore", "DeepRegSlicer", "Resources", "Testing"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "output"))
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "."]
     done = subprocess.run([*command, "-w", source / "dist"], cwd=source, capture_output=True, text=True)
@@ -49,6 +49,8 @@ def test_the_wheel_says_what_it_is_and_needs(wheel):
     assert f"\nName: deepregslicer\nVersion: {version}\n" in metadata
     needs = re.findall(r"^Requires-Dist: (\w+)[^;\n]*$", metadata, re.MULTILINE)
     assert sorted(needs) == ["h5py", "nibabel", "numpy", "pillow", "pyyaml", "scipy"]
+    lines = (ROOT / "Resources" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert len(needs) == sum(not line.startswith("#") for line in lines), "Slicer reads the same list"
     scripts = configparser.ConfigParser()
     scripts.read_string(wheel.read(info["entry_points.txt"]).decode())
     names = ("train", "predict", "warp", "vis", "download")

@@ -16,7 +16,7 @@ from RegCore.cli.worker import missing_packages
 from .paths import resource
 
 KEPT = ("numpy", "scipy", "SimpleITK", "pydicom", "pillow", "requests")  # Slicer's own: never replaced
-TORCH = "torch>=2.2"
+TORCH = "torch>=2.4"
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +56,10 @@ def install() -> None:
 
 
 def _requirements() -> list[str]:
+    """The lines of requirements.txt without the packages that Slicer brings."""
     lines = resource("requirements.txt").read_text(encoding="utf-8").splitlines()
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    lines = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    return [line for line in lines if line.partition(">")[0] not in KEPT]
 
 
 def _kept_versions() -> list[str]:

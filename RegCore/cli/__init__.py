@@ -8,10 +8,8 @@ import argparse
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from RegCore.cli.arguments import Parser
 from RegCore.cli.checkpoint import add_import
@@ -26,7 +24,7 @@ from RegCore.progress import Cancelled
 from RegCore.space.geometry import InputError
 from RegCore.space.names import DEVICES
 
-__all__ = ["BAD_INPUT", "CANCELLED", "DEVICES", "FAILED", "LOAD", "METHODS", "busy", "main", "run"]
+__all__ = ["BAD_INPUT", "CANCELLED", "DEVICES", "FAILED", "METHODS", "main", "run"]
 
 
 def add_worker(commands) -> None:
@@ -43,7 +41,6 @@ def _run_worker(arguments: argparse.Namespace) -> None:
 
 FAMILIES = (add_register, add_train, add_predict, add_slicreg, add_warp, add_vis, add_download, add_import)
 FAMILIES += (add_worker,)
-LOAD = Path("/proc/loadavg")
 LOG_LEVEL = "DEEPREG_LOG_LEVEL"
 BAD_INPUT, FAILED, CANCELLED = 2, 1, 130
 NO_MEMORY = "error: there is not enough memory for volumes of this size, or for this network and batch"
@@ -60,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] | None = None) -> int:
     """Read the arguments with a parser, call their ``run``; what goes wrong becomes a sentence and a code."""
-    if busy():  # threads that spin while they wait then make the work many times slower
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read by OpenMP when torch is loaded
+    # read by OpenMP when torch is loaded: threads that spin while they wait slow down all other programs
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser = make_parser()
     try:
         arguments = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
@@ -104,20 +101,6 @@ def _logging():
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)
-
-
-def busy() -> bool:
-    """Whether other programs are running on this computer right now; False where it can't be told.
-
-    Counts what the kernel calls running, a few times in a row; this process is one of them.
-    """
-    if not LOAD.exists():
-        return False
-    running = []
-    for _ in range(5):
-        running.append(int(LOAD.read_text(encoding="ascii").split()[3].split("/")[0]))
-        time.sleep(0.01)
-    return sorted(running)[2] > 1
 
 
 def _complain(parser: argparse.ArgumentParser, sentence: str, code: int) -> int:

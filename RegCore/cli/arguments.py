@@ -1,19 +1,18 @@
-"""What the parsers of all commands share: complaints in one sentence, names with a proposal, numbers."""
+"""What the parsers of all commands share: errors in one sentence, kinds of arguments, common arguments."""
 
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from RegCore.space.geometry import InputError
-from RegCore.space.names import not_among
-
-FILE = {"type": Path, "metavar": "FILE"}  # of an argument that names a file
+from RegCore.space.names import DEVICES, not_among
 
 
 class Parser(argparse.ArgumentParser):
     """A parser whose complaints are `InputError`s, so that they look like all others."""
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         raise InputError(f"{message} (see {self.prog} --help)")
 
 
@@ -41,3 +40,49 @@ def whole_number(least: int = 0) -> Callable[[str], int]:
         return number
 
     return read
+
+
+def add_file(
+    parser: argparse._ActionsContainer, *names: str, help: str, required: bool = False, metavar: str = "FILE"
+) -> None:
+    """Add an option that names a file; its value is a `Path`."""
+    parser.add_argument(*names, required=required, type=Path, metavar=metavar, help=help)
+
+
+def add_number(
+    parser: argparse._ActionsContainer, *names: str, help: str, least: int = 1, default: int | None = None
+) -> None:
+    """Add an option for a whole number of at least `least`."""
+    parser.add_argument(*names, type=whole_number(least), default=default, metavar="N", help=help)
+
+
+def add_choice(
+    parser: argparse._ActionsContainer,
+    *names: str,
+    choices: Sequence[str],
+    help: str,
+    default: str | None = None,
+    required: bool = False,
+) -> None:
+    """Add an option for one of several names, which is called like what it chooses."""
+    read, metavar = one_of(names[0].strip("-"), choices), "|".join(choices)
+    parser.add_argument(*names, type=read, default=default, required=required, metavar=metavar, help=help)
+
+
+def add_plugin(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the user's own parts."""
+    what = "Python file that adds networks, losses, loaders … of your own; may be repeated"
+    parser.add_argument("--plugin", action="append", default=[], type=Path, metavar="FILE", help=what)
+
+
+def shared(*, plugin: bool = False, seed: bool = False) -> argparse.ArgumentParser:
+    """The parent of the parsers of commands that compute: --device, --quiet and, if wanted, the other two."""
+    parser = argparse.ArgumentParser(add_help=False)
+    if plugin:
+        add_plugin(parser)
+    add_choice(parser, "--device", choices=DEVICES, default="auto", help="where to compute, by default auto")
+    if seed:
+        what = "number that fixes all randomness, by default 0"
+        add_number(parser, "--seed", least=0, default=0, help=what)
+    parser.add_argument("--quiet", action="store_true", help="print neither progress nor a summary")
+    return parser

@@ -1,8 +1,9 @@
 """``regcore import-checkpoint``: a network that DeepReg trained becomes a model file of this program."""
 
 import argparse
+from pathlib import Path
 
-from RegCore.cli.arguments import FILE
+from RegCore.cli.arguments import add_file
 
 
 def add_import(commands) -> None:
@@ -13,11 +14,11 @@ def add_import(commands) -> None:
         description="Reads a checkpoint that DeepReg wrote with TensorFlow, which is not needed, and writes "
         "a model file whose network computes the same.",
     )
-    what = "checkpoint, as logs/<name>/save/ckpt-<epoch>, without .index"
-    parser.add_argument("checkpoint", help=what, **{**FILE, "metavar": "CKPT"})
-    parser.add_argument("--out", "-o", required=True, help="model file to write, e.g. model.pt", **FILE)
+    what = "checkpoint, e.g. logs/<name>/save/ckpt-<epoch>, without .index"
+    parser.add_argument("checkpoint", help=what, type=Path, metavar="CKPT")
+    add_file(parser, "--out", "-o", required=True, help="model file to write, e.g. model.pt")
     what = "configuration of the training (YAML), by default the config.yaml above the checkpoint's folder"
-    parser.add_argument("--config", "-c", help=what, **{**FILE, "metavar": "YAML"})
+    add_file(parser, "--config", "-c", help=what, metavar="YAML")
     parser.set_defaults(run=_run_import)
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from RegCore.cli.arguments import FILE, one_of, whole_number
+from RegCore.cli.arguments import add_choice, add_number, add_plugin
 from RegCore.cli.predict import SPLITS, run_predict
 from RegCore.cli.train import run_train
 
@@ -24,10 +24,8 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
     _add_machine(parser)
     what = "checkpoint, as logs/<name>/save/ckpt-<epoch>, or a model file"
     parser.add_argument("--ckpt_path", "-k", required=True, metavar="PATH", help=what)
-    part = {"type": one_of("split", SPLITS), "metavar": "|".join(SPLITS)}
-    parser.add_argument("--split", required=True, help="part of the data", **part)
-    number = {"type": whole_number(1), "metavar": "N"}
-    parser.add_argument("--batch_size", "-b", default=1, help="pairs predicted at a time", **number)
+    add_choice(parser, "--split", choices=SPLITS, required=True, help="part of the data")
+    add_number(parser, "--batch_size", "-b", default=1, help="pairs predicted at a time")
     _add_logs(parser, "-n", "-l")
     for kind, default in (("nifti", True), ("png", False)):
         name = {"nifti": "NIfTI files", "png": "a PNG file of each slice"}[kind]
@@ -47,8 +45,7 @@ def _add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpu_allow_growth", "-gr", nargs="?", default=False, metavar="BOOL", help=what)
     what = "number of CPU cores to use; 0 or less, and by default: all"
     parser.add_argument("--num_workers", type=int, default=0, metavar="N", help=what)
-    what = "Python file that adds networks, losses, loaders ... of your own; may be repeated"
-    parser.add_argument("--plugin", action="append", default=[], help=what, **FILE)
+    add_plugin(parser)
 
 
 def _add_logs(parser: argparse.ArgumentParser, *short: str) -> None:

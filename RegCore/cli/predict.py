@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from RegCore.cli.arguments import FILE, one_of, whole_number
+from RegCore.cli.arguments import add_choice, add_number, shared
 from RegCore.cli.progress import ProgressLine
 from RegCore.cli.train import device_of
-from RegCore.space.names import DEVICES
 
 SPLITS = ("train", "valid", "test")
 
@@ -19,6 +18,7 @@ def add_predict(commands) -> None:
     """Add the command to the subparsers of ``regcore``."""
     parser = commands.add_parser(
         "predict",
+        parents=[shared(plugin=True)],
         help="register the pairs of a data set with a trained network, and measure",
         description="Registers each pair of a data set with a trained network and writes, into the folder "
         "test of --out, metrics.csv, its statistics, and for each pair the images, labels, fields, "
@@ -29,22 +29,15 @@ def add_predict(commands) -> None:
         "model", metavar="MODEL", help="model file, or a checkpoint logs/<name>/save/ckpt-<n>"
     )
     what = "YAML files that say where the data are; by default those of the training"
-    parser.add_argument("config", nargs="*", help=what, **{**FILE, "metavar": "YAML"})
-    part = {"type": one_of("split", SPLITS), "metavar": "|".join(SPLITS), "default": "test"}
-    parser.add_argument("--split", help="part of the data, by default test", **part)
+    parser.add_argument("config", nargs="*", help=what, type=Path, metavar="YAML")
+    add_choice(parser, "--split", choices=SPLITS, default="test", help="part of the data, by default test")
     what = "folder for the results; by default logs/ and the time of day"
     parser.add_argument("--out", type=Path, metavar="DIR", help=what)
-    number = {"type": whole_number(1), "metavar": "N"}
-    parser.add_argument("--batch-size", default=1, help="pairs predicted at a time", **number)
+    add_number(parser, "--batch-size", default=1, help="pairs predicted at a time")
     parser.add_argument("--no-nifti", action="store_true", help="neither NIfTI files nor transforms")
     parser.add_argument("--png", action="store_true", help="a PNG file of each slice")
-    what = "Python file that adds networks, loaders … of your own; may be repeated"
-    parser.add_argument("--plugin", action="append", default=[], help=what, **FILE)
     what = "processes that read data, in place of dataset.workers"
-    parser.add_argument("--workers", type=whole_number(), metavar="N", help=what)
-    device = one_of("device", DEVICES)
-    parser.add_argument("--device", default="auto", type=device, help=", ".join(DEVICES))
-    parser.add_argument("--quiet", action="store_true", help="neither progress nor summary")
+    add_number(parser, "--workers", least=0, help=what)
     parser.set_defaults(run=_run)
 
 

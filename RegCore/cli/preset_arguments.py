@@ -4,7 +4,7 @@ import argparse
 from dataclasses import fields, replace
 from pathlib import Path
 
-from RegCore.cli.arguments import one_of, whole_number
+from RegCore.cli.arguments import add_choice, add_number, whole_number
 from RegCore.space.geometry import InputError
 from RegCore.training.presets import (
     KINDS,
@@ -30,14 +30,12 @@ def add_preset(parser: argparse.ArgumentParser) -> None:
         ("method", METHODS, "what the network predicts"),
         ("similarity", SIMILARITIES, "image loss"),
     ):
-        read = one_of(name, names)
-        group.add_argument(f"--{name}", type=read, metavar="|".join(names), help=what)
-    number = {"type": whole_number(1), "metavar": "N"}
+        add_choice(group, f"--{name}", choices=tuple(names), help=what)
     what = "voxels I, J, K that the images are resized to"
     group.add_argument("--size", nargs=3, type=whole_number(1), metavar=("I", "J", "K"), help=what)
-    group.add_argument("--epochs", help="passes over the training data", **number)
-    group.add_argument("--batch-size", help="pairs in a step", **number)
-    group.add_argument("--channels", help="channels of the network's first level", **number)
+    add_number(group, "--epochs", help="passes over the training data")
+    add_number(group, "--batch-size", help="pairs in a step")
+    add_number(group, "--channels", help="channels of the network's first level")
     group.add_argument("--learning-rate", type=float, metavar="RATE", help="of Adam")
     for loss in ("image", "label", "smoothness"):
         what = f"weight of the {loss} loss; 0 leaves it out"

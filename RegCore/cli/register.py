@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from RegCore.cli.arguments import FILE, one_of, whole_number
+from RegCore.cli.arguments import add_file, one_of, shared
 from RegCore.cli.progress import ProgressLine
 from RegCore.registration import METHODS
 from RegCore.space.geometry import InputError
-from RegCore.space.names import DEVICES, is_path
+from RegCore.space.names import is_path
 
 
 def add_register(commands) -> None:
@@ -22,23 +22,22 @@ def add_register(commands) -> None:
 def _add_register(commands) -> None:
     parser = commands.add_parser(
         "register",
+        parents=[shared(plugin=True, seed=True)],
         help="register the moving image to the fixed one",
         description="Registers the moving image to the fixed one and writes transform.h5, inverse.h5, "
         "warped.nii.gz, warped_seg.nii.gz (with segmentations), metrics.json and overview.png.",
     )
-    parser.add_argument("--fixed", required=True, help="image that stays (NIfTI, NRRD, mha, npz)", **FILE)
-    parser.add_argument("--moving", required=True, help="image that is brought to the fixed one", **FILE)
-    parser.add_argument("--fixed-seg", help="segmentation of the fixed image; helps and measures", **FILE)
-    parser.add_argument("--moving-seg", help="segmentation of the moving image", **FILE)
-    parser.add_argument("--fixed-mask", help="where the fixed image counts", **FILE)
-    parser.add_argument("--moving-mask", help="where the moving image counts", **FILE)
-    parser.add_argument("--landmarks", help="CSV with fx,fy,fz,mx,my,mz in RAS mm; measures only", **FILE)
-    parser.add_argument("--initial", help="transform to start from, or the word centres", **FILE)
+    add_file(parser, "--fixed", required=True, help="image that stays (NIfTI, NRRD, mha, npz)")
+    add_file(parser, "--moving", required=True, help="image that is brought to the fixed one")
+    add_file(parser, "--fixed-seg", help="segmentation of the fixed image; helps and measures")
+    add_file(parser, "--moving-seg", help="segmentation of the moving image")
+    add_file(parser, "--fixed-mask", help="where the fixed image counts")
+    add_file(parser, "--moving-mask", help="where the moving image counts")
+    add_file(parser, "--landmarks", help="CSV with fx,fy,fz,mx,my,mz in RAS mm; measures only")
+    add_file(parser, "--initial", help="transform to start from, or the word centres")
     parser.add_argument(
         "--settings", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the method, e.g. levels=3"
     )
-    what = "Python file with the parts of one's own that a trained model needs; may be repeated"
-    parser.add_argument("--plugin", action="append", default=[], help=what, **FILE)
     _add_common(parser)
     parser.set_defaults(run=run_register)
 
@@ -46,6 +45,7 @@ def _add_register(commands) -> None:
 def _add_demo(commands) -> None:
     parser = commands.add_parser(
         "demo",
+        parents=[shared(seed=True)],
         help="register a made-up pair with a known answer",
         description="Makes two scans of a made-up torso whose exact deformation is known, registers them and "
         "shows how near the answer came. Downloads nothing.",
@@ -59,14 +59,8 @@ def _add_demo(commands) -> None:
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
-    device = one_of("device", DEVICES)
     what = f"{', '.join(METHODS)}, or the path of a trained model"
     parser.add_argument("--method", default="deformable", type=_method, metavar="METHOD", help=what)
-    parser.add_argument("--device", default="auto", type=device, help=", ".join(DEVICES))
-    parser.add_argument(
-        "--seed", default=0, type=whole_number(), metavar="N", help="number that fixes all randomness"
-    )
-    parser.add_argument("--quiet", action="store_true", help="neither progress nor table")
 
 
 def _method(text: str) -> str:

@@ -7,12 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from RegCore.cli.arguments import FILE, one_of, whole_number
+from RegCore.cli.arguments import add_choice, add_file, add_number, shared, whole_number
 from RegCore.cli.progress import ProgressLine
 from RegCore.cli.register import run_register
 from RegCore.cli.train import train_from_files
 from RegCore.space.geometry import InputError
-from RegCore.space.names import DEVICES
 
 NETWORKS = ("deeplab", "unet", "regression")
 MODALITIES = ("ct", "mr")
@@ -38,40 +37,36 @@ def add_slicreg(commands) -> None:
 def _add_prepare(commands) -> None:
     parser = commands.add_parser(
         "prepare",
+        parents=[shared(seed=True)],
         help="divide a template into supervoxels and carry them to the scans to train with",
         description="Brings scans to a common grid, divides the template into supervoxels and registers it "
         "to each scan, without any labels. Called again after an interruption, it goes on.",
     )
-    many = {"nargs": "+", "type": Path, "metavar": "FILE|DIR"}
-    parser.add_argument("--template", required=True, help="scan that is divided into supervoxels", **FILE)
-    parser.add_argument("--scans", required=True, help="scans to train with, or folders of them", **many)
-    parser.add_argument("--valid", default=[], help="scans to watch the training with", **many)
+    add_file(parser, "--template", required=True, help="scan that is divided into supervoxels")
+    _add_files(parser, "--scans", required=True, help="scans to train with, or folders of them")
+    _add_files(parser, "--valid", help="scans to watch the training with")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder that is made")
     what = "of the common grid, by default 2 mm; the network's voxels are twice as large"
     parser.add_argument("--spacing", type=float, default=2.0, metavar="MM", help=what)
     what = "voxels of the common grid, by default what holds the middle sized of the scans"
     parser.add_argument("--shape", nargs=3, type=whole_number(16), metavar="N", help=what)
-    kind = {"type": one_of("modality", MODALITIES), "default": "ct", "metavar": "|".join(MODALITIES)}
-    parser.add_argument("--modality", help="ct: Hounsfield units; mr: any other", **kind)
-    number = {"type": whole_number(1), "metavar": "N"}
-    parser.add_argument("--layers", default=16, help="over-segmentations, by default 16", **number)
-    parser.add_argument("--supervoxels", default=127, help="of each, by default 127", **number)
+    what = "ct: Hounsfield units; mr: any other"
+    add_choice(parser, "--modality", choices=MODALITIES, default="ct", help=what)
+    add_number(parser, "--layers", default=16, help="over-segmentations, by default 16")
+    add_number(parser, "--supervoxels", default=127, help="of each, by default 127")
     what = "millimetres around the template's body that are divided as well, by default 20"
     parser.add_argument("--margin", type=float, default=20.0, metavar="MM", help=what)
-    parser.add_argument(
-        "--seed", type=whole_number(), default=0, metavar="N", help="of the over-segmentations"
-    )
     what = "folder of what deeds found: <scan>_matrix.txt and <scan>_displacements.dat, template moving"
     parser.add_argument("--deeds", type=Path, metavar="DIR", help=what)
     what = "trained model whose own registrations carry the supervoxels, for a second round"
-    parser.add_argument("--model", help=what, **FILE)
-    _add_machine(parser)
+    add_file(parser, "--model", help=what)
     parser.set_defaults(run=_prepare)
 
 
 def _add_train(commands) -> None:
     parser = commands.add_parser(
         "train",
+        parents=[shared()],
         help="train on a prepared folder",
         description="Writes the configuration of a training on a prepared folder and trains, as regcore "
         "train does; it is resumed by regcore train --resume.",
@@ -79,69 +74,67 @@ def _add_train(commands) -> None:
     parser.add_argument("prepared", type=Path, metavar="DIR", help="made by regcore slicreg prepare")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the run")
     what = "write the configuration to this file and do not train: for changes, or for the panel in Slicer"
-    parser.add_argument("--write", **{**FILE, "metavar": "YAML"}, help=what)
-    kind = {"type": one_of("network", NETWORKS), "default": "deeplab", "metavar": "|".join(NETWORKS)}
-    parser.add_argument("--network", help="deeplab, or one of the two baselines", **kind)
+    add_file(parser, "--write", metavar="YAML", help=what)
+    what = "deeplab, or one of the two baselines"
+    add_choice(parser, "--network", choices=NETWORKS, default="deeplab", help=what)
     what = "half the channels: for few supervoxels, or without a GPU"
     parser.add_argument("--small", action="store_true", help=what)
-    number = {"type": whole_number(1), "metavar": "N"}
-    parser.add_argument("--steps", default=3000, help="of the optimiser, by default 3000", **number)
-    parser.add_argument("--batch-size", default=4, help="scans in a step, by default 4", **number)
-    parser.add_argument("--seed", type=whole_number(), metavar="N", help="of the training")
-    _add_machine(parser)
+    add_number(parser, "--steps", default=3000, help="of the optimiser, by default 3000")
+    add_number(parser, "--batch-size", default=4, help="scans in a step, by default 4")
+    add_number(parser, "--seed", least=0, help="of the training")
     parser.set_defaults(run=_train)
 
 
 def _add_register(commands) -> None:
     parser = commands.add_parser(
         "register",
+        parents=[shared()],
         help="register a scan to another one, or to the template",
         description="Registers with a trained model and writes the files that regcore register writes.",
     )
-    parser.add_argument("--model", required=True, help="trained model", **FILE)
+    add_file(parser, "--model", required=True, help="trained model")
     what = "image that stays; if it is the template, its known supervoxels are used"
-    parser.add_argument("--fixed", required=True, help=what, **FILE)
-    parser.add_argument("--moving", required=True, help="image that is brought to it", **FILE)
-    parser.add_argument("--fixed-seg", help="segmentation of the fixed image; measures only", **FILE)
-    parser.add_argument("--moving-seg", help="segmentation of the moving image", **FILE)
+    add_file(parser, "--fixed", required=True, help=what)
+    add_file(parser, "--moving", required=True, help="image that is brought to it")
+    add_file(parser, "--fixed-seg", help="segmentation of the fixed image; measures only")
+    add_file(parser, "--moving-seg", help="segmentation of the moving image")
     what = "let the images make the field better, by the method deformable"
     parser.add_argument("--refine", action="store_true", help=what)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
-    _add_machine(parser)
     parser.set_defaults(run=_register)
 
 
 def _add_evaluate(commands) -> None:
     parser = commands.add_parser(
         "evaluate",
+        parents=[shared()],
         help="measure trained models on labelled scans: the table of the publication",
         description="Brings labelled scans to the template by each model and prints the overlap of each "
         "structure, from the start on, in percent.",
     )
-    parser.add_argument("--model", required=True, help="trained model of SLIC-Reg", **FILE)
-    parser.add_argument("--regression", help="trained baseline that regresses displacements", **FILE)
-    parser.add_argument("--unet", help="trained baseline with a U-Net", **FILE)
-    parser.add_argument("--template", required=True, help="the template that was prepared", **FILE)
-    parser.add_argument("--template-seg", required=True, help="its segmentation", **FILE)
-    many = {"required": True, "nargs": "+", "type": Path, "metavar": "FILE|DIR"}
-    parser.add_argument("--scans", help="labelled scans, or folders of them", **many)
+    add_file(parser, "--model", required=True, help="trained model of SLIC-Reg")
+    add_file(parser, "--regression", help="trained baseline that regresses displacements")
+    add_file(parser, "--unet", help="trained baseline with a U-Net")
+    add_file(parser, "--template", required=True, help="the template that was prepared")
+    add_file(parser, "--template-seg", required=True, help="its segmentation")
+    _add_files(parser, "--scans", required=True, help="labelled scans, or folders of them")
     what = "segmentations, or folders of them, in the order of the scans"
-    parser.add_argument("--segs", help=what, **many)
+    _add_files(parser, "--segs", required=True, help=what)
     what = "folder of true transforms <scan>.h5, template to scan, for the row of the best affine map"
     parser.add_argument("--truth", type=Path, metavar="DIR", help=what)
     what = "label values that count, with their names: 1=Spleen; by default all of the template"
     parser.add_argument("--structures", nargs="+", default=[], metavar="N=NAME", help=what)
     what = "a further line with the mean over these labels; may be repeated"
     parser.add_argument("--average", action="append", nargs="+", type=int, default=[], metavar="N", help=what)
-    parser.add_argument("--out", help="JSON file for all figures", **FILE)
-    _add_machine(parser)
+    add_file(parser, "--out", help="JSON file for all figures")
     parser.set_defaults(run=_evaluate)
 
 
-def _add_machine(parser: argparse.ArgumentParser) -> None:
-    device = one_of("device", DEVICES)
-    parser.add_argument("--device", default="auto", type=device, help=", ".join(DEVICES))
-    parser.add_argument("--quiet", action="store_true", help="neither progress nor summary")
+def _add_files(parser: argparse.ArgumentParser, name: str, *, help: str, required: bool = False) -> None:
+    """Add an option that names files and folders of files."""
+    parser.add_argument(
+        name, nargs="+", type=Path, default=[], required=required, metavar="FILE|DIR", help=help
+    )
 
 
 def _files(given: list[Path]) -> list[Path]:

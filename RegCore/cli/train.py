@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from RegCore.cli.arguments import FILE, one_of, whole_number
+from RegCore.cli.arguments import add_number, shared
 from RegCore.cli.preset_arguments import add_preset, preset_of
 from RegCore.cli.progress import ProgressLine
 from RegCore.progress import Cancelled, duration
 from RegCore.space.geometry import InputError
-from RegCore.space.names import DEVICES
 
 log = logging.getLogger("RegCore.cli")
 
@@ -23,6 +22,7 @@ def add_train(commands) -> None:
     """Add the command to the subparsers of ``regcore``."""
     parser = commands.add_parser(
         "train",
+        parents=[shared(plugin=True)],
         help="train a network as YAML files say, or on a folder of data",
         description="Trains a registration network as YAML files say, DeepReg's among them, or on a folder "
         "of data with the settings of Slicer's Train panel (--data). Writes config.yaml, metrics.csv and the "
@@ -30,21 +30,16 @@ def add_train(commands) -> None:
         "checkpoint; --resume goes on from it. Under torchrun several processes share each batch.",
     )
     what = "YAML files; values of later ones replace those of earlier ones"
-    parser.add_argument("config", nargs="*", help=what, **{**FILE, "metavar": "YAML"})
+    parser.add_argument("config", nargs="*", help=what, type=Path, metavar="YAML")
     what = "folder of the run; by default logs/ and the time of day"
     parser.add_argument("--out", type=Path, metavar="DIR", help=what)
     what = "go on with the run in this folder where it was interrupted"
     parser.add_argument("--resume", type=Path, metavar="DIR", help=what)
     what = "begin with the weights of this checkpoint or model file"
     parser.add_argument("--start-from", metavar="CKPT", help=what)
-    what = "Python file that adds networks, losses, loaders … of your own; may be repeated"
-    parser.add_argument("--plugin", action="append", default=[], help=what, **FILE)
-    parser.add_argument("--max-epochs", type=whole_number(1), metavar="N", help="fewer epochs, for a trial")
+    add_number(parser, "--max-epochs", help="fewer epochs, for a trial")
     what = "processes that read data, in place of dataset.workers"
-    parser.add_argument("--workers", type=whole_number(), metavar="N", help=what)
-    device = one_of("device", DEVICES)
-    parser.add_argument("--device", default="auto", type=device, help=", ".join(DEVICES))
-    parser.add_argument("--quiet", action="store_true", help="neither progress nor summary")
+    add_number(parser, "--workers", least=0, help=what)
     add_preset(parser)
     parser.set_defaults(run=_run)
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from RegCore.cli.arguments import FILE, one_of, whole_number
+from RegCore.cli.arguments import add_choice, add_file, add_number
 from RegCore.space.geometry import InputError
 
 STYLES = ("blend", "checkerboard")
@@ -22,21 +22,16 @@ def add_vis(commands) -> None:
 
 def fill_vis(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command to a parser."""
-    mode = one_of("mode", tuple(MODES))
-    parser.add_argument(
-        "--mode", "-m", required=True, type=mode, metavar="0|1|2|3", help="what to make, see above"
-    )
-    files = {"nargs": "+", "metavar": "FILE"}
-    what = "images, as words or as a list with commas"
-    parser.add_argument("--image-paths", "-i", required=True, help=what, **files)
+    add_choice(parser, "--mode", "-m", choices=tuple(MODES), required=True, help="what to make, see above")
+    what = "images, one after the other or as a list with commas"
+    parser.add_argument("--image-paths", "-i", required=True, nargs="+", metavar="FILE", help=what)
     parser.add_argument(
         "--save-path", "-s", default="", metavar="DIR", help="folder to write to (default: here)"
     )
-    number = {"type": whole_number(1), "metavar": "N"}
-    parser.add_argument("--interval", default=50, help="milliseconds from picture to picture (50)", **number)
-    parser.add_argument("--ddf-path", help="mode 1: displacement field in voxels, (I, J, K, 3)", **FILE)
-    parser.add_argument("--transform", help="mode 1: a transform in space instead", **FILE)
-    parser.add_argument("--num-interval", default=100, help="mode 1: number of pictures (100)", **number)
+    add_number(parser, "--interval", default=50, help="milliseconds from picture to picture (50)")
+    add_file(parser, "--ddf-path", help="mode 1: displacement field in voxels, (I, J, K, 3)")
+    add_file(parser, "--transform", help="mode 1: a transform in space instead")
+    add_number(parser, "--num-interval", default=100, help="mode 1: number of pictures (100)")
     what = "modes 1 and 2: slices, as 10,20,30 (default: the middle one)"
     parser.add_argument("--slice-inds", type=_numbers, metavar="LIST", help=what)
     what = "modes 2 and 3: name of the file (visualisation.png, visualisation.gif)"
@@ -45,12 +40,11 @@ def fill_vis(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--col-titles", metavar="LIST", help=what)
     what = "mode 3: rows and columns (2,2)"
     parser.add_argument("--size", default="2,2", type=_numbers, metavar="ROWS,COLUMNS", help=what)
-    parser.add_argument(
-        "--labels", default=[], help="segmentations to outline, for all or each image", **files
-    )
-    parser.add_argument("--overlay", default=[], help="second images to show over all or each image", **files)
-    style = {"type": one_of("style", STYLES), "default": STYLES[0], "metavar": "STYLE"}
-    parser.add_argument("--overlay-style", help=f"how: {' or '.join(STYLES)}", **style)
+    what = "segmentations to outline, one for all images or one for each"
+    parser.add_argument("--labels", default=[], nargs="+", metavar="FILE", help=what)
+    what = "second images to show over the others, one for all or one for each"
+    parser.add_argument("--overlay", default=[], nargs="+", metavar="FILE", help=what)
+    add_choice(parser, "--overlay-style", choices=STYLES, default=STYLES[0], help="how to show them")
     parser.add_argument("--zoom", type=float, default=1.0, metavar="FACTOR", help="size of what is made (1)")
     what = "show slices with rows along i and columns along j, as DeepReg does; else as doctors see them"
     parser.add_argument("--deepreg", action="store_true", help=what)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from RegCore.cli.arguments import FILE
+from RegCore.cli.arguments import add_file
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.volume import Volume
 
@@ -29,13 +29,13 @@ ABOUT = (
 
 def fill_warp(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command to a parser."""
-    parser.add_argument("--image", "-i", required=True, help="image to warp, 3-D or with channels", **FILE)
+    add_file(parser, "--image", "-i", required=True, help="image to warp, 3-D or with channels")
     by = parser.add_mutually_exclusive_group(required=True)
-    by.add_argument("--ddf", "-d", help="displacement field in voxels, (I, J, K, 3)", **FILE)
-    by.add_argument("--transform", help="transform in space, e.g. transform.h5 of a registration", **FILE)
+    add_file(by, "--ddf", "-d", help="displacement field in voxels, (I, J, K, 3)")
+    add_file(by, "--transform", help="transform in space, e.g. transform.h5 of a registration")
     what = f"file to write, by default {DEFAULT_NAME} here ({', '.join(ENDINGS)})"
     parser.add_argument("--out", "-o", default="", metavar="FILE", help=what)
-    parser.add_argument("--reference", help="image whose grid the result is on", **FILE)
+    add_file(parser, "--reference", help="image whose grid the result is on")
     parser.add_argument("--labels", action="store_true", help="the image is a segmentation: keep its values")
     what = "blank what DeepReg blanks: index 0 of each axis and all that comes from outside the image"
     parser.add_argument("--deepreg", action="store_true", help=what)

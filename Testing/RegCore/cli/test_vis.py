@@ -191,7 +191,7 @@ BAD = {
     "q.png can't be written": "-m 3 -i im0.nii.gz --size 1,1 --fname q.png",
     "seg.nii.gz: an image of 1 channel": "-m 2 -i seg.nii.gz",
     "do not overlap in space": "-m 2 -i im0.nii.gz --overlay far.nii.gz",
-    "the style is 'glow'": "-m 2 -i im0.nii.gz --overlay-style glow",
+    "the overlay-style is 'glow'": "-m 2 -i im0.nii.gz --overlay-style glow",
     "from 0.1 to 10": "-m 2 -i im0.nii.gz --zoom 0",
     "at least 1 was expected": "-m 0 -i im0.nii.gz --interval 0",
 }
