@@ -266,7 +266,7 @@ def _as_kind(found: RawImage | Transform, kind: str | None) -> Volume | Transfor
     if kind == "image" and array.ndim > 3 or array.ndim > 4:
         frames = int(np.prod(array.shape[3:]))
         raise InputError(f"one 3-D image was expected, but the file holds {frames} frames {array.shape}")
-    array = _whole_numbers(array) if kind == "labels" else array
+    array = _whole_numbers(array, found.rounding) if kind == "labels" else array
     return Volume(array, _grid(array.shape, found.affine), kind)
 
 
@@ -277,25 +277,41 @@ def _field(found: RawImage) -> DisplacementField:
     if found.vectors is None or found.array.ndim != 4 or found.array.shape[3] != 3:
         raise InputError(f"a transform was expected, but the file holds voxels of shape {found.array.shape}")
     mm = found.array.astype(np.float32, order="C")
-    if found.vectors == "LPS":
-        mm[..., :2] *= -1
+    mm *= np.array(found.vectors, np.float32)
     return DisplacementField(_grid(mm.shape, found.affine), mm)
 
 
-def _whole_numbers(array: np.ndarray) -> np.ndarray:
-    """Label values as integers; raises InputError where they are none, or where channels are not binary."""
-    if array.ndim == 4:
-        if not all(bool(((plane == 0) | (plane == 1)).all()) for plane in slabs(array)):
-            raise InputError("a 4-D label map must hold 0 and 1 only, one channel per structure")
-        return array.astype(np.uint8, copy=False)
-    if array.dtype.kind in "biu":
+def _whole_numbers(array: np.ndarray, rounding: float) -> np.ndarray:
+    """Label values as integers.
+
+    A value is whole if it is so to within what storing it may have changed: half a step of a scale factor
+    below 1 (a step of 1 and more can't be undone), or the last digits of a float.
+    """
+    if array.dtype.kind in "biu" and array.ndim == 3:
         return array
+    slack = rounding * 1.001 if 2 * rounding < 1 else 0.0
+    channels = array.ndim == 4
     for plane in slabs(array):
-        fraction = plane[~(plane == np.rint(plane)) | ~np.isfinite(plane)]
-        if fraction.size:
-            raise InputError(f"a label map must hold whole numbers, but it holds {fraction[0]:g}")
+        nearest = np.rint(plane)
+        with np.errstate(invalid="ignore"):
+            wrong = ~(np.abs(plane - nearest) <= slack + 1e-6 * np.maximum(1, np.abs(nearest)))
+        if channels and (wrong.any() or not ((nearest == 0) | (nearest == 1)).all()):
+            raise InputError("a 4-D label map must hold 0 and 1 only, one channel per structure")
+        if wrong.any():
+            value = plane[wrong][0]
+            raise InputError(f"a label map must hold whole numbers, but it holds {value:.9g}")
+    if channels:
+        return _rounded(array, np.uint8)
     low, high = array.min(), array.max()
     for dtype in (np.int16, np.int32, np.int64):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
-            return array.astype(dtype)
+            return _rounded(array, dtype)
     raise InputError(f"the labels must fit 64-bit integers, but they go from {low:g} to {high:g}")
+
+
+def _rounded(array: np.ndarray, dtype: type) -> np.ndarray:
+    """The nearest integers, slab by slab: no second copy of the volume."""
+    found = np.empty_like(array, dtype)
+    for target, plane in zip(slabs(found), slabs(array), strict=True):
+        target[...] = np.rint(plane)
+    return found

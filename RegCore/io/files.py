@@ -17,6 +17,7 @@ import numpy as np
 from RegCore.space.geometry import InputError
 
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS mm to LPS mm, and back
+RAS, LPS, LAS = (1.0, 1.0, 1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, 1.0)  # signs that take each to RAS
 DEFLATE_LIMIT = 1100  # deflate can't shrink data by more than about 1032:1
 BLOCK = 1 << 22  # bytes handled at a time
 
@@ -28,16 +29,18 @@ class RawImage:
     Args:
         array: (I, J, K) or more axes, channels after the three of space, as stored.
         affine: 4×4, voxel index to RAS mm.
-        vectors: "RAS" or "LPS" if three channels are a vector in these coordinates, else None.
+        vectors: if three channels are a vector, the signs that take its components to RAS, else None.
         declared: the file itself says that the vectors are displacements.
         kind: "image" or "labels" where the file says so.
+        rounding: how far storing in integers with a scale factor may have moved a value.
     """
 
     array: np.ndarray
     affine: np.ndarray
-    vectors: str | None = None
+    vectors: tuple[float, float, float] | None = None
     declared: bool = False
     kind: str | None = None
+    rounding: float = 0.0
 
 
 class GzipReader:

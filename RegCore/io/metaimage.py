@@ -6,6 +6,7 @@ import numpy as np
 
 from RegCore.io.files import (
     FLIP,
+    LPS,
     GzipReader,
     RawImage,
     atomic_write,
@@ -49,7 +50,7 @@ def read(path: Path) -> RawImage:
                 array = _voxels(second, beside, fields, shape, channels)
     affine = FLIP @ _affine(fields)
     declared = channels == 3 and fields.get("intent_code") == "1006"
-    return RawImage(array, affine, "LPS" if channels == 3 else None, declared)
+    return RawImage(array, affine, LPS if channels == 3 else None, declared)
 
 
 def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:

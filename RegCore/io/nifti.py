@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
-from io import BufferedReader, BytesIO
+import logging
+import math
+from io import SEEK_END, BufferedReader, BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,8 @@ import numpy as np
 from RegCore.io.files import (
     BLOCK,
     FLIP,
+    LPS,
+    RAS,
     GzipReader,
     RawImage,
     Stream,
@@ -31,27 +35,34 @@ from RegCore.space.volume import Volume
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
 
+log = logging.getLogger(__name__)
 LABELS, DISPLACEMENT, VECTOR = 1002, 1006, 1007  # intent codes
+SCANNER = 1  # the code of a form that leads to the scanner's coordinates
+ALIKE = 1e-4  # what ITK takes for rounding: of unit directions, and of an origin in mm
 MILLIMETRES = {1: 1000.0, 3: 0.001}  # unit codes metre and micrometre; the rest are millimetres
 
 
 def read(path: Path) -> RawImage:
     """The voxels and the place of a NIfTI file.
 
-    The sform holds if its code is above 0, else the qform, else the voxel sizes along L, P, S from the
-    origin (as for ITK and Slicer). Scaled voxels become float32. Vectors (5-D, (I, J, K, 1, 3)) of intent
-    1006 are displacements in RAS, of intent 1007 vectors in LPS, as ITK and ANTs write them.
+    It is placed where ITK and Slicer place it (see `_affine`). Scaled voxels become float32. Vectors
+    (5-D, (I, J, K, 1, 3)) of intent 1006 are displacements in RAS, of intent 1007 vectors in LPS, as ITK and
+    ANTs write them.
     """
     with open(path, "rb") as file:
         stream, header, shape, start = _begin(file, path.name.lower().endswith(".gz"))
         available = path.stat().st_size - (start if stream is file else 0)
         array = read_array(stream, shape, header.get_data_dtype(), available)
-    array = _scaled(array, float(header["scl_slope"]), float(header["scl_inter"]))
-    intent = int(header["intent_code"])
+    slope, offset = float(header["scl_slope"]), float(header["scl_inter"])
+    offset = offset if np.isfinite(offset) else 0.0
+    scaled = np.isfinite(slope) and slope != 0 and (slope, offset) != (1, 0)
+    array = _scaled(array, slope, offset) if scaled else array
+    intent, affine = int(header["intent_code"]), _place(path, header, shape)
     if len(shape) == 5 and shape[3:] == (1, 3) and intent in (DISPLACEMENT, VECTOR):
-        space = "RAS" if intent == DISPLACEMENT else "LPS"
-        return RawImage(array[:, :, :, 0], _affine(header), space, declared=True)
-    return RawImage(array, _affine(header), kind="labels" if intent == LABELS else None)
+        signs = RAS if intent == DISPLACEMENT else LPS
+        return RawImage(array[:, :, :, 0], affine, signs, declared=True)
+    kind = "labels" if intent == LABELS else None
+    return RawImage(array, affine, kind=kind, rounding=abs(slope) / 2 if scaled else 0.0)
 
 
 def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
@@ -67,7 +78,9 @@ def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
             check_length(count, path.stat().st_size - start)
         elif not ends_after(file, start + count):
             read(path)
-    return shape, _affine(header)
+    affine = _affine(header)
+    affine[:3] *= MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
+    return shape, affine
 
 
 def _begin(
@@ -80,10 +93,22 @@ def _begin(
     header, used = _read_header(stream, named_gz and not zipped)
     shape = _shape(header)
     _check_type(header)
-    skip = int(header["vox_offset"]) - used
-    if skip < 0 or skip > 1 << 28 or len(read_bytes(stream, skip)) < skip:
+    start = int(header["vox_offset"])
+    if 0 <= start <= used:  # some writers leave it 0: the voxels follow the header, or the 4 bytes behind it
+        count = byte_count(shape, header.get_data_dtype())
+        start = used if _ends_at(file, used + count, zipped) else used + 4
+    skip = start - used
+    if start < 0 or skip > 1 << 28 or len(read_bytes(stream, skip)) < skip:
         raise InputError(f"the header puts the voxels at byte {header['vox_offset']}, where none can be")
     return stream, header, shape, used + skip
+
+
+def _ends_at(file: BufferedReader, count: int, zipped: bool) -> bool:
+    """Whether the file, or what is compressed in it, is so many bytes long; the place in the file is kept."""
+    here = file.tell()
+    found = ends_after(file, count) if zipped else file.seek(0, SEEK_END) == count
+    file.seek(here)
+    return found
 
 
 def _read_header(stream: Stream, misnamed: bool) -> tuple[Nifti1Header, int]:
@@ -96,6 +121,7 @@ def _read_header(stream: Stream, misnamed: bool) -> tuple[Nifti1Header, int]:
     signature = block[344:348]
     if 540 in sizes:
         block += read_bytes(stream, 192)
+        check_length(540, len(block))
         kind, signature = Nifti2Header, block[4:8]
     elif 348 not in sizes:
         hint = " nor compressed" if misnamed else ""
@@ -109,7 +135,8 @@ def _shape(header: Nifti1Header) -> tuple[int, ...]:
     count = int(header["dim"][0])
     if not 1 <= count <= 7:
         raise InputError(f"the header is damaged: it speaks of {count} axes")
-    shape = tuple(int(n) for n in header["dim"][1 : count + 1])
+    axes = [int(n) for n in header["dim"][1 : count + 1]]
+    shape = tuple(axes[:3] + [max(1, n) for n in axes[3:]])  # 0 frames: 1, as for the NIfTI library
     if count < 3:
         raise InputError(f"a 3-D volume was expected, but this is {count}-D with shape {shape}")
     if min(shape) < 1:
@@ -132,28 +159,77 @@ def _type_name(dtype: np.dtype) -> str:
     return "colours" if dtype.names else "complex numbers" if dtype.kind == "c" else str(dtype)
 
 
-def _affine(header: Nifti1Header) -> np.ndarray:
-    from nibabel.spatialimages import HeaderDataError
-
-    if header["pixdim"][0] not in (-1, 1):
-        header["pixdim"][0] = 1  # the standard: anything but -1 counts as 1
-    if header["sform_code"] > 0:
-        affine = header.get_sform()
-    elif header["qform_code"] > 0:
-        try:
-            affine = header.get_qform()
-        except (HeaderDataError, ValueError) as error:
-            raise InputError(f"the qform of the header is damaged ({error})") from None
-    else:
-        affine = FLIP @ np.diag([*np.abs(header["pixdim"][1:4]).astype(np.float64), 1.0])
+def _place(path: Path, header: Nifti1Header, shape: tuple[int, ...]) -> np.ndarray:
+    """The affine, voxel index to RAS mm; warns where another program puts the voxels elsewhere."""
+    affine, grid = _affine(header), (shape[0], shape[1], shape[2])
+    sform = _sform(header)
+    if header["sform_code"] > 0 and abs(np.linalg.det(sform)) > 0 and np.isfinite(sform).all():
+        apart = Geometry(grid, affine).distance(Geometry(grid, sform))
+        if apart > 0.1 * np.linalg.norm(affine[:3, :3], axis=0).min():
+            log.warning(
+                "%s: it is placed where Slicer and ITK place it; its sform, which nibabel and FSL take, "
+                "lies up to %.3g mm elsewhere",
+                path,
+                apart,
+            )
+        elif not _orthogonal(Geometry(grid, affine)):
+            log.warning("%s: the grid is sheared, which Slicer and ITK refuse; the sform is taken", path)
+    if (header["pixdim"][1:4] < 0).any():
+        text = "%s: a voxel size is negative; its sign is ignored, as by nibabel, but Slicer mirrors the axis"
+        log.warning(text, path)
     affine[:3] *= MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
     return affine
 
 
+def _affine(header: Nifti1Header) -> np.ndarray:
+    """Voxel index to RAS in the header's unit of length, by the rule of ITK and Slicer.
+
+    The sform holds if it is orthogonal and either its code is 1 (scanner), or the qform has no code, or both
+    are alike; else the qform holds if it has a code; else the sform, sheared as it is. Sizes of voxels are
+    those of pixdim, but for a sheared sform. Without codes the axes run along L, P, S from the origin.
+    """
+    sizes = np.abs(header["pixdim"][1:4].astype(np.float64))
+    use_sform, use_qform = header["sform_code"] > 0, header["qform_code"] > 0
+    if not use_sform:
+        return _qform(header, sizes) if use_qform else FLIP @ np.diag([*sizes, 1.0])
+    sform = _sform(header)
+    lengths = np.linalg.norm(sform[:3, :3], axis=0)
+    directions = sform[:3, :3] / np.where(lengths > 0, lengths, 1.0)
+    orthogonal = bool((np.abs(directions @ directions.T - np.eye(3)) <= ALIKE).all())
+    if not orthogonal:
+        return _qform(header, sizes) if use_qform else sform
+    sform[:3, :3] = directions * np.where((sizes > 0) & np.isfinite(sizes), sizes, 1.0)
+    if header["sform_code"] == SCANNER or not use_qform:
+        return sform
+    qform = _qform(header, sizes)
+    scale = np.array([*sizes, 1.0])
+    return sform if (np.abs(sform - qform) <= ALIKE * scale).all() else qform
+
+
+def _sform(header: Nifti1Header) -> np.ndarray:
+    rows = [header[f"srow_{axis}"] for axis in "xyz"]
+    return np.array([*rows, [0, 0, 0, 1]], np.float64)
+
+
+def _qform(header: Nifti1Header, sizes: np.ndarray) -> np.ndarray:
+    """The qform's matrix; a quaternion that rounding made too long is shortened to 1."""
+    from nibabel.quaternions import quat2mat
+
+    vector = np.array([header[f"quatern_{part}"] for part in "bcd"], np.float64)
+    rest = 1 - vector @ vector
+    if not rest > -0.1:
+        length = math.sqrt(vector @ vector)
+        raise InputError(f"the qform of the header is damaged (its quaternion has the length {length:.3g})")
+    if rest < 1e-7:
+        vector, rest = vector / np.linalg.norm(vector), 0.0
+    affine = np.eye(4)
+    affine[:3, :3] = quat2mat([math.sqrt(rest), *vector]) * sizes
+    affine[:3, 2] *= -1 if header["pixdim"][0] < 0 else 1
+    affine[:3, 3] = [header[f"qoffset_{axis}"] for axis in "xyz"]
+    return affine
+
+
 def _scaled(array: np.ndarray, slope: float, offset: float) -> np.ndarray:
-    offset = offset if np.isfinite(offset) else 0.0
-    if not np.isfinite(slope) or slope == 0 or (slope == 1 and offset == 0):
-        return array
     if array.dtype != np.float64:
         array = array.astype(np.float32, copy=False)
     array *= array.dtype.type(slope)

@@ -9,6 +9,7 @@ import numpy as np
 
 from RegCore.io.files import (
     FLIP,
+    LPS,
     GzipReader,
     RawImage,
     atomic_write,
@@ -76,7 +77,7 @@ def read(path: Path) -> RawImage:
     vector = shape[channel] == 3 and (not kinds or kinds[channel] in VECTORS)
     if vector and _space(fields) is not FLIP:
         raise InputError("vectors are read in the space left-posterior-superior only")
-    return RawImage(array, affine, "LPS" if vector else None, declared=vector and bool(kinds))
+    return RawImage(array, affine, LPS if vector else None, declared=vector and bool(kinds))
 
 
 def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:

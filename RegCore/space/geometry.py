@@ -215,11 +215,12 @@ class Geometry:
 
     def is_close(self, other: "Geometry", tolerance_mm: float = 1e-3) -> bool:
         """Same shape, and no voxel centre further than `tolerance_mm` from its counterpart."""
-        if self.shape != other.shape:
-            return False
+        return self.shape == other.shape and self.distance(other) <= tolerance_mm
+
+    def distance(self, other: "Geometry") -> float:
+        """The largest distance, in mm, of a voxel centre from where the other affine puts that voxel."""
         corners = np.array(np.meshgrid(*((0, n - 1) for n in self.shape))).reshape(3, -1).T
-        distance = np.linalg.norm(self.to_world(corners) - other.to_world(corners), axis=1)
-        return bool(distance.max() <= tolerance_mm)
+        return float(np.linalg.norm(self.to_world(corners) - other.to_world(corners), axis=1).max())
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Geometry):
