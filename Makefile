@@ -14,12 +14,14 @@ MARKER := $(VENV)/set-up-in-progress
 TORCH := torch==2.13.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demos test lint docs bench soak screenshots clean
+.PHONY: help demo demos test test-fast mutate lint docs bench soak screenshots clean
 
 help:
 	@echo "make demo         register a phantom pair and show what came of it (demo-output/)"
 	@echo "make demos        train every demo of Docs/demos for a minute or two (or DEMO=name), write its figures"
 	@echo "make test         run every test, headless"
+	@echo "make test-fast    run those that take little time: two minutes of one processor"
+	@echo "make mutate       change one thing at a time in a room (ROOM=space), tell what no test notices"
 	@echo "make lint         check the style with ruff and the types with mypy"
 	@echo "make docs         build the documentation site (site/), strictly: a broken link is an error"
 	@echo "make bench        measure models that learn, SLIC-Reg and every real case; write their tables into Docs"
@@ -35,6 +37,12 @@ demos: $(TESTING)
 
 test: $(TESTING)
 	QT_QPA_PLATFORM=offscreen $(PY) -m pytest Testing
+
+test-fast: $(TESTING)
+	OMP_NUM_THREADS=1 QT_QPA_PLATFORM=offscreen $(PY) -m pytest Testing -m "not slow"
+
+mutate: $(TESTING)
+	QT_QPA_PLATFORM=offscreen $(PY) Testing/mutate.py $(or $(ROOM),space)
 
 lint: $(TESTING)
 	$(PY) -m ruff check .

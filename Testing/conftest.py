@@ -1,4 +1,4 @@
-"""Fixtures for all tests: `host`, the stand-in for the Slicer application, for the tests that need it."""
+"""For all tests: `host`, the stand-in for the Slicer application, and which of them are slow."""
 
 import os
 import sys
@@ -16,6 +16,28 @@ if TESTING not in sys.path:
 
 def pytest_addoption(parser):
     parser.addoption("--all-merges", action="store_true", help="every merge of DeepReg's configurations")
+    parser.addoption("--processor-times", metavar="FILE", help="write the processor seconds of each test")
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests of slow_tests.txt; `make test-fast` leaves them out."""
+    lines = (Path(TESTING) / "slow_tests.txt").read_text(encoding="utf-8").splitlines()
+    slow = {line for line in lines if not line.startswith("#")}
+    for item in items:
+        if item.nodeid.partition("[")[0] in slow:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    """Measure a test with what is set up for it first, and with the processes it waits for."""
+    begun = sum(os.times()[:4])
+    result = yield
+    path = item.config.getoption("--processor-times")
+    if path:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"{sum(os.times()[:4]) - begun:.2f}\t{item.nodeid}\n")
+    return result
 
 
 @pytest.fixture(scope="session")

@@ -169,14 +169,14 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def tests_of(tree: Path, path: str) -> list[str]:
-    """The tests that import a module, then the others of its room."""
+def tests_of(tree: Path, path: str, everywhere: bool = True) -> list[str]:
+    """The tests that import a module, `everywhere` or in its room, then the others of its room."""
     module, room = path.removesuffix(".py").removesuffix("/__init__").replace("/", "."), path.split("/")[1]
     files = [
         file for file in (tree / "Testing").rglob("test_*.py") if "Slicer" not in str(file.relative_to(tree))
     ]
-    near = [file for file in files if module in imported(file)]
     mine = [file for file in files if file.is_relative_to(tree / "Testing" / "RegCore" / room)]
+    near = [file for file in (files if everywhere else mine) if module in imported(file)]
     stem = Path(path).stem
     near.sort(key=lambda file: (stem not in file.stem, file not in mine, str(file)))
     ordered = dict.fromkeys([*near, *sorted(mine)])
@@ -232,8 +232,8 @@ class Judge:
     A test that fails without any change as well tells nothing: it is found when it fails first, and left out.
     """
 
-    def __init__(self, tree: Path, limit: float, more: list[str]):
-        self.tree, self.limit, self.more = tree, limit, more
+    def __init__(self, tree: Path, limit: float, more: list[str], everywhere: bool = True):
+        self.tree, self.limit, self.more, self.everywhere = tree, limit, more, everywhere
         self.sound: set[str] = set()
         self.unsound: set[str] = set()
 
@@ -243,7 +243,8 @@ class Judge:
         original = file.read_text(encoding="utf-8")
         changed = text_with(original, mutant)
         while True:
-            tests = [test for test in tests_of(self.tree, mutant.path) if test not in self.unsound]
+            tests = tests_of(self.tree, mutant.path, self.everywhere)
+            tests = [test for test in tests if test not in self.unsound]
             without = [f"--deselect={test}" for test in self.unsound]
             file.write_text(changed, encoding="utf-8")
             try:
@@ -279,13 +280,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--number", type=int, default=15, help="how many changes (15)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice (0)")
     parser.add_argument("--limit", type=float, default=900, help="seconds for the tests of one change (900)")
+    parser.add_argument("--room-only", action="store_true", help="without the tests of other rooms")
     parser.add_argument("--fast", action="store_true", help="without the tests marked as slow")
     parser.add_argument("--only", default="", help="a part of the name of the files and functions to change")
     given = parser.parse_args(arguments)
     drawn = [m for m in chosen(given.room, given.number, given.seed) if given.only in m.key]
     survivors, more = [], ["-m", "not slow"] if given.fast else []
     with tempfile.TemporaryDirectory() as folder:
-        judge = Judge(copy_tree(Path(folder)), given.limit, more)
+        judge = Judge(copy_tree(Path(folder)), given.limit, more, not given.room_only)
         for mutant in drawn:
             begun = time.monotonic()
             by = judge(mutant)
