@@ -1,5 +1,6 @@
 """Robust rigid and affine alignment: many starts, block matching with trimmed least squares, refinement."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -8,12 +9,20 @@ import torch
 import torch.nn.functional as F
 
 from RegCore.progress import Progress, part_of, silent
+from RegCore.registration.affine_level import AffineLevel, make_affine_level
 from RegCore.registration.block_matching import FLAT, best_displacements, block_costs
+from RegCore.registration.fits import Fit, fit_affine, fit_rigid, sensible, trimmed_fit
 from RegCore.registration.minimise import minimise
-from RegCore.registration.pair import UNRELATED, FeatureImage, LabelEncoding, PairSide, make_feature_image
+from RegCore.registration.pair import (
+    UNRELATED,
+    GridTensor,
+    LabelEncoding,
+    PairSide,
+    Tick,
+)
 from RegCore.resampler import reference_grid, sample
-from RegCore.resampler.pyramid import foreground, working_geometry
-from RegCore.space.geometry import Geometry, InputError, apply_affine
+from RegCore.resampler.pyramid import foreground
+from RegCore.space.geometry import Geometry, apply_affine
 from RegCore.space.transforms import AffineTransform
 
 MARGIN = 0.98  # a start must cost less than this share of the given position's cost to be preferred to it
@@ -22,57 +31,21 @@ COARSE_VOXELS, FINE_VOXELS = 40**3, 80**3
 REFINEMENTS = 40  # iterations of the last stage
 
 
-@dataclass(frozen=True)
-class AffineLevel:
-    """One resolution of a pair: the fixed features on a grid, and the moving side to be resampled onto it."""
-
-    grid: Geometry
-    features: torch.Tensor  # (1, C, I, J, K)
-    weight: torch.Tensor  # (1, 1, I, J, K)
-    fixed: FeatureImage
-    moving: FeatureImage
-
-    def resampled(self, matrix: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features of the moving side on the grid, and where they are known."""
-        return self.moving.resampled(self.grid, matrix, 0.0)
-
-    def cost(self, matrix: np.ndarray) -> float:
-        """Mean feature distance over the fixed grid, unknown voxels counting as unrelated."""
-        features, known = self.resampled(matrix)
-        distance = (self.features - features).square_().sum(1, keepdim=True)
-        distance = distance * known + UNRELATED * (1 - known)
-        return float((distance * self.weight).sum() / self.weight.sum())
-
-
-def make_affine_level(
-    fixed: PairSide, moving: PairSide, voxels: int, encoding: LabelEncoding | None, device, tick=lambda: None
-) -> AffineLevel:
-    """The pair at a resolution of about so many fixed voxels; ``tick`` is called between the parts."""
-    grid = working_geometry(fixed.image.geometry, voxels)
-    tick()
-    fixed_image = make_feature_image(fixed, grid, np.eye(4), encoding, device)
-    tick()
-    features, weight = fixed_image.resampled(grid, np.eye(4), 0.0)
-    if float(weight.sum()) <= 0:
-        raise InputError("the fixed mask leaves no voxel of the fixed image to compare")
-    moving_image = make_feature_image(moving, grid, np.eye(4), encoding, device)
-    return AffineLevel(grid, features, weight, fixed_image, moving_image)
-
-
 # ---- starts ------------------------------------------------------------------------------------------------
 
 
-def _translation(shift) -> np.ndarray:
+def _translation(shift: np.ndarray) -> np.ndarray:
     matrix = np.eye(4)
     matrix[:3, 3] = shift
     return matrix
 
 
-def _moments(image: torch.Tensor, grid: Geometry) -> tuple[np.ndarray, np.ndarray]:
+def _moments(image: GridTensor) -> tuple[np.ndarray, np.ndarray]:
     """Centre of mass (mm) and principal axes (columns, by falling variance) of the foreground."""
-    points = grid.to_world(np.argwhere(foreground(image[0, 0].cpu().numpy())).astype(float))
+    inside = np.argwhere(foreground(image.values[0, 0].cpu().numpy()))
+    points = image.grid.to_world(inside.astype(float))
     if len(points) < 10:
-        return grid.centre, np.eye(3)
+        return image.grid.centre, np.eye(3)
     centre = points.mean(0)
     axes = np.linalg.eigh(np.cov((points - centre).T))[1][:, ::-1]
     return centre, axes
@@ -98,8 +71,8 @@ def stretched(fixed: Geometry, moving: Geometry) -> np.ndarray:
 
 def starts(level: AffineLevel, fixed: Geometry, moving: Geometry, rigid: bool) -> dict[str, np.ndarray]:
     """Named 4x4 matrices worth trying, fixed -> moving, RAS mm; none of them a reflection."""
-    centre_f, axes_f = _moments(level.fixed.image, level.fixed.grid)
-    centre_m, axes_m = _moments(level.moving.image, level.moving.grid)
+    centre_f, axes_f = _moments(level.fixed.image)
+    centre_m, axes_m = _moments(level.moving.image)
     found = {
         "header": np.eye(4),
         "grid centres": _translation(moving.centre - fixed.centre),
@@ -110,9 +83,11 @@ def starts(level: AffineLevel, fixed: Geometry, moving: Geometry, rigid: bool) -
         matrix[:3, :3] = rotation
         matrix[:3, 3] = centre_m - rotation @ centre_f
         found[f"principal axes {n + 1}"] = matrix
-    if level.fixed.labels is not None:
-        labelled = _moments(level.fixed.labels.abs().sum(1, keepdim=True), level.fixed.labels_grid)[0]
-        target = _moments(level.moving.labels.abs().sum(1, keepdim=True), level.moving.labels_grid)[0]
+    if level.fixed.labels is not None and level.moving.labels is not None:
+        labelled, target = (
+            _moments(GridTensor(side.values.abs().sum(1, keepdim=True), side.grid))[0]
+            for side in (level.fixed.labels, level.moving.labels)
+        )
         found["centres of the segmentations"] = _translation(target - labelled)
     if not rigid:
         matrix = stretched(fixed, moving)
@@ -121,53 +96,33 @@ def starts(level: AffineLevel, fixed: Geometry, moving: Geometry, rigid: bool) -
     return found
 
 
-# ---- fits --------------------------------------------------------------------------------------------------
-
-
-def fit_affine(points: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted least-squares 4x4 affine with targets = A points; points, targets ``(N, 3)`` mm."""
-    centre = np.average(points, axis=0, weights=weights)
-    x = np.c_[points - centre, np.ones(len(points))]
-    normal = np.einsum("n,ni,nj->ij", weights, x, x)  # einsum: small sums do not wake the threads of BLAS
-    solution = np.linalg.lstsq(normal, np.einsum("n,ni,nj->ij", weights, x, targets), rcond=None)[0]
-    matrix = np.eye(4)
-    matrix[:3, :3] = solution[:3].T
-    matrix[:3, 3] = solution[3] - matrix[:3, :3] @ centre
-    return matrix
-
-
-def fit_rigid(points: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted least-squares rotation and translation (Kabsch, Acta Cryst. A 1976), never a reflection."""
-    centre_p = np.average(points, axis=0, weights=weights)
-    centre_t = np.average(targets, axis=0, weights=weights)
-    u, _, vt = np.linalg.svd(np.einsum("n,ni,nj->ij", weights, points - centre_p, targets - centre_t))
-    rotation = vt.T @ np.diag([1, 1, np.sign(np.linalg.det(vt.T @ u.T))]) @ u.T
-    matrix = np.eye(4)
-    matrix[:3, :3] = rotation
-    matrix[:3, 3] = centre_t - rotation @ centre_p
-    return matrix
-
-
-def trimmed_fit(points, targets, weights, fit, *, keep: float = 0.5, iterations: int = 10) -> np.ndarray:
-    """Least trimmed squares (Rousseeuw, JASA 1984): fit, keep the best share of residuals, fit again."""
-    matrix = fit(points, targets, weights)
-    for _ in range(iterations):
-        residual = np.linalg.norm(apply_affine(matrix, points) - targets, axis=1)
-        chosen = residual <= np.quantile(residual, keep)
-        matrix = fit(points[chosen], targets[chosen], weights[chosen])
-    return matrix
-
-
-def sensible(matrix: np.ndarray) -> bool:
-    """No reflection, and no axis stretched or shrunk more than threefold."""
-    sizes = np.linalg.svd(matrix[:3, :3], compute_uv=False)
-    return bool(np.linalg.det(matrix[:3, :3]) > 0 and sizes.max() < 3 and sizes.min() > 1 / 3)
+# ---- block matching ----------------------------------------------------------------------------------------
 
 
 def match_blocks(
-    level: AffineLevel, matrix: np.ndarray, fit, *, radius: int, block: int, pool: int, tick=lambda: None
+    level: AffineLevel,
+    matrix: np.ndarray,
+    fit: Fit,
+    *,
+    radius: int,
+    block: int,
+    pool: int,
+    tick: Tick = lambda: None,
 ) -> np.ndarray:
-    """One round of block matching (Ourselin et al., IVC 2001) on MIND: the refitted matrix."""
+    """One round of block matching (Ourselin et al., IVC 2001) on MIND-SSC.
+
+    Args:
+        level: the pair.
+        matrix: 4x4, fixed -> moving, RAS mm: where the search begins.
+        fit: `fit_affine` or `fit_rigid`.
+        radius: of the search, in pooled voxels.
+        block: side of a block in pooled voxels.
+        pool: voxels along each axis that are averaged before.
+        tick: called at each displacement that is tried.
+
+    Returns:
+        The refitted matrix; ``matrix`` itself where too few blocks tell where they belong.
+    """
     moving, inside = level.resampled(matrix)
     fixed = level.features
     weight = level.weight
@@ -181,13 +136,13 @@ def match_blocks(
     contrast = contrast * F.avg_pool3d(weight, block, block).reshape(-1)
     blocks = reference_grid(costs.shape[1:], dtype=torch.float64)[0].reshape(3, -1).T.numpy()
     at = (blocks * block + (block - 1) / 2) * pool + (pool - 1) / 2
-    contrast, shift = contrast.cpu().numpy(), shift.cpu().numpy().astype(float) * pool
-    chosen = contrast > max(np.quantile(contrast, 0.4), FLAT)
+    weights, shifts = contrast.cpu().numpy(), shift.cpu().numpy().astype(float) * pool
+    chosen = weights > max(np.quantile(weights, 0.4), FLAT)
     if chosen.sum() < 12:
         return matrix
     points = level.grid.to_world(at[chosen])
-    targets = apply_affine(matrix, level.grid.to_world(at[chosen] + shift[chosen]))
-    return trimmed_fit(points, targets, contrast[chosen].astype(float), fit)
+    targets = apply_affine(matrix, level.grid.to_world(at[chosen] + shifts[chosen]))
+    return trimmed_fit(points, targets, weights[chosen].astype(float), fit)
 
 
 # ---- refinement --------------------------------------------------------------------------------------------
@@ -209,12 +164,29 @@ def _small(parameters: torch.Tensor, rigid: bool) -> torch.Tensor:
 
 
 def refine(
-    level: AffineLevel, matrix: np.ndarray, rigid: bool, *, iterations: int, rate: float, tell
+    level: AffineLevel,
+    matrix: np.ndarray,
+    rigid: bool,
+    *,
+    iterations: int,
+    rate: float,
+    tell: Callable[[int, float], None],
 ) -> np.ndarray:
     """Adam on the 6 or 12 parameters about the centre, on the distance of pooled features.
 
     The moving features are those of the image resampled through ``matrix``; only the small remainder is
-    searched for. Returns ``matrix`` times that remainder.
+    searched for.
+
+    Args:
+        level: the pair.
+        matrix: 4x4, fixed -> moving, RAS mm.
+        rigid: rotation and translation only.
+        iterations: number of steps.
+        rate: Adam's step, in radians and in a quarter of the diagonal of the grid.
+        tell: called after each step with its number and the loss.
+
+    Returns:
+        ``matrix`` times the remainder that had the lowest loss.
     """
     grid, device = level.grid, level.features.device
     factors = [2 if n > 1 else 1 for n in grid.shape]
@@ -263,10 +235,18 @@ class Candidate:
         return Candidate(self.start, matrix, cost) if cost < self.cost else self
 
 
-def choose_start(level: AffineLevel, matrices: dict[str, np.ndarray], fit, tell) -> Candidate:
+def choose_start(
+    level: AffineLevel, matrices: dict[str, np.ndarray], fit: Fit, tell: Callable[[float, float], None]
+) -> Candidate:
     """Improve the cheapest starts by block matching and take the best, the given position by preference.
 
     All get a wide search on features of half the resolution; the best one then gets two narrower ones.
+
+    Args:
+        level: the pair.
+        matrices: named starts, see `starts`; the first one is the given position.
+        fit: `fit_affine` or `fit_rigid`.
+        tell: called with the fraction of the work and the cost.
     """
     given = next(iter(matrices))
     ranked = [Candidate(name, matrix, level.cost(matrix)) for name, matrix in matrices.items()]
@@ -359,10 +339,26 @@ def align_simply(
 ) -> AffineTransform:
     """Where a deformation should begin: a rigid transform, unless an affine one explains clearly more.
 
-    Arguments as of `align`. On small crops twelve parameters fit what the deformation should.
+    On small crops twelve parameters fit what the deformation should.
+
+    Args:
+        fixed: image, and segmentation and mask if there are any.
+        moving: the same of the moving volume, on any grid.
+        initial: the only start, in place of the list of `starts`.
+        encoding: of the structures that both segmentations hold.
+        device: torch device.
+        progress: told of stage, iteration and loss.
+
+    Returns:
+        x_moving = T(x_fixed), RAS mm, as of `align`.
     """
-    common = {"initial": initial, "encoding": encoding, "device": device}
-    affine = align(fixed, moving, progress=part_of(progress, 0.0, 0.5), **common)
-    rigid = align(fixed, moving, rigid=True, progress=part_of(progress, 0.5, 1.0), **common)
+
+    def found(rigid: bool, part: Progress) -> AffineTransform:
+        return align(
+            fixed, moving, rigid=rigid, initial=initial, encoding=encoding, device=device, progress=part
+        )
+
+    affine = found(False, part_of(progress, 0.0, 0.5))
+    rigid = found(True, part_of(progress, 0.5, 1.0))
     level = make_affine_level(fixed, moving, FINE_VOXELS, encoding, device)
     return affine if level.cost(affine.matrix) < WORTH * level.cost(rigid.matrix) else rigid

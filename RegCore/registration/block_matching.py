@@ -45,13 +45,10 @@ def block_costs(
     rows = []
     for offset in offsets(radius).tolist():
         tick()
-        window = (
-            ...,
-            *(slice(radius + o, radius + o + n) for o, n in zip(offset, fixed.shape[2:], strict=True)),
-        )
-        cost = (fixed - moving[window]).square_().sum(1, keepdim=True)
+        i, j, k = (slice(radius + o, radius + o + n) for o, n in zip(offset, fixed.shape[2:], strict=True))
+        cost = (fixed - moving[..., i, j, k]).square_().sum(1, keepdim=True)
         if valid is not None:
-            cost = (cost - outside).mul_(valid[window]).add_(outside)
+            cost = (cost - outside).mul_(valid[..., i, j, k]).add_(outside)
         rows.append(F.avg_pool3d(cost, block, block)[0, 0] if block > 1 else cost[0, 0])
     return torch.stack(rows)
 

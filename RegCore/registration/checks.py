@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from RegCore.registration.pair import PairSide
 from RegCore.space.geometry import Geometry, InputError
@@ -14,10 +15,21 @@ from RegCore.space.volume import Volume, check_image, check_labels, common_label
 WANTED = {float: "a number", int: "a whole number", str: "a word", dict: "a loss", bool: "true or false"}
 
 
-def check_types(images: tuple, labels: tuple, masks: tuple, initial, settings, seed) -> None:
-    """Everything of the type it should have, before anything is asked of it; InputError otherwise.
+def check_types(
+    images: tuple, labels: tuple, masks: tuple, initial: object, settings: object, seed: object
+) -> None:
+    """Whether everything has the type it should have, before anything is asked of it.
 
-    images, labels, masks: two each, of the fixed and of the moving side; only the images must be there.
+    Args:
+        images: two, of the fixed and of the moving side.
+        labels: segmentations, alike; None where there is none.
+        masks: alike.
+        initial: a transform, a word or None.
+        settings: of the method, or None.
+        seed: of the random numbers.
+
+    Raises:
+        InputError: something of another type.
     """
     for what, pair in (("volume", images), ("segmentation", labels), ("mask", masks)):
         for side, given in zip(("fixed", "moving"), pair, strict=True):
@@ -33,21 +45,32 @@ def check_types(images: tuple, labels: tuple, masks: tuple, initial, settings, s
         raise InputError(f"the seed is {seed!r}, expected a whole number of at least 0")
 
 
-def _a(thing) -> str:
+def _a(thing: object) -> str:
     return "None" if thing is None else f"of type {type(thing).__name__}"
 
 
-def check_method(method: str, known: Iterable[str]) -> None:
-    """Raise InputError for an unknown method; the sentence proposes the nearest name."""
+def check_method(method: object, known: Iterable[str]) -> str:
+    """The name of a method. Raises InputError for an unknown one; the sentence proposes the nearest name."""
     if not isinstance(method, str) or method not in known:
         hint = nearest(method, known)
         raise InputError(f"unknown method {method!r}; it is one of {', '.join(known)}{hint}")
+    return method
 
 
-def take_settings(given: dict, kinds: dict, method: str) -> dict:
-    """The settings of a method, each of the right kind. Raises InputError that names a wrong one.
+def take_settings(given: Mapping, kinds: Mapping[str, type], method: str) -> dict:
+    """The settings of a method, each of the right type.
 
-    A loss may be given by its name alone; a whole number will do where a number is expected.
+    Args:
+        given: names and values. A loss may be given by its name alone; a whole number will do where a number
+            is expected.
+        kinds: the type of each setting that the method has.
+        method: its name, for messages.
+
+    Returns:
+        What was given, with these two conversions.
+
+    Raises:
+        InputError: an unknown name, with the nearest one, or a value of another type.
     """
     taken = {}
     for name, value in given.items():
@@ -73,7 +96,7 @@ def check_not_negative(name: str, value: float) -> None:
 
 
 def check_pair(fixed: PairSide, moving: PairSide) -> None:
-    """Every volume fit for its role; InputError otherwise."""
+    """Raise InputError unless every volume is fit for its role, by itself and with the others."""
     for name, side in (("fixed", fixed), ("moving", moving)):
         check_image(side.image, f"the {name} volume")
         if side.labels is not None:
@@ -81,7 +104,7 @@ def check_pair(fixed: PairSide, moving: PairSide) -> None:
     if (fixed.labels is None) != (moving.labels is None):
         have, lack = ("fixed", "moving") if moving.labels is None else ("moving", "fixed")
         raise InputError(f"a {have} segmentation was given without a {lack} one; give both or none")
-    if fixed.labels is not None:
+    if fixed.labels is not None and moving.labels is not None:
         common_labels(fixed.labels, moving.labels, "the fixed segmentation", "the moving segmentation")
     for name, side in (("fixed", fixed), ("moving", moving)):
         _check_place(side.labels, side.image, f"the {name} segmentation", f"the {name} volume")
@@ -100,7 +123,16 @@ def _check_place(part: Volume | None, image: Volume, name: str, image_name: str)
 
 
 def check_start(fixed: Geometry, moving: Geometry, initial: Transform | str | None) -> Transform | None:
-    """The transform to start from. Raises InputError if the images do not meet there."""
+    """The transform to start from.
+
+    Args:
+        fixed: the grid of the fixed image.
+        moving: the grid of the moving image.
+        initial: fixed -> moving, RAS mm; the word ``centres`` for grid centre on grid centre; or None.
+
+    Raises:
+        InputError: the images do not overlap in space, or not through the transform; another word.
+    """
     if isinstance(initial, str):
         if initial != "centres":
             raise InputError(f"the initial transform is {initial!r}; as a word only 'centres' is known")
@@ -119,23 +151,23 @@ def check_start(fixed: Geometry, moving: Geometry, initial: Transform | str | No
 
 
 def as_mask(mask: Volume | None) -> Volume | None:
+    """A mask as a label map of 0 and 1, ``(I, J, K)``: 1 where any of its channels is not 0."""
     if mask is None:
         return None
     array = mask.array if mask.array.ndim == 3 else mask.array.any(-1)
     return Volume((array != 0).astype(np.uint8), mask.geometry, "labels")
 
 
-def check_landmarks(landmarks) -> np.ndarray | None:
+def check_landmarks(landmarks: ArrayLike | None) -> np.ndarray | None:
+    """Landmarks as ``(N, 6)`` RAS mm, fixed and moving place of each. Raises InputError for anything else."""
     if landmarks is None:
         return None
     try:
-        landmarks = np.asarray(landmarks, float)
+        array = np.asarray(landmarks, float)
     except (TypeError, ValueError) as error:
         raise InputError(f"landmarks are rows of 6 numbers, not {_a(landmarks)} ({error})") from error
-    if landmarks.ndim != 2 or landmarks.shape[1] != 6 or not len(landmarks):
-        raise InputError(
-            f"landmarks are rows of 6 numbers (fixed x y z, moving x y z), not {landmarks.shape}"
-        )
-    if not np.isfinite(landmarks).all():
+    if array.ndim != 2 or array.shape[1] != 6 or not len(array):
+        raise InputError(f"landmarks are rows of 6 numbers (fixed x y z, moving x y z), not {array.shape}")
+    if not np.isfinite(array).all():
         raise InputError("landmarks must be finite numbers, but some are NaN or infinite")
-    return landmarks
+    return array

@@ -1,6 +1,6 @@
 """The two classical registrations of the DeepReg manual: descent on an affine map and on a free field."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -12,6 +12,7 @@ from RegCore.progress import Progress, silent
 from RegCore.registration.minimise import minimise
 from RegCore.registration.optimisers import make_optimiser
 from RegCore.resampler import reference_grid, resize3d, sample, warp_image_ddf
+from RegCore.resampler.grids import Device
 from RegCore.resampler.pyramid import (
     as_tensor,
     downsample,
@@ -72,7 +73,7 @@ def _descend(
     return found, torch.tensor(history)
 
 
-def affine_coordinates_of(theta: torch.Tensor, shape) -> torch.Tensor:
+def affine_coordinates_of(theta: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Moving indices ``(B, 3, *shape)`` = [i j k 1] @ theta of the voxels of a grid; theta ``(B, 4, 3)``."""
     grid = reference_grid(shape, dtype=theta.dtype, device=theta.device).flatten(2)
     points = theta[:, :3].transpose(1, 2) @ grid + theta[:, 3, :, None]
@@ -118,7 +119,7 @@ def classical_affine(
         initial_theta = torch.eye(4, 3).expand(fixed.shape[0], -1, -1)
     theta = initial_theta.detach().to(fixed, copy=True)
 
-    def objective():
+    def objective() -> tuple[torch.Tensor, ...]:
         at = affine_coordinates_of(theta, fixed.shape[2:])
         return (loss(fixed, sample(moving, at, border=border)),)
 
@@ -173,7 +174,7 @@ def classical_nonrigid(
         initial_ddf = NOISE * torch.randn(fixed.shape[0], 3, *fixed.shape[2:], generator=generator)
     ddf = initial_ddf.detach().to(fixed, copy=True)
 
-    def objective():
+    def objective() -> tuple[torch.Tensor, ...]:
         image = compare(fixed, warp_image_ddf(moving, ddf, border=border))
         deformation = regularise(ddf)
         return image + weight_deform_loss * deformation, image, deformation
@@ -203,7 +204,7 @@ class _Pair:
     moving_grid: Geometry
 
 
-def _on_grid(volume: Volume, grid: Geometry, device) -> torch.Tensor:
+def _on_grid(volume: Volume, grid: Geometry, device: Device) -> torch.Tensor:
     """The image on a grid over the same corner voxels, smoothed if that is downsample, scaled to [0, 1]."""
     geometry = volume.geometry
     image = as_tensor(Volume(rescale_percentiles(volume.array), geometry), device=device)
@@ -214,7 +215,7 @@ def _on_grid(volume: Volume, grid: Geometry, device) -> torch.Tensor:
     return (image - low) / (high - low)
 
 
-def _pair(fixed: Volume, moving: Volume, working_size: int, device) -> _Pair:
+def _pair(fixed: Volume, moving: Volume, working_size: int, device: Device) -> _Pair:
     """Both images at the working size; the moving one is stretched onto the shape of the fixed one.
 
     Corner voxels keep their places: index m of a moving axis of M voxels stands at m (F - 1) / (M - 1) of F.
@@ -275,7 +276,7 @@ def register_classical_affine(
     border: str = "edge",
     working_size: int = WORKING_SIZE,
     initial: AffineTransform | None = None,
-    device: torch.device | str = "cpu",
+    device: Device = "cpu",
     progress: Progress = silent,
 ) -> AffineTransform:
     """`classical_affine` of two volumes scaled to [0, 1], the moving one stretched onto the fixed shape.
@@ -324,7 +325,7 @@ def register_classical_nonrigid(
     border: str = "edge",
     working_size: int = WORKING_SIZE,
     initial: Transform | None = None,
-    device: torch.device | str = "cpu",
+    device: Device = "cpu",
     seed: int = 0,
     progress: Progress = silent,
 ) -> DisplacementField:

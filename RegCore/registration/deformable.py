@@ -14,18 +14,21 @@ from RegCore.registration.pair import (
     LABEL_WEIGHT,
     LabelEncoding,
     PairSide,
+    Tick,
     local_agreement,
     make_feature_image,
 )
 from RegCore.resampler import (
-    affine_coordinates,
     box_mean,
     field_of,
+    folding_fraction,
     index_map,
     inverted,
     reference_grid,
+    resample_ddf,
     sample,
 )
+from RegCore.resampler.grids import Device
 from RegCore.resampler.pyramid import padded, working_geometry
 from RegCore.space.geometry import Geometry, InputError, apply_affine
 from RegCore.space.transforms import AffineTransform, DisplacementField
@@ -59,7 +62,7 @@ class Settings:
     symmetric: bool = True
     """Register in both directions and take the mean; takes twice the time."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("working_voxels", "levels", "iterations"):
             if getattr(self, name) < 1:
                 raise InputError(f"setting {name} is {getattr(self, name)}, expected at least 1")
@@ -111,24 +114,32 @@ def _pool(x: torch.Tensor, size: int) -> torch.Tensor:
     return x if size == 1 else F.avg_pool3d(x, size, size, ceil_mode=True, count_include_pad=False)
 
 
-def _landmarks(landmarks, matrix, grid: Geometry, stride: int, device):
+def _landmarks(
+    task: DeformableTask, grid: Geometry, stride: int
+) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
     """Landmark pairs as places and displacements on the parameter grid."""
-    if landmarks is None:
+    if task.landmarks is None:
         return None, None
-    start = grid.to_index(landmarks[:, :3])
-    stop = grid.to_index(apply_affine(np.linalg.inv(matrix), landmarks[:, 3:]))
-    places, shifts = (start - (stride - 1) / 2) / stride, (stop - start) / stride
-    return tuple(
-        torch.from_numpy(x.T.copy()).float().view(1, 3, -1, 1, 1).to(device) for x in (places, shifts)
-    )
+    start = grid.to_index(task.landmarks[:, :3])
+    stop = grid.to_index(apply_affine(np.linalg.inv(task.linear.matrix), task.landmarks[:, 3:]))
+
+    def tensor(x: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(x.T.copy()).float().view(1, 3, -1, 1, 1).to(task.device)
+
+    return tensor((start - (stride - 1) / 2) / stride), tensor((stop - start) / stride)
 
 
 def make_deformable_level(
-    task: DeformableTask, grid: Geometry, contrast: float, *, finest: bool = True, tick=lambda: None
+    task: DeformableTask, grid: Geometry, contrast: float, *, finest: bool = True, tick: Tick = lambda: None
 ) -> DeformableLevel:
     """The pair on a working grid, the moving side resampled through the linear transform.
 
-    ``tick`` is called between the parts; what it raises ends the work.
+    Args:
+        task: the pair.
+        grid: the working grid.
+        contrast: weight of the local contrasts; 0 leaves them out.
+        finest: whether no finer grid will follow; others have parameters on every second voxel sooner.
+        tick: called between the parts; what it raises ends the work.
     """
     stride = 1 if grid.voxels <= (DENSE_VOXELS if finest else DENSE_VOXELS // 4) else 2
     margin, matrix = 4 * stride, task.linear.matrix
@@ -141,7 +152,7 @@ def make_deformable_level(
     tick()
     moving = torch.cat(moving_image.resampled(padded(grid, margin), matrix, contrast), 1)
     tick()
-    points, targets = _landmarks(task.landmarks, matrix, grid, stride, task.device)
+    points, targets = _landmarks(task, grid, stride)
     return DeformableLevel(
         grid,
         margin,
@@ -164,13 +175,6 @@ def _spread(level: DeformableLevel, u: torch.Tensor) -> torch.Tensor:
 def _gathered(level: DeformableLevel, ddf: torch.Tensor) -> torch.Tensor:
     """The reverse of `_spread`: voxels -> strides, by means over blocks."""
     return _pool(ddf, level.stride) / level.stride
-
-
-def resample_ddf(ddf: torch.Tensor, old: Geometry, new: Geometry) -> torch.Tensor:
-    """A DDF ``(1, 3, I, J, K)`` in voxels of one grid, on another grid and in voxels of that."""
-    at = affine_coordinates(index_map(np.eye(4), new, old), new.shape, device=ddf.device)
-    matrix = torch.from_numpy(index_map(np.eye(4), old, new)[:3, :3]).float().to(ddf.device)
-    return torch.einsum("rc,bcijk->brijk", matrix, sample(ddf, at))
 
 
 def smooth(parameters: torch.Tensor) -> torch.Tensor:
@@ -207,7 +211,7 @@ class PairObjective:
         loss = loss + 3 * self.settings.smoothness * sum(
             u.diff(dim=d).square().mean() for d in (2, 3, 4) if u.shape[d] > 1
         )
-        if self.settings.landmark_weight > 0 and level.points is not None:
+        if self.settings.landmark_weight > 0 and level.points is not None and level.targets is not None:
             apart = (sample(u, level.points) - level.targets).square().sum(1).mean() * level.stride_mm**2
             loss = loss + self.settings.landmark_weight * apart
         return loss
@@ -215,8 +219,19 @@ class PairObjective:
 
 def descend(
     level: DeformableLevel, start: torch.Tensor, iterations: int, settings: Settings, progress: Progress
-):
-    """Adam on the parameters of one level, from displacements in strides; returns the best ones seen."""
+) -> torch.Tensor:
+    """Adam on the parameters of one level.
+
+    Args:
+        level: the pair on a working grid.
+        start: ``(1, 3, i, j, k)`` displacements in strides.
+        iterations: number of steps.
+        settings: rate, smoothness and the weight of the landmarks.
+        progress: told after each step.
+
+    Returns:
+        The displacements with the lowest objective that was seen, those of the start included.
+    """
     objective = PairObjective(level, settings)
     parameters = start.clone().requires_grad_(True)
     adam = torch.optim.Adam([parameters], lr=settings.rate, fused=True)
@@ -361,18 +376,6 @@ def deform(
     return DisplacementField(field.geometry, field.mm, linear)
 
 
-def folding_fraction(ddf: torch.Tensor) -> float:
-    """Share of voxels at which a DDF ``(1, 3, I, J, K)`` folds: det(I + forward differences) <= 0."""
-    if min(ddf.shape[2:]) < 2:
-        return 0.0
-    n = [size - 1 for size in ddf.shape[2:]]
-    columns = [ddf.diff(dim=d + 2)[0, :, : n[0], : n[1], : n[2]].clone() for d in range(3)]
-    for d, column in enumerate(columns):
-        column[d] += 1
-    a, b, c = columns
-    return float(((torch.linalg.cross(a, b, dim=0) * c).sum(0) <= 0).float().mean())
-
-
 def _same_modality(task: DeformableTask) -> bool:
     """Whether local contrasts agree well enough, at a coarse resolution, to be compared directly."""
     grid, matrix = working_geometry(task.fixed.image.geometry, 20_000), task.linear.matrix
@@ -381,7 +384,9 @@ def _same_modality(task: DeformableTask) -> bool:
     return local_agreement(fixed, moving, grid, matrix) >= SAME_MODALITY
 
 
-def _start(initial: DisplacementField | None, matrix: np.ndarray, grid: Geometry, device) -> torch.Tensor:
+def _start(
+    initial: DisplacementField | None, matrix: np.ndarray, grid: Geometry, device: Device
+) -> torch.Tensor:
     """The displacement to begin with, in voxels of the grid: zero, or what ``initial`` adds to the matrix."""
     if initial is None:
         return torch.zeros((1, 3, *grid.shape), device=device)

@@ -1,5 +1,6 @@
 """A trained network applied to one pair: what it says in voxels becomes a transform in space."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
 from RegCore.space.volume import Volume, reoriented
 
+LABELS_ONLY = "this model predicts labels, not a transform; it goes with a data set: regcore predict"
 
-def load_model(path, config=None, device: str = "auto") -> Model:
+
+def load_model(path: str | Path, config: str | Path | Mapping | None = None, device: str = "auto") -> Model:
     """The trained network of a file, set to predict.
 
     Args:
@@ -42,13 +45,13 @@ def load_model(path, config=None, device: str = "auto") -> Model:
         >>> model.fixed_size
         (9, 8, 7)
     """
-    path, device = Path(path).expanduser(), choose_device(device)
-    with_ending = path.with_name(path.name + ".pt")
-    path = with_ending if not path.is_file() and with_ending.is_file() else path
-    named_by_prefix = not path.is_file() or index_path(path).stem != path.name
-    if not named_by_prefix or not is_bundle(path):
-        return read_model(path, device)
-    model = import_checkpoint(path, config)
+    file, device = Path(path).expanduser(), choose_device(device)
+    with_ending = file.with_name(file.name + ".pt")
+    file = with_ending if not file.is_file() and with_ending.is_file() else file
+    named_by_prefix = not file.is_file() or index_path(file).stem != file.name
+    if not named_by_prefix or not is_bundle(file):
+        return read_model(file, device)
+    model = import_checkpoint(file, config)
     model.network.to(device)
     return model
 
@@ -67,7 +70,11 @@ def predict_batch(
 ) -> Prediction:
     """What a network says about a batch, computed where the network is and brought to the CPU.
 
-    fixed_image, moving_image, moving_label: ``(B, 1, …)`` as the loaders give them.
+    Args:
+        trained: the network.
+        fixed_image: ``(B, 1, I, J, K)`` as the loaders give it.
+        moving_image: ``(B, 1, i, j, k)``, alike.
+        moving_label: of the size of the moving image, for networks that take one.
     """
     given = (fixed_image, moving_image, moving_label)
     device = device_of(trained.network)
@@ -89,7 +96,8 @@ def transform_of(prediction: Prediction, number: int, fixed: Geometry, moving: G
         field on the network's fixed grid with one voxel more on each side, where the displacement in voxels
         is that of the border. So it reaches over the outer half of the border voxels, too.
 
-    Raises InputError if it is not finite.
+    Raises:
+        InputError: what the network gives is not finite, or no displacement.
     """
     if prediction.theta is not None:
         theta = prediction.theta[number].double().numpy()
@@ -97,6 +105,8 @@ def transform_of(prediction: Prediction, number: int, fixed: Geometry, moving: G
             raise InputError("the affine map that the network gives holds values that are NaN or infinite")
         index_map = np.vstack([theta.T, [0, 0, 0, 1]])
         return AffineTransform(moving.affine @ index_map @ np.linalg.inv(fixed.affine))
+    if prediction.ddf is None:
+        raise InputError(LABELS_ONLY)
     ddf = prediction.ddf[number].movedim(0, -1).double().numpy()
     ddf = np.pad(ddf, ((1, 1), (1, 1), (1, 1), (0, 0)), mode="edge")
     return DisplacementField.from_voxels(ddf, padded(fixed, 1), padded(moving, 1))
@@ -133,14 +143,14 @@ def predicted_transform(
     Raises:
         InputError: the network predicts labels, or something that is not finite.
     """
-    labels_only = "this model predicts labels, not a transform; it goes with a data set: regcore predict"
     if isinstance(trained.network, ConditionalModel):
-        raise InputError(labels_only)
+        raise InputError(LABELS_ONLY)
     progress(0.0, "preparing the images", {})
     start = moving if initial is None else warp(moving, initial, fixed.geometry)
-    if hasattr(trained.network, "find_transform"):
+    own_way = getattr(trained.network, "find_transform", None)
+    if own_way is not None:
         device = str(device_of(trained.network))
-        found = trained.network.find_transform(fixed, start, device=device, progress=progress)
+        found = own_way(fixed, start, device=device, progress=progress)
         return _after(initial, found, onto)
     fixed_axes, moving_axes = trained.axes or [fixed.geometry.axis_codes] * 2
     fixed, moving = reoriented(fixed, fixed_axes), reoriented(start, moving_axes)
@@ -153,8 +163,6 @@ def predicted_transform(
     ]
     progress(0.2, "network", {})
     prediction = predict_batch(trained, *images)
-    if prediction.ddf is None:
-        raise InputError(labels_only)
     progress(0.7, "displacements", {})
     grids = fixed.geometry.redivided(trained.fixed_size), moving.geometry.redivided(trained.moving_size)
     found = _after(initial, transform_of(prediction, 0, *grids), onto)

@@ -3,7 +3,8 @@
 `RegCore.METHODS` names them; a new method is one more entry there, also one of a plugin.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import get_type_hints
 
 import numpy as np
 
@@ -33,16 +34,15 @@ class Task:
     device: str
     seed: int
     progress: Progress
-    model: Model | None = None
 
     def label_encoding(self, weight: float) -> LabelEncoding | None:
         """Channels of the structures that both segmentations hold, if there are segmentations."""
-        if self.fixed.labels is None or weight == 0:
+        if self.fixed.labels is None or self.moving.labels is None or weight == 0:
             return None
         return LabelEncoding.of(self.fixed.labels, self.moving.labels, weight, self.seed)
 
 
-DEFORMABLE = {field.name: field.type for field in fields(Settings)}
+DEFORMABLE: dict[str, type] = get_type_hints(Settings)
 
 
 def _linear_start(initial: Transform | None) -> AffineTransform | None:
@@ -76,9 +76,17 @@ def affine(task: Task) -> AffineTransform:
 
 
 def deformable(task: Task) -> DisplacementField:
-    """Linear, then a smooth displacement field from coarse to fine; `Settings` lists what can be set.
+    """Linear, then a smooth displacement field from coarse to fine.
 
-    A displacement field as the initial transform takes the place of the linear stage.
+    Args:
+        task: `RegCore.registration.deformable.Settings` lists what can be set. A displacement field as the
+            initial transform takes the place of the linear stage.
+
+    Returns:
+        x_moving = T(x_fixed), RAS mm, on the grid of the fixed image unless that is huge.
+
+    Raises:
+        InputError: a wrong setting.
     """
     settings = Settings(**take_settings(task.settings, DEFORMABLE, "deformable"))
     start = task.initial
@@ -96,11 +104,11 @@ def deformable(task: Task) -> DisplacementField:
 
 def _deformed(task: Task, settings: Settings, start: Transform, progress: Progress) -> DisplacementField:
     """The field that the deformable stage makes of a transform."""
-    field = start if isinstance(start, DisplacementField) else None
+    linear, field = (start.affine_part(), start) if isinstance(start, DisplacementField) else (start, None)
     found = deform(
         task.fixed,
         task.moving,
-        start if field is None else field.affine_part(),
+        linear,
         settings=settings,
         initial=field,
         encoding=task.label_encoding(settings.label_weight),
@@ -111,16 +119,25 @@ def _deformed(task: Task, settings: Settings, start: Transform, progress: Progre
     return found.resampled(field_grid(task.fixed.image.geometry))
 
 
-def trained_network(task: Task) -> Transform:
-    """A trained network; with the setting ``refine`` the deformable stage goes on from what it found.
+def trained_network(task: Task, model: Model) -> Transform:
+    """A trained network.
 
-    The settings of the deformable method then count as well.
+    Args:
+        task: its setting ``refine`` lets the deformable stage go on from what the network found; the settings
+            of the deformable method then count as well.
+        model: the network.
+
+    Returns:
+        x_moving = T(x_fixed), RAS mm.
+
+    Raises:
+        InputError: a wrong setting, and as `RegCore.registration.learned.predicted_transform`.
     """
     kinds = {"refine": bool} | (DEFORMABLE if task.settings.get("refine") else {})
     settings = take_settings(task.settings, kinds, "trained network")
     refine = settings.pop("refine", False)
     found = predicted_transform(
-        task.model,
+        model,
         task.fixed.image,
         task.moving.image,
         initial=task.initial,

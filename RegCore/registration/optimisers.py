@@ -58,7 +58,7 @@ RANGES = {
 CLIPS = ("clipnorm", "global_clipnorm", "clipvalue")
 
 
-def _check(name: str, argument: str, value, default) -> None:
+def _check(name: str, argument: str, value: object, default: object) -> None:
     """Raise InputError unless an argument has a value that makes sense."""
     if value is None and default is None:
         return
@@ -78,6 +78,12 @@ def _check(name: str, argument: str, value, default) -> None:
 def read_options(options: Mapping) -> dict:
     """An ``optimizer`` section with all arguments of its optimiser, defaults filled in.
 
+    Args:
+        options: ``{"name": "Adam", "learning_rate": 1e-4, …}``.
+
+    Returns:
+        The name, and every argument that `OPTIMISERS` lists for it.
+
     Raises:
         InputError: no or an unknown name, an unknown argument, a value that makes no sense, two ways to clip.
     """
@@ -95,7 +101,14 @@ def read_options(options: Mapping) -> dict:
 
 
 @torch.no_grad()
-def _prepare(clip: str | None, bound: float, decay: float, optimiser: torch.optim.Optimizer, args, kwargs):
+def _prepare(
+    clip: str | None,
+    bound: float,
+    decay: float,
+    optimiser: torch.optim.Optimizer,
+    args: tuple,
+    kwargs: dict,
+) -> None:
     """What Keras does before each step: clip the gradients (in place), then shrink the weights.
 
     clipnorm: each gradient g becomes g bound / max(|g|, bound); global_clipnorm: the same with the norm of
@@ -134,13 +147,13 @@ class KerasOptimiser(torch.optim.Optimizer):
     state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
     zero_grad = inspect.unwrap(torch.optim.Optimizer.zero_grad)
 
-    def __init__(self, parameters, options: Mapping, start: Callable, update: Callable):
+    def __init__(self, parameters: Iterable, options: Mapping, start: Callable, update: Callable):
         rest = {key: value for key, value in options.items() if key != "learning_rate"}
         super().__init__(parameters, {"lr": options["learning_rate"], "steps": 0, **rest})
         self._start, self._update = start, update
 
     @torch.no_grad()
-    def step(self, closure: Callable | None = None):
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step along the gradients that are there."""
         loss = None
         if closure is not None:
@@ -272,7 +285,7 @@ RULES: dict[str, tuple[Callable, Callable]] = {
 }
 
 
-def _of_torch(name: str, o: Mapping, parameters) -> torch.optim.Optimizer:
+def _of_torch(name: str, o: Mapping, parameters: Iterable) -> torch.optim.Optimizer:
     """One of torch's optimisers whose arithmetic is Keras's once its arguments are translated."""
     rate = o["learning_rate"]
     if name == "SGD":
@@ -295,11 +308,16 @@ def make_optimiser(options: Mapping, parameters: Iterable) -> torch.optim.Optimi
             arguments listed there.
         parameters: ``model.parameters()``; a frozen one, without a gradient, is left alone.
 
-    Clipping changes the gradients in place. Raises InputError as `read_options`.
+    Returns:
+        The optimiser; where it clips, it changes the gradients in place.
+
+    Raises:
+        InputError: as `read_options`.
     """
     made = read_options(options)
     name = made.pop("name")
     common = {key: made.pop(key) for key in COMMON}
+    optimiser: torch.optim.Optimizer
     if name in RULES:
         optimiser = KerasOptimiser(parameters, made, *RULES[name])
     else:

@@ -1,5 +1,6 @@
 """What an optimiser compares: both images at one resolution, as features that look alike in any contrast."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,18 +8,20 @@ import torch
 
 from RegCore.resampler import box_mean
 from RegCore.resampler.descriptors import local_contrast, mind_ssc
+from RegCore.resampler.grids import Device
 from RegCore.resampler.pyramid import as_tensor, downsample, resample_to, rescale_percentiles, spacing_along
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.volume import Volume, common_labels
 
 MAX_LABEL_CHANNELS = 8  # channels for the structures of a segmentation; more structures share them
+Tick = Callable[[], None]  # called between steps of long work; what it raises ends the work
 LABEL_WEIGHT = 20.0  # of the segmentations beside the features of the images
 UNRELATED = 1.44  # what an unknown voxel costs: about the MIND distance of unrelated tissue
 
 
 @dataclass(frozen=True)
 class PairSide:
-    """One side of a pair as it came: the image, and what else is known of it."""
+    """One side of a pair as it came: the image, its segmentation and the mask of where it counts."""
 
     image: Volume
     labels: Volume | None = None
@@ -38,6 +41,15 @@ class LabelEncoding:
 
         Up to `MAX_LABEL_CHANNELS` structures get a channel each. More are projected at random onto that many
         channels, which keeps their distances nearly equal (Johnson and Lindenstrauss, Contemp. Math. 1984).
+
+        Args:
+            fixed: the fixed segmentation, whose structures are measured.
+            moving: the moving one.
+            weight: of the segmentations in a squared distance, for the largest structure.
+            seed: of the random projection.
+
+        Raises:
+            InputError: no label in common.
         """
         labels = common_labels(fixed, moving, "the fixed segmentation", "the moving segmentation")
         if fixed.array.ndim == 4:
@@ -69,61 +81,95 @@ class LabelEncoding:
 
 
 @dataclass(frozen=True)
+class GridTensor:
+    """Values on a grid."""
+
+    values: torch.Tensor  # (1, C, i, j, k)
+    grid: Geometry
+
+    def resampled(self, target: Geometry, matrix: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `RegCore.resampler.pyramid.resample_to`."""
+        return resample_to(self.values, self.grid, target, matrix)
+
+
+@dataclass(frozen=True)
 class FeatureImage:
     """One side at about the spacing of a working grid, ready to be resampled onto it."""
 
-    image: torch.Tensor  # (1, 1, i, j, k)
-    grid: Geometry
-    labels: torch.Tensor | None  # (1, C, i, j, k), encoded
-    labels_grid: Geometry | None
-    mask: torch.Tensor | None
-    mask_grid: Geometry | None
+    image: GridTensor  # one channel
+    labels: GridTensor | None  # channels of a `LabelEncoding`
+    mask: GridTensor | None  # one channel
 
     def resampled(
         self, target: Geometry, matrix: np.ndarray, contrast: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features ``(1, C, I, J, K)`` on a grid through a world matrix, and where they are known."""
-        image, known = resample_to(self.image, self.grid, target, matrix)
+        """Features ``(1, C, I, J, K)`` on a grid, and where they are known, ``(1, 1, I, J, K)``.
+
+        Args:
+            target: the grid (I, J, K).
+            matrix: 4x4, world of ``target`` -> world of this side, RAS mm.
+            contrast: weight of the local contrast beside MIND-SSC; 0 leaves it out.
+        """
+        image, known = self.image.resampled(target, matrix)
         parts = [mind_ssc(image)]
         if contrast > 0:
             parts.append(local_contrast(image) * contrast)
         if self.labels is not None:
-            labels, inside = resample_to(self.labels, self.labels_grid, target, matrix)
+            labels, inside = self.labels.resampled(target, matrix)
             parts.append(box_mean(labels * inside, 1))
         if self.mask is not None:
-            known = known * (resample_to(self.mask, self.mask_grid, target, matrix)[0] > 0.5)
+            known = known * (self.mask.resampled(target, matrix)[0] > 0.5)
         return torch.cat(parts, 1), known
 
 
 def make_feature_image(
-    side: PairSide, grid: Geometry, matrix: np.ndarray, encoding: LabelEncoding | None, device
+    side: PairSide, grid: Geometry, matrix: np.ndarray, encoding: LabelEncoding | None, device: Device
 ) -> FeatureImage:
-    """A side of a pair downsampled to about the spacing of ``grid``, which ``matrix`` maps into it."""
+    """A side of a pair, downsampled to about the spacing of a working grid.
+
+    Args:
+        side: image, and segmentation and mask if there are any.
+        grid: the working grid, onto which the features will be resampled.
+        matrix: 4x4, world of ``grid`` -> world of the side, RAS mm.
+        encoding: of the structures that take part; None leaves the segmentation out.
+        device: torch device.
+
+    Raises:
+        InputError: an empty mask.
+    """
     inverse = np.linalg.inv(matrix)[:3, :3]
 
-    def reduced(array: np.ndarray, geometry: Geometry):
+    def reduced(array: np.ndarray, geometry: Geometry) -> GridTensor:
         tensor = as_tensor(Volume(array, geometry), device=device)
-        return downsample(tensor, geometry, spacing_along(grid, inverse @ geometry.direction))
+        return GridTensor(*downsample(tensor, geometry, spacing_along(grid, inverse @ geometry.direction)))
 
-    image, image_grid = reduced(rescale_percentiles(side.image.array), side.image.geometry)
-    labels, labels_grid, mask, mask_grid = None, None, None, None
-    if encoding is not None:
-        parts = [
-            reduced(encoding.channel(side.labels, n), side.labels.geometry)
-            for n in range(encoding.rows.shape[1])
-        ]
-        labels, labels_grid = torch.cat([part[0] for part in parts], 1), parts[0][1]
+    image = reduced(rescale_percentiles(side.image.array), side.image.geometry)
+    labels = mask = None
+    if encoding is not None and side.labels is not None:
+        channels = (encoding.channel(side.labels, n) for n in range(encoding.rows.shape[1]))
+        parts = [reduced(channel, side.labels.geometry) for channel in channels]
+        labels = GridTensor(torch.cat([part.values for part in parts], 1), parts[0].grid)
     if side.mask is not None:
         if not side.mask.array.any():
             raise InputError("a mask is empty: every voxel is 0, but some must say where the image counts")
-        mask, mask_grid = reduced((side.mask.array != 0).astype(np.float32), side.mask.geometry)
-    return FeatureImage(image, image_grid, labels, labels_grid, mask, mask_grid)
+        mask = reduced((side.mask.array != 0).astype(np.float32), side.mask.geometry)
+    return FeatureImage(image, labels, mask)
 
 
 def local_agreement(fixed: FeatureImage, moving: FeatureImage, grid: Geometry, matrix: np.ndarray) -> float:
-    """Correlation of the local contrasts of both images on a grid, -1 to 1: high within one modality."""
-    a, known_a = resample_to(fixed.image, fixed.grid, grid, np.eye(4))
-    b, known_b = resample_to(moving.image, moving.grid, grid, matrix)
+    """How well the local contrasts of two images agree, which is high within one modality.
+
+    Args:
+        fixed: the fixed side.
+        moving: the moving side.
+        grid: where they are compared.
+        matrix: 4x4, fixed -> moving, RAS mm.
+
+    Returns:
+        The correlation, -1 to 1; 0 where the images do not overlap.
+    """
+    a, known_a = fixed.image.resampled(grid, np.eye(4))
+    b, known_b = moving.image.resampled(grid, matrix)
     a, b, known = local_contrast(a), local_contrast(b), known_a * known_b
     norm = ((known * a * a).sum() * (known * b * b).sum()).sqrt()
     return float((known * a * b).sum() / norm) if norm > 0 else 0.0

@@ -34,13 +34,15 @@ from RegCore.space.volume import Volume
 class Registration:
     """What a registration gives.
 
-    transform: x_moving = T(x_fixed), RAS mm; an `AffineTransform` for linear methods, else a
-        `DisplacementField` on the fixed grid (on a coarser one over the same corners for very large images).
-    inverse: x_fixed = T(x_moving), for fields on the moving grid.
-    warped: the moving image on the fixed grid.
-    warped_labels: the moving segmentation on the fixed grid, if one was given.
-    metrics: of `RegCore.evaluation.metrics.summary`, with "method", "seconds" and "peak_memory_mib".
-    seconds: time of the whole registration.
+    Attributes:
+        transform: x_moving = T(x_fixed), RAS mm; an `AffineTransform` for linear methods, else a
+            `DisplacementField` on the fixed grid (on a coarser one over the same corners for very large
+            images).
+        inverse: x_fixed = T(x_moving), for fields on the moving grid.
+        warped: the moving image on the fixed grid.
+        warped_labels: the moving segmentation on the fixed grid, if one was given.
+        metrics: of `RegCore.evaluation.metrics.summary`, with "method", "seconds" and "peak_memory_mib".
+        seconds: time of the whole registration.
     """
 
     transform: Transform
@@ -112,6 +114,7 @@ def register(
     labels, masks = (fixed_labels, moving_labels), (fixed_mask, moving_mask)
     check_types((fixed, moving), labels, masks, initial, settings, seed)
     trained = isinstance(method, Model) or is_path(method)
+    name = "trained network" if isinstance(method, Model) else str(method)
     if not trained:
         check_method(method, METHODS)
     device = choose_device(device)
@@ -123,9 +126,8 @@ def register(
         initial = check_start(fixed.geometry, moving.geometry, initial)
     model = _model(method, device) if trained else None
     working = part_of(progress, 0.0, 0.85)
-    task = Task(fixed_side, moving_side, landmarks, initial, settings or {}, device, seed, working, model)
-    transform = (trained_network if trained else METHODS[method])(task)
-    name = "trained network" if isinstance(method, Model) else str(method)
+    task = Task(fixed_side, moving_side, landmarks, initial, settings or {}, device, seed, working)
+    transform = METHODS[name](task) if model is None else trained_network(task, model)
     return _finish(task, name, transform, began, part_of(progress, 0.85, 1.0))
 
 
@@ -144,6 +146,7 @@ def _finish(task: Task, method: str, transform: Transform, began: float, progres
     labels = None
     if moving.labels is not None:
         labels = warp(moving.labels, transform, fixed.image.geometry)
+    inverse: Transform
     if isinstance(transform, AffineTransform):
         inverse = transform.inverse()
     else:

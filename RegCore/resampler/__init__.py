@@ -4,7 +4,15 @@ Tensors are ``(B, C, I, J, K)``; coordinates and displacements are ``(B, 3, i, j
 that is sampled, channel order i, j, k.
 """
 
-from RegCore.resampler.fields import compose, integrate, resize3d, resize_ddf, warp_image_ddf
+from RegCore.resampler.fields import (
+    compose,
+    folding_fraction,
+    integrate,
+    resample_ddf,
+    resize3d,
+    resize_ddf,
+    warp_image_ddf,
+)
 from RegCore.resampler.grids import (
     affine_coordinates,
     affine_ddf,
@@ -37,6 +45,7 @@ __all__ = [
     "control_point_field",
     "deconv_output_padding",
     "field_of",
+    "folding_fraction",
     "replicate_pad_transposed",
     "gaussian_filter_3d",
     "gaussian_smooth",
@@ -49,6 +58,7 @@ __all__ = [
     "pyramid_combination",
     "reference_grid",
     "resample",
+    "resample_ddf",
     "resize3d",
     "resize_ddf",
     "sample",

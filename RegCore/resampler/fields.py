@@ -1,12 +1,14 @@
-"""Fields of displacements or velocities ``(B, 3, I, J, K)`` in voxels: warp, compose, integrate, resize."""
+"""Fields of displacements or velocities ``(B, 3, I, J, K)`` in voxels: warp, compose, integrate, resample."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from RegCore.resampler.grids import reference_grid
+from RegCore.resampler.grids import affine_coordinates, index_map, reference_grid
 from RegCore.resampler.sampling import sample
+from RegCore.space.geometry import Geometry
 
 
 def warp_image_ddf(
@@ -91,3 +93,22 @@ def resize_ddf(ddf: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     ratios = [(n - 1) / max(o - 1, 1) for n, o in zip(shape, old, strict=True)]
     scale = torch.tensor(ratios, dtype=ddf.dtype, device=ddf.device).view(1, 3, 1, 1, 1)
     return resize3d(ddf, shape) * scale
+
+
+def resample_ddf(ddf: torch.Tensor, old: Geometry, new: Geometry) -> torch.Tensor:
+    """A DDF ``(1, 3, I, J, K)`` in voxels of one grid, on another grid and in voxels of that."""
+    at = affine_coordinates(index_map(np.eye(4), new, old), new.shape, device=ddf.device)
+    matrix = torch.from_numpy(index_map(np.eye(4), old, new)[:3, :3]).float().to(ddf.device)
+    return torch.einsum("rc,bcijk->brijk", matrix, sample(ddf, at))
+
+
+def folding_fraction(ddf: torch.Tensor) -> float:
+    """Share of voxels at which a DDF ``(1, 3, I, J, K)`` folds: det(I + forward differences) <= 0."""
+    if min(ddf.shape[2:]) < 2:
+        return 0.0
+    n = [size - 1 for size in ddf.shape[2:]]
+    columns = [ddf.diff(dim=d + 2)[0, :, : n[0], : n[1], : n[2]].clone() for d in range(3)]
+    for d, column in enumerate(columns):
+        column[d] += 1
+    a, b, c = columns
+    return float(((torch.linalg.cross(a, b, dim=0) * c).sum(0) <= 0).float().mean())

@@ -2,8 +2,7 @@
 
 import torch
 
-from RegCore.registration.deformable import folding_fraction
-from RegCore.resampler import reference_grid, sample
+from RegCore.resampler import folding_fraction, reference_grid, sample
 from RegCore.space.geometry import Geometry, InputError
 
 CHUNK = 1 << 22  # distances held at a time

@@ -12,10 +12,10 @@ from RegCore.registration.deformable import (
     Settings,
     deform,
     make_deformable_level,
-    resample_ddf,
     smooth,
 )
 from RegCore.registration.pair import LabelEncoding, PairSide
+from RegCore.resampler import resample_ddf
 from RegCore.resampler.pyramid import working_geometry
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField

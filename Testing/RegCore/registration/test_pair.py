@@ -153,5 +153,5 @@ def test_contrasts_of_images_that_do_not_meet_agree_by_nothing():
 def test_make_feature_image_reduces_a_fine_volume_to_the_spacing_of_the_grid():
     coarse = FIXED.resized((9, 8, 7))
     reduced = make_feature_image(PairSide(scan(FIXED)), coarse, np.eye(4), None, "cpu")
-    np.testing.assert_allclose(reduced.grid.spacing, coarse.spacing, rtol=0.25)
-    assert reduced.image.dtype == torch.float32 and reduced.labels is None and reduced.mask is None
+    np.testing.assert_allclose(reduced.image.grid.spacing, coarse.spacing, rtol=0.25)
+    assert reduced.image.values.dtype == torch.float32 and reduced.labels is None and reduced.mask is None

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.interpolate import RBFInterpolator
 
-from RegCore.registration.deformable import folding_fraction
+from RegCore.resampler import folding_fraction
 from RegCore.slicreg.densify import dense_field, thin_plate
 from RegCore.space.geometry import Geometry, InputError
 from Testing.RegCore.grids import affine
