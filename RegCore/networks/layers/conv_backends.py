@@ -1,4 +1,4 @@
-"""The ways in which convolutions are computed: around what torch does slowly, or wrongly, on the CPU.
+"""Backends of convolution: around what torch does slowly, or wrongly, on the CPU.
 
 Images are ``(B, C, I, J, K)``, padding is the same on both sides of an axis.
 """
@@ -12,7 +12,23 @@ FOLD = 4  # voxels that are computed as channels where there are few of these
 LANES = 16  # channels that oneDNN computes at once, wanted or not
 
 
-def _falls_to_slow_path(x: torch.Tensor, weight: torch.Tensor, strides, padding) -> bool:
+def has_operators(*names: str) -> bool:
+    """Whether this version of torch has ``torch.ops.aten.<name>``, of which it promises nothing.
+
+    Args:
+        names: ``operator`` or ``operator.overload``.
+    """
+    for name in names:
+        operator, _, overload = name.partition(".")
+        there = getattr(torch.ops.aten, operator, None)
+        if there is None or (overload and not hasattr(there, overload)):
+            return False
+    return True
+
+
+def _falls_to_slow_path(
+    x: torch.Tensor, weight: torch.Tensor, strides: Sequence[int], padding: Sequence[int]
+) -> bool:
     """Whether torch would not take oneDNN for this convolution, as for one image of few voxels in float32.
 
     Its other way unfolds the image and takes two to five times as long.
@@ -38,7 +54,13 @@ def _count(x: torch.Tensor, size: int, stride: int, padding: int) -> int:
     return (x.shape[2] + 2 * padding - size) // stride + 1
 
 
-def _by_halves(x, weight, bias, strides, padding) -> torch.Tensor:
+def _by_halves(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    strides: Sequence[int],
+    padding: Sequence[int],
+) -> torch.Tensor:
     """A convolution of one image as that of a batch of two slabs, which torch gives to oneDNN at any size."""
     first = weight.shape[2], strides[0], padding[0]
     count = _count(x, *first)
@@ -46,24 +68,30 @@ def _by_halves(x, weight, bias, strides, padding) -> torch.Tensor:
     return out.transpose(0, 1).flatten(1, 2)[None].narrow(2, 0, count)
 
 
-def _folds(x: torch.Tensor, weight: torch.Tensor, strides, padding) -> bool:
+def _folds(x: torch.Tensor, weight: torch.Tensor, strides: Sequence[int], padding: Sequence[int]) -> bool:
     """Whether `_folded` is possible and faster: few output channels, on the CPU."""
     few = len(weight) * FOLD <= LANES and x.device.type == "cpu" and x.dtype != torch.float64
     same = strides[2] == 1 and weight.shape[4] == 2 * padding[2] + 1 == 3
     return few and same and x.shape[4] % FOLD == 0 and x.shape[4] >= 4 * FOLD
 
 
-def _folded(x, weight, bias, strides, padding) -> torch.Tensor:
+def _folded(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    strides: Sequence[int],
+    padding: Sequence[int],
+) -> torch.Tensor:
     """A convolution that makes ``FOLD`` neighbours of the last axis as channels of one voxel.
 
     oneDNN computes 16 channels where 3 are wanted; so it wastes half as much of them. The kernel of each
-    neighbour is the given one, moved.
+    neighbour is the given one, shifted.
     """
     out, wide = len(weight), [F.pad(weight, (n, FOLD - 1 - n)) for n in range(FOLD)]
     bias = None if bias is None else bias.repeat(FOLD)
-    made = F.conv3d(x, torch.cat(wide), bias, (*strides[:2], FOLD), padding)
-    made = made.movedim(1, -1).unflatten(-1, (FOLD, out))
-    return made.flatten(3, 4).movedim(-1, 1)
+    channels = F.conv3d(x, torch.cat(wide), bias, (*strides[:2], FOLD), padding)
+    neighbours = channels.movedim(1, -1).unflatten(-1, (FOLD, out))
+    return neighbours.flatten(3, 4).movedim(-1, 1)
 
 
 def _bfloat16_breaks(x: torch.Tensor, kernel: Sequence[int]) -> bool:
@@ -76,15 +104,39 @@ def _bfloat16_breaks(x: torch.Tensor, kernel: Sequence[int]) -> bool:
     return x.device.type == "cpu" and low and any(n < 2 * k for n, k in zip(x.shape[2:], kernel, strict=True))
 
 
-def _in_float32(function: Callable, x, weight, bias, strides, padding) -> torch.Tensor:
+def _in_float32(
+    function: Callable[..., torch.Tensor],
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    strides: Sequence[int],
+    padding: Sequence[int],
+) -> torch.Tensor:
     """A small convolution in float32, its result in bfloat16."""
     with torch.autocast("cpu", enabled=False):
         bias = None if bias is None else bias.float()
         return function(x.float(), weight.float(), bias, strides, padding).to(torch.bfloat16)
 
 
-def convolve(x: torch.Tensor, weight: torch.Tensor, bias, strides, padding) -> torch.Tensor:
-    """`torch.nn.functional.conv3d`, by a faster or safer way where there is one."""
+def convolve(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    strides: Sequence[int],
+    padding: Sequence[int],
+) -> torch.Tensor:
+    """`torch.nn.functional.conv3d`, by a faster or safer backend where there is one.
+
+    Args:
+        x: ``(B, C, I, J, K)``.
+        weight: ``(filters, C, *kernel_size)``.
+        bias: ``(filters,)``.
+        strides: voxels from one output to the next, for each axis.
+        padding: zeros on both sides of each axis.
+
+    Returns:
+        ``(B, filters, i, j, k)``.
+    """
     if _bfloat16_breaks(x, weight.shape[2:]):
         return _in_float32(convolve, x, weight, bias, strides, padding)
     if _falls_to_slow_path(x, weight, strides, padding):
@@ -94,16 +146,26 @@ def convolve(x: torch.Tensor, weight: torch.Tensor, bias, strides, padding) -> t
     return F.conv3d(x, weight, bias, strides, padding)
 
 
-def slopes(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, padding, wanted) -> tuple:
+def convolution_gradients(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    padding: Sequence[int],
+    wanted: tuple[bool, bool],
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Derivatives by image and weights of a `convolve` without strides and bias, given that by its result.
 
     Args:
-        grad, x, weight: of one dtype.
-        wanted: two booleans; what is not wanted may be None.
+        grad: the derivative by the result, in the dtype of image and weights.
+        x: the image ``(B, C, I, J, K)``.
+        weight: ``(filters, C, *kernel_size)``.
+        padding: zeros on both sides of each axis.
+        wanted: whether each derivative is; what is not wanted may be None.
     """
     if _bfloat16_breaks(x, weight.shape[2:]):
-        found = slopes(grad.float(), x.float(), weight.float(), padding, wanted)
-        return tuple(None if part is None else part.to(x.dtype) for part in found)
+        both = convolution_gradients(grad.float(), x.float(), weight.float(), padding, wanted)
+        by_x, by_weight = (None if part is None else part.to(x.dtype) for part in both)
+        return by_x, by_weight
     one = [1, 1, 1]
     rest = [False, [0, 0, 0], 1, [*wanted, False]]
     if not _falls_to_slow_path(x, weight, one, padding):
@@ -121,7 +183,13 @@ def slopes(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, padding, w
     return by_x.narrow(2, padding[0], x.shape[2]), by_weight
 
 
-def deconvolve(x: torch.Tensor, weight: torch.Tensor, bias, strides, padding=0) -> torch.Tensor:
+def deconvolve(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    strides: Sequence[int],
+    padding: Sequence[int] = (0, 0, 0),
+) -> torch.Tensor:
     """`torch.nn.functional.conv_transpose3d`, in float32 where bfloat16 is not safe."""
     if _bfloat16_breaks(x, weight.shape[2:]):
         return _in_float32(F.conv_transpose3d, x, weight, bias, strides, padding)

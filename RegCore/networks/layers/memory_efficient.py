@@ -1,4 +1,4 @@
-"""Blocks whose way back keeps little of the way there: for training, on which memory sets the bounds.
+"""Blocks that keep little of the forward pass for the backward pass, for training within a given memory.
 
 Tensors are ``(B, C, I, J, K)``.
 """
@@ -12,12 +12,21 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from RegCore.networks.layers.blocks import Conv3dBlock, ResidualConv3dBlock
-from RegCore.networks.layers.conv_backends import convolve, slopes
+from RegCore.networks.layers.conv_backends import convolution_gradients, convolve, has_operators
 from RegCore.networks.layers.convolution import ACTIVATIONS, BatchNorm3d
 
 # glibc puts a tensor only into a hole that is some bytes larger than it, so that the hole of one never takes
 # another of its size and the memory of the process grows by a third. What is freed soon is made larger.
 ROOM = 1024
+TAKES_EDGES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 5)  # `torch.autograd.grad`, of outputs
+# What `_Chain` is made of. Where a version of torch lacks a part, the layers are computed one by one.
+CHAIN_OPERATORS = (
+    "batch_norm_update_stats",
+    "convolution_backward",
+    "native_batch_norm.out",
+    "native_batch_norm_backward",
+    "threshold_backward.grad_input",
+)
 
 
 @contextmanager
@@ -41,9 +50,8 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, block, module, count, *tensors):
         device = tensors[0].device.type
-        half = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-        ctx.block, ctx.module, ctx.half = block, module, (device, half[1], half[0])
-        ctx.count = count
+        ctx.autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+        ctx.block, ctx.module, ctx.count = block, module, count
         ctx.save_for_backward(*tensors)
         return block(*tensors[:count])
 
@@ -54,13 +62,13 @@ class _Recomputed(torch.autograd.Function):
         for x, needed in zip(inputs, ctx.needs_input_grad[3:], strict=False):
             x.requires_grad_(needed)
         tensors = [*inputs, *ctx.saved_tensors[ctx.count :]]
-        wanted = [x for x in tensors if x.requires_grad]
-        with torch.enable_grad(), _frozen_statistics(ctx.module), torch.autocast(*ctx.half):
+        differentiable = [x for x in tensors if x.requires_grad]
+        with torch.enable_grad(), _frozen_statistics(ctx.module), torch.autocast(*ctx.autocast):
             out = ctx.block(*inputs)
-        edge = torch.autograd.graph.get_gradient_edge(out)
-        del out  # else it is held until all is done
-        found = iter(torch.autograd.grad(edge, wanted, grad, allow_unused=True))
-        return None, None, None, *(next(found) if x.requires_grad else None for x in tensors)
+        if TAKES_EDGES:  # else it is held until all is done
+            out = torch.autograd.graph.get_gradient_edge(out)
+        gradients = iter(torch.autograd.grad(out, differentiable, grad, allow_unused=True))
+        return None, None, None, *(next(gradients) if x.requires_grad else None for x in tensors)
 
 
 def recomputed(block: Callable, module: nn.Module, *inputs: torch.Tensor) -> torch.Tensor:
@@ -99,8 +107,8 @@ def _with_room(x: torch.Tensor) -> torch.Tensor:
 
 
 def _convolved(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    made = convolve(x, weight, None, [1, 1, 1], [size // 2 for size in weight.shape[2:]])
-    return made.contiguous(memory_format=torch.channels_last_3d)
+    out = convolve(x, weight, None, [1, 1, 1], [size // 2 for size in weight.shape[2:]])
+    return out.contiguous(memory_format=torch.channels_last_3d)
 
 
 def _normed(x: torch.Tensor, unit: _Unit) -> torch.Tensor:
@@ -199,7 +207,8 @@ def _back(grad, x, units: Sequence[_Unit], made: list[torch.Tensor], needed: boo
     for i in reversed(range(len(units))):
         grad, *by_norm = _normed_back(grad, made.pop(), units[i], grad is not first)
         source = _normed(made[-1], units[i - 1]).relu_() if i else x
-        grad, by_weight = slopes(grad, source, units[i].weight, units[i].padding, (i > 0 or needed, True))
+        weight, padding = units[i].weight, units[i].padding
+        grad, by_weight = convolution_gradients(grad, source, weight, padding, (i > 0 or needed, True))
         if i == 1:
             grad, first = grad.add_(first), None
         if i:
@@ -233,4 +242,5 @@ class ConvStage(nn.Sequential):
         rectified = all(block.act is ACTIVATIONS["relu"] for block in self)
         batch = all(isinstance(norm, BatchNorm3d) and not norm.synchronised for norm in norms)
         odd = all(size % 2 for layer in layers for size in layer.kernel_size)
-        return learning and rectified and batch and odd and x.numel() > x.shape[1]
+        plain = learning and rectified and batch and odd and x.numel() > x.shape[1]
+        return plain and has_operators(*CHAIN_OPERATORS)

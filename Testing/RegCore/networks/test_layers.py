@@ -1,6 +1,8 @@
 """Layers against SciPy, against their adjoints and against formulae; blocks of DeepReg's older versions."""
 
 import copy
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,8 +11,10 @@ import torch.nn.functional as F
 from scipy.ndimage import correlate
 
 from RegCore.networks import layers
-from RegCore.networks.layers.conv_backends import convolve, slopes
+from RegCore.networks.layers import memory_efficient
+from RegCore.networks.layers.conv_backends import convolution_gradients, convolve, has_operators
 from RegCore.networks.layers.convolution import Conv3d, Deconv3d, same_padding
+from RegCore.networks.layers.memory_efficient import CHAIN_OPERATORS
 from RegCore.space.geometry import InputError
 
 ODD = (7, 8, 9)
@@ -79,10 +83,10 @@ def test_every_way_to_convolve_has_the_values_and_gradients_of_the_plain_one(
 
 @pytest.mark.parametrize("wanted", [True, False])
 @pytest.mark.parametrize("shape", [ODD, (8, 6, 5), (6, 32, 33)])
-def test_slopes_are_the_gradients_of_a_convolution(shape, wanted):
+def test_convolution_gradients_are_those_of_a_convolution(shape, wanted):
     torch.manual_seed(5)
     x, w, grad = torch.rand(1, 32, *shape), torch.rand(16, 32, 3, 5, 1), torch.rand(1, 16, *shape)
-    by_x, by_weight = slopes(grad, x, w, [1, 2, 0], (wanted, True))
+    by_x, by_weight = convolution_gradients(grad, x, w, [1, 2, 0], (wanted, True))
     x, w = x.double().requires_grad_(), w.double().requires_grad_()
     F.conv3d(x, w, padding=(1, 2, 0)).backward(grad.double())
     torch.testing.assert_close(by_weight.double(), w.grad, rtol=1e-4, atol=1e-3)
@@ -107,6 +111,52 @@ def test_a_stage_has_the_values_statistics_and_gradients_of_its_blocks(recompute
         assert ours.dtype == plain.dtype
         size = plain.abs().max().item()
         torch.testing.assert_close(ours, plain, rtol=0, atol=(0.05 if half else 1e-4) * size)
+
+
+@pytest.mark.parametrize("takes_edges", [False, True])
+def test_what_is_recomputed_has_the_gradients_of_what_is_kept(takes_edges, monkeypatch):
+    """Also by a torch that does not take the edges of the graph as outputs."""
+    monkeypatch.setattr(memory_efficient, "TAKES_EDGES", takes_edges)
+    torch.manual_seed(8)
+    block = layers.Conv3dBlock(2, 3, activation="elu")
+    x = torch.rand(2, 2, *ODD, requires_grad=True)
+    for function in (block, partial(layers.recomputed, block, block)):
+        torch.autograd.backward(function(x).square().sum())
+    kept, x.grad = x.grad, None
+    weight = block.layer.weight
+    twice, weight.grad = weight.grad, None
+    block(x).square().sum().backward()
+    torch.testing.assert_close(kept, 2 * x.grad)
+    torch.testing.assert_close(twice, 2 * weight.grad)
+
+
+def test_operators_are_there_or_not():
+    assert has_operators("convolution_backward", "native_batch_norm.out")
+    assert not has_operators("convolution_backward", "nothing_like_this")
+    assert not has_operators("native_batch_norm.nothing_like_this")
+
+
+@pytest.mark.parametrize("missing", ["convolution_backward", "native_batch_norm"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_stage_trains_where_torch_lacks_an_operator(recompute, missing, monkeypatch):
+    """What only `_Chain` calls is missing: torch's own layers need none of it by these names."""
+    torch.manual_seed(7)
+    stage = layers.ConvStage(layers.Conv3dBlock(2, 4), layers.ResidualConv3dBlock(4))
+    x = torch.rand(2, 2, 7, 8, 9)
+    outputs, gradients = [], []
+    for lacking in (False, True):
+        if lacking:
+            names = {name.partition(".")[0] for name in CHAIN_OPERATORS}
+            operators = {name: getattr(torch.ops.aten, name) for name in names}
+            operators.pop(missing)
+            monkeypatch.setattr(torch.ops, "aten", SimpleNamespace(**operators))
+        module = copy.deepcopy(stage)
+        outputs.append(module(x, recompute))
+        outputs[-1].square().sum().backward()
+        gradients.append([p.grad for p in module.parameters()])
+    torch.testing.assert_close(outputs[0], outputs[1])
+    for chained, plain in zip(*gradients, strict=True):
+        torch.testing.assert_close(chained, plain, rtol=1e-3, atol=1e-4 * plain.abs().max().item())
 
 
 def test_batch_norm_of_one_value_is_its_bias_and_keeps_learning():
