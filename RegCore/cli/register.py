@@ -27,8 +27,10 @@ def _add_register(commands) -> None:
         description="Registers the moving image to the fixed one and writes transform.h5, inverse.h5, "
         "warped.nii.gz, warped_seg.nii.gz (with segmentations), metrics.json and overview.png.",
     )
-    add_file(parser, "--fixed", required=True, help="image that stays (NIfTI, NRRD, mha, npz)")
+    add_file(parser, "--fixed", required=True, help="image that stays: a file, or a folder of DICOM slices")
     add_file(parser, "--moving", required=True, help="image that is brought to the fixed one")
+    what = "UID of the DICOM series to take from a folder that holds several; may be repeated"
+    parser.add_argument("--series", action="append", metavar="UID", help=what)
     add_file(parser, "--fixed-seg", help="segmentation of the fixed image; helps and measures")
     add_file(parser, "--moving-seg", help="segmentation of the moving image")
     add_file(parser, "--fixed-mask", help="where the fixed image counts")
@@ -73,8 +75,8 @@ def run_register(arguments: argparse.Namespace) -> None:
     from RegCore.io import load_landmarks
 
     given = {
-        "fixed": _image(arguments.fixed),
-        "moving": _image(arguments.moving),
+        "fixed": _image(arguments.fixed, arguments.series),
+        "moving": _image(arguments.moving, arguments.series),
         "fixed_labels": _labels(arguments.fixed_seg),
         "moving_labels": _labels(arguments.moving_seg),
         "fixed_mask": _labels(arguments.fixed_mask),
@@ -106,12 +108,12 @@ def _initial(path: Path | None) -> Any:
     return load(path, "transform")
 
 
-def _image(path: Path) -> Any:
+def _image(path: Path, series: list[str] | None) -> Any:
     """An image that can be registered. A label map in its place is refused: the roles were mixed up."""
     from RegCore.io import load
     from RegCore.space.volume import check_image, looks_like_labels
 
-    volume = load(path, "image")
+    volume = load(path, "image", series=series if path.is_dir() else None)
     check_image(volume, str(path))
     if looks_like_labels(volume.array):
         raise InputError(f"{path}: an image was expected, but this is a label map (whole numbers in patches)")

@@ -62,7 +62,7 @@ LANDMARK_COLUMNS = ["fx", "fy", "fz", "mx", "my", "mz"]
 
 
 def load(
-    path: str | os.PathLike, kind: str | None = None, *, series: str | None = None
+    path: str | os.PathLike, kind: str | None = None, *, series: str | Sequence[str] | None = None
 ) -> Volume | Transform:
     """What a file holds, as a `Volume`, an `AffineTransform` or a `DisplacementField`.
 
@@ -73,7 +73,8 @@ def load(
         path: the file, or a folder of DICOM slices.
         kind: what is expected: "image", "labels" or "transform". None takes what the file says: a transform
             where it declares one, else the kind it names, else an image.
-        series: the UID of the series to take from a folder that holds several.
+        series: the UID of the series to take from a folder that holds several; of several, the one that is
+            there.
 
     Raises:
         InputError: one sentence that names the file.
@@ -148,11 +149,11 @@ def _named(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: the file is damaged ({error})") from error
 
 
-def _contents(path: Path, series: str | None = None) -> RawImage | Transform:
+def _contents(path: Path, series: str | Sequence[str] | None = None) -> RawImage | Transform:
     """What is in a file or in a folder of DICOM: by its ending, or, for any other ending, by SimpleITK."""
     _check_there(path)
     if path.is_dir():
-        return simpleitk.read_folder(path, series)
+        return simpleitk.read_folder(path, [series] if isinstance(series, str) else series)
     if series is not None:
         raise InputError("a DICOM series can be chosen from a folder only, and this is a file")
     return (_by_suffix(READERS, path) or simpleitk.read)(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import SimpleITK as sitk
 
 log = logging.getLogger(__name__)
-POSITION, TITLE = "0020|0032", "0008|103e"  # DICOM tags
+POSITION, SERIES, TITLE = "0020|0032", "0020|000e", "0008|103e"  # DICOM tags
 UNEVEN = 0.01  # mm: slices further from even steps along their normal are worth a warning
 ELEMENT_TYPES = {"i1": "CHAR", "u1": "UCHAR", "i2": "SHORT", "u2": "USHORT", "i4": "INT", "u4": "UINT"}
 ELEMENT_TYPES |= {"i8": "LONG_LONG", "u8": "ULONG_LONG", "f4": "FLOAT", "f8": "DOUBLE"}
@@ -125,12 +126,12 @@ def _voxels(image: sitk.Image) -> np.ndarray:
 # ---- DICOM -------------------------------------------------------------------------------------------------
 
 
-def read_folder(folder: Path, series: str | None = None) -> RawImage:
+def read_folder(folder: Path, series: Sequence[str] | None = None) -> RawImage:
     """The volume of a folder of DICOM slices, placed as ITK and Slicer place it.
 
     Args:
         folder: holds the files of one series, or of several.
-        series: the UID of the series; None where there is only one.
+        series: the UID of the series, or several, of which one is here; None where there is only one.
 
     Raises:
         InputError: there is no series, none of this UID, or the choice is open; the sentence lists them.
@@ -140,13 +141,14 @@ def read_folder(folder: Path, series: str | None = None) -> RawImage:
     found = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in _series(folder)}
     if not found:
         raise InputError("this is a folder, but there is no DICOM series in it")
-    if series is None and len(found) == 1:
-        series = next(iter(found))
-    if series not in found:
-        listed = "; ".join(f"{uid} ({_title(files[0])}, {len(files)} files)" for uid, files in found.items())
-        wrong = "" if series is None else f", none of them {series!r}"
+    chosen = [uid for uid in found if series is None or uid in series or _uid(found[uid][0]) in series]
+    if len(chosen) != 1:
+        listed = "; ".join(
+            f"{_uid(files[0])} ({_title(files[0])}, {len(files)} files)" for uid, files in found.items()
+        )
+        wrong = "" if series is None else f", {len(chosen) or 'none'} of them {' or '.join(series)}"
         raise InputError(f"the folder holds {len(found)} DICOM series{wrong}; choose one of: {listed}")
-    files = found[series]
+    files = found[chosen[0]]
     if len(files) == 1:
         return read(Path(files[0]))
     reader = sitk.ImageSeriesReader()
@@ -178,8 +180,17 @@ def _tags(file: str) -> sitk.ImageFileReader:
 
 
 def _title(file: str) -> str:
+    return _tag(file, TITLE) or "no description"
+
+
+def _uid(file: str) -> str:
+    """The UID of the series as DICOM has it: ITK adds to it where one series holds several volumes."""
+    return _tag(file, SERIES)
+
+
+def _tag(file: str, tag: str) -> str:
     tags = _tags(file)
-    return tags.GetMetaData(TITLE).strip() if tags.HasMetaDataKey(TITLE) else "no description"
+    return tags.GetMetaData(tag).strip(" \0") if tags.HasMetaDataKey(tag) else ""
 
 
 def _slice_places(files: tuple[str, ...]) -> np.ndarray | None:

@@ -309,9 +309,9 @@ def test_one_of_several_series_is_chosen(tmp_path):
         dicom(tmp_path / "two", uid, title=f"scan {uid[-1]}")
     with pytest.raises(InputError, match=r"holds 2 DICOM series; choose one of: .*\(scan 4, 9 files\)"):
         load(tmp_path / "two")
-    with pytest.raises(InputError, match="none of them '9'"):
+    with pytest.raises(InputError, match="none of them 9"):
         load(tmp_path / "two", series="9")
-    uid = next(uid for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(tmp_path / "two")) if "3.5" in uid)
+    uid = "1.2.3.5"
     np.testing.assert_array_equal(load(tmp_path / "two", "image", series=uid).array, VOXELS)
     with pytest.raises(InputError, match="from a folder only"):
         load(sorted((tmp_path / "two").iterdir())[0], series=uid)
