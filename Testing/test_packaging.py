@@ -48,7 +48,7 @@ def test_the_wheel_says_what_it_is_and_needs(wheel):
     version = re.search(r'__version__ = "(.*)"', (ROOT / "RegCore" / "__init__.py").read_text())[1]
     assert f"\nName: deepregslicer\nVersion: {version}\n" in metadata
     needs = re.findall(r"^Requires-Dist: (\w+)[^;\n]*$", metadata, re.MULTILINE)
-    assert sorted(needs) == ["h5py", "nibabel", "numpy", "pillow", "pyyaml", "scipy"]
+    assert sorted(needs) == ["SimpleITK", "h5py", "nibabel", "numpy", "pillow", "pyyaml", "scipy"]
     lines = (ROOT / "Resources" / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert len(needs) == sum(not line.startswith("#") for line in lines), "Slicer reads the same list"
     scripts = configparser.ConfigParser()

@@ -28,8 +28,10 @@ def _add_register(commands) -> None:
         description="Registers the moving image to the fixed one and writes transform.h5, inverse.h5, "
         "warped.nii.gz, warped_seg.nii.gz (with segmentations), metrics.json and overview.png.",
     )
-    add_file(parser, "--fixed", required=True, help="image that stays (NIfTI, NRRD, mha, npz)")
+    add_file(parser, "--fixed", required=True, help="image that stays: a file, or a folder of DICOM slices")
     add_file(parser, "--moving", required=True, help="image that is brought to the fixed one")
+    what = "UID of the DICOM series to take from a folder that holds several; may be repeated"
+    parser.add_argument("--series", action="append", metavar="UID", help=what)
     add_file(parser, "--fixed-seg", help="segmentation of the fixed image; helps and measures")
     add_file(parser, "--moving-seg", help="segmentation of the moving image")
     add_file(parser, "--fixed-mask", help="where the fixed image counts")
@@ -84,6 +86,7 @@ def run_register(arguments: argparse.Namespace) -> None:
         device=arguments.device,
         seed=arguments.seed,
         quiet=arguments.quiet,
+        series=arguments.series,
     )
 
 
@@ -98,6 +101,7 @@ def register_files(
     device: str = "auto",
     seed: int = 0,
     quiet: bool = False,
+    series: str | None = None,
 ) -> None:
     """Register a file to another one, write the results into a folder and print the table.
 
@@ -109,6 +113,7 @@ def register_files(
             "landmarks" and "initial" (a transform, or the word ``centres``).
         settings, device, seed: as in `RegCore.register`.
         quiet: neither progress nor table.
+        series: UID of the DICOM series to take where a folder holds several.
 
     Raises:
         InputError: a file that can't be used, or that does not overlap its image in space.
@@ -118,8 +123,8 @@ def register_files(
     files = {"fixed": fixed, "moving": moving, **(optional or {})}
     landmarks = files.get("landmarks")
     given = {
-        "fixed": _image(fixed),
-        "moving": _image(moving),
+        "fixed": _image(fixed, series),
+        "moving": _image(moving, series),
         "fixed_labels": _labels(files.get("fixed_seg")),
         "moving_labels": _labels(files.get("moving_seg")),
         "fixed_mask": _labels(files.get("fixed_mask")),
@@ -150,12 +155,12 @@ def _initial(path: Path | None) -> Any:
     return load(path, "transform")
 
 
-def _image(path: Path) -> Any:
+def _image(path: Path, series: list[str] | None) -> Any:
     """An image that can be registered. A label map in its place is refused: the roles were mixed up."""
     from RegCore.io import load
     from RegCore.space.volume import check_image, looks_like_labels
 
-    volume = load(path, "image")
+    volume = load(path, "image", series=series if path.is_dir() else None)
     check_image(volume, str(path))
     if looks_like_labels(volume.array):
         raise InputError(f"{path}: an image was expected, but this is a label map (whole numbers in patches)")

@@ -10,11 +10,10 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from RegCore.io import itk, metaimage, nifti, npz, nrrd
+from RegCore.io import itk, nifti, npz, nrrd, simpleitk
 from RegCore.io.files import RawImage
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
@@ -25,8 +24,8 @@ READERS: dict[str, Callable] = {
     ".nii": nifti.read,
     ".nrrd": nrrd.read,
     ".nhdr": nrrd.read,
-    ".mha": metaimage.read,
-    ".mhd": metaimage.read,
+    ".mgz": nifti.read_mgh,
+    ".mgh": nifti.read_mgh,
     ".npz": npz.read,
     ".h5": itk.read_h5,
     ".tfm": itk.read_text,
@@ -37,14 +36,12 @@ HEADERS: dict[str, Callable] = {
     ".nii": nifti.read_header,
     ".nrrd": nrrd.read_header,
     ".nhdr": nrrd.read_header,
-    ".mha": metaimage.read_header,
-    ".mhd": metaimage.read_header,
 }
 VOLUME_WRITERS: dict[str, Callable] = {
     ".nii.gz": nifti.write_volume,
     ".nii": nifti.write_volume,
     ".nrrd": nrrd.write_volume,
-    ".mha": metaimage.write_volume,
+    ".mha": simpleitk.write_mha,
     ".npz": npz.write_volume,
 }
 AFFINE_WRITERS: dict[str, Callable] = {
@@ -64,16 +61,20 @@ KINDS = (None, "image", "labels", "transform")
 LANDMARK_COLUMNS = ["fx", "fy", "fz", "mx", "my", "mz"]
 
 
-def load(path: str | os.PathLike, kind: str | None = None) -> Volume | Transform:
+def load(
+    path: str | os.PathLike, kind: str | None = None, *, series: str | Sequence[str] | None = None
+) -> Volume | Transform:
     """What a file holds, as a `Volume`, an `AffineTransform` or a `DisplacementField`.
 
     Images keep their stored type (scaled ones become float32); one-frame 4-D files are squeezed. Labels
     become whole numbers; a 4-D label map holds one binary channel per structure.
 
     Args:
-        path: the file.
+        path: the file, or a folder of DICOM slices.
         kind: what is expected: "image", "labels" or "transform". None takes what the file says: a transform
             where it declares one, else the kind it names, else an image.
+        series: the UID of the series to take from a folder that holds several; of several, the one that is
+            there.
 
     Raises:
         InputError: one sentence that names the file.
@@ -90,7 +91,7 @@ def load(path: str | os.PathLike, kind: str | None = None) -> Volume | Transform
     if kind not in KINDS:
         raise InputError(f"the kind of a file is 'image', 'labels' or 'transform', not {kind!r}")
     with _named(path):
-        return _as_kind(_found(READERS, path), kind)
+        return _as_kind(_contents(path, series), kind)
 
 
 def load_voxels(path: str | os.PathLike) -> tuple[np.ndarray, Geometry]:
@@ -103,7 +104,7 @@ def load_voxels(path: str | os.PathLike) -> tuple[np.ndarray, Geometry]:
     """
     path = Path(path)
     with _named(path):
-        found = _found(READERS, path)
+        found = _contents(path)
         if not isinstance(found, RawImage):
             raise InputError("a volume was expected, but the file holds a transform")
         if found.declared:
@@ -121,7 +122,15 @@ def read_header(path: str | os.PathLike) -> tuple[tuple[int, ...], Geometry]:
     """
     path = Path(path)
     with _named(path):
-        shape, affine = _found(HEADERS, path)
+        _check_there(path)
+        reader = _by_suffix(HEADERS, path)
+        if reader is None and (path.is_dir() or _by_suffix(READERS, path)):
+            found = _contents(path)
+            if not isinstance(found, RawImage):
+                raise InputError("a volume was expected, but the file holds a transform")
+            shape, affine = found.array.shape, found.affine
+        else:
+            shape, affine = (reader or simpleitk.read_header)(path)
         shape = _without_frames(shape)
         return shape, _grid(shape, affine)
 
@@ -140,10 +149,14 @@ def _named(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: the file is damaged ({error})") from error
 
 
-def _found(readers: dict[str, Callable], path: Path) -> Any:
-    reader = _by_suffix(readers, path, "read")
+def _contents(path: Path, series: str | Sequence[str] | None = None) -> RawImage | Transform:
+    """What is in a file or in a folder of DICOM: by its ending, or, for any other ending, by SimpleITK."""
     _check_there(path)
-    return reader(path)
+    if path.is_dir():
+        return simpleitk.read_folder(path, [series] if isinstance(series, str) else series)
+    if series is not None:
+        raise InputError("a DICOM series can be chosen from a folder only, and this is a file")
+    return (_by_suffix(READERS, path) or simpleitk.read)(path)
 
 
 def _grid(shape: Sequence[int], affine: np.ndarray) -> Geometry:
@@ -190,10 +203,10 @@ def save(thing: Volume | Transform, path: str | os.PathLike) -> None:
         writers, name = FIELD_WRITERS, "a displacement field"
     else:
         raise TypeError(f"a Volume or a transform can be saved, not {type(thing).__name__}")
-    try:
-        writer = _by_suffix(writers, path, f"saved as {name}")
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+    writer = _by_suffix(writers, path)
+    if writer is None:
+        text = f"files with this ending can't be saved as {name} (possible: {', '.join(writers)})"
+        raise InputError(f"{path}: {text}")
     writer(path, thing)
 
 
@@ -230,20 +243,15 @@ def _landmark(path: Path, number: int, row: list[str]) -> list[float]:
     return values
 
 
-def _by_suffix(table: dict[str, Callable], path: Path, verb: str) -> Callable:
+def _by_suffix(table: dict[str, Callable], path: Path) -> Callable | None:
     name = path.name.lower()
-    for suffix in sorted(table, key=len, reverse=True):
-        if name.endswith(suffix):
-            return table[suffix]
-    raise InputError(f"files with this ending can't be {verb} (possible: {', '.join(table)})")
+    return next((table[end] for end in sorted(table, key=len, reverse=True) if name.endswith(end)), None)
 
 
 def _check_there(path: Path) -> None:
-    if path.is_dir():
-        raise InputError("a file was expected, but this is a folder")
     if not path.exists():
         raise InputError("there is no such file")
-    if path.stat().st_size == 0:
+    if path.is_file() and path.stat().st_size == 0:
         raise InputError("the file is empty (0 bytes)")
 
 
@@ -311,7 +319,7 @@ def _whole_numbers(array: np.ndarray, rounding: float) -> np.ndarray:
 
 def _rounded(array: np.ndarray, dtype: type) -> np.ndarray:
     """The nearest integers, slab by slab: no second copy of the volume."""
-    found = np.empty_like(array, dtype)
+    found: np.ndarray = np.empty_like(array, dtype)
     for target, plane in zip(slabs(found), slabs(array), strict=True):
         target[...] = np.rint(plane)
     return found

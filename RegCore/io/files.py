@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import cast
 
 import numpy as np
@@ -182,13 +183,31 @@ def stored_type(array: np.ndarray) -> np.dtype:
 
 
 def second_file(path: Path, name: str) -> Path:
-    """The file of the voxels that the header in `path` names; only one in the same folder is followed."""
-    if name.upper().startswith("LIST") or "%" in name or Path(name).name != name:
-        raise InputError(f"the voxels must be in one file in the same folder, not in {name!r}")
-    beside = path.with_name(name)
+    """The file of the voxels that the header in `path` names; it must lie in the folder or below it."""
+    beside = path.parent / name
+    if not name or PurePosixPath(name).is_absolute() or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise InputError(f"the voxels must lie in the folder of the header or below it, not in {name!r}")
     if not beside.is_file():
         raise InputError(f"the file of its voxels, {name}, is missing")
     return beside
+
+
+def check_names(path: Path) -> None:
+    """Raise InputError if a header of text names a file of voxels outside of its own folder."""
+    with open(path, "rb") as file:
+        head = file.read(1 << 20).decode("utf-8", errors="replace")
+    found = re.search(r"(?im)^\s*(?:ElementDataFile\s*[=:]|data ?file\s*:)(.*)", head)
+    name = found[1].strip() if found else "LOCAL"
+    names = head[found.end() :].split() if found and name.upper().startswith("LIST") else [name]
+    for name in names:
+        if name.startswith(("/", "\\", "~")) or name[1:2] == ":" or ".." in re.split(r"[/\\]", name):
+            raise InputError(f"the voxels must lie in the folder of the header or below it, not in {name!r}")
+
+
+def shorten(text: str, length: int = 60) -> str:
+    """A text for a message: printable, and not longer than this."""
+    shown = "".join(letter if letter.isprintable() else "�" for letter in text)
+    return shown if len(shown) <= length else f"{shown[: length - 1]}…"
 
 
 @contextmanager

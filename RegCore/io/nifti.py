@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import logging
 import math
+import zlib
 from io import SEEK_END, BufferedReader, BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ import numpy as np
 
 from RegCore.io.files import (
     BLOCK,
+    DEFLATE_LIMIT,
     FLIP,
     LPS,
     RAS,
@@ -24,6 +26,8 @@ from RegCore.io.files import (
     check_length,
     ends_after,
     fortran_blocks,
+    in_words,
+    native,
     read_array,
     read_bytes,
     stored_type,
@@ -58,7 +62,8 @@ def read(path: Path) -> RawImage:
     scaled = np.isfinite(slope) and slope != 0 and (slope, offset) != (1, 0)
     array = _scaled(array, slope, offset) if scaled else array
     intent, affine = int(header["intent_code"]), _place(path, header, shape)
-    if len(shape) == 5 and shape[3:] == (1, 3) and intent in (DISPLACEMENT, VECTOR):
+    real = array.dtype.kind == "f"  # colours are no displacements
+    if len(shape) == 5 and shape[3:] == (1, 3) and real and intent in (DISPLACEMENT, VECTOR):
         signs = RAS if intent == DISPLACEMENT else LPS
         return RawImage(array[:, :, :, 0], affine, signs, declared=True)
     kind = "labels" if intent == LABELS else None
@@ -216,7 +221,7 @@ def _qform(header: Nifti1Header, sizes: np.ndarray) -> np.ndarray:
     from nibabel.quaternions import quat2mat
 
     vector = np.array([header[f"quatern_{part}"] for part in "bcd"], np.float64)
-    rest = 1 - vector @ vector
+    rest = float(1 - vector @ vector)
     if not rest > -0.1:
         length = math.sqrt(vector @ vector)
         raise InputError(f"the qform of the header is damaged (its quaternion has the length {length:.3g})")
@@ -235,6 +240,21 @@ def _scaled(array: np.ndarray, slope: float, offset: float) -> np.ndarray:
     array *= array.dtype.type(slope)
     array += array.dtype.type(offset)
     return array
+
+
+def read_mgh(path: Path) -> RawImage:
+    """The voxels and the place of a FreeSurfer file, .mgh or .mgz."""
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.freesurfer.mghformat import MGHError, MGHImage
+
+    try:
+        image = MGHImage.from_filename(path)
+        promised = byte_count(image.shape, image.get_data_dtype())
+        if promised > path.stat().st_size * DEFLATE_LIMIT:
+            raise InputError(f"the header promises {in_words(promised)}, more than the file can hold")
+        return RawImage(native(np.array(image.dataobj)), image.affine)
+    except (ImageFileError, MGHError, EOFError, KeyError, zlib.error) as error:
+        raise InputError(f"not a file of FreeSurfer, or a damaged one ({error})") from None
 
 
 def write_volume(path: Path, volume: Volume) -> None:

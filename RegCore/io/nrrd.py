@@ -1,25 +1,34 @@
 """NRRD files: one header of text, one block of voxels (raw or gzip), in the file or in a second one."""
 
+from __future__ import annotations
+
 import gzip
 import re
+from io import BufferedReader
 from os import SEEK_END
 from pathlib import Path
+from typing import BinaryIO, overload
 
 import numpy as np
 
+from RegCore.io import simpleitk
 from RegCore.io.files import (
     FLIP,
+    LAS,
     LPS,
+    RAS,
     GzipReader,
     RawImage,
     atomic_write,
     byte_count,
     check_length,
+    check_names,
     ends_after,
     fortran_blocks,
     read_array,
     read_bytes,
     second_file,
+    shorten,
     stored_type,
 )
 from RegCore.space.geometry import InputError
@@ -40,32 +49,46 @@ TYPES = {
 }
 TYPE_OF = {name: dtype for dtype, names in TYPES.items() for name in names.split(", ")}
 WRITTEN = {"uint8": "unsigned char", "int8": "signed char", "float32": "float", "float64": "double"}
-SPACES = {  # what takes these coordinates to RAS
-    "left-posterior-superior": FLIP,
-    "lps": FLIP,
-    "right-anterior-superior": np.eye(4),
-    "ras": np.eye(4),
-    "left-anterior-superior": np.diag([-1.0, 1, 1, 1]),
-    "las": np.diag([-1.0, 1, 1, 1]),
+SPACES = {  # the signs that take these coordinates to RAS; spaces that are not anatomical count as LPS
+    "left-posterior-superior": LPS,
+    "lps": LPS,
+    "right-anterior-superior": RAS,
+    "ras": RAS,
+    "left-anterior-superior": LAS,
+    "las": LAS,
+    "scanner-xyz": LPS,
+    "3d-right-handed": LPS,
+    "3d-left-handed": LPS,
 }
+FIELDS = (
+    "content, number, type, block size, dimension, space, space dimension, sizes, spacings, thicknesses, "
+    "axis mins, axis maxs, space directions, centers, centerings, kinds, labels, units, min, max, old min, "
+    "old max, endian, encoding, line skip, byte skip, sample units, space units, space origin, "
+    "measurement frame, data file"
+)
+NAME_OF = {name.replace(" ", ""): name for name in FIELDS.split(", ")}  # teem knows both spellings
 SPATIAL = ("domain", "space")  # kinds of axes
 VECTORS = ("vector", "covariant-vector", "3-vector")
 LONGEST_HEADER = 1 << 20
 
 
 def read(path: Path) -> RawImage:
-    """The voxels and the place of a NRRD file; vectors are taken in the coordinates of its space (LPS)."""
+    """The voxels and the place of a NRRD file; vectors are in the coordinates of its space.
+
+    Raw and gzip voxels in one file are read here, all else (text, bzip2, lists of files) by SimpleITK.
+    """
     with open(path, "rb") as file:
         fields = _read_header(file)
+        if _is_for_simpleitk(path, fields):
+            return simpleitk.read(path)
         shape = _numbers(fields, "sizes", int)
         kinds = fields.get("kinds", "").split()
         dtype = _type(fields)
         affine, channel = _place(fields, shape, kinds)
-        data = fields.get("data file") or fields.get("datafile")
-        if data is None:
+        if "data file" not in fields:
             array = _voxels(file, path, fields, shape, dtype)
         else:
-            beside = second_file(path, data)
+            beside = second_file(path, fields["data file"])
             with open(beside, "rb") as second:
                 array = _voxels(second, beside, fields, shape, dtype)
     kind = "labels" if "segment0_labelvalue" in fields else None
@@ -74,22 +97,23 @@ def read(path: Path) -> RawImage:
     array = np.moveaxis(array, channel, -1)
     if kind == "labels":
         return RawImage(_segments(array, fields), affine, kind=kind)
-    vector = shape[channel] == 3 and (not kinds or kinds[channel] in VECTORS)
-    if vector and _space(fields) is not FLIP:
-        raise InputError("vectors are read in the space left-posterior-superior only")
-    return RawImage(array, affine, LPS if vector else None, declared=vector and bool(kinds))
+    marked = bool(kinds) and kinds[channel].lower() in VECTORS
+    vector = shape[channel] == 3 and dtype.kind == "f" and (not kinds or marked)
+    return RawImage(array, affine, _signs(fields) if vector else None, declared=vector and marked)
 
 
 def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     """Shape, channels last, and affine from the header; InputError as from `read`, or if it is cut short."""
     with open(path, "rb") as file:
         fields = _read_header(file)
+        if _is_for_simpleitk(path, fields):
+            return simpleitk.read_header(path)
         shape = _numbers(fields, "sizes", int)
         affine, channel = _place(fields, shape, fields.get("kinds", "").split())
         count = byte_count(shape, _type(fields))
-        data = fields.get("data file") or fields.get("datafile")
+        data = fields.get("data file")
         with open(path if data is None else second_file(path, data), "rb") as voxels:
-            if _encoding(fields) == "raw":
+            if fields["encoding"].lower() == "raw":
                 check_length(count, voxels.seek(0, SEEK_END) - (file.tell() if data is None else 0))
             elif not ends_after(voxels, count):
                 read(path)
@@ -101,7 +125,7 @@ def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     return (*shape[:channel], *shape[channel + 1 :], channels), affine
 
 
-def _read_header(file) -> dict[str, str]:
+def _read_header(file: BinaryIO) -> dict[str, str]:
     """Fields and metadata (key:=value) by their names in lower case; ends behind the empty line."""
     if not file.read(8).startswith(b"NRRD000"):
         raise InputError("not an image: this is not a NRRD file")
@@ -114,10 +138,28 @@ def _read_header(file) -> dict[str, str]:
             return fields
         if text.startswith("#"):
             continue
-        key, separator, value = text.partition(":=" if ":=" in text.partition(": ")[0] else ": ")
-        if separator:
-            fields.setdefault(key.strip().lower(), value.strip())
+        name, separator, value = text.partition(":")
+        key = name.strip().lower()
+        if value.startswith("="):
+            value = value[1:]
+        elif key.replace(" ", "") in NAME_OF:
+            key = NAME_OF[key.replace(" ", "")]
+        else:
+            raise InputError(f"a line of the NRRD header is no field of the format: {shorten(text)!r}")
+        fields.setdefault(key, value.strip())
+        if key == "data file" and value.strip().upper().startswith("LIST"):
+            return fields  # the rest of the header names files
     raise InputError("the NRRD header does not end")
+
+
+def _is_for_simpleitk(path: Path, fields: dict[str, str]) -> bool:
+    """Whether these are voxels that SimpleITK reads: text, compressed otherwise, in several files."""
+    data = fields.get("data file", "")
+    several = data.upper().startswith("LIST") or "%" in data
+    odd = _field(fields, "encoding").lower() not in ("raw", "gzip", "gz")
+    if several or odd:
+        check_names(path)
+    return several or odd
 
 
 def _field(fields: dict[str, str], name: str) -> str:
@@ -126,7 +168,11 @@ def _field(fields: dict[str, str], name: str) -> str:
     return fields[name]
 
 
-def _numbers(fields: dict[str, str], name: str, convert=float) -> tuple:
+@overload
+def _numbers(fields: dict[str, str], name: str) -> tuple[float, ...]: ...
+@overload
+def _numbers(fields: dict[str, str], name: str, convert: type[int]) -> tuple[int, ...]: ...
+def _numbers(fields: dict[str, str], name: str, convert: type = float) -> tuple:
     text = _field(fields, name)
     try:
         return tuple(convert(word) for word in text.split())
@@ -139,35 +185,34 @@ def _type(fields: dict[str, str]) -> np.dtype:
     if name not in TYPE_OF:
         raise InputError(f"voxels of one real number each were expected, but the NRRD type is {name!r}")
     dtype = np.dtype(TYPE_OF[name])
-    if dtype.itemsize == 1:
-        return dtype
     endian = fields.get("endian", "little").lower()
     if endian not in ("little", "big"):
         raise InputError(f"the NRRD field 'endian' must be little or big, but it is {endian!r}")
-    return dtype.newbyteorder(endian)
+    return dtype.newbyteorder("<" if endian == "little" else ">")
 
 
-def _space(fields: dict[str, str]) -> np.ndarray:
+def _signs(fields: dict[str, str]) -> tuple[float, float, float]:
     name = fields.get("space", "left-posterior-superior").lower()
     if name not in SPACES:
-        raise InputError(f"the NRRD space {name!r} is not one of LPS, RAS, LAS")
+        raise InputError(f"the NRRD space {name!r} is not one of {', '.join(SPACES)}")
     return SPACES[name]
 
 
 def _vectors(text: str) -> list[np.ndarray | None]:
-    """The vectors '(x,y,z)' and 'none' of a field."""
+    """The vectors '(x,y,z)' of a field; None for 'none' and for one of NaN, which some writers put there."""
     found: list[np.ndarray | None] = []
     for word in re.findall(r"none|\([^)]*\)", text):
         try:
-            found.append(None if word == "none" else np.array([float(x) for x in word[1:-1].split(",")]))
+            vector = None if word == "none" else np.array([float(x) for x in word[1:-1].split(",")])
         except ValueError:
             raise InputError(f"a vector of the NRRD header must hold numbers, but it is {word!r}") from None
-    if any(vector is not None and vector.shape != (3,) for vector in found):
-        raise InputError(f"vectors of 3 numbers were expected in the NRRD header, but it holds {text!r}")
+        if vector is not None and vector.shape != (3,):
+            raise InputError(f"vectors of 3 numbers were expected in the NRRD header, but it holds {text!r}")
+        found.append(None if vector is None or np.isnan(vector).all() else vector)
     return found
 
 
-def _place(fields: dict[str, str], shape: tuple, kinds: list[str]) -> tuple[np.ndarray, int | None]:
+def _place(fields: dict[str, str], shape: tuple[int, ...], kinds: list[str]) -> tuple[np.ndarray, int | None]:
     """The affine to RAS mm, and the axis that is none of space (None if there is none)."""
     count = len(shape)
     if (count,) != _numbers(fields, "dimension", int) or len(kinds) not in (0, count):
@@ -180,25 +225,56 @@ def _place(fields: dict[str, str], shape: tuple, kinds: list[str]) -> tuple[np.n
         spatial = [axis for axis, vector in enumerate(vectors) if vector is not None]
         if len(vectors) != count or len(spatial) != 3:
             raise InputError(f"the NRRD field 'space directions' must name 3 of the {count} axes")
-        affine[:3, :3] = np.stack([vectors[axis] for axis in spatial], 1)
+        affine[:3, :3] = np.stack([vector for vector in vectors if vector is not None], 1)
     else:
         spatial = [axis for axis in range(count) if count == 3 or kinds and kinds[axis] in SPATIAL]
         if len(spatial) != 3:
             raise InputError("the NRRD header does not say which 3 axes are those of space")
-        steps = _numbers(fields, "spacings") if "spacings" in fields else (1.0,) * count
-        affine[:3, :3] = np.diag([steps[axis] for axis in spatial]) if len(steps) == count else 0
+        affine[:3, :3], affine[:3, 3] = _axis_by_axis(fields, shape, spatial)
     if "space origin" in fields:
         origin = _vectors(fields["space origin"])
         if len(origin) != 1 or origin[0] is None:
             raise InputError("the NRRD field 'space origin' must be one vector")
         affine[:3, 3] = origin[0]
     others = [axis for axis in range(count) if axis not in spatial]
-    return _space(fields) @ affine, others[0] if others else None
+    return np.diag([*_signs(fields), 1.0]) @ affine, others[0] if others else None
+
+
+def _axis_by_axis(
+    fields: dict[str, str], shape: tuple[int, ...], spatial: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Directions and origin from what a header without 'space directions' says of each axis, as teem does.
+
+    The origin comes from 'axis mins' where 'spacings' or 'axis maxs' tell the step: half a step beyond the
+    lowest border of the cells, unless 'centers' says that the nodes lie on the borders.
+    """
+    if "spacings" in fields and "space" in fields:
+        raise InputError("the NRRD header names a space, but 'spacings' in place of 'space directions'")
+    given = {name: _per_axis(fields, name, len(shape)) for name in ("spacings", "axis mins", "axis maxs")}
+    nodes = (fields.get("centers") or fields.get("centerings") or "cell " * len(shape)).lower().split()
+    steps, origin = np.ones(3), np.zeros(3)
+    for row, axis in enumerate(spatial):
+        step, low, high = (given[name][axis] for name in given)
+        if np.isfinite(step):
+            steps[row] = step
+        node = len(nodes) == len(shape) and nodes[axis] == "node"
+        spread = step if np.isfinite(step) else (high - low) / max(1, shape[axis] - node)
+        origin[row] = low + (0 if node else spread / 2)
+    return np.diag(steps), origin if np.isfinite(origin).all() else np.zeros(3)
+
+
+def _per_axis(fields: dict[str, str], name: str, count: int) -> tuple[float, ...]:
+    if name not in fields:
+        return (np.nan,) * count
+    values = _numbers(fields, name)
+    if len(values) != count:
+        raise InputError(f"the NRRD field '{name}' must hold {count} numbers, but it is {fields[name]!r}")
+    return values
 
 
 def _segments(layers: np.ndarray, fields: dict[str, str]) -> np.ndarray:
     """One binary channel for each segment of a segmentation that Slicer spread over layers (I, J, K, L)."""
-    channels = []
+    channels: list[np.ndarray] = []
     while (name := f"segment{len(channels)}") + "_labelvalue" in fields:
         (value,), (layer,) = (
             _numbers(fields, f"{name}_labelvalue", int),
@@ -210,34 +286,24 @@ def _segments(layers: np.ndarray, fields: dict[str, str]) -> np.ndarray:
     return np.stack(channels, -1).astype(np.uint8)
 
 
-def _skipped(fields: dict[str, str], name: str) -> int:
-    """What lies between header and voxels; teem knows the name with and without the space."""
-    for key in (name, name.replace(" ", "")):
-        if key in fields:
-            return min(_numbers(fields, key, int)[0], LONGEST_HEADER)
-    return 0
-
-
-def _encoding(fields: dict[str, str]) -> str:
-    encoding = _field(fields, "encoding").lower()
-    if encoding not in ("raw", "gzip", "gz"):
-        raise InputError(f"the NRRD encoding must be raw or gzip, but it is {encoding!r}")
-    return encoding
-
-
-def _voxels(file, path: Path, fields: dict[str, str], shape: tuple, dtype: np.dtype) -> np.ndarray:
-    encoding = _encoding(fields)
-    lines, skip = _skipped(fields, "line skip"), _skipped(fields, "byte skip")
+def _voxels(
+    file: BufferedReader, path: Path, fields: dict[str, str], shape: tuple[int, ...], dtype: np.dtype
+) -> np.ndarray:
+    raw = fields["encoding"].lower() == "raw"
+    lines, skip = (
+        min(_numbers(fields, name, int)[0], LONGEST_HEADER) if name in fields else 0
+        for name in ("line skip", "byte skip")
+    )
     for _ in range(lines):
         file.readline(LONGEST_HEADER)
     available = path.stat().st_size - file.tell()
-    stream = file if encoding == "raw" else GzipReader(file)
-    if skip == -1 and encoding == "raw":
-        skip = max(0, available - int(np.prod([int(n) for n in shape], dtype=object)) * dtype.itemsize)
+    stream = file if raw else GzipReader(file)
+    if skip == -1 and raw:
+        skip = max(0, available - byte_count(shape, dtype))
         file.seek(skip, 1)
     elif skip < 0 or len(read_bytes(stream, skip)) < skip:
         raise InputError(f"the NRRD field 'byte skip' is {skip}, which is no place for the voxels")
-    return read_array(stream, shape, dtype, available - (skip if encoding == "raw" else 0))
+    return read_array(stream, shape, dtype, available - (skip if raw else 0))
 
 
 def write_volume(path: Path, volume: Volume) -> None:
@@ -265,7 +331,9 @@ def write_field(path: Path, field: DisplacementField) -> None:
             file.writelines(fortran_blocks(np.moveaxis(field.mm[:, :, k] * sign, 2, 0)))
 
 
-def _header(shape, dtype: np.dtype, affine: np.ndarray, other: str, encoding: str, marks: str = "") -> bytes:
+def _header(
+    shape: tuple[int, ...], dtype: np.dtype, affine: np.ndarray, other: str, encoding: str, marks: str = ""
+) -> bytes:
     lps = FLIP @ affine + 0.0  # + 0.0: no -0 in the text
     extra = len(shape) - 3
     directions = ["none"] * extra + [_vector(lps[:3, axis]) for axis in range(3)]
@@ -284,5 +352,5 @@ def _header(shape, dtype: np.dtype, affine: np.ndarray, other: str, encoding: st
     return ("\n".join(lines) + "\n" + marks + "\n").encode("ascii")
 
 
-def _vector(values) -> str:
+def _vector(values: np.ndarray) -> str:
     return "(" + ",".join(repr(float(x)) for x in values) + ")"

@@ -21,9 +21,10 @@ def by_itk(path) -> Volume | None:
     return Volume(sitk.GetArrayFromImage(image).T, Geometry(image.GetSize(), affine))
 
 
-def by_slicer(path) -> Volume | None:
+def by_slicer(path, slices=()) -> Volume | None:
     """The volume as Slicer's volume node holds it, (I, J, K) in RAS; None where Slicer refuses.
 
+    slices: the files of a series in their order, as Slicer's DICOM module hands them over.
     Slicer turns an axis of left-handed grids round, voxels and matrix alike.
     """
     slicer = pytest.importorskip("slicer", reason="slicer-core is not installed")
@@ -34,6 +35,9 @@ def by_slicer(path) -> Volume | None:
     node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode")
     storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
     storage.SetFileName(str(path))
+    for file in slices:
+        storage.AddFileName(str(file))
+    storage.SetSingleFile(not slices)
     if not storage.ReadData(node):
         return None
     matrix, image = vtk.vtkMatrix4x4(), node.GetImageData()

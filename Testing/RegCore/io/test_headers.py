@@ -16,7 +16,7 @@ ARRAY = (np.random.default_rng(0).normal(size=SHAPE) * 50).astype(np.int16)
 CHANNELS = np.stack([ARRAY, ARRAY > 0, ARRAY * 2], -1)
 ENDINGS = [".nii", ".nii.gz", ".nrrd", ".mha"]
 # Damage within compressed voxels can't be seen from outside.
-SEEN_ONLY_WHEN_READ = {"gzip damaged"}
+SEEN_ONLY_WHEN_READ = {"gzip damaged", "nrrd: encoding"}
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -84,7 +84,7 @@ def test_what_can_not_be_read_is_refused_by_its_header_in_one_sentence(case, tmp
 
 def test_a_transform_is_no_volume(tmp_path):
     (tmp_path / "a.tfm").write_text("x")
-    with pytest.raises(InputError, match="can't be read"):
+    with pytest.raises(InputError, match="not a transform"):
         read_header(tmp_path / "a.tfm")
     with pytest.raises(InputError, match="no such file"):
         read_header(tmp_path / "b.nii")

@@ -1,0 +1,246 @@
+"""What SimpleITK reads: each format without a reader of its own here, and folders of DICOM; writes .mha."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from RegCore.io.files import (
+    DEFLATE_LIMIT,
+    FLIP,
+    LPS,
+    RawImage,
+    atomic_write,
+    check_names,
+    fortran_blocks,
+    in_words,
+    shorten,
+    stored_type,
+)
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.volume import Volume
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+log = logging.getLogger(__name__)
+POSITION, SERIES, TITLE = "0020|0032", "0020|000e", "0008|103e"  # DICOM tags
+UNEVEN = 0.01  # mm: slices further from even steps along their normal are worth a warning
+ELEMENT_TYPES = {"i1": "CHAR", "u1": "UCHAR", "i2": "SHORT", "u2": "USHORT", "i4": "INT", "u4": "UINT"}
+ELEMENT_TYPES |= {"i8": "LONG_LONG", "u8": "ULONG_LONG", "f4": "FLOAT", "f8": "DOUBLE"}
+
+
+def read(path: Path) -> RawImage:
+    """The voxels and the place of a file; three channels of real numbers are vectors in LPS."""
+    reader, shape, affine = _header(path)
+    array = _voxels(_executed(reader, path))
+    vector = len(shape) == 4 and shape[3] == 3 and array.dtype.kind == "f"
+    declared = vector and reader.HasMetaDataKey("intent_code") and reader.GetMetaData("intent_code") == "1006"
+    if reader.HasMetaDataKey("nifti_type") and reader.GetMetaData("nifti_type") == "0":
+        log.warning("%s: an Analyze file does not say where it lies; it is placed as in Slicer", path)
+    slope = float(reader.GetMetaData("scl_slope")) if reader.HasMetaDataKey("scl_slope") else 0.0
+    return RawImage(array, affine, LPS if vector else None, declared, rounding=abs(slope) / 2)
+
+
+def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape, channels last, and affine of a file, without its voxels."""
+    return _header(path)[1:]
+
+
+def _header(path: Path) -> tuple[sitk.ImageFileReader, tuple[int, ...], np.ndarray]:
+    """A reader that knows its header, the shape with channels last, and the affine, index to RAS mm."""
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    if path.suffix.lower() in (".mhd", ".mha"):
+        check_names(path)
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        if "determine ImageIO reader" in str(error):
+            raise InputError("this is no image of a kind that can be read") from None
+        raise InputError(f"it can't be read as an image ({_reason(error, path)})") from None
+    size, channels = reader.GetSize(), reader.GetNumberOfComponents()
+    name = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    if "complex" in name or "label" in name:
+        raise InputError(f"voxels of real numbers were expected, but they are of the type {name}")
+    if len(size) < 3 or any(n != 1 for n in size[3:]):
+        raise InputError(f"one 3-D volume was expected, but this is {len(size)}-D with shape {size}")
+    direction = np.array(reader.GetDirection()).reshape(len(size), len(size))[:3, :3]
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = direction * reader.GetSpacing()[:3], reader.GetOrigin()[:3]
+    Geometry(size[:3], affine)
+    bits = next((int(word.split("-")[0]) for word in name.split() if word[0].isdigit()), 64)
+    _check_promise(path, int(np.prod([*size, channels], dtype=object)) * bits // 8)
+    if len(size) > 3:
+        reader.SetExtractSize([*size[:3], *[0] * (len(size) - 3)])
+    return reader, (*size[:3], channels) if channels > 1 else size[:3], FLIP @ affine
+
+
+def _check_promise(path: Path, promised: int) -> None:
+    """A header must not promise more voxels than its file, and those beside and below it, can hold."""
+    found = path.stat().st_size
+    if promised > found * DEFLATE_LIMIT:
+        files = [*path.parent.glob("*"), *path.parent.glob("*/*")]
+        found = sum(file.stat().st_size for file in files if file.is_file())
+    if promised > found * DEFLATE_LIMIT:
+        raise InputError(f"the header promises {in_words(promised)} of voxels, more than the file can hold")
+
+
+def _executed(reader: sitk.ImageFileReader | sitk.ImageSeriesReader, path: Path) -> sitk.Image:
+    try:
+        return reader.Execute()
+    except RuntimeError as error:
+        raise InputError(f"the file is cut short or damaged ({_reason(error, path)})") from None
+
+
+def _reason(error: RuntimeError, path: Path) -> str:
+    """What ITK says, without the file's name and the places in its source and in memory."""
+    junk = r"^Exception thrown.*|^Reason: No such file.*|(ITK|sitk::)\s?ERROR: |\w+\(0x\w+\): "
+    return shorten(" ".join(re.sub(junk, "", str(error), flags=re.M).replace(str(path), "it").split()), 200)
+
+
+class _Buffer:
+    """The voxels of an image of SimpleITK for NumPy, not copied; keeps the image alive that owns them."""
+
+    def __init__(self, image: sitk.Image):
+        import SimpleITK as sitk
+
+        self.image = image
+        interface = sitk.GetArrayViewFromImage(image).__array_interface__
+        self.__array_interface__ = interface | {"data": (interface["data"][0], False)}
+
+
+def _voxels(image: sitk.Image) -> np.ndarray:
+    """(I, J, K) or (I, J, K, C), the first axis fastest but for channels."""
+    array = np.asarray(_Buffer(image))
+    return array.transpose(2, 1, 0, 3) if array.ndim == 4 else array.T
+
+
+# ---- DICOM -------------------------------------------------------------------------------------------------
+
+
+def read_folder(folder: Path, series: Sequence[str] | None = None) -> RawImage:
+    """The volume of a folder of DICOM slices, placed as ITK and Slicer place it.
+
+    Args:
+        folder: holds the files of one series, or of several.
+        series: the UID of the series, or several, of which one is here; None where there is only one.
+
+    Raises:
+        InputError: there is no series, none of this UID, or the choice is open; the sentence lists them.
+    """
+    import SimpleITK as sitk
+
+    found = {uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in _series(folder)}
+    if not found:
+        raise InputError("this is a folder, but there is no DICOM series in it")
+    chosen = [uid for uid in found if series is None or uid in series or _uid(found[uid][0]) in series]
+    if len(chosen) != 1:
+        listed = "; ".join(
+            f"{_uid(files[0])} ({_title(files[0])}, {len(files)} files)" for uid, files in found.items()
+        )
+        wrong = "" if series is None else f", {len(chosen) or 'none'} of them {' or '.join(series)}"
+        raise InputError(f"the folder holds {len(found)} DICOM series{wrong}; choose one of: {listed}")
+    files = found[chosen[0]]
+    if len(files) == 1:
+        return read(Path(files[0]))
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(files)
+    image = _executed(reader, folder)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    places = _slice_places(files)
+    if places is not None:
+        affine[:3, 2] = (places[-1] - places[0]) / (len(places) - 1)
+        _warn_of_gaps(folder, np.diff(places, axis=0), np.cross(affine[:3, 0], affine[:3, 1]))
+    return RawImage(_voxels(image), FLIP @ affine, kind="image")
+
+
+def _series(folder: Path) -> tuple[str, ...]:
+    import SimpleITK as sitk
+
+    return sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+
+
+def _tags(file: str) -> sitk.ImageFileReader:
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(file)
+    reader.ReadImageInformation()
+    return reader
+
+
+def _title(file: str) -> str:
+    return _tag(file, TITLE) or "no description"
+
+
+def _uid(file: str) -> str:
+    """The UID of the series as DICOM has it: ITK adds to it where one series holds several volumes."""
+    return _tag(file, SERIES)
+
+
+def _tag(file: str, tag: str) -> str:
+    tags = _tags(file)
+    return tags.GetMetaData(tag).strip(" \0") if tags.HasMetaDataKey(tag) else ""
+
+
+def _slice_places(files: tuple[str, ...]) -> np.ndarray | None:
+    """The centre of the first voxel of each slice, (N, 3) LPS mm; None where the files do not say it."""
+    headers = [_tags(file) for file in files]
+    if not all(header.HasMetaDataKey(POSITION) for header in headers):
+        return None
+    return np.array([[float(x) for x in header.GetMetaData(POSITION).split("\\")] for header in headers])
+
+
+def _warn_of_gaps(folder: Path, steps: np.ndarray, normal: np.ndarray) -> None:
+    """Say where slices are missing, which all readers take for evenly spaced, or shifted by a gantry tilt."""
+    normal = normal / np.linalg.norm(normal)
+    heights = steps @ normal
+    if np.ptp(heights) > UNEVEN:
+        text = "%s: the slices are %.3g to %.3g mm apart, some may be missing; all are taken as evenly spaced"
+        log.warning(text, folder, heights.min(), heights.max())
+    aside = np.linalg.norm(steps - heights[:, None] * normal, axis=1).max()
+    if aside > UNEVEN:
+        text = "%s: each slice is shifted by up to %.3g mm in its plane (gantry tilt), so the grid is sheared"
+        log.warning(text, folder, aside)
+
+
+# ---- writing -----------------------------------------------------------------------------------------------
+
+
+def write_mha(path: Path, volume: Volume) -> None:
+    """A volume as MetaImage in one file, not compressed, LPS mm; the channels of a voxel stand together."""
+    array, dtype = volume.array, stored_type(volume.array)
+    affine, spacing = FLIP @ volume.geometry.affine, volume.geometry.spacing
+    fields: dict[str, object] = {
+        "ObjectType": "Image",
+        "NDims": 3,
+        "BinaryData": True,
+        "BinaryDataByteOrderMSB": False,
+        "CompressedData": False,
+        "TransformMatrix": _text((affine[:3, :3] / spacing).T.ravel()),
+        "Offset": _text(affine[:3, 3]),
+        "CenterOfRotation": "0 0 0",
+        "ElementSpacing": _text(spacing),
+        "DimSize": " ".join(str(n) for n in array.shape[:3]),
+    }
+    if array.ndim == 4:
+        fields["ElementNumberOfChannels"] = array.shape[3]
+        array = np.moveaxis(array, 3, 0)
+    fields |= {"ElementType": f"MET_{ELEMENT_TYPES[dtype.str[1:]]}", "ElementDataFile": "LOCAL"}
+    with atomic_write(path) as side, open(side, "xb") as file:
+        file.write("".join(f"{key} = {value}\n" for key, value in fields.items()).encode("ascii"))
+        file.writelines(fortran_blocks(array, dtype))
+
+
+def _text(values: np.ndarray) -> str:
+    return " ".join(repr(float(x) + 0.0) for x in values)
