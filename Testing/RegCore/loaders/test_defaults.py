@@ -5,13 +5,20 @@ import pytest
 import torch
 
 from RegCore.loaders import batches, images_from_volumes
-from RegCore.loaders.augmentation import AUGMENTATIONS
+from RegCore.loaders.augmentation import AUGMENTATIONS, CORNERS
 
 
 def pair() -> dict:
     random = np.random.default_rng(0)
     shapes = {"fixed_image": (2, 1, 7, 8, 9), "moving_image": (2, 1, 9, 7, 8)}
     return {name: torch.from_numpy(random.random(shape)).float() for name, shape in shapes.items()}
+
+
+def test_the_corners_are_those_of_deepreg():
+    """A corner of the cube from -1 to 1 and its three neighbours, the last axis first."""
+    first, *neighbours = np.array(CORNERS)
+    assert first.tolist() == [-1, -1, -1]
+    np.testing.assert_array_equal(np.array(neighbours) - first, 2 * np.eye(3)[::-1])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Groups with different numbers of labels: fine where images meet within a group, refused between groups."""
+"""Groups with different numbers of labels are fine unless groups meet; labels hold values from 0 to 1."""
 
 import re
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from RegCore.loaders import make_loader
+from RegCore.loaders.images import check_label
 from RegCore.space.geometry import InputError
 from Testing.RegCore.loaders import data
 
@@ -84,3 +85,21 @@ def assert_names(sentence: str, form: str, *expected: tuple) -> None:
     ):
         ending = f"{group}/{image}.nii.gz" if form == "nifti" else f"{group}-{image}"
         assert ending in place and int(number) == count, sentence
+
+
+@pytest.mark.parametrize(
+    ("values", "fine"),
+    [((0, 1), True), ((-5e-6, 1), True), ((0, 1 + 5e-6), True), ((-2e-5, 1), False), ((0, 1 + 2e-5), False)],
+)
+def test_a_label_may_miss_0_and_1_by_rounding_alone(values, fine):
+    array = np.array(values, np.float64).reshape(2, 1, 1)
+    if fine:
+        check_label(array, "seg.nii")
+        return
+    with pytest.raises(InputError, match=r"^seg\.nii: a label must have values from 0 to 1"):
+        check_label(array, "seg.nii")
+
+
+def test_a_label_of_nan_is_refused():
+    with pytest.raises(InputError, match="from 0 to 1"):
+        check_label(np.array([0.0, np.nan]), "seg.nii")
