@@ -377,7 +377,7 @@ def text_files() -> list[Path]:
     kinds = {".py", ".md", ".txt", ".ui", ".yaml", ".sh", ".json", ".cmake", ".toml", ""}
     inside = (path for folder in folders for path in folder.rglob("*") if "__pycache__" not in path.parts)
     output = ROOT / "Testing" / "output"
-    paths = [*inside, *ROOT.glob("*")]
+    paths = [*inside, *(path for path in ROOT.glob("*") if path.name != ".git")]
     return sorted(p for p in paths if p.is_file() and p.suffix in kinds and not p.is_relative_to(output))
 
 
