@@ -2,7 +2,8 @@
 
 Each case runs in a separate process with two threads, so that its peak memory can be measured; segmentations
 are used for evaluation only, except in the one case that intensities cannot solve. All programs are evaluated
-by the same script, `evaluate.py`, which comes with the data. Writes Docs/benchmarks.md and the README's table.
+by the same script, `evaluate.py`, which comes with the data. Writes Docs/benchmarks.md and the table of
+the README.
 """
 
 import argparse

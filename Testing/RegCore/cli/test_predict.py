@@ -80,7 +80,7 @@ def test_parts_of_ones_own_come_from_a_plugin(trained, monkeypatch, capsys):
 def test_complaints_are_one_sentence(trained, capsys):
     for words, sentence in {
         "predict logs/exp/save/ckpt-3": "logs/exp/save/ckpt-3: there is no such file",
-        "predict logs/exp/save/ckpt-2 --split tset": "'tset', expected one of train, valid, test, did you mean test?",
+        "predict logs/exp/save/ckpt-2 --split tset": "one of train, valid, test, did you mean test?",
         "predict logs/exp/save/ckpt-2 none.yaml": "none.yaml",
     }.items():
         assert main(words.split()) == 2
