@@ -49,9 +49,9 @@ def install() -> None:
             _install_torch(constraints)
         if set(lacking) - {"torch"}:
             _pip(_requirements(), constraints)
-    still = missing()
-    if still:
-        names = ", ".join(still)
+    absent = missing()
+    if absent:
+        names = ", ".join(absent)
         raise InstallError(_("Some packages are still missing: {names}.").format(names=names))
 
 

@@ -8,6 +8,7 @@ that gives back a batch of the same keys; `AUGMENTATIONS` makes one by name from
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from random import Random
 
 import numpy as np
 import torch
@@ -203,3 +204,22 @@ def in_turn(augmentations: Iterable[Callable]) -> Callable[[dict, Generator], di
         return batch
 
     return augmented
+
+
+def augment_each(batch: dict, augmentations: Sequence[Callable], keys: Sequence[str]) -> dict:
+    """Augment every sample by itself, so that what is drawn for it does not depend on the size of the batch.
+
+    Args:
+        batch: tensors ``(B, …)`` by name; ``indices`` and what is no tensor stay as they are.
+        augmentations: entries of `AUGMENTATIONS` with their options.
+        keys: a text for each sample; the same text draws the same numbers.
+
+    Returns:
+        A batch with the same names.
+    """
+    changed = []
+    for i, key in enumerate(keys):
+        generator = torch.Generator().manual_seed(Random(key).getrandbits(63))
+        sample = {k: v[i : i + 1] for k, v in batch.items() if isinstance(v, torch.Tensor) and k != "indices"}
+        changed.append(in_turn(augmentations)(sample, generator))
+    return batch | {key: torch.cat([sample[key] for sample in changed]) for key in changed[0]}

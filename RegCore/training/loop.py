@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from RegCore.loaders import Batches, Loader, make_loader
-from RegCore.loaders.augmentation import AUGMENTATIONS, in_turn
+from RegCore.loaders.augmentation import AUGMENTATIONS, augment_each
 from RegCore.networks.device import choose_device
 from RegCore.networks.model_file import Model, build
 from RegCore.progress import Cancelled, Progress, silent
@@ -112,23 +112,9 @@ def train(
 
     Examples:
         >>> import RegCore
-        >>> from RegCore.samples.datasets import Scan, make_cases, write_dataset
-        >>> files = write_dataset("data", make_cases("unpaired", Scan(shape=(12, 12, 12)), count=2))
-        >>> data = {"dir": "data", "format": "nifti", "labeled": True}
-        >>> config = RegCore.Config.from_dict(
-        ...     {
-        ...         "dataset": {"type": "unpaired", "image_shape": [8, 8, 8], "train": data, "valid": data},
-        ...         "train": {
-        ...             "method": "ddf",
-        ...             "backbone": {"name": "unet", "num_channel_initial": 2, "depth": 1},
-        ...             "loss": {"image": {"name": "ssd"}, "regularization": {"name": "bending"}},
-        ...             "optimizer": {"name": "Adam", "learning_rate": 1e-3},
-        ...             "preprocess": {"batch_size": 1, "shuffle_buffer_num_batch": 0},
-        ...             "epochs": 2,
-        ...             "save_period": 2,
-        ...         },
-        ...     }
-        ... )
+        >>> from RegCore.samples.datasets import write_examples
+        >>> write_examples(".", patients=2)  # small data sets and configurations
+        >>> config = RegCore.load_config("config/unpaired_labeled_ddf.yaml")
         >>> trained = RegCore.train(config, exp_name="first", device="cpu")
         >>> trained.ended, len(trained.history)
         ('finished', 2)
@@ -303,18 +289,8 @@ def _prepared_batches(run: _Run, steps: Iterator) -> Iterator[dict]:
         start = first + run.group.rank * (last - first) // run.group.size
         batch = _on_device(batch, run.group.device)
         keys = [f"augmentation/{run.state.seed}/{run.state.place.epoch}/{start + i}" for i in range(count)]
-        yield _augmented(batch, run.augmentations, keys) if run.augmentations else batch
+        yield augment_each(batch, run.augmentations, keys) if run.augmentations else batch
         first = last
-
-
-def _augmented(batch: dict, augmentations: list, keys: list[str]) -> dict:
-    """Each sample by itself, so that what is drawn for it does not depend on the size of the batch."""
-    changed = []
-    for i, key in enumerate(keys):
-        generator = torch.Generator().manual_seed(Random(key).getrandbits(63))
-        sample = {k: v[i : i + 1] for k, v in batch.items() if isinstance(v, torch.Tensor) and k != "indices"}
-        changed.append(in_turn(augmentations)(sample, generator))
-    return batch | {key: torch.cat([sample[key] for sample in changed]) for key in changed[0]}
 
 
 def _in_groups(batches: Iterator[dict], size: int) -> Iterator[list[dict]]:

@@ -93,27 +93,11 @@ def predict(
 
     Examples:
         >>> import RegCore
-        >>> from RegCore.networks.model_file import build
-        >>> from RegCore.samples.datasets import Scan, make_cases, write_dataset
-        >>> files = write_dataset("data", make_cases("unpaired", Scan(shape=(12, 12, 12)), count=2))
-        >>> config = {
-        ...     "dataset": {
-        ...         "type": "unpaired",
-        ...         "image_shape": [8, 8, 8],
-        ...         "test": {"dir": "data", "format": "nifti", "labeled": True},
-        ...     },
-        ...     "train": {
-        ...         "method": "ddf",
-        ...         "backbone": {"name": "unet", "num_channel_initial": 2, "depth": 1},
-        ...         "loss": {"image": {"name": "ssd"}, "regularization": {"name": "bending"}},
-        ...         "optimizer": {"name": "Adam", "learning_rate": 1e-3},
-        ...         "preprocess": {"batch_size": 1, "shuffle_buffer_num_batch": 0},
-        ...         "epochs": 1,
-        ...         "save_period": 1,
-        ...     },
-        ... }
-        >>> model = build(config, (8, 8, 8), (8, 8, 8), labeled=True)
-        >>> predicted = RegCore.predict(model, config, split="test", exp_name="first", device="cpu")
+        >>> from RegCore.samples.datasets import write_examples
+        >>> write_examples(".", patients=2)  # small data sets and configurations
+        >>> config = RegCore.load_config("config/unpaired_labeled_ddf.yaml")
+        >>> trained = RegCore.train(config, exp_name="first", max_epochs=1, device="cpu")
+        >>> predicted = RegCore.predict(trained.model, split="test", exp_name="first", device="cpu")
         >>> len(predicted.metrics)  # one dict for each pair and structure
         3
     """

@@ -1,8 +1,9 @@
 """Registers every real case and sets the figures beside those of other programs: `make bench`.
 
-Each case runs in a process of its own with two threads, so that its peak memory is its own; segmentations
-measure and do not steer, but for the case that no intensity decides. The judge is the script `evaluate.py`
-beside the data, the same for all programs. Writes Docs/benchmarks.md and the table of the README.
+Each case runs in a separate process with two threads, so that its peak memory can be measured; segmentations
+are used for evaluation only, except in the one case that intensities cannot solve. All programs are evaluated
+by the same script, `evaluate.py`, which comes with the data. Writes Docs/benchmarks.md and the table of
+the README.
 """
 
 import argparse
@@ -140,9 +141,10 @@ def write_documents() -> None:
     parts = [__doc__.split("\n\n", 1)[1].strip().rsplit(" Writes", 1)[0]]
     parts += ["TRE in mm for the first three cases, Dice for the others.", summary_table(ours)]
     parts.append(
-        "Times of the others are of one run on a busy machine: read them as upper bounds. Our column is bold "
-        "throughout, also where another program is better. In the last case DeepRegSlicer was given the "
-        "segmentations, which the others did not use. Its settings were chosen on these very cases."
+        "Times of the other programs are from one run on a busy machine and should be read as upper bounds. "
+        "Our column is bold throughout, even where another program does better. In the last case "
+        "DeepRegSlicer was given the segmentations, which the others did not use. Its settings were tuned "
+        "on these same cases."
     )
     for case in ours:
         parts += [f"### {CASES[case][0]} (`{case}`)", detail_table(case, ours[case])]

@@ -126,7 +126,7 @@ def publish(steps: int) -> bool:
     table = run(*command, *(f"{number}={name.capitalize()}" for number, name in LABELS.items()))
     times = ", ".join(f"{name} {seconds_of(name)}" for name in NETWORKS)
     words = (
-        f"{TRAINED} scans to train with, {TESTED} to test; a grid of 96³ voxels of 4 mm, networks at 48³ "
+        f"{TRAINED} training scans, {TESTED} test scans; a grid of 96³ voxels of 4 mm, networks at 48³ "
         f"with half the channels, 8 layers of 31 supervoxels, {steps} steps of 4 scans. "
         f"Preparation took {seconds_of('prepared')} s, the trainings {times} s."
     )
@@ -231,7 +231,7 @@ def register_without_template(
 
 
 def accuracy(method: SlicReg, scans: list[LabelledScan]) -> float:
-    """Share of the voxels inside supervoxels, over all layers, whose supervoxel is told rightly."""
+    """Share of the voxels inside supervoxels, over all layers, whose supervoxel is predicted correctly."""
     shares = []
     for scan in scans:
         known = true_supervoxels(method, scan).labels
@@ -272,8 +272,8 @@ def contribute(steps: int, count: int = 6) -> bool:
         each, folds = pairs(measured, field_of).T
         lines.append(f"| {name} | {each.mean():.3f} | {each.min():.3f} | {folds.max():.3f} % | |")
     words = (
-        f"{steps} steps, {seconds_of('eight')} s. Of the voxels inside supervoxels "
-        f"{100 * accuracy(method, measured):.0f} % are told rightly."
+        f"{steps} steps, {seconds_of('eight')} s. {100 * accuracy(method, measured):.0f} % of the voxels "
+        "inside supervoxels are assigned correctly."
     )
     put("slicreg small", "\n".join(lines) + f"\n\n{words}", PAGE)
     alone, start = found.each("SLIC-Reg"), found.each("start")
