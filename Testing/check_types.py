@@ -19,6 +19,7 @@ CLEAN = {
     "space",
     "io",
     "resampler",
+    "losses",
     "registration",
     "evaluation",
 }

@@ -1,6 +1,7 @@
 """What losses ask of their arguments: pairs of images, fields, lengths."""
 
 import torch
+from numpy.typing import ArrayLike
 
 from RegCore.space.geometry import InputError
 
@@ -32,9 +33,9 @@ def check_share(value: float, name: str) -> None:
         raise InputError(f"{name} must lie between 0 and 1, but it is {value}")
 
 
-def lengths_mm(spacing, like: torch.Tensor) -> torch.Tensor:
+def lengths_mm(spacing: ArrayLike, like: torch.Tensor) -> torch.Tensor:
     """Three lengths in mm as a tensor of the dtype and device of ``like``; InputError unless positive."""
     mm = torch.as_tensor(spacing, dtype=torch.float64)
     if mm.shape != (3,) or not bool((mm > 0).all()):
-        raise InputError(f"spacing must be three positive lengths in mm, but it is {spacing}")
+        raise InputError(f"spacing must be three positive lengths in mm, but it is {spacing!r}")
     return mm.to(like)

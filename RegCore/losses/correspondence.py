@@ -1,4 +1,4 @@
-"""Losses that need more than one field: its counterpart the other way round, or pairs of landmarks."""
+"""Losses that need more than one field: the field of the opposite direction, or pairs of landmarks."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from RegCore.resampler import sample, warp_image_ddf
 from RegCore.space.geometry import InputError
 
 
-def _mean_square(residual: torch.Tensor, spacing) -> torch.Tensor:
+def _mean_square(residual: torch.Tensor, spacing: Sequence[float] | None) -> torch.Tensor:
     """Mean over voxels of the squared length of ``(B, 3, I, J, K)``, in voxels or mm: ``(B,)``."""
     if spacing is not None:
         residual = residual * lengths_mm(spacing, residual).view(1, 3, 1, 1, 1)
@@ -57,7 +57,9 @@ def inverse_consistency(
     return 0.5 * (there + _mean_square(backward + warp_image_ddf(forward, backward), spacing))
 
 
-def _to_mm(residual: torch.Tensor, spacing, affine) -> torch.Tensor:
+def _to_mm(
+    residual: torch.Tensor, spacing: Sequence[float] | None, affine: torch.Tensor | None
+) -> torch.Tensor:
     """Differences ``(B, 3, N)`` in voxels of a grid, in mm."""
     if spacing is not None and affine is not None:
         raise InputError("a distance in mm takes either a spacing or an affine matrix, not both")

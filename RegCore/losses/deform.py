@@ -6,6 +6,8 @@ is a sum of means of squares (or moduli) of small stencils; value and derivative
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
+from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -22,9 +24,9 @@ class _Stencil:
     taps: tuple[tuple[tuple[int, int, int], float], ...]  # (offset, coefficient)
     axes: tuple[int, ...]  # one axis for each derivative, which spacing divides by
     weight: float = 1.0
-    margin: int | None = None  # leave out so many voxels on every side in place of what the offsets ask for
+    margin: int | None = None  # voxels left out on every side, in place of what the offsets ask for
 
-    def windows(self, shape) -> list[tuple[float, tuple[slice, ...]]]:
+    def windows(self, shape: Sequence[int]) -> list[tuple[float, tuple[slice, ...]]]:
         """(coefficient, part of the grid) of each tap; parts of one shape, empty if the grid is too small."""
         low = [max(-min(o[d] for o, _ in self.taps), 0) for d in AXES]
         high = [max(max(o[d] for o, _ in self.taps), 0) for d in AXES]
@@ -40,7 +42,8 @@ class _Stencil:
 
 
 def _step(axis: int, length: int) -> tuple[int, int, int]:
-    return tuple(length if d == axis else 0 for d in AXES)
+    i, j, k = (length if d == axis else 0 for d in AXES)
+    return i, j, k
 
 
 def _first(axis: int, deepreg: bool) -> _Stencil:
@@ -61,8 +64,8 @@ def _mixed(a: int, b: int, deepreg: bool) -> _Stencil:
     taps = []
     for s in (1, -1):
         for t in (1, -1):
-            offset = tuple(s if d == a else t if d == b else 0 for d in AXES)
-            taps.append((offset, 0.25 * s * t))
+            i, j, k = (s if d == a else t if d == b else 0 for d in AXES)
+            taps.append(((i, j, k), 0.25 * s * t))
     return _Stencil(tuple(taps), (a, b), weight=2.0, margin=2 if deepreg else None)
 
 
@@ -70,17 +73,25 @@ class _StencilEnergy(torch.autograd.Function):
     """sum over stencils of weight * mean of |scaled stencil|^power, ``(B,)``, and its derivative."""
 
     @staticmethod
-    def forward(ctx, ddf, stencils, scales, l1: bool, needed: bool, skip_empty: bool):
+    def forward(
+        ctx: Any,
+        ddf: torch.Tensor,
+        stencils: Sequence[_Stencil],
+        scales: Sequence[torch.Tensor | None],
+        l1: bool,
+        needed: bool,
+        skip_empty: bool,
+    ) -> torch.Tensor:
         energy = ddf.new_zeros(ddf.shape[0])
         grad = torch.zeros_like(ddf) if needed else None
         for stencil, scale in zip(stencils, scales, strict=True):
             windows = stencil.windows(ddf.shape[2:])
-            value = sum(ddf[window] * coefficient for coefficient, window in windows)
+            value = reduce(torch.add, (ddf[window] * coefficient for coefficient, window in windows))
             if value.numel() == 0 and skip_empty:
                 continue
             value = value if scale is None else value * scale
             energy += stencil.weight * (value.abs() if l1 else value * value).flatten(1).mean(1)
-            if needed and value.numel():
+            if grad is not None and value.numel():
                 slope = value.sign() if l1 else value.mul_(2)
                 slope = slope.mul_(stencil.weight * len(value) / value.numel())
                 slope = slope if scale is None else slope.mul_(scale)
@@ -91,14 +102,20 @@ class _StencilEnergy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_energy):
+    def backward(ctx: Any, grad_energy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (grad,) = ctx.saved_tensors
         return grad * grad_energy.view(-1, 1, 1, 1, 1), None, None, None, None, None
 
 
-def _energy(ddf: torch.Tensor, stencils, spacing, l1: bool, deepreg: bool) -> torch.Tensor:
+def _energy(
+    ddf: torch.Tensor,
+    stencils: Sequence[_Stencil],
+    spacing: Sequence[float] | None,
+    l1: bool,
+    deepreg: bool,
+) -> torch.Tensor:
     check_field(ddf)
-    scales = [None] * len(stencils)
+    scales: list[torch.Tensor | None] = [None] * len(stencils)
     if spacing is not None:
         mm = lengths_mm(spacing, torch.zeros((), dtype=torch.float64))
         scales = [(mm / mm[list(s.axes)].prod()).to(ddf).view(1, 3, 1, 1, 1) for s in stencils]
@@ -181,7 +198,11 @@ def diffusion(velocity: torch.Tensor, *, spacing: Sequence[float] | None = None)
 
 
 def central_difference(x: torch.Tensor, axis: int) -> torch.Tensor:
-    """(x(i+1) - x(i-1)) / 2 along spatial axis 0, 1 or 2 of ``(B, C, I, J, K)``, without the outer voxels.
+    """(x(i+1) - x(i-1)) / 2 along one axis, without the outer voxels.
+
+    Args:
+        x: ``(B, C, I, J, K)``.
+        axis: 0, 1 or 2 for i, j or k.
 
     Returns:
         ``(B, C, I - 2, J - 2, K - 2)``.

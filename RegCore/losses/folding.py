@@ -1,6 +1,8 @@
 """The Jacobian penalty: a loss of a displacement field that folds, or that changes volumes."""
 
+from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -35,7 +37,7 @@ def _columns(part: torch.Tensor) -> list[torch.Tensor]:
     return columns
 
 
-def _at_corner(column: torch.Tensor, own: int, corner, cells) -> torch.Tensor:
+def _at_corner(column: torch.Tensor, own: int, corner: Sequence[int], cells: Sequence[int]) -> torch.Tensor:
     """The edges along axis ``own`` that meet the given corner of each cell, ``(3, *cells)``, a view."""
     for d in range(3):
         if d != own:
@@ -75,10 +77,9 @@ def _slab(part: torch.Tensor, grad: torch.Tensor | None, log_weight: float, scal
         if slopes is None or not (log_weight or bool(slope.any())):
             continue
         touched = True
-        others = normal, _cross(c, a), _cross(a, b)
-        for d, other in enumerate(others):
-            _at_corner(slopes[d], d, corner, cells).addcmul_(other, slope, value=scale)
-    if touched:
+        for d, minor in enumerate((normal, _cross(c, a), _cross(a, b))):
+            _at_corner(slopes[d], d, corner, cells).addcmul_(minor, slope, value=scale)
+    if grad is not None and slopes is not None and touched:
         _add_slopes(grad, slopes)
     return total
 
@@ -87,7 +88,7 @@ class _JacobianPenalty(torch.autograd.Function):
     """Mean charge per sample ``(B,)``; the derivative is made on the way forward, slab by slab."""
 
     @staticmethod
-    def forward(ctx, ddf, log_weight: float):
+    def forward(ctx: Any, ddf: torch.Tensor, log_weight: float) -> torch.Tensor:
         shape = ddf.shape[2:]
         grad = torch.zeros_like(ddf) if ctx.needs_input_grad[0] else None
         corners = 1
@@ -105,7 +106,7 @@ class _JacobianPenalty(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_energy):
+    def backward(ctx: Any, grad_energy: torch.Tensor) -> tuple[torch.Tensor, None]:
         (grad,) = ctx.saved_tensors
         return grad * grad_energy.view(-1, 1, 1, 1, 1), None
 

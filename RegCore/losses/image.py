@@ -4,6 +4,8 @@ All take ``(B, C, I, J, K)`` tensors, fixed first, and return one value per samp
 better.
 """
 
+from typing import Any
+
 import torch
 from torch.autograd.function import once_differentiable
 
@@ -25,6 +27,9 @@ def gncc(fixed: torch.Tensor, warped: torch.Tensor, *, deepreg: bool = False) ->
 
     Returns:
         ``(B,)`` in [-1, 0].
+
+    Raises:
+        InputError: the two are not ``(B, C, I, J, K)`` of one shape.
     """
     check_pair(fixed, warped)
     axes = (2, 3, 4)
@@ -50,7 +55,9 @@ class _JointHistogram(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, fixed, warped, centres, sigma):
+    def forward(
+        ctx: Any, fixed: torch.Tensor, warped: torch.Tensor, centres: torch.Tensor, sigma: float
+    ) -> torch.Tensor:
         ctx.save_for_backward(fixed, warped, centres)
         ctx.sigma = sigma
         joint = centres.new_zeros(len(centres), len(centres))
@@ -60,7 +67,7 @@ class _JointHistogram(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         fixed, warped, centres = ctx.saved_tensors
         outs = [
             torch.empty_like(x) if n else None

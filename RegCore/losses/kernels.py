@@ -2,15 +2,20 @@
 
 import torch
 
+from RegCore.resampler.grids import Device
 from RegCore.space.geometry import InputError
 
 
-def rectangular_kernel1d(kernel_size: int, *, dtype=torch.float32, device=None) -> torch.Tensor:
+def rectangular_kernel1d(
+    kernel_size: int, *, dtype: torch.dtype = torch.float32, device: Device = None
+) -> torch.Tensor:
     """``kernel_size`` ones, ``(kernel_size,)``."""
     return torch.ones(kernel_size, dtype=dtype, device=device)
 
 
-def triangular_kernel1d(kernel_size: int, *, dtype=torch.float32, device=None) -> torch.Tensor:
+def triangular_kernel1d(
+    kernel_size: int, *, dtype: torch.dtype = torch.float32, device: Device = None
+) -> torch.Tensor:
     """1, 2, ..., n, ..., 2, 1 with n = (kernel_size + 1) / 2, ``(kernel_size,)``.
 
     Raises:
@@ -22,13 +27,15 @@ def triangular_kernel1d(kernel_size: int, *, dtype=torch.float32, device=None) -
     return torch.minimum(x + 1, kernel_size - x)
 
 
-def gaussian_kernel1d_size(kernel_size: int, *, dtype=torch.float32, device=None) -> torch.Tensor:
+def gaussian_kernel1d_size(
+    kernel_size: int, *, dtype: torch.dtype = torch.float32, device: Device = None
+) -> torch.Tensor:
     """exp(-x^2 / (2 s^2)), s = kernel_size / 3, at ``kernel_size`` unit steps centred on 0."""
     x = torch.arange(kernel_size, dtype=dtype, device=device) - (kernel_size - 1) / 2
     return torch.exp(-0.5 * (x * (3 / kernel_size)) ** 2)
 
 
-def _tail(sigma: float, tail: int, dtype, device) -> torch.Tensor:
+def _tail(sigma: float, tail: int, dtype: torch.dtype, device: Device) -> torch.Tensor:
     """x / sigma for the whole numbers x of [-tail, tail].
 
     Raises:
@@ -39,13 +46,17 @@ def _tail(sigma: float, tail: int, dtype, device) -> torch.Tensor:
     return torch.arange(-tail, tail + 1, dtype=dtype, device=device) / sigma
 
 
-def gaussian_kernel1d_sigma(sigma: float, *, dtype=torch.float32, device=None) -> torch.Tensor:
+def gaussian_kernel1d_sigma(
+    sigma: float, *, dtype: torch.dtype = torch.float32, device: Device = None
+) -> torch.Tensor:
     """A Gaussian of ``sigma`` voxels cut at int(3 sigma), sum 1, ``(2 int(3 sigma) + 1,)``."""
     weights = torch.exp(-0.5 * _tail(sigma, int(3 * sigma), dtype, device) ** 2)
     return weights / weights.sum()
 
 
-def cauchy_kernel1d(sigma: float, *, dtype=torch.float32, device=None) -> torch.Tensor:
+def cauchy_kernel1d(
+    sigma: float, *, dtype: torch.dtype = torch.float32, device: Device = None
+) -> torch.Tensor:
     """1 / (1 + (x / sigma)^2) cut at int(5 sigma), sum 1, ``(2 int(5 sigma) + 1,)``."""
     weights = 1 / (_tail(sigma, int(5 * sigma), dtype, device) ** 2 + 1)
     return weights / weights.sum()
@@ -68,11 +79,19 @@ def _banded(kernel: torch.Tensor, n: int) -> torch.Tensor:
 
 
 def separable_filter(x: torch.Tensor, kernel: torch.Tensor, *, adjoint: bool = False) -> torch.Tensor:
-    """Correlate each of the last three axes of ``(..., I, J, K)`` with one kernel ``(n,)``; same shape.
+    """Correlate each of the last three axes with one kernel; zeros lie outside.
 
-    Zeros lie outside. An even kernel reaches one voxel further forward than backward: (n - 1) // 2 before,
-    n // 2 after. One product with a banded matrix per axis, so that a kernel longer than the image costs no
-    more than a short one. Differentiable in ``x``; ``adjoint`` applies the transposed map.
+    One product with a banded matrix per axis, so that a kernel longer than the image costs no more than a
+    short one. Differentiable in ``x``.
+
+    Args:
+        x: ``(..., I, J, K)``.
+        kernel: ``(n,)``. An even one reaches one voxel further forward than backward: (n - 1) // 2 before,
+            n // 2 after.
+        adjoint: apply the transposed map.
+
+    Returns:
+        A tensor of the shape of ``x``.
     """
     matrices = [_banded(kernel, n) for n in x.shape[-3:]]
     if adjoint:

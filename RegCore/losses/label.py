@@ -49,7 +49,7 @@ def multi_scale(
         raise InputError(f"scales must hold one number or more, none of them negative, but it is {scales}")
     values = []
     for scale in scales:
-        pair = (fixed, warped)
+        pair = [fixed, warped]
         if scale > 0:
             weights = SIGMA_KERNELS[kernel](scale, dtype=fixed.dtype, device=fixed.device)
             pair = [separable_filter(x, weights) for x in pair]
@@ -57,17 +57,24 @@ def multi_scale(
     return torch.stack(values).mean(0)
 
 
-def _binary(fixed: torch.Tensor, warped: torch.Tensor, binary: bool):
+def _binary(fixed: torch.Tensor, warped: torch.Tensor, binary: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Both cut at one half where ``binary`` asks for it, which leaves no gradient."""
     return ((fixed >= 0.5).to(fixed.dtype), (warped >= 0.5).to(warped.dtype)) if binary else (fixed, warped)
 
 
-def _sums(fixed: torch.Tensor, warped: torch.Tensor):
+def _sums(fixed: torch.Tensor, warped: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Sums over the voxels of f w and of f + w, ``(B, C)`` each, and the number of voxels."""
     return (fixed * warped).sum(dim=VOXELS), (fixed + warped).sum(dim=VOXELS), fixed[0, 0].numel()
 
 
-def _dice(fixed, warped, binary: bool, background_weight: float, smooth_nr: float, smooth_dr: float):
+def _dice(
+    fixed: torch.Tensor,
+    warped: torch.Tensor,
+    binary: bool,
+    background_weight: float,
+    smooth_nr: float,
+    smooth_dr: float,
+) -> torch.Tensor:
     product, total, voxels = _sums(*_binary(fixed, warped, binary))
     numerator = 2 * (product - background_weight * total + background_weight * voxels)
     denominator = (1 - 2 * background_weight) * total + 2 * background_weight * voxels
@@ -111,7 +118,14 @@ def dice(
     return multi_scale(one, fixed, warped, scales, kernel)
 
 
-def _jaccard(fixed, warped, binary: bool, background_weight: float, smooth_nr: float, smooth_dr: float):
+def _jaccard(
+    fixed: torch.Tensor,
+    warped: torch.Tensor,
+    binary: bool,
+    background_weight: float,
+    smooth_nr: float,
+    smooth_dr: float,
+) -> torch.Tensor:
     product, total, voxels = _sums(*_binary(fixed, warped, binary))
     numerator = product - background_weight * total + background_weight * voxels
     denominator = (1 - background_weight) * total - product + background_weight * voxels
@@ -131,7 +145,18 @@ def jaccard(
 ) -> torch.Tensor:
     """Minus the Jaccard index, sum(u f w + b (1 - f)(1 - w)) / sum(u (f + w - f w) + b (1 - f w)), u = 1 - b.
 
-    Arguments, result and errors as in `dice`.
+    Args:
+        fixed, warped: ``(B, C, I, J, K)`` in [0, 1].
+        binary: cut both at one half first; no gradient then.
+        background_weight: b, the weight of the background in [0, 1].
+        smooth_nr, smooth_dr: added to numerator and denominator: two empty structures score 1.
+        scales, kernel: see `multi_scale`.
+
+    Returns:
+        ``(B,)`` in [-1, 0].
+
+    Raises:
+        InputError: what `multi_scale` refuses; a weight outside [0, 1].
     """
     check_share(background_weight, "background_weight")
     one = partial(
@@ -144,7 +169,9 @@ def jaccard(
     return multi_scale(one, fixed, warped, scales, kernel)
 
 
-def _cross_entropy(fixed, warped, binary: bool, background_weight: float, smooth: float):
+def _cross_entropy(
+    fixed: torch.Tensor, warped: torch.Tensor, binary: bool, background_weight: float, smooth: float
+) -> torch.Tensor:
     fixed, warped = _binary(fixed, warped, binary)
     foreground = -(fixed * torch.log(warped + smooth)).flatten(1).mean(1)
     if background_weight == 0:
@@ -190,14 +217,24 @@ def _ssd(fixed: torch.Tensor, warped: torch.Tensor) -> torch.Tensor:
 def ssd(
     fixed: torch.Tensor, warped: torch.Tensor, *, scales: Scales = None, kernel: str = "gaussian"
 ) -> torch.Tensor:
-    """Mean of (f - w)^2 over channels and voxels, ``(B,)``, of images or labels; a mean despite its name.
+    """Mean of (f - w)^2 over channels and voxels, of images or labels; a mean despite its name.
 
-    ``scales`` and ``kernel`` as in `multi_scale`, which also says what is refused.
+    Args:
+        fixed, warped: ``(B, C, I, J, K)``.
+        scales, kernel: see `multi_scale`.
+
+    Returns:
+        ``(B,)``.
+
+    Raises:
+        InputError: what `multi_scale` refuses.
     """
     return multi_scale(_ssd, fixed, warped, scales, kernel)
 
 
-def _generalised_dice(fixed, warped, binary: bool, smooth_nr: float, smooth_dr: float):
+def _generalised_dice(
+    fixed: torch.Tensor, warped: torch.Tensor, binary: bool, smooth_nr: float, smooth_dr: float
+) -> torch.Tensor:
     fixed, warped = _binary(fixed, warped, binary)
     product, total, _ = _sums(fixed, warped)
     weight = fixed.sum(dim=VOXELS).clamp_min(1) ** -2
@@ -218,19 +255,34 @@ def generalised_dice(
     """Minus the generalised Dice score 2 sum_l v_l sum(f w) / sum_l v_l sum(f + w), v_l = 1 / (sum f_l)^2.
 
     Sudre et al., DLMIA 2017, over the channels l of ``(B, C, I, J, K)``; a structure that the fixed labels
-    lack is weighted like one of a single voxel. Arguments, result and errors as in `dice`.
+    lack is weighted like one of a single voxel.
+
+    Args:
+        fixed, warped: ``(B, C, I, J, K)`` in [0, 1].
+        binary: cut both at one half first; no gradient then.
+        smooth_nr, smooth_dr: added to numerator and denominator: two empty structures score 1.
+        scales, kernel: see `multi_scale`.
+
+    Returns:
+        ``(B,)`` in [-1, 0].
+
+    Raises:
+        InputError: what `multi_scale` refuses.
     """
     one = partial(_generalised_dice, binary=binary, smooth_nr=smooth_nr, smooth_dr=smooth_dr)
     return multi_scale(one, fixed, warped, scales, kernel)
 
 
 def centroid(mask: torch.Tensor, *, deepreg: bool = False) -> torch.Tensor:
-    """Mean index of the voxels of each structure, ``(B, C, 3)`` in voxels.
+    """Mean index of the voxels of each structure.
 
     Args:
         mask: ``(B, C, I, J, K)``; a voxel belongs to the structure from 0.5 on.
         deepreg: add 1e-5 to sums and counts as DeepReg does, which puts the centroid of an empty structure at
             (1, 1, 1). Without it an empty structure has none: NaN.
+
+    Returns:
+        ``(B, C, 3)`` in voxels.
     """
     inside = (mask >= 0.5).to(mask.dtype)
     smooth = 1e-5 if deepreg else 0.0
@@ -250,9 +302,15 @@ def centroid_distance(
     spacing: Sequence[float] | None = None,
     deepreg: bool = False,
 ) -> torch.Tensor:
-    """Distance of the centroids of each structure, ``(B, C)``, in voxels, or in mm with ``spacing`` (3,).
+    """Distance of the centroids of each structure.
 
-    NaN where either structure is empty, unless ``deepreg`` (see `centroid`).
+    Args:
+        fixed, warped: ``(B, C, I, J, K)``; a voxel belongs to the structure from 0.5 on.
+        spacing: three lengths in mm; the distance is then in mm, otherwise in voxels.
+        deepreg: see `centroid`.
+
+    Returns:
+        ``(B, C)``, NaN where either structure is empty, unless ``deepreg``.
 
     Raises:
         InputError: the two are not ``(B, C, I, J, K)`` of one shape.

@@ -1,7 +1,8 @@
 """Local normalised cross-correlation with its gradient in closed form."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -12,18 +13,20 @@ from RegCore.resampler import box_sum
 from RegCore.space.geometry import InputError
 from RegCore.space.names import check_name
 
+Sums = Callable[[torch.Tensor], torch.Tensor]
+
 
 @dataclass(frozen=True)
 class _Window:
     """A weighted window sliding over a volume ``(I, J, K)``, and how its sums become means."""
 
-    total: Callable  # weighted sums over the window of each voxel, zeros outside the image
-    adjoint: Callable  # the transposed map
+    total: Sums  # weighted sums over the window of each voxel, zeros outside the image
+    adjoint: Sums  # the transposed map
     volume: float  # N, the weight of a whole window
     share: torch.Tensor | float  # 1 / weight by which a sum becomes a mean, (I, J, K) or one number
 
 
-def _weights_inside(kernel: torch.Tensor, shape) -> torch.Tensor:
+def _weights_inside(kernel: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Weight of each voxel's window that lies inside the image, ``(I, J, K)``."""
     return separable_filter(torch.ones(tuple(shape), dtype=kernel.dtype, device=kernel.device), kernel)
 
@@ -49,7 +52,15 @@ def _window(fixed: torch.Tensor, kernel_type: str, kernel_size: int, deepreg: bo
     )
 
 
-def _derivative(window: _Window, this, other, mean_this, mean_other, cross, spread) -> torch.Tensor:
+def _derivative(
+    window: _Window,
+    this: torch.Tensor,
+    other: torch.Tensor,
+    mean_this: torch.Tensor,
+    mean_other: torch.Tensor,
+    cross: torch.Tensor,
+    spread: torch.Tensor,
+) -> torch.Tensor:
     """Sum over x of w(x - y) (cross(x) (other(y) - E[other]) + spread(x) (this(y) - E[this])).
 
     With E the mean over a window, d covariance / d this(y) = w (other(y) - E[other]) and d variance / d
@@ -59,11 +70,18 @@ def _derivative(window: _Window, this, other, mean_this, mean_other, cross, spre
     return out.sub_(window.adjoint(cross.mul_(mean_other).addcmul_(spread, mean_this)))
 
 
-def _ncc(fixed, warped, window: _Window, smooth_nr: float, smooth_dr: float, needed):
+def _ncc(
+    fixed: torch.Tensor,
+    warped: torch.Tensor,
+    window: _Window,
+    smooth_nr: float,
+    smooth_dr: float,
+    needed: tuple[bool, bool],
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """Mean squared local correlation of two ``(I, J, K)``, and its derivatives where ``needed``."""
     n = window.volume
 
-    def mean(x):
+    def mean(x: torch.Tensor) -> torch.Tensor:
         return window.total(x).mul_(window.share)
 
     mean_f, mean_w = mean(fixed), mean(warped)
@@ -93,7 +111,15 @@ class _LocalCorrelation(torch.autograd.Function):
     """Score ``(B,)``; the derivatives are made on the way forward, where every sum that they need exists."""
 
     @staticmethod
-    def forward(ctx, fixed, warped, window, smooth_nr, smooth_dr, needed):
+    def forward(
+        ctx: Any,
+        fixed: torch.Tensor,
+        warped: torch.Tensor,
+        window: _Window,
+        smooth_nr: float,
+        smooth_dr: float,
+        needed: tuple[bool, bool],
+    ) -> torch.Tensor:
         batch, channels = fixed.shape[:2]
         scores = fixed.new_zeros(batch)
         grads = [torch.empty_like(fixed) if wanted else None for wanted in needed]
@@ -102,14 +128,14 @@ class _LocalCorrelation(torch.autograd.Function):
                 value, *parts = _ncc(fixed[b, c], warped[b, c], window, smooth_nr, smooth_dr, needed)
                 scores[b] += value / channels
                 for grad, part in zip(grads, parts, strict=True):
-                    if part is not None:
+                    if grad is not None and part is not None:
                         torch.div(part, channels, out=grad[b, c])
         ctx.save_for_backward(*grads)
         return scores
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_scores):
+    def backward(ctx: Any, grad_scores: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         factor = grad_scores.view(-1, 1, 1, 1, 1)
         grads = [None if grad is None else grad * factor for grad in ctx.saved_tensors]
         return (*grads, None, None, None, None)
@@ -154,7 +180,8 @@ def lncc(
         smooth_nr = 1e-5 if deepreg else 0.0
     if not deepreg:  # changes nothing but the rounding: the variances are differences of large sums
         fixed, warped = _centred(fixed), _centred(warped)
-    needed = tuple(torch.is_grad_enabled() and x.requires_grad for x in (fixed, warped))
+    enabled = torch.is_grad_enabled()
+    needed = (enabled and fixed.requires_grad, enabled and warped.requires_grad)
     return -_LocalCorrelation.apply(fixed, warped, window, smooth_nr, smooth_dr, needed)
 
 

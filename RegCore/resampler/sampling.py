@@ -125,7 +125,7 @@ def _in_space(image: torch.Tensor, coordinates: torch.Tensor) -> tuple[torch.Ten
     """A line or a plane as a volume one voxel thick, and coordinates ``(B, n, N)`` on it."""
     lacking = 5 - image.ndim
     if lacking:
-        image = image[(..., *[None] * lacking)]
+        image = image.view(*image.shape, *[1] * lacking)
         coordinates = F.pad(coordinates, (0, 0, 0, lacking))
     return image, coordinates
 
