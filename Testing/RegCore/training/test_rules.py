@@ -1,0 +1,115 @@
+"""Small rules of a training: ranges, sentences, presets, sums, names of earlier folders, half precision."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from RegCore.space.geometry import InputError
+from RegCore.training import loop, predict
+from RegCore.training.config import Config
+from RegCore.training.presets import TrainingPreset
+from RegCore.training.state import Totals
+from Testing.RegCore.training.config.samples import GROUPED, PAIRED, changed
+
+SHARES = {
+    "train.learning_rate_schedule": lambda value: {"name": "one_cycle", "rise": value},
+    "dataset.intra_group_prob": lambda value: value,
+}
+
+
+@pytest.mark.parametrize(("key", "base"), [(key, GROUPED) for key in SHARES])
+@pytest.mark.parametrize(("value", "fine"), [(0, True), (1, True), (1.01, False), (-0.01, False)])
+def test_a_share_lies_from_0_to_1(key, base, value, fine):
+    given = changed(key, SHARES[key](value), base)
+    if fine:
+        Config.from_dict(given)
+        return
+    with pytest.raises(InputError, match=f"is {value}, .*from 0 to 1"):
+        Config.from_dict(given)
+
+
+@pytest.mark.parametrize(
+    ("key", "sentence"),
+    [
+        ("train.epoch", "train.epoch is 3, but there is no such key, did you mean epochs?"),
+        (
+            "train.optimizer.learnig_rate",
+            "train.optimizer.learnig_rate is 3, but the optimiser Adam has no such key,"
+            " did you mean learning_rate?",
+        ),
+        ("dataset.epochs", "dataset.epochs is 3, but there is no such key, it belongs to train"),
+    ],
+)
+def test_an_unknown_key_is_told_with_its_owner_and_the_nearest_or_its_home(key, sentence):
+    with pytest.raises(InputError) as caught:
+        Config.from_dict(changed(key, 3, PAIRED), "my.yaml")
+    assert str(caught.value) == f"my.yaml: {sentence}"
+
+
+@pytest.mark.parametrize("kind", ["paired", "unpaired", "grouped"])
+def test_a_preset_says_what_its_fields_are_documented_to_be(tmp_path, kind):
+    made = TrainingPreset(str(tmp_path), kind=kind).configuration()
+    shapes = {key: value for key, value in made["dataset"].items() if key.endswith("shape")}
+    expected = ["fixed_image_shape", "moving_image_shape"] if kind == "paired" else ["image_shape"]
+    assert shapes == {key: [64, 64, 64] for key in expected}
+    train = made["train"]
+    assert (train["epochs"], train["save_period"], train["seed"]) == (100, 10, 0)
+    assert train["optimizer"] == {"name": "Adam", "learning_rate": 0.001}
+    assert train["preprocess"]["batch_size"] == 2
+    assert train["preprocess"]["data_augmentation"] == {"name": "affine"}
+    assert train["backbone"]["name"] == "local" and train["backbone"]["num_channel_initial"] == 8
+    assert train["loss"] == {
+        "image": {"name": "lncc", "weight": 1.0},
+        "label": {"name": "dice", "weight": 1.0, "scales": [0, 1, 2, 4]},
+        "regularization": {"name": "bending", "weight": 0.5},
+    }
+
+
+def test_conditional_takes_labels_alone_and_weights_of_0_take_their_loss_out(tmp_path):
+    conditional = TrainingPreset(str(tmp_path), method="conditional").configuration()["train"]["loss"]
+    assert set(conditional) == {"label"}
+    for left_out, name in (("image", "image"), ("label", "label"), ("smoothness", "regularization")):
+        loss = TrainingPreset(str(tmp_path), **{f"{left_out}_weight": 0}).configuration()["train"]["loss"]
+        assert set(loss) == {"image", "label", "regularization"} - {name}
+    assert "label" not in TrainingPreset(str(tmp_path), labeled=False).configuration()["train"]["loss"]
+
+
+def test_totals_are_means_over_the_samples_that_have_a_figure():
+    nan = math.nan
+    parts = [
+        {"loss": torch.tensor([1.0, 2.0]), "metric/a": torch.tensor([4.0, nan])},
+        {"loss": torch.tensor([6.0]), "metric/a": torch.tensor([5.0]), "metric/b": torch.tensor([nan])},
+    ]
+    totals = Totals.of(parts[0]).plus(Totals.of(parts[1]))
+    found = totals.means()
+    assert found["loss"] == pytest.approx(3.0) and found["metric/a"] == pytest.approx(4.5)
+    assert math.isnan(found["metric/b"]) and totals.counts == {"loss": 3, "metric/a": 2, "metric/b": 0}
+    assert math.isnan(Totals.of({"loss": torch.tensor([1.0, nan])}).means()["loss"])
+
+
+def test_earlier_predictions_keep_everything_under_the_next_free_number(tmp_path, caplog):
+    folder = tmp_path / "test"
+    for text in "abcd":
+        made = tmp_path / "made"
+        made.mkdir()
+        (made / "file").write_text(text)
+        predict._put_in_place(made, folder)
+    held = {path.name: (path / "file").read_text() for path in tmp_path.iterdir()}
+    assert held == {"test": "d", "test-1": "a", "test-2": "b", "test-3": "c"}
+
+
+@pytest.mark.parametrize("answer", [False, True])
+def test_a_process_that_is_not_the_first_leaves_half_precision_to_it(answer):
+    asked = []
+    group = SimpleNamespace(first=False, any=lambda own: asked.append(own) or answer)
+    train = SimpleNamespace(mixed_precision="auto")
+    run = SimpleNamespace(group=group, config=SimpleNamespace(train=train))
+    assert loop._half_precision(run) is answer and asked == [False]
+
+
+@pytest.mark.parametrize(("wish", "half"), [("bf16", True), ("off", False)])
+def test_a_wish_for_half_precision_is_followed(wish, half):
+    run = SimpleNamespace(config=SimpleNamespace(train=SimpleNamespace(mixed_precision=wish)))
+    assert loop._half_precision(run) is half
