@@ -1,8 +1,9 @@
-"""``regcore register`` and ``regcore demo``: register files, or a made-up pair, and write the results."""
+"""``regcore register`` and ``regcore demo``: register files, or a phantom, and write the results."""
 
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,9 @@ def _add_demo(commands) -> None:
     parser = commands.add_parser(
         "demo",
         parents=[shared(seed=True)],
-        help="register a made-up pair with a known answer",
-        description="Makes two scans of a made-up torso whose exact deformation is known, registers them and "
-        "shows how near the answer came. Downloads nothing.",
+        help="register a synthetic phantom with a known answer",
+        description="Makes two scans of a synthetic torso whose exact deformation is known, registers them "
+        "and shows how near the answer came. Downloads nothing.",
     )
     parser.add_argument(
         "--save-pair", type=Path, metavar="DIR", help="write the scans, segmentations and landmarks there too"
@@ -70,23 +71,66 @@ def _method(text: str) -> str:
 
 def run_register(arguments: argparse.Namespace) -> None:
     """Register files as the arguments say."""
+    names = ("fixed_seg", "moving_seg", "fixed_mask", "moving_mask", "landmarks", "initial")
+    optional = {name: getattr(arguments, name) for name in names}
+    _load_plugins(arguments.plugin)
+    register_files(
+        arguments.fixed,
+        arguments.moving,
+        arguments.out,
+        method=arguments.method,
+        optional=optional,
+        settings=_settings(arguments.settings),
+        device=arguments.device,
+        seed=arguments.seed,
+        quiet=arguments.quiet,
+    )
+
+
+def register_files(
+    fixed: Path,
+    moving: Path,
+    out: Path,
+    *,
+    method: str,
+    optional: Mapping[str, Path | None] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    quiet: bool = False,
+) -> None:
+    """Register a file to another one, write the results into a folder and print the table.
+
+    Args:
+        fixed, moving: images.
+        out: folder for the results.
+        method: a name of `RegCore.registration.METHODS`, or the path of a trained model.
+        optional: further files, by the names "fixed_seg", "moving_seg", "fixed_mask", "moving_mask",
+            "landmarks" and "initial" (a transform, or the word ``centres``).
+        settings, device, seed: as in `RegCore.register`.
+        quiet: neither progress nor table.
+
+    Raises:
+        InputError: a file that can't be used, or that does not overlap its image in space.
+    """
     from RegCore.io import load_landmarks
 
+    files = {"fixed": fixed, "moving": moving, **(optional or {})}
+    landmarks = files.get("landmarks")
     given = {
-        "fixed": _image(arguments.fixed),
-        "moving": _image(arguments.moving),
-        "fixed_labels": _labels(arguments.fixed_seg),
-        "moving_labels": _labels(arguments.moving_seg),
-        "fixed_mask": _labels(arguments.fixed_mask),
-        "moving_mask": _labels(arguments.moving_mask),
-        "landmarks": None if arguments.landmarks is None else load_landmarks(arguments.landmarks),
-        "initial": _initial(arguments.initial),
-        "settings": _settings(arguments.settings),
+        "fixed": _image(fixed),
+        "moving": _image(moving),
+        "fixed_labels": _labels(files.get("fixed_seg")),
+        "moving_labels": _labels(files.get("moving_seg")),
+        "fixed_mask": _labels(files.get("fixed_mask")),
+        "moving_mask": _labels(files.get("moving_mask")),
+        "landmarks": None if landmarks is None else load_landmarks(landmarks),
+        "initial": _initial(files.get("initial")),
+        "settings": settings,
     }
-    _check_places(arguments, given)
-    _load_plugins(arguments.plugin)
-    files = {name: str(getattr(arguments, name)) for name in ("fixed", "moving")}
-    _register_and_write(arguments, given, files, names=None)
+    _check_places(files, given, method)
+    names = {name: str(files[name]) for name in ("fixed", "moving")}
+    _register_and_write(given, names, None, method=method, out=out, device=device, seed=seed, quiet=quiet)
 
 
 def _load_plugins(paths: list[Path]) -> None:
@@ -130,7 +174,7 @@ def _labels(path: Path | None) -> Any:
     return volume
 
 
-def _check_places(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
+def _check_places(files: Mapping[str, Path | None], given: dict[str, Any], method: str) -> None:
     """Segmentations and masks must overlap their image in space, and the images where --initial puts them."""
     from RegCore.space.volume import extent
 
@@ -138,18 +182,18 @@ def _check_places(arguments: argparse.Namespace, given: dict[str, Any]) -> None:
     for option, name in (*pairs, ("fixed_mask", "fixed_mask"), ("moving_mask", "moving_mask")):
         image = name.split("_")[0]
         if given[name] is not None and not extent(given[name]).overlaps(given[image].geometry):
-            where = f"what it marks does not overlap the {image} image {getattr(arguments, image)} in space"
-            raise InputError(f"{getattr(arguments, option)}: {where}")
+            where = f"what it marks does not overlap the {image} image {files[image]} in space"
+            raise InputError(f"{files[option]}: {where}")
     fixed, moving = given["fixed"].geometry, given["moving"].geometry
     if given["initial"] == "centres":
         return
     if given["initial"] is not None:
         if not fixed.overlaps(moving, given["initial"].map):
             what = "with this transform the two images do not overlap in space"
-            raise InputError(f"{arguments.initial}: {what}")
-    elif not is_path(arguments.method) and not fixed.overlaps(moving):  # a network lays box on box
+            raise InputError(f"{files['initial']}: {what}")
+    elif not is_path(method) and not fixed.overlaps(moving):  # a network lays box on box
         raise InputError(
-            f"{arguments.fixed} and {arguments.moving} do not overlap in space; if their positions mean "
+            f"{files['fixed']} and {files['moving']} do not overlap in space; if their positions mean "
             "nothing, give a transform with --initial, or --initial centres to lay centre on centre"
         )
 
@@ -162,31 +206,41 @@ def _run_demo(arguments: argparse.Namespace) -> None:
         _save_pair(arguments.save_pair, case)
     names = ("fixed", "moving", "fixed_labels", "moving_labels", "landmarks")
     given = {name: getattr(case, name) for name in names}
-    _register_and_write(arguments, given, {"fixed": "phantom", "moving": "phantom"}, LABELS)
+    options = {name: getattr(arguments, name) for name in ("method", "out", "device", "seed", "quiet")}
+    _register_and_write(given, {"fixed": "phantom", "moving": "phantom"}, LABELS, **options)
 
 
-def _register_and_write(arguments, given: dict[str, Any], files: dict[str, str], names) -> None:
+def _register_and_write(
+    given: dict[str, Any],
+    files: dict[str, str],
+    names: Mapping[int, str] | None,
+    *,
+    method: str,
+    out: Path,
+    device: str,
+    seed: int,
+    quiet: bool,
+) -> None:
     """Register, write the six files and print the table; the folder is made sure of before the work."""
     from RegCore.evaluation.report import table
     from RegCore.evaluation.results import prepared_folder, write_results
 
-    progress = ProgressLine(sys.stderr, arguments.quiet)
-    with prepared_folder(arguments.out) as folder:
+    progress = ProgressLine(sys.stderr, quiet)
+    with prepared_folder(out) as folder:
         progress(0.0, "loading PyTorch", {})
         from RegCore.registration.register import register
 
         try:
-            common = {"device": arguments.device, "seed": arguments.seed, "progress": progress}
-            result = register(method=arguments.method, **given, **common)
+            result = register(method=method, **given, device=device, seed=seed, progress=progress)
             progress(1.0, "writing the results", {})
             volumes = (given[name] for name in ("fixed", "moving", "fixed_labels", "moving_labels"))
-            about = {"method": arguments.method, "seed": arguments.seed, **files}
+            about = {"method": method, "seed": seed, **files}
             written = write_results(folder, result, *volumes, about)
         finally:
             progress.end()
-    if not arguments.quiet:
+    if not quiet:
         print(table(result.metrics, result.seconds, names))
-        print(f"\n{arguments.out}: {', '.join(path.name for path in written)}")
+        print(f"\n{out}: {', '.join(path.name for path in written)}")
 
 
 def _settings(pairs: list[str]) -> dict[str, Any] | None:

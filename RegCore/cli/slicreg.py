@@ -9,7 +9,7 @@ from typing import Any
 
 from RegCore.cli.arguments import add_choice, add_file, add_number, shared, whole_number
 from RegCore.cli.progress import ProgressLine
-from RegCore.cli.register import run_register
+from RegCore.cli.register import register_files
 from RegCore.cli.train import train_from_files
 from RegCore.space.geometry import InputError
 
@@ -22,9 +22,9 @@ def add_slicreg(commands) -> None:
     """Add the commands to the subparsers of ``regcore``."""
     parser = commands.add_parser(
         "slicreg",
-        help="train and use SLIC-Reg: a network tells the supervoxels of a template in any scan",
-        description="SLIC-Reg: a template is divided into supervoxels, a network learns to tell them in any "
-        "scan, and two scans are registered by what it tells of them. A trained model is used by regcore "
+        help="train and use SLIC-Reg: a network predicts the supervoxels of a template in any scan",
+        description="SLIC-Reg: a template is divided into supervoxels, a network learns to predict them in "
+        "any scan, and two scans are registered by these predictions. A trained model is used by regcore "
         "register --method as well.",
     )
     inner = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -38,7 +38,7 @@ def _add_prepare(commands) -> None:
     parser = commands.add_parser(
         "prepare",
         parents=[shared(seed=True)],
-        help="divide a template into supervoxels and carry them to the scans to train with",
+        help="divide a template into supervoxels and propagate them to the scans to train with",
         description="Brings scans to a common grid, divides the template into supervoxels and registers it "
         "to each scan, without any labels. Called again after an interruption, it goes on.",
     )
@@ -48,7 +48,7 @@ def _add_prepare(commands) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder that is made")
     what = "of the common grid, by default 2 mm; the network's voxels are twice as large"
     parser.add_argument("--spacing", type=float, default=2.0, metavar="MM", help=what)
-    what = "voxels of the common grid, by default what holds the middle sized of the scans"
+    what = "voxels of the common grid, by default what holds the scan of median size"
     parser.add_argument("--shape", nargs=3, type=whole_number(16), metavar="N", help=what)
     what = "ct: Hounsfield units; mr: any other"
     add_choice(parser, "--modality", choices=MODALITIES, default="ct", help=what)
@@ -58,7 +58,7 @@ def _add_prepare(commands) -> None:
     parser.add_argument("--margin", type=float, default=20.0, metavar="MM", help=what)
     what = "folder of what deeds found: <scan>_matrix.txt and <scan>_displacements.dat, template moving"
     parser.add_argument("--deeds", type=Path, metavar="DIR", help=what)
-    what = "trained model whose own registrations carry the supervoxels, for a second round"
+    what = "trained model whose registrations propagate the supervoxels, for a second round"
     add_file(parser, "--model", help=what)
     parser.set_defaults(run=_prepare)
 
@@ -156,7 +156,7 @@ def _files(given: list[Path]) -> list[Path]:
 
 def _prepare(arguments: argparse.Namespace) -> None:
     if arguments.deeds and arguments.model:
-        raise InputError("--deeds and --model do not go together: only one can carry the supervoxels")
+        raise InputError("--deeds and --model do not go together: only one can propagate the supervoxels")
     line = ProgressLine(sys.stderr, arguments.quiet)
     line(0.0, "loading PyTorch", {})
     from RegCore.slicreg.folder import FolderSettings, prepare_folder
@@ -181,7 +181,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
             scans,
             valid,
             settings=settings,
-            teacher=_teacher(arguments),
+            propagator=_propagator(arguments),
             progress=line,
         )
     finally:
@@ -193,16 +193,16 @@ def _prepare(arguments: argparse.Namespace) -> None:
         )
 
 
-def _teacher(arguments: argparse.Namespace) -> Any:
+def _propagator(arguments: argparse.Namespace) -> Any:
     from RegCore.networks.device import choose_device
-    from RegCore.slicreg.label_propagation import by_deeds, by_images, by_model
+    from RegCore.slicreg.label_propagation import deeds_propagator, image_propagator, model_propagator
 
     device = choose_device(arguments.device)
     if arguments.deeds:
-        return by_deeds(arguments.deeds, arguments.template)
+        return deeds_propagator(arguments.deeds, arguments.template)
     if arguments.model:
-        return by_model(_model(arguments.model, device), device)
-    return by_images(device)
+        return model_propagator(_model(arguments.model, device), device)
+    return image_propagator(device)
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -250,17 +250,16 @@ def _model(path: Path, device: str) -> Any:
 def _register(arguments: argparse.Namespace) -> None:
     """`regcore register` with the model as its method, once it is known to be one of SLIC-Reg."""
     _model(arguments.model, "cpu")
-    given = {
-        "method": str(arguments.model.absolute()),
-        "settings": ["refine=true"] if arguments.refine else [],
-        "initial": None,
-        "fixed_mask": None,
-        "moving_mask": None,
-        "landmarks": None,
-        "plugin": [],
-        "seed": 0,
-    }
-    run_register(argparse.Namespace(**vars(arguments) | given))
+    register_files(
+        arguments.fixed,
+        arguments.moving,
+        arguments.out,
+        method=str(arguments.model.absolute()),
+        optional={"fixed_seg": arguments.fixed_seg, "moving_seg": arguments.moving_seg},
+        settings={"refine": True} if arguments.refine else None,
+        device=arguments.device,
+        quiet=arguments.quiet,
+    )
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -273,7 +272,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     template, scans = _labelled(arguments)
     structures, averages = _structures(arguments, template)
     try:
-        found = evaluate(template, scans, _ways(arguments, device), structures, line)
+        found = evaluate(template, scans, _methods(arguments, device), structures, line)
     finally:
         line.end()
     if arguments.out:
@@ -287,7 +286,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 def _labelled(arguments: argparse.Namespace) -> tuple[Any, list]:
     """The template and the scans with their segmentations and, where they are, true transforms."""
     from RegCore.io import load
-    from RegCore.slicreg.evaluation import Labelled
+    from RegCore.slicreg.evaluation import LabelledScan
     from RegCore.slicreg.folder import stem
 
     images, labels = _files(arguments.scans), _files(arguments.segs)
@@ -298,9 +297,9 @@ def _labelled(arguments: argparse.Namespace) -> tuple[Any, list]:
         truth = None
         if arguments.truth:
             truth = load(arguments.truth / f"{stem(image)}.h5", "transform")
-        found.append(Labelled(stem(image), load(image, "image"), load(seg, "labels"), truth))
+        found.append(LabelledScan(stem(image), load(image, "image"), load(seg, "labels"), truth))
     template = load(arguments.template, "image"), load(arguments.template_seg, "labels")
-    return Labelled(stem(arguments.template), *template), found
+    return LabelledScan(stem(arguments.template), *template), found
 
 
 def _structures(arguments: argparse.Namespace, template: Any) -> tuple[dict[int, str], dict[str, list[int]]]:
@@ -321,16 +320,15 @@ def _structures(arguments: argparse.Namespace, template: Any) -> tuple[dict[int,
     return structures, averages
 
 
-def _ways(arguments: argparse.Namespace, device: str) -> dict[str, Any]:
+def _methods(arguments: argparse.Namespace, device: str) -> dict[str, Any]:
     """The columns of the table."""
-    from RegCore.slicreg.evaluation import best_affine
-    from RegCore.slicreg.ways import at_the_start, by, refined_by
+    from RegCore.slicreg.evaluation import best_affine, initial_alignment, refined_method, slicreg_method
 
-    slic = _model(arguments.model, device)
-    ways = {"Initial": at_the_start(slic)}
+    model = _model(arguments.model, device)
+    methods = {"Initial": initial_alignment(model)}
     if arguments.truth:
-        ways["Oracle affine"] = best_affine
+        methods["Oracle affine"] = best_affine
     for title, path in (("Regression", arguments.regression), ("Slic-UNet", arguments.unet)):
         if path:
-            ways[title] = by(_model(path, device), device)
-    return ways | {"Slic-Reg": by(slic, device), "refined": refined_by(slic, device)}
+            methods[title] = slicreg_method(_model(path, device), device)
+    return methods | {"Slic-Reg": slicreg_method(model, device), "refined": refined_method(model, device)}

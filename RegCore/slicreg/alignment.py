@@ -6,27 +6,27 @@ from RegCore.progress import Progress, part_of, silent
 from RegCore.registration.affine import align
 from RegCore.registration.deformable import Settings, deform
 from RegCore.registration.pair import PairSide
-from RegCore.slicreg.preparation import Prepared
+from RegCore.slicreg.preparation import PreparedScan
 from RegCore.space.transforms import DisplacementField
 from RegCore.space.volume import Volume
 
-TEACHER = Settings(smoothness=0.6)
+PROPAGATION = Settings(smoothness=0.6)
 """Softer than between two scans of one patient: the template meets other people."""
 REFINEMENT = Settings(smoothness=0.6, levels=1, symmetric=False)
 """One grid, since the supervoxels have brought everything near already."""
 
 
-def _side(prepared: Prepared) -> PairSide:
+def _side(prepared: PreparedScan) -> PairSide:
     """The image, and where it is known: border voxels repeated beyond the scan must not be matched."""
     mask = Volume(prepared.known.astype(np.uint8), prepared.image.geometry, "labels")
     return PairSide(prepared.image, mask=mask)
 
 
 def template_to_scan(
-    scan: Prepared,
-    template: Prepared,
+    scan: PreparedScan,
+    template: PreparedScan,
     *,
-    settings: Settings = TEACHER,
+    settings: Settings = PROPAGATION,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> DisplacementField:
@@ -53,9 +53,9 @@ def template_to_scan(
     return found.resampled(scan.image.geometry)
 
 
-def refined(
-    fixed: Prepared,
-    moving: Prepared,
+def refine_field(
+    fixed: PreparedScan,
+    moving: PreparedScan,
     field: DisplacementField,
     *,
     settings: Settings = REFINEMENT,

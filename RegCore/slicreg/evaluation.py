@@ -6,18 +6,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from RegCore.evaluation.metrics import folding
+from RegCore.evaluation.figures import DASH, FIGURES
+from RegCore.evaluation.metrics import dice, folding, mean_of_defined
 from RegCore.progress import Progress, silent
 from RegCore.resampler import warp
+from RegCore.slicreg.alignment import refine_field
+from RegCore.slicreg.registration import PASSES, prepare_for_model, register_to_template
+from RegCore.slicreg.template import Method
 from RegCore.space.geometry import InputError
-from RegCore.space.transforms import DisplacementField, Transform
+from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
 from RegCore.space.volume import Volume, check_labels
-
-DASH = "–"
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledScan:
     """A scan with a segmentation that measures, and the true map from the template to it where it is known.
 
     truth: x_scan = T(x_template), RAS mm.
@@ -29,70 +31,68 @@ class Labelled:
     truth: Transform | None = None
 
 
-Way = Callable[[Labelled, Labelled], Transform]
-"""Called as ``way(template, scan)``; gives x_scan = T(x_template), RAS mm."""
+RegistrationMethod = Callable[[LabelledScan, LabelledScan], Transform]
+"""Called as ``register(template, scan)``; gives x_scan = T(x_template), RAS mm."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What came out.
 
-    ways: names of the methods. structures: name of each label value. scans: their names.
-    dice: (ways, scans, structures); NaN for a structure that neither the template nor the warped scan has.
-    folds: (ways, scans) percent. seconds: (ways, scans).
+    methods: their names. structures: name of each label value. scans: their names.
+    dice: (methods, scans, structures); NaN for a structure that neither the template nor the warped scan has,
+        which means leave out, see `RegCore.evaluation.metrics.dice`.
+    folds: (methods, scans) percent. seconds: (methods, scans).
     """
 
-    ways: list[str]
+    methods: list[str]
     structures: dict[int, str]
     scans: list[str]
     dice: np.ndarray
     folds: np.ndarray
     seconds: np.ndarray
 
-    def mean(self, way: str, labels: Sequence[int] | None = None) -> float:
+    def mean(self, method: str, labels: Sequence[int] | None = None) -> float:
         """Mean Dice over some structures, then over scans."""
-        return _mean(self.each(way, labels))
+        return mean_of_defined(self.each(method, labels))
 
-    def each(self, way: str, labels: Sequence[int] | None = None) -> np.ndarray:
+    def each(self, method: str, labels: Sequence[int] | None = None) -> np.ndarray:
         """Mean Dice over some structures of each scan."""
         known = list(self.structures)
         columns = [known.index(label) for label in (known if labels is None else labels)]
-        return np.array([_mean(row) for row in self.dice[self.ways.index(way)][:, columns]])
+        return np.array([mean_of_defined(row) for row in self.dice[self.methods.index(method)][:, columns]])
 
     def table(self, averages: Mapping[str, Sequence[int]] | None = None) -> str:
         """A line for each structure and a column for each method, Dice in percent, as Markdown.
 
         averages: further lines of means over these labels, by title; that over all is always there.
         """
-        lines = [f"| Dice | {' | '.join(self.ways)} |", "|---" * (len(self.ways) + 1) + "|"]
+        lines = [f"| Dice | {' | '.join(self.methods)} |", "|---" * (len(self.methods) + 1) + "|"]
         groups = {f"{name} ({label})": [label] for label, name in self.structures.items()}
         groups |= averages or {}
         groups[f"Avg. {len(self.structures)}"] = list(self.structures)
         for title, labels in groups.items():
-            cells = [_percent(self.mean(way, labels)) for way in self.ways]
+            cells = [_percent(self.mean(method, labels)) for method in self.methods]
             lines.append(f"| {title} | {' | '.join(cells)} |")
-        worst = [_percent(np.nanmin(self.each(way))) for way in self.ways]
+        worst = [_percent(np.nanmin(self.each(method))) for method in self.methods]
         lines.append(f"| lowest of {len(self.scans)} scans | {' | '.join(worst)} |")
-        lines.append(f"| folds, most | {' | '.join(f'{row.max():.3f} %' for row in self.folds)} |")
-        lines.append(f"| seconds a scan | {' | '.join(f'{row.mean():.1f}' for row in self.seconds)} |")
+        folds, time = FIGURES["fold_percent"], FIGURES["seconds"]
+        cells = [folds.text(row.max()) for row in self.folds]
+        lines.append(f"| {folds.title}, most | {' | '.join(cells)} |")
+        cells = [time.text(row.mean()) for row in self.seconds]
+        lines.append(f"| {time.title} a scan | {' | '.join(cells)} |")
+        if np.isnan(self.dice).any():
+            lines.append(f"\n{DASH} and what means leave out: the structure is in neither segmentation.")
         return "\n".join(lines)
 
     def rows(self) -> list[dict]:
         """Plain figures, one dict for each method and scan."""
         found = []
-        for way, dice, folds in zip(self.ways, self.dice, self.folds, strict=True):
-            for scan, row, fold in zip(self.scans, dice, folds, strict=True):
-                named = {
-                    name: float(value) for name, value in zip(self.structures.values(), row, strict=True)
-                }
-                found.append({"method": way, "scan": scan, **named, "fold_percent": float(fold)})
+        for method, overlaps, folds in zip(self.methods, self.dice, self.folds, strict=True):
+            for scan, row, fold in zip(self.scans, overlaps, folds, strict=True):
+                named = dict(zip(self.structures.values(), row.tolist(), strict=True))
+                found.append({"method": method, "scan": scan, **named, "fold_percent": float(fold)})
         return found
-
-
-def _mean(values: np.ndarray) -> float:
-    """Mean of what is there; NaN if nothing is."""
-    there = values[~np.isnan(values)]
-    return float(there.mean()) if there.size else float("nan")
 
 
 def _percent(part: float) -> str:
@@ -104,19 +104,13 @@ def overlap(template: Volume, scan: Volume, transform: Transform, labels: Sequen
 
     template, scan: segmentations. transform: x_scan = T(x_template).
     """
-    a, b = template.array, warp(scan, transform, template.geometry).array
-    found = []
-    for label in labels:
-        first, second = a == label, b == label
-        total = int(first.sum()) + int(second.sum())
-        found.append(2 * int((first & second).sum()) / total if total else float("nan"))
-    return found
+    return list(dice(template, warp(scan, transform, template.geometry), labels).values())
 
 
 def evaluate(
-    template: Labelled,
-    scans: Sequence[Labelled],
-    ways: Mapping[str, Way],
+    template: LabelledScan,
+    scans: Sequence[LabelledScan],
+    methods: Mapping[str, RegistrationMethod],
     structures: Mapping[int, str],
     progress: Progress = silent,
 ) -> Evaluation:
@@ -125,35 +119,36 @@ def evaluate(
     Args:
         template: where the overlap is measured, on the grid of its segmentation.
         scans: the others.
-        ways: the methods by name.
+        methods: by name.
         structures: name of each label value that counts.
         progress: told after each registration.
 
     Raises:
         InputError: no scan, no method, or segmentations without the structures.
     """
-    if not scans or not ways or not structures:
+    if not scans or not methods or not structures:
         raise InputError("an evaluation needs at least one scan, one method and one structure")
     for case in (template, *scans):
         check_labels(case.labels, f"the segmentation of {case.name}")
-    dice = np.full((len(ways), len(scans), len(structures)), np.nan)
-    folds, seconds = np.zeros(dice.shape[:2]), np.zeros(dice.shape[:2])
+    overlaps = np.full((len(methods), len(scans), len(structures)), np.nan)
+    folds, seconds = np.zeros(overlaps.shape[:2]), np.zeros(overlaps.shape[:2])
     for column, scan in enumerate(scans):
-        for row, (name, way) in enumerate(ways.items()):
-            progress((column + row / len(ways)) / len(scans), f"{scan.name}: {name}", {})
+        for row, (name, register) in enumerate(methods.items()):
+            progress((column + row / len(methods)) / len(scans), f"{scan.name}: {name}", {})
             began = time.perf_counter()
-            found = way(template, scan)
+            found = register(template, scan)
             seconds[row, column] = time.perf_counter() - began
-            dice[row, column] = overlap(template.labels, scan.labels, found, list(structures))
+            overlaps[row, column] = overlap(template.labels, scan.labels, found, list(structures))
             folds[row, column] = folding(found)
-    if np.isnan(dice).all():
-        names = ", ".join(f"{label} ({name})" for label, name in structures.items())
-        raise InputError(f"neither the template nor the scans have any of the structures {names}")
+    if np.isnan(overlaps).all():
+        wanted = ", ".join(f"{label} ({name})" for label, name in structures.items())
+        raise InputError(f"neither the template nor the scans have any of the structures {wanted}")
     progress(1.0, "done", {})
-    return Evaluation(list(ways), dict(structures), [scan.name for scan in scans], dice, folds, seconds)
+    names = [scan.name for scan in scans]
+    return Evaluation(list(methods), dict(structures), names, overlaps, folds, seconds)
 
 
-def best_affine(template: Labelled, scan: Labelled) -> Transform:
+def best_affine(template: LabelledScan, scan: LabelledScan) -> Transform:
     """The affine map nearest to the true one, which no affine registration can know: a bound for them.
 
     Raises InputError for a scan whose true map is not known.
@@ -162,3 +157,34 @@ def best_affine(template: Labelled, scan: Labelled) -> Transform:
         raise InputError(f"{scan.name}: the true map from the template is not known")
     known = scan.truth
     return known.affine_part() if isinstance(known, DisplacementField) else known
+
+
+def initial_alignment(method: Method) -> RegistrationMethod:
+    """Both bodies in the middle of their common grids: where every method starts."""
+
+    def register(template: LabelledScan, scan: LabelledScan) -> AffineTransform:
+        grids = [prepare_for_model(method, case.image, case.name).image.geometry for case in (template, scan)]
+        return AffineTransform(grids[1].affine @ np.linalg.inv(grids[0].affine))
+
+    return register
+
+
+def slicreg_method(method: Method, device: str = "cpu", passes: int = PASSES) -> RegistrationMethod:
+    """A trained model alone, the template's supervoxels known; passes as in `register_to_template`."""
+
+    def register(template: LabelledScan, scan: LabelledScan) -> DisplacementField:
+        moving = prepare_for_model(method, scan.image, scan.name)
+        return register_to_template(method, moving, passes=passes, device=device)
+
+    return register
+
+
+def refined_method(method: Method, device: str = "cpu") -> RegistrationMethod:
+    """A trained model, and then a refinement by the images."""
+
+    def register(template: LabelledScan, scan: LabelledScan) -> DisplacementField:
+        fixed, moving = (prepare_for_model(method, case.image, case.name) for case in (template, scan))
+        field = register_to_template(method, moving, device=device)
+        return refine_field(fixed, moving, field, device=device)
+
+    return register

@@ -21,17 +21,17 @@ from RegCore.io import load, read_header
 from RegCore.io.files import atomic_write
 from RegCore.progress import Progress, part_of, silent
 from RegCore.slicreg.network import STRIDE
-from RegCore.slicreg.picture import Divided, supervoxel_picture
+from RegCore.slicreg.picture import Oversegmentation, supervoxel_picture
 from RegCore.slicreg.preparation import (
-    Prepared,
+    PreparedScan,
     body_mask,
     check_modality,
     common_shape,
-    halved,
+    downsample2,
     network_units,
     prepare,
 )
-from RegCore.slicreg.supervoxels import Supervoxels, carried, oversegment
+from RegCore.slicreg.supervoxels import Supervoxels, oversegment, propagate_supervoxels
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
 from RegCore.space.volume import Volume
@@ -44,16 +44,16 @@ FEWEST = 2  # scans to train with
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """What carries the template's supervoxels to a scan; `RegCore.slicreg.label_propagation` makes some.
+class Propagator:
+    """What propagates the template's supervoxels to a scan; `RegCore.slicreg.label_propagation` makes some.
 
     name: kept with the settings, so that no folder is made by two of them.
-    carry: called as ``carry(path, scan, template, progress)`` with the scan's file and both as they were
-        prepared; gives x_template = T(x_scan), RAS mm.
+    propagate: called as ``propagate(path, scan, template, progress)`` with the scan's file and both as they
+        were prepared; gives x_template = T(x_scan), RAS mm.
     """
 
     name: str
-    carry: Callable[[Path, Prepared, Prepared, Progress], DisplacementField]
+    propagate: Callable[[Path, PreparedScan, PreparedScan, Progress], DisplacementField]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Template:
 
 
 @dataclass(frozen=True)
-class Scan:
+class TrainingScan:
     """A scan to learn from.
 
     image: (I, J, K) float32 in the network's units. supervoxels: (L, I, J, K) uint8 or uint16.
@@ -122,7 +122,7 @@ def prepare_folder(
     train,
     valid=(),
     *,
-    teacher: Teacher,
+    propagator: Propagator,
     settings: FolderSettings | None = None,
     progress: Progress = silent,
 ) -> Path:
@@ -133,7 +133,7 @@ def prepare_folder(
         template: path of the scan that is divided into supervoxels.
         train, valid: paths of scans to learn from, and to watch the learning with. Their names without
             endings must differ.
-        teacher: what carries the supervoxels to a scan.
+        propagator: what brings the supervoxels to a scan.
         settings: see `FolderSettings`.
         progress: told of stage and scan; raising `Cancelled` in it leaves what is finished.
 
@@ -149,19 +149,19 @@ def prepare_folder(
     _check_scans(template, scans)
     scans["train"] = _by_name([*scans["train"].values(), template])
     settings = _with_shape(settings or FolderSettings(), list(scans["train"].values()))
-    _begin(folder, _record(template, scans, settings, teacher.name))
-    prepared_template = _prepared(template, settings)
+    _begin(folder, _record(template, scans, settings, propagator.name))
+    prepared_template = _prepare(template, settings)
     divided = _template(folder, prepared_template, settings, part_of(progress, 0.0, 0.1))
     todo = [(part, name, path) for part in PARTS for name, path in scans[part].items()]
     todo = [item for item in todo if not (folder / item[0] / f"{item[1]}.npz").exists()]
     for number, (part, name, path) in enumerate(todo):
         inner = part_of(progress, 0.1 + 0.9 * number / len(todo), 0.1 + 0.9 * (number + 1) / len(todo))
         inner(0.0, name, {"scan": number + 1, "scans": len(todo)})
-        scan = _prepared(path, settings)
+        scan = _prepare(path, settings)
         if path == template:
             field = DisplacementField.from_affine(AffineTransform.identity(), scan.image.geometry)
         else:
-            field = teacher.carry(path, scan, prepared_template, inner)
+            field = propagator.propagate(path, scan, prepared_template, inner)
         write_scan(folder / part / f"{name}.npz", scan, field, divided)
     if todo or not (folder / PICTURE).exists():
         _draw(folder)
@@ -169,12 +169,12 @@ def prepare_folder(
     return folder
 
 
-def write_scan(path: Path, scan: Prepared, field: DisplacementField, template: Supervoxels) -> None:
+def write_scan(path: Path, scan: PreparedScan, field: DisplacementField, template: Supervoxels) -> None:
     """Write what a training needs of a scan.
 
     scan: on the common grid. field: x_template = T(x_scan). template: supervoxels on the network's grid.
     """
-    small = halved(scan)
+    small = downsample2(scan)
     grid = small.image.geometry
     corner = tuple(range(0, n, STRIDE) for n in grid.shape)
     index = np.stack(np.meshgrid(*corner, indexing="ij"), -1)
@@ -184,7 +184,7 @@ def write_scan(path: Path, scan: Prepared, field: DisplacementField, template: S
         path,
         {
             "image": network_units(small)[0, 0].numpy().astype(np.float16),
-            "supervoxels": carried(template, field, grid).labels,
+            "supervoxels": propagate_supervoxels(template, field, grid).labels,
             "places": np.moveaxis((found + 0.5) / half - 1, -1, 0).astype(np.float16),
             "affine": grid.affine,
         },
@@ -230,7 +230,7 @@ def _with_shape(settings: FolderSettings, paths: list[Path]) -> FolderSettings:
     return FolderSettings(**asdict(settings) | {"shape": tuple(shape)})
 
 
-def _record(template: Path, scans, settings: FolderSettings, teacher: str) -> dict:
+def _record(template: Path, scans, settings: FolderSettings, propagator: str) -> dict:
     """All that the contents of the folder follow from, as plain values."""
 
     def file(path: Path) -> dict:
@@ -241,7 +241,7 @@ def _record(template: Path, scans, settings: FolderSettings, teacher: str) -> di
 
     parts = {part: {name: file(path) for name, path in scans[part].items()} for part in PARTS}
     plain = asdict(settings) | {"shape": list(settings.shape)}
-    about = {"format": FORMAT, "version": VERSION, "teacher": teacher, "template": file(template)}
+    about = {"format": FORMAT, "version": VERSION, "propagator": propagator, "template": file(template)}
     return {**about, "settings": plain, **parts}
 
 
@@ -273,16 +273,18 @@ def _short(value) -> str:
     return text if len(text) < 120 else f"{text[:120]}…"
 
 
-def _prepared(path: Path, settings: FolderSettings) -> Prepared:
+def _prepare(path: Path, settings: FolderSettings) -> PreparedScan:
     volume = load(path, "image")
     return prepare(volume, settings.shape, settings.spacing, modality=settings.modality, name=str(path))
 
 
-def _template(folder: Path, template: Prepared, settings: FolderSettings, progress: Progress) -> Supervoxels:
+def _template(
+    folder: Path, template: PreparedScan, settings: FolderSettings, progress: Progress
+) -> Supervoxels:
     """The template's supervoxels, from the file if it was made before."""
     if (folder / TEMPLATE).exists():
         return read_template(folder).supervoxels
-    small = halved(template)
+    small = downsample2(template)
     image = Volume(network_units(small)[0, 0].numpy(), small.image.geometry)
     mask = body_mask(small, settings.margin, "the template")
     found = oversegment(
@@ -296,10 +298,10 @@ def _template(folder: Path, template: Prepared, settings: FolderSettings, progre
 def _draw(folder: Path) -> None:
     """The picture of what was made."""
     template = read_template(folder)
-    shown = [Divided("template", template.image, template.supervoxels)]
+    shown = [Oversegmentation("template", template.image, template.supervoxels)]
     own = stem(read_settings(folder)["template"]["file"])
     for path in [path for path in scan_files(folder / "train") if path.stem != own][:SHOWN]:
-        shown.append(divided_scan(path, path.stem))
+        shown.append(read_oversegmentation(path, path.stem))
     layers = range(min(2, template.supervoxels.layers))
     with atomic_write(folder / PICTURE) as side:
         supervoxel_picture(shown, layers).save(side, format="PNG")
@@ -326,6 +328,8 @@ def read_settings(folder) -> dict:
         raise InputError(f"{path}: is damaged ({error})") from None
     if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("version") != VERSION:
         raise InputError(f"{path}: was not made by this version of regcore slicreg prepare")
+    if "teacher" in found:  # as earlier versions called it
+        found["propagator"] = found.pop("teacher")
     return found
 
 
@@ -339,18 +343,18 @@ def read_template(folder) -> Template:
     return Template(Volume(image.astype(np.float32), grid), layers, settings["modality"])
 
 
-def read_scan(path) -> Scan:
+def read_scan(path) -> TrainingScan:
     """A scan of a prepared folder. Raises InputError that names the file."""
     image, supervoxels, places = _read(Path(path), ("image", "supervoxels", "places"))
-    return Scan(image.astype(np.float32), supervoxels, places.astype(np.float32))
+    return TrainingScan(image.astype(np.float32), supervoxels, places.astype(np.float32))
 
 
-def divided_scan(path, title: str) -> Divided:
+def read_oversegmentation(path, title: str) -> Oversegmentation:
     """A scan of a prepared folder as it can be shown. Raises InputError that names the file."""
     image, labels, affine = _read(Path(path), ("image", "supervoxels", "affine"))
     grid = Geometry(image.shape, affine)
     count = read_settings(Path(path).parents[1])["settings"]["count"]
-    return Divided(title, Volume(image.astype(np.float32), grid), Supervoxels(labels, grid, count))
+    return Oversegmentation(title, Volume(image.astype(np.float32), grid), Supervoxels(labels, grid, count))
 
 
 def scan_files(folder) -> list[Path]:

@@ -79,7 +79,7 @@ class Scans:
 
     def load(self, sample: Sample, part=None) -> dict:
         """One scan: ``image`` (1, I, J, K) float32, ``supervoxels`` (L, I, J, K) whole numbers, ``places``
-        (3, i, j, k) as in `RegCore.slicreg.folder.Scan`, ``indices`` and ``name``.
+        (3, i, j, k) as in `RegCore.slicreg.folder.TrainingScan`, ``indices`` and ``name``.
 
         part: as other loaders have it; not used. Raises InputError that names the file.
         """

@@ -115,7 +115,8 @@ class SlicReg(_Registering):
 
     Args:
         backbone: name and arguments of the network, see `make_network`; ``layers`` and ``classes`` are those
-            of the prepared scans. Besides: ``literal`` learns and reads half a voxel apart, as published;
+            of the prepared scans. Besides: ``as_published`` learns and reads half a voxel
+            apart (older configurations call it ``literal``);
             ``background`` is the weight of the background's voxels in the loss.
         fixed_size: voxels of the network's grid. moving_size: the same.
         labeled, deepreg: make no difference.
@@ -127,26 +128,28 @@ class SlicReg(_Registering):
         "hidden": int,
         "norm": str,
         "layout": str,
+        "as_published": bool,
         "literal": bool,
         "background": float,
     }
 
     def __init__(self, backbone: Mapping, fixed_size, moving_size, *, labeled: bool, deepreg: bool = False):
         given = dict(backbone)
-        literal, background = given.pop("literal", False), given.pop("background", 1.0)
+        older, background = given.pop("literal", False), given.pop("background", 1.0)
+        as_published = given.pop("as_published", older)
         if background < 0:
             raise InputError(f"background of the backbone must not be negative, but it is {background}")
         network = make_network(given, fixed_size, {})
         settings = network.settings if isinstance(network, SlicNet) else network.head
         super().__init__(network, settings.layers, settings.classes, fixed_size)
-        self.literal, self.background = literal, background
+        self.as_published, self.background = as_published, background
 
     def forward(self, batch: Mapping) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Mean over the layers of the cross-entropy ``(B,)``, and the share of body voxels that are right.
 
         The scans of a batch go through the head one by one: its output is by far the largest tensor.
         """
-        wanted = targets(batch["supervoxels"], literal=self.literal)
+        wanted = targets(batch["supervoxels"], as_published=self.as_published)
         context = self.network.context(batch["image"])
         found = [self._one(context[n : n + 1], wanted[n].long()) for n in range(len(wanted))]
         loss, right = (torch.stack(values) for values in zip(*found, strict=True))
@@ -166,7 +169,7 @@ class SlicReg(_Registering):
 class SlicRegression(_Registering):
     """The baseline: the same backbone tells the place in the template itself, three numbers for each cell.
 
-    Arguments as in `SlicReg`; ``layers`` and ``classes`` are not its own, but say which template it meets.
+    Arguments as in `SlicReg`; ``layers`` and ``classes`` are not its own, but say which template it has.
     """
 
     tells_supervoxels = False

@@ -20,7 +20,7 @@ STRENGTH = 0.62  # of the colours over the grey image
 
 
 @dataclass(frozen=True)
-class Divided:
+class Oversegmentation:
     """A scan and its supervoxels on one grid, with the words above them.
 
     image: (I, J, K) on an upright grid, i, j, k along R, A, S, as `RegCore.slicreg.preparation` makes it.
@@ -32,7 +32,7 @@ class Divided:
     supervoxels: Supervoxels
 
 
-def supervoxel_picture(scans: Sequence[Divided], layers: Sequence[int] = (0, 1)) -> Image.Image:
+def supervoxel_picture(scans: Sequence[Oversegmentation], layers: Sequence[int] = (0, 1)) -> Image.Image:
     """A column for each scan, seen from the front: the image, and the supervoxels of some layers over it.
 
     The coronal plane through the middle of the grid, every scan 300 pixels high, RGB.
@@ -65,7 +65,7 @@ def colours(count: int) -> np.ndarray:
     return np.round(255 * np.array(found)).astype(np.uint8)
 
 
-def _column(scan: Divided, layers: Sequence[int]) -> list[Image.Image]:
+def _column(scan: Oversegmentation, layers: Sequence[int]) -> list[Image.Image]:
     """The image and its coloured layers on the coronal plane through the middle."""
     grid = scan.image.geometry
     pixel = float(grid.spacing[2] * grid.shape[2]) / HEIGHT

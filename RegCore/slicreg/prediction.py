@@ -4,34 +4,34 @@ import torch
 
 from RegCore.progress import Progress, silent
 from RegCore.slicreg.network import STRIDE, SlicNet
-from RegCore.slicreg.preparation import Prepared, network_units
+from RegCore.slicreg.preparation import PreparedScan, network_units
 from RegCore.slicreg.supervoxels import Supervoxels
 from RegCore.space.geometry import Geometry
 
 PLANES = 4  # read at a time
 
 
-def targets(labels: torch.Tensor, *, literal: bool = False) -> torch.Tensor:
+def targets(labels: torch.Tensor, *, as_published: bool = False) -> torch.Tensor:
     """The supervoxel that each cell of the output should tell, ``(..., ⌈I/2⌉, ⌈J/2⌉, ⌈K/2⌉)``.
 
-    Cell c is centred on voxel 2 c, whose label it gets. literal: that of voxel 2 c + 1, as published.
+    Cell c is centred on voxel 2 c, whose label it gets. as_published: that of voxel 2 c + 1, as published.
 
     labels: ``(..., I, J, K)``.
     """
     for dim in (-3, -2, -1):
         size = labels.shape[dim]
-        index = torch.arange(0, size, STRIDE, device=labels.device) + literal
+        index = torch.arange(0, size, STRIDE, device=labels.device) + as_published
         labels = labels.index_select(dim, index.clamp_max(size - 1))
     return labels
 
 
 def supervoxels_of(
-    scores: torch.Tensor, geometry: Geometry, *, literal: bool = False, progress: Progress = silent
+    scores: torch.Tensor, geometry: Geometry, *, as_published: bool = False, progress: Progress = silent
 ) -> Supervoxels:
     """The most likely supervoxel of each voxel and layer.
 
-    Scores are interpolated linearly between the cells: voxel v lies at cell v / 2. literal: at (v - 1/2) / 2,
-    as published. That, together with `targets` of the published kind, displaces the answer by half a voxel.
+    Scores are interpolated linearly between the cells: voxel v lies at cell v / 2. as_published: at
+    (v - 1/2) / 2. That, together with `targets` of the published kind, displaces the answer by half a voxel.
 
     Args:
         scores: ``(1, L, classes, i, j, k)`` of `SlicNet`.
@@ -42,19 +42,19 @@ def supervoxels_of(
     dtype = torch.uint8 if count < 256 else torch.int32
     found = []
     for layer in range(scores.shape[1]):
-        found.append(_most_likely(scores[0, layer].float(), geometry.shape, literal).to(dtype))
+        found.append(_most_likely(scores[0, layer].float(), geometry.shape, as_published).to(dtype))
         progress((layer + 1) / scores.shape[1], "reading supervoxels", {"layer": layer + 1})
     array = torch.stack(found).cpu().numpy()
     return Supervoxels(array if count < 256 else array.astype("uint16"), geometry, count)
 
 
-def _most_likely(cells: torch.Tensor, shape, literal: bool) -> torch.Tensor:
+def _most_likely(cells: torch.Tensor, shape, as_published: bool) -> torch.Tensor:
     """The class ``(I, J, K)`` whose interpolated score is greatest, of cells ``(C, i, j, k)``.
 
     A few planes at a time, classes last: the scores of all voxels would take far longer to write and to read
     than to compute.
     """
-    axes = [_between(n, m, literal, cells.device) for n, m in zip(shape, cells.shape[1:], strict=True)]
+    axes = [_between(n, m, as_published, cells.device) for n, m in zip(shape, cells.shape[1:], strict=True)]
     cells = cells.permute(1, 2, 3, 0).contiguous()
     out = torch.empty(shape, dtype=torch.int64, device=cells.device)
     for start in range(0, shape[0], PLANES):
@@ -64,9 +64,9 @@ def _most_likely(cells: torch.Tensor, shape, literal: bool) -> torch.Tensor:
     return out
 
 
-def _between(voxels: int, cells: int, literal: bool, device) -> tuple[torch.Tensor, ...]:
+def _between(voxels: int, cells: int, as_published: bool, device) -> tuple[torch.Tensor, ...]:
     """The cells below and above each voxel of an axis, and the share of the upper one; the last holds on."""
-    at = (torch.arange(voxels, device=device) - 0.5 * literal).div(STRIDE).clamp(0, cells - 1)
+    at = (torch.arange(voxels, device=device) - 0.5 * as_published).div(STRIDE).clamp(0, cells - 1)
     low = at.long()
     return low, (low + 1).clamp_max(cells - 1), at - low
 
@@ -81,13 +81,13 @@ def _along(values: torch.Tensor, dim: int, axis) -> torch.Tensor:
 @torch.no_grad()
 def predict_supervoxels(
     network: SlicNet,
-    scan: Prepared,
+    scan: PreparedScan,
     *,
-    literal: bool = False,
+    as_published: bool = False,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> Supervoxels:
-    """What a trained network says of a scan on the grid that it was trained on (`preparation.halved`).
+    """What a trained network says of a scan on the grid that it was trained on (`preparation.downsample2`).
 
     The network answers in evaluation mode and is left in the mode that it was in.
     """
@@ -96,6 +96,6 @@ def predict_supervoxels(
     try:
         image = network_units(scan).to(device)
         scores = network.to(device)(image)
-        return supervoxels_of(scores, scan.image.geometry, literal=literal, progress=progress)
+        return supervoxels_of(scores, scan.image.geometry, as_published=as_published, progress=progress)
     finally:
         network.train(training)

@@ -29,7 +29,7 @@ LEAST = 2e4  # mm³: less tissue than this is no body
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedScan:
     """A scan on the common grid; its intensities are still those of the scanner.
 
     image: on an upright isotropic grid whose centre is that of the body. What was cropped is known from the
@@ -51,23 +51,23 @@ def check_modality(modality: str) -> None:
         raise InputError(f"the modality is {modality!r}, expected {' or '.join(MODALITIES)}")
 
 
-def upright(geometry: Geometry, spacing: float) -> Geometry:
+def upright_grid(geometry: Geometry, spacing: float) -> Geometry:
     """The isotropic grid along the axes of RAS that covers the voxels of another, oblique or not."""
     ends = np.array(np.meshgrid(*((-0.5, n - 0.5) for n in geometry.shape), indexing="ij")).reshape(3, -1).T
     corners = geometry.to_world(ends)
     extent = np.ptp(corners, axis=0)
     shape = np.maximum(np.rint(extent / spacing), 1).astype(int)
-    return centred(corners.min(0) + extent / 2, shape, spacing)
+    return centred_grid(corners.min(0) + extent / 2, shape, spacing)
 
 
-def centred(centre, shape, spacing: float) -> Geometry:
+def centred_grid(centre, shape, spacing: float) -> Geometry:
     """The isotropic grid along the axes of RAS of a shape about a point (mm)."""
     affine = np.diag([spacing] * 3 + [1.0])
     affine[:3, 3] = np.asarray(centre, float) - spacing * (np.array(shape) - 1) / 2
     return Geometry(tuple(int(n) for n in shape), affine)
 
 
-def resampled(volume: Volume, onto: Geometry) -> tuple[np.ndarray, np.ndarray]:
+def resample_with_mask(volume: Volume, onto: Geometry) -> tuple[np.ndarray, np.ndarray]:
     """An image on another grid, without aliasing, and where it is known: float32 and bool ``(I, J, K)``.
 
     Beyond the image its border voxels are repeated.
@@ -124,8 +124,8 @@ def body_centre(volume: Volume, spacing: float, modality: str = "ct", name: str 
     """
     check_modality(modality)
     check_image(volume, name)
-    grid = upright(volume.geometry, spacing)
-    image, known = resampled(volume, grid)
+    grid = upright_grid(volume.geometry, spacing)
+    image, known = resample_with_mask(volume, grid)
     weight = _weights(image, modality, name) * known
     total = float(weight.sum(dtype=np.float64))
     empty = total * spacing**3 < LEAST or (modality == "mr" and weight[known].mean() > 0.995)
@@ -146,7 +146,7 @@ def prepare(
     *,
     modality: str = "ct",
     name: str = "the scan",
-) -> Prepared:
+) -> PreparedScan:
     """Put a scan on the common grid: along RAS, isotropic, cropped or padded about the body's centre.
 
     Args:
@@ -160,12 +160,12 @@ def prepare(
         InputError: as `body_centre`.
     """
     centre = body_centre(volume, spacing, modality, name)
-    grid = centred(centre, shape, spacing)
-    image, known = resampled(volume, grid)
-    return Prepared(Volume(image, grid), known, volume.geometry, modality)
+    grid = centred_grid(centre, shape, spacing)
+    image, known = resample_with_mask(volume, grid)
+    return PreparedScan(Volume(image, grid), known, volume.geometry, modality)
 
 
-def labels_on(labels: Volume, prepared: Prepared) -> Volume:
+def labels_on(labels: Volume, prepared: PreparedScan) -> Volume:
     """A segmentation of the scan on the common grid, nearest voxel, 0 beyond the scan."""
     return warp(labels, AffineTransform.identity(), prepared.image.geometry)
 
@@ -177,11 +177,11 @@ def common_shape(geometries: list[Geometry], spacing: float, multiple: int = 16)
     """
     if not geometries:
         raise InputError("at least one scan is needed to choose a common shape")
-    sizes = np.median([upright(geometry, spacing).shape for geometry in geometries], axis=0)
+    sizes = np.median([upright_grid(geometry, spacing).shape for geometry in geometries], axis=0)
     return tuple(int(n) for n in np.ceil(sizes / multiple) * multiple)
 
 
-def halved(prepared: Prepared) -> Prepared:
+def downsample2(prepared: PreparedScan) -> PreparedScan:
     """The same scan with voxels of twice the size, the mean of eight: what the network sees.
 
     An odd axis loses its last plane.
@@ -192,17 +192,17 @@ def halved(prepared: Prepared) -> Prepared:
     grid = inner.redivided(tuple(n // 2 for n in even))
     part = torch.from_numpy(np.stack([image.array, prepared.known.astype(np.float32)]))[None]
     mean = F.avg_pool3d(part, 2)[0].numpy()
-    return Prepared(Volume(mean[0], grid), mean[1] > 0.5, prepared.source, prepared.modality)
+    return PreparedScan(Volume(mean[0], grid), mean[1] > 0.5, prepared.source, prepared.modality)
 
 
-def network_units(prepared: Prepared) -> torch.Tensor:
+def network_units(prepared: PreparedScan) -> torch.Tensor:
     """The intensities as a network sees them, ``(1, 1, I, J, K)``: HU / 500, or an MR's robust range."""
     if prepared.modality == "mr":
         return torch.from_numpy(rescale_percentiles(prepared.image.array))[None, None]
     return as_tensor(prepared.image) / UNIT
 
 
-def body_mask(prepared: Prepared, margin: float = 0.0, name: str = "the scan") -> np.ndarray:
+def body_mask(prepared: PreparedScan, margin: float = 0.0, name: str = "the scan") -> np.ndarray:
     """Where the body is, bool (I, J, K), without any segmentation: the largest part that is not air, filled.
 
     Holes are filled slice by slice along S, so lungs that the upper border cuts belong to the body as well.

@@ -79,6 +79,6 @@ def _network(name: str, small: bool) -> tuple[str, dict]:
     """Method and backbone."""
     method, backbone = NETWORKS[name]
     if small:
-        halved = SMALL if backbone["name"] == "deeplab" else {"num_channel_initial": 8, "hidden": 16}
-        backbone = backbone | halved
+        smaller = SMALL if backbone["name"] == "deeplab" else {"num_channel_initial": 8, "hidden": 16}
+        backbone = backbone | smaller
     return method, backbone | (LEARNING if method == "slicreg" else {"norm": "batch"})

@@ -9,7 +9,7 @@ from RegCore.slicreg.densify import dense_field
 from RegCore.slicreg.matching import MatchSettings, match, unit_of
 from RegCore.slicreg.network import STRIDE
 from RegCore.slicreg.prediction import predict_supervoxels
-from RegCore.slicreg.preparation import Prepared, body_mask, halved, network_units, prepare
+from RegCore.slicreg.preparation import PreparedScan, body_mask, downsample2, network_units, prepare
 from RegCore.slicreg.supervoxels import Supervoxels
 from RegCore.slicreg.template import Method
 from RegCore.space.geometry import Geometry
@@ -23,7 +23,7 @@ SAME_PLACE = 0.05  # voxels between two grids of one scan
 SAME_IMAGE = 0.005  # mean difference of intensities between two readings of one scan, network's units
 
 
-def prepared(method: Method, volume: Volume, name: str = "the scan") -> Prepared:
+def prepare_for_model(method: Method, volume: Volume, name: str = "the scan") -> PreparedScan:
     """A scan on the common grid of those that a model was trained with, of twice the network's resolution.
 
     Raises InputError for a model that was not trained, and as `RegCore.slicreg.preparation.prepare`.
@@ -33,10 +33,10 @@ def prepared(method: Method, volume: Volume, name: str = "the scan") -> Prepared
     return prepare(volume, shape, float(grid.spacing[0]) / 2, modality=method.modality, name=name)
 
 
-def between(
+def register_prepared(
     method: Method,
-    fixed: Prepared,
-    moving: Prepared,
+    fixed: PreparedScan,
+    moving: PreparedScan,
     *,
     passes: int = PASSES,
     device: str = "cpu",
@@ -44,23 +44,23 @@ def between(
 ) -> DisplacementField:
     """The field between two prepared scans by what the model tells of both; neither need be the template.
 
-    passes: see `to_template`.
+    passes: see `register_to_template`.
 
     Returns:
         x_moving = T(x_fixed), RAS mm, on the network's grid of the fixed scan.
     """
-    fixed, moving = halved(fixed), halved(moving)
+    fixed, moving = downsample2(fixed), downsample2(moving)
     if method.tells_supervoxels:
-        known = _predicted(method, fixed, device, part_of(progress, 0.0, 0.2))
+        known = _predict(method, fixed, device, part_of(progress, 0.0, 0.2))
         inner = part_of(progress, 0.2, 1.0)
-        return _matched(method, known, moving, MatchSettings(), passes, device, inner)
+        return _match(method, known, moving, MatchSettings(), passes, device, inner)
     inner, outer = _from_regression(method, fixed, device), _to_regression(method, moving, device)
     return outer.compose(inner)
 
 
-def to_template(
+def register_to_template(
     method: Method,
-    scan: Prepared,
+    scan: PreparedScan,
     *,
     settings: MatchSettings | None = None,
     passes: int = PASSES,
@@ -71,7 +71,7 @@ def to_template(
 
     Args:
         method: a trained model.
-        scan: on its common grid, see `prepared`.
+        scan: on its common grid, see `prepare_for_model`.
         settings: of the matching; not used by the regression.
         passes: how often the network sees the scan: each time but the first as the last match has warped it.
             Published: 1.
@@ -81,17 +81,17 @@ def to_template(
     Returns:
         x_scan = T(x_template), RAS mm, on the network's grid of the template.
     """
-    moving = halved(scan)
+    moving = downsample2(scan)
     if not method.tells_supervoxels:
         return _to_regression(method, moving, device)
     settings = settings or MatchSettings()
-    return _matched(method, method.supervoxels, moving, settings, passes, device, progress)
+    return _match(method, method.supervoxels, moving, settings, passes, device, progress)
 
 
-def _matched(
+def _match(
     method: Method,
     known: Supervoxels,
-    scan: Prepared,
+    scan: PreparedScan,
     settings: MatchSettings,
     passes: int,
     device: str,
@@ -101,50 +101,54 @@ def _matched(
     field, seen = None, scan
     for n in range(passes):
         inner = part_of(progress, n / passes, (n + 1) / passes)
-        told = _predicted(method, seen, device, part_of(inner, 0.0, 0.3))
+        told = _predict(method, seen, device, part_of(inner, 0.0, 0.3))
         step = match(known, told, settings=settings, device=device, progress=part_of(inner, 0.3, 1.0))
         field = step if field is None else field.compose(step)
         if n + 1 < passes:
-            seen = _seen_through(scan, field, known.geometry)
+            seen = _warp_prepared(scan, field, known.geometry)
     return field
 
 
-def _seen_through(scan: Prepared, field: DisplacementField, onto: Geometry) -> Prepared:
+def _warp_prepared(scan: PreparedScan, field: DisplacementField, onto: Geometry) -> PreparedScan:
     """A scan warped onto another grid."""
-    return Prepared(warp(scan.image, field, onto), np.ones(onto.shape, bool), scan.source, scan.modality)
+    return PreparedScan(warp(scan.image, field, onto), np.ones(onto.shape, bool), scan.source, scan.modality)
 
 
 def register_scans(
     method: Method, fixed: Volume, moving: Volume, *, device: str = "cpu", progress: Progress = silent
 ) -> DisplacementField:
-    """The field between two scans as they came: `to_template` if the fixed one is it, else `between`.
+    """The field between two scans as they came.
 
-    Returns x_moving = T(x_fixed), RAS mm, on the network's grid. Raises InputError as `prepared`.
+    By `register_to_template` if the fixed scan is the template, else by `register_prepared`.
+
+    Returns x_moving = T(x_fixed), RAS mm, on the network's grid. Raises InputError as `prepare_for_model`.
     """
-    prepared_fixed = prepared(method, fixed, "the fixed image")
-    prepared_moving = prepared(method, moving, "the moving image")
+    prepared_fixed = prepare_for_model(method, fixed, "the fixed image")
+    prepared_moving = prepare_for_model(method, moving, "the moving image")
     if is_template(method, prepared_fixed):
-        return to_template(method, prepared_moving, device=device, progress=progress)
-    return between(method, prepared_fixed, prepared_moving, device=device, progress=progress)
+        return register_to_template(method, prepared_moving, device=device, progress=progress)
+    return register_prepared(method, prepared_fixed, prepared_moving, device=device, progress=progress)
 
 
-def is_template(method: Method, scan: Prepared) -> bool:
+def is_template(method: Method, scan: PreparedScan) -> bool:
     """Whether a prepared scan is the very one that the model's supervoxels were made from."""
-    small, known = halved(scan), method.supervoxels.geometry
+    small, known = downsample2(scan), method.supervoxels.geometry
     if not small.image.geometry.is_close(known, SAME_PLACE * float(known.spacing[0])):
         return False
     difference = network_units(small)[0, 0] - method.image.float().cpu()
     return float(difference.abs().mean()) < SAME_IMAGE
 
 
-def _predicted(method: Method, scan: Prepared, device: str, progress: Progress):
-    return predict_supervoxels(method.network, scan, literal=method.literal, device=device, progress=progress)
+def _predict(method: Method, scan: PreparedScan, device: str, progress: Progress):
+    return predict_supervoxels(
+        method.network, scan, as_published=method.as_published, device=device, progress=progress
+    )
 
 
 # ---- the baseline ------------------------------------------------------------------------------------------
 
 
-def _regressed(method: Method, scan: Prepared, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+def _regress(method: Method, scan: PreparedScan, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Random voxels of the body and the voxels of the template that they belong to, (N, 3) float64 each."""
     network, training = method.network.to(device), method.network.training
     network.eval()
@@ -158,15 +162,15 @@ def _regressed(method: Method, scan: Prepared, device: str) -> tuple[torch.Tenso
     return torch.from_numpy(STRIDE * cells).double(), found
 
 
-def _to_regression(method: Method, scan: Prepared, device: str) -> DisplacementField:
+def _to_regression(method: Method, scan: PreparedScan, device: str) -> DisplacementField:
     """x_scan = T(x_template): a spline through the places that the network tells."""
-    points, places = _regressed(method, scan, device)
+    points, places = _regress(method, scan, device)
     return _spline(places, points, method.supervoxels.geometry, scan.image.geometry)
 
 
-def _from_regression(method: Method, scan: Prepared, device: str) -> DisplacementField:
+def _from_regression(method: Method, scan: PreparedScan, device: str) -> DisplacementField:
     """x_template = T(x_scan)."""
-    points, places = _regressed(method, scan, device)
+    points, places = _regress(method, scan, device)
     return _spline(points, places, scan.image.geometry, method.supervoxels.geometry)
 
 

@@ -157,7 +157,7 @@ def oversegment(
     return Supervoxels(np.stack(found), image.geometry, count)
 
 
-def carried(supervoxels: Supervoxels, transform: Transform, onto: Geometry) -> Supervoxels:
+def propagate_supervoxels(supervoxels: Supervoxels, transform: Transform, onto: Geometry) -> Supervoxels:
     """The supervoxels of a template on the grid of a scan, nearest voxel, background beyond the template.
 
     transform: x_template = T(x_scan), RAS mm.

@@ -1,5 +1,8 @@
 """What the trainable methods of SLIC-Reg share: a network, and the template that it was trained for."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -13,21 +16,27 @@ class Method(nn.Module):
     """What the methods share: the network, and the template as part of the weights.
 
     template: its supervoxels (L, I, J, K). image: by which it is known again. affine: of its grid, index to
-    RAS mm. about: number of its modality, and whether all this is known.
+    RAS mm. metadata: number of its modality, and whether all this is known.
     """
 
     own_loss = True
     tells_supervoxels = True
     """Whether the network tells supervoxels; else places in the template."""
 
-    def __init__(self, network: nn.Module, layers: int, classes: int, size):
+    def __init__(self, network: nn.Module, layers: int, classes: int, size: Sequence[int]):
         super().__init__()
         self.network, self.count = network, classes - 1
         dtype = torch.uint8 if classes <= 256 else torch.int32
         self.register_buffer("template", torch.zeros((layers, *size), dtype=dtype))
         self.register_buffer("image", torch.zeros(tuple(size), dtype=torch.float16))
         self.register_buffer("affine", torch.eye(4))
-        self.register_buffer("about", torch.zeros(2, dtype=torch.int64))
+        self.register_buffer("metadata", torch.zeros(2, dtype=torch.int64))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """As every module, but reads ``about``, the name of `metadata` in older model files, as well."""
+        if f"{prefix}about" in state_dict:
+            state_dict[f"{prefix}metadata"] = state_dict.pop(f"{prefix}about")
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def set_template(self, loader: Scans) -> None:
         """Take the template from the loader of a training. Raises InputError where it does not fit."""
@@ -46,18 +55,18 @@ class Method(nn.Module):
         self.template.copy_(labels)
         self.image.copy_(torch.from_numpy(there.image.array))
         self.affine.copy_(torch.tensor(there.image.geometry.affine))
-        self.about.copy_(torch.tensor([MODALITIES.index(there.modality), 1]))
+        self.metadata.copy_(torch.tensor([MODALITIES.index(there.modality), 1]))
 
     @property
     def modality(self) -> str:
         """ "ct" or "mr"."""
-        return MODALITIES[int(self.about[0])]
+        return MODALITIES[int(self.metadata[0])]
 
     @property
     def supervoxels(self) -> Supervoxels:
         """Those of the template. Raises InputError for a model that was never trained."""
-        if not self.about[1]:
-            raise InputError("this model of SLIC-Reg has met no template: it was not trained")
+        if not self.metadata[1]:
+            raise InputError("this model of SLIC-Reg has no template: it was not trained")
         labels = self.template.cpu().numpy().astype("uint8" if self.count < 256 else "uint16")
         grid = Geometry(labels.shape[1:], self.affine.double().cpu().numpy())
         return Supervoxels(labels, grid, self.count)

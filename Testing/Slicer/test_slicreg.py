@@ -9,7 +9,7 @@ import pytest
 import RegCore
 from RegCore.cli import main
 from RegCore.registration.learned import load_model
-from Testing.RegCore.slicreg import made_up
+from Testing.RegCore.slicreg import synthetic
 from Testing.Slicer import scenes
 
 MODULE = Path(__file__).resolve().parents[2] / "DeepRegSlicer" / "DeepRegSlicer.py"
@@ -20,7 +20,7 @@ SHIFT = np.array([7.0, -5.0, 3.0])  # mm from one scan to the next
 def configuration(tmp_path, monkeypatch):
     """The YAML file that `regcore slicreg train --write` leaves for a prepared folder."""
     (tmp_path / "scans").mkdir()
-    made_up.prepare(monkeypatch, tmp_path / "prepared", made_up.files(tmp_path / "scans", RegCore.save))
+    synthetic.prepare(monkeypatch, tmp_path / "prepared", synthetic.files(tmp_path / "scans", RegCore.save))
     path = tmp_path / "slicreg.yaml"
     command = [
         "slicreg",
@@ -49,7 +49,7 @@ def module(host, library, monkeypatch, tmp_path):
 
 def volume(n: int):
     """The node of a scan."""
-    made = made_up.ball(n * SHIFT, n)
+    made = synthetic.ball(n * SHIFT, n)
     return scenes.volume(f"Scan{n}", matrix=made.geometry.affine, array=made.array)
 
 
@@ -67,7 +67,7 @@ def test_it_trains_from_its_yaml_file_and_registers_any_two_scans(module, host, 
     register, panel = module.ui, module.widget.panel
     assert register.tabs.currentIndex == 0 and register.modelPath.currentPath.endswith("best.pt")
     network = load_model(register.modelPath.currentPath).network
-    assert made_up.share_right(network, made_up.ball(5 * SHIFT, 5)) > 0.8  # it learnt what it should
+    assert synthetic.share_right(network, synthetic.ball(5 * SHIFT, 5)) > 0.8  # it learnt what it should
     for fixed, moving in ((0, 2), (3, 1)):  # from the template, and between two scans
         register.fixedVolumeSelector.setCurrentNode(volume(fixed))
         register.movingVolumeSelector.setCurrentNode(volume(moving))
@@ -78,4 +78,4 @@ def test_it_trains_from_its_yaml_file_and_registers_any_two_scans(module, host, 
         assert node.GetClassName() == "vtkMRMLGridTransformNode"
         points = fixed * SHIFT + 30 * np.eye(3)
         error = scenes.mapped_by(node, points) - points - (moving - fixed) * SHIFT
-        assert np.linalg.norm(error, axis=1).max() < 2 * made_up.SPACING
+        assert np.linalg.norm(error, axis=1).max() < 2 * synthetic.SPACING

@@ -31,17 +31,25 @@ from RegCore.registration.learned import load_model  # noqa: E402
 from RegCore.resampler import warp  # noqa: E402
 from RegCore.samples.torso import DATASET, LABELS, TESTED, TRAINED, make_torso  # noqa: E402
 from RegCore.slicreg.alignment import template_to_scan  # noqa: E402
-from RegCore.slicreg.evaluation import Labelled, Way, best_affine, evaluate, overlap  # noqa: E402
-from RegCore.slicreg.folder import divided_scan, read_template  # noqa: E402
+from RegCore.slicreg.evaluation import (  # noqa: E402
+    LabelledScan,
+    RegistrationMethod,
+    best_affine,
+    evaluate,
+    initial_alignment,
+    overlap,
+    refined_method,
+    slicreg_method,
+)
+from RegCore.slicreg.folder import read_oversegmentation, read_template  # noqa: E402
 from RegCore.slicreg.matching import match  # noqa: E402
 from RegCore.slicreg.methods import SlicReg  # noqa: E402
-from RegCore.slicreg.picture import Divided, supervoxel_picture  # noqa: E402
+from RegCore.slicreg.picture import Oversegmentation, supervoxel_picture  # noqa: E402
 from RegCore.slicreg.prediction import predict_supervoxels  # noqa: E402
-from RegCore.slicreg.preparation import Prepared, centred, halved, network_units  # noqa: E402
-from RegCore.slicreg.registration import between, prepared, register_scans  # noqa: E402
-from RegCore.slicreg.supervoxels import Supervoxels, carried  # noqa: E402
+from RegCore.slicreg.preparation import PreparedScan, centred_grid, downsample2, network_units  # noqa: E402
+from RegCore.slicreg.registration import prepare_for_model, register_prepared, register_scans  # noqa: E402
+from RegCore.slicreg.supervoxels import Supervoxels, propagate_supervoxels  # noqa: E402
 from RegCore.slicreg.template import Method  # noqa: E402
-from RegCore.slicreg.ways import at_the_start, by, refined_by  # noqa: E402
 from RegCore.space.transforms import DisplacementField  # noqa: E402
 from RegCore.space.volume import Volume  # noqa: E402
 from Testing.benchmarks.page import put  # noqa: E402
@@ -135,12 +143,14 @@ def draw(path: Path) -> None:
     """The picture of the page: template, a scan to train with, a test scan as predicted and as it is."""
     method, cases = load_model(path).network, tests()
     known = read_template(OUTPUT / "prepared")
-    shown = [Divided("template", known.image, known.supervoxels)]
-    shown.append(divided_scan(next((OUTPUT / "prepared" / "train").glob("*.npz")), "a scan to train with"))
-    scan = halved(prepared(method, cases[0].image))
+    shown = [Oversegmentation("template", known.image, known.supervoxels)]
+    shown.append(
+        read_oversegmentation(next((OUTPUT / "prepared" / "train").glob("*.npz")), "a scan to train with")
+    )
+    scan = downsample2(prepare_for_model(method, cases[0].image))
     image = Volume(network_units(scan)[0, 0].numpy(), scan.image.geometry)
-    shown.append(Divided("a test scan, predicted", image, told(method, scan)))
-    shown.append(Divided("the same, true", image, true_supervoxels(method, cases[0])))
+    shown.append(Oversegmentation("a test scan, predicted", image, predict_on(method, scan)))
+    shown.append(Oversegmentation("the same, true", image, true_supervoxels(method, cases[0])))
     supervoxel_picture(shown).save(PICTURE, optimize=True)
 
 
@@ -148,39 +158,39 @@ def draw(path: Path) -> None:
 
 
 @cache
-def case(name: str) -> Labelled:
+def case(name: str) -> LabelledScan:
     """A scan of the data set with its labels and, of a test scan, the true map from the template."""
     folder = OUTPUT / DATA
     if name == "template":
         labels = load(folder / "template_seg.nii.gz", "labels")
-        return Labelled(name, load(folder / "template.nii.gz", "image"), labels)
+        return LabelledScan(name, load(folder / "template.nii.gz", "image"), labels)
     image, labels = (folder / "test" / part / f"{name}.nii.gz" for part in ("images", "labels"))
     known = load(folder / "test" / "truth" / f"{name}.h5", "transform")
-    return Labelled(name, load(image, "image"), load(labels, "labels"), known)
+    return LabelledScan(name, load(image, "image"), load(labels, "labels"), known)
 
 
-def tests(count: int = TESTED) -> list[Labelled]:
+def tests(count: int = TESTED) -> list[LabelledScan]:
     """The first scans that no network learns from."""
     paths = sorted((OUTPUT / DATA / "test" / "images").iterdir())[:count]
     return [case(path.name.removesuffix(".nii.gz")) for path in paths]
 
 
-def true_supervoxels(method: Method, scan: Labelled) -> Supervoxels:
+def true_supervoxels(method: Method, scan: LabelledScan) -> Supervoxels:
     """The template's supervoxels where they belong in a test scan, on the network's grid."""
-    grid = halved(prepared(method, scan.image)).image.geometry
-    return carried(method.supervoxels, scan.truth.inverse(), grid)
+    grid = downsample2(prepare_for_model(method, scan.image)).image.geometry
+    return propagate_supervoxels(method.supervoxels, scan.truth.inverse(), grid)
 
 
-def told(method: SlicReg, scan: Prepared) -> Supervoxels:
+def predict_on(method: SlicReg, scan: PreparedScan) -> Supervoxels:
     """What the network says of a scan."""
-    return predict_supervoxels(method.network, scan, literal=method.literal)
+    return predict_supervoxels(method.network, scan, as_published=method.as_published)
 
 
-def ways(method: SlicReg, literal: SlicReg) -> dict[str, Way]:
+def methods(method: SlicReg, as_published: SlicReg) -> dict[str, RegistrationMethod]:
     """The lines of the table of parts."""
 
-    def both(template: Labelled, scan: Labelled) -> tuple[Prepared, Prepared]:
-        return prepared(method, template.image), prepared(method, scan.image)
+    def both(template: LabelledScan, scan: LabelledScan) -> tuple[PreparedScan, PreparedScan]:
+        return prepare_for_model(method, template.image), prepare_for_model(method, scan.image)
 
     def images(template, scan):
         fixed, moving = both(template, scan)
@@ -190,18 +200,18 @@ def ways(method: SlicReg, literal: SlicReg) -> dict[str, Way]:
         return match(method.supervoxels, true_supervoxels(method, scan))
 
     return {
-        "start": at_the_start(method),
+        "start": initial_alignment(method),
         "oracle affine": best_affine,
         "images alone, affine and deformable": images,
         "true supervoxels, matched": true,
-        "SLIC-Reg, half a voxel apart as published, one pass": by(literal, passes=1),
-        "SLIC-Reg, one pass": by(method, passes=1),
-        "SLIC-Reg": by(method),
-        "SLIC-Reg, refined by the images": refined_by(method),
+        "SLIC-Reg, half a voxel apart as published, one pass": slicreg_method(as_published, passes=1),
+        "SLIC-Reg, one pass": slicreg_method(method, passes=1),
+        "SLIC-Reg": slicreg_method(method),
+        "SLIC-Reg, refined by the images": refined_method(method),
     }
 
 
-def pairs(scans: list[Labelled], field_of: Callable) -> np.ndarray:
+def pairs(scans: list[LabelledScan], field_of: Callable) -> np.ndarray:
     """Dice and folds of each test scan registered to the next one, (N, 2); the template takes no part."""
     found = []
     for fixed, moving in zip(scans, scans[1:] + scans[:1], strict=True):
@@ -211,37 +221,44 @@ def pairs(scans: list[Labelled], field_of: Callable) -> np.ndarray:
     return np.array(found)
 
 
-def told_of_both(method: SlicReg, fixed: Labelled, moving: Labelled) -> DisplacementField:
+def register_without_template(
+    method: SlicReg, fixed: LabelledScan, moving: LabelledScan
+) -> DisplacementField:
     """The field between two scans, of neither of which the supervoxels are known."""
-    return between(method, prepared(method, fixed.image), prepared(method, moving.image))
+    return register_prepared(
+        method, prepare_for_model(method, fixed.image), prepare_for_model(method, moving.image)
+    )
 
 
-def accuracy(method: SlicReg, scans: list[Labelled]) -> float:
+def accuracy(method: SlicReg, scans: list[LabelledScan]) -> float:
     """Share of the voxels inside supervoxels, over all layers, whose supervoxel is told rightly."""
     shares = []
     for scan in scans:
         known = true_supervoxels(method, scan).labels
-        right = told(method, halved(prepared(method, scan.image))).labels == known
+        right = predict_on(method, downsample2(prepare_for_model(method, scan.image))).labels == known
         shares.append(right[known > 0].mean())
     return float(np.mean(shares))
 
 
 def contribute(steps: int, count: int = 6) -> bool:
-    """The table of parts; whether SLIC-Reg alone is above the start everywhere and above the literal way."""
+    """The table of parts; whether SLIC-Reg alone is above the start and above the published variant."""
     template, scans = DATA / "template.nii.gz", [DATA / f"train/torso{n:03}.nii.gz" for n in range(1, 9)]
     command = ("slicreg", "prepare", "--template", template, "--out", "prepared-8", *GRID)
     made = OUTPUT / "prepared-8" / "supervoxels.png"
     timed("prepared-8", lambda: run(*command, "--quiet", "--scans", *scans), made)
     with ThreadPoolExecutor(THREADS) as side_by_side:
-        wanted = {"eight": (steps, {}), "literal": (steps, {"literal": "true"}), "longer": (2 * steps, {})}
+        half_apart = {"as_published": "true"}
+        wanted = {"eight": (steps, {}), "published": (steps, half_apart), "longer": (2 * steps, {})}
         paths = side_by_side.map(
             lambda name: train(name, "prepared-8", wanted[name][0], **wanted[name][1]), wanted
         )
-        method, literal, longer = (load_model(path).network for path in paths)
+        method, as_published, longer = (load_model(path).network for path in paths)
     known, measured = case("template"), tests(count)
-    found = evaluate(known, measured, ways(method, literal) | {LONGER: by(longer)}, LABELS)
+    found = evaluate(
+        known, measured, methods(method, as_published) | {LONGER: slicreg_method(longer)}, LABELS
+    )
     lines = ["| | mean Dice | lowest | folds, most | s |", "|---" * 5 + "|"]
-    for row, name in enumerate(found.ways):
+    for row, name in enumerate(found.methods):
         each = found.each(name)
         cells = f"{each.mean():.3f}", f"{each.min():.3f}", f"{found.folds[row].max():.3f} %"
         lines.append(f"| {name} | {' | '.join(cells)} | {found.seconds[row].mean():.1f} |")
@@ -249,8 +266,8 @@ def contribute(steps: int, count: int = 6) -> bool:
         "true supervoxels, each test scan to the next": lambda fixed, moving: match(
             true_supervoxels(method, fixed), true_supervoxels(method, moving)
         ),
-        "SLIC-Reg, each test scan to the next": partial(told_of_both, method),
-        f"{LONGER}, each test scan to the next": partial(told_of_both, longer),
+        "SLIC-Reg, each test scan to the next": partial(register_without_template, method),
+        f"{LONGER}, each test scan to the next": partial(register_without_template, longer),
     }.items():
         each, folds = pairs(measured, field_of).T
         lines.append(f"| {name} | {each.mean():.3f} | {each.min():.3f} | {folds.max():.3f} % | |")
@@ -260,7 +277,7 @@ def contribute(steps: int, count: int = 6) -> bool:
     )
     put("slicreg small", "\n".join(lines) + f"\n\n{words}", PAGE)
     alone, start = found.each("SLIC-Reg"), found.each("start")
-    apart, once = (found.mean(name) for name in list(found.ways)[4:6])
+    apart, once = (found.mean(name) for name in list(found.methods)[4:6])
     return bool((alone > start).all()) and once > apart
 
 
@@ -285,7 +302,7 @@ def one(name: str) -> dict:
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
     size, layers, classes = (96, 80, 128), 16, 128
-    grid = centred((0, 0, 0), size, 4.0)
+    grid = centred_grid((0, 0, 0), size, 4.0)
     blocks = np.random.default_rng(0).integers(1, classes, (layers, 12, 10, 16))
     labels = torch.from_numpy(np.kron(blocks, np.ones((1, 8, 8, 8))).astype(np.uint8))
     backbone = {"name": "deeplab", "layers": layers, "classes": classes, "norm": "batch"}
@@ -298,7 +315,7 @@ def one(name: str) -> dict:
     else:
         method.template.copy_(labels)
         method.affine.copy_(torch.tensor(grid.affine))
-        method.about.copy_(torch.tensor([0, 1]))
+        method.metadata.copy_(torch.tensor([0, 1]))
         whole = grid.redivided(tuple(2 * n for n in size))
         fixed, moving = (make_torso(seed, geometry=whole).image for seed in (101, 102))
         began = time.perf_counter()

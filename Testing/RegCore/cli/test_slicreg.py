@@ -11,7 +11,7 @@ from RegCore.cli import main
 from RegCore.registration.learned import load_model
 from RegCore.space.volume import Volume
 from RegCore.training.config import load_config
-from Testing.RegCore.slicreg import made_up
+from Testing.RegCore.slicreg import synthetic
 
 SHIFT = np.array([7.0, -5.0, 3.0])  # mm from one scan to the next
 
@@ -21,10 +21,12 @@ def work(tmp_path_factory):
     """A prepared folder and a model, made by the commands; SLIC and the registration are stand-ins."""
     folder = tmp_path_factory.mktemp("slicreg")
     (folder / "scans").mkdir()
-    made_up.files(folder / "scans", RegCore.save)
+    synthetic.files(folder / "scans", RegCore.save)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("RegCore.slicreg.folder.oversegment", made_up.octants)
-        patch.setattr("RegCore.slicreg.label_propagation.by_images", lambda device: made_up.TEACHER)
+        patch.setattr("RegCore.slicreg.folder.oversegment", synthetic.octants)
+        patch.setattr(
+            "RegCore.slicreg.label_propagation.image_propagator", lambda device: synthetic.PROPAGATOR
+        )
         assert main(prepare(folder)) == 0
     command = ["slicreg", "train", str(folder / "prepared"), "--out", str(folder / "run"), "--small"]
     options = ["--steps", "60", "--batch-size", "2", "--seed", "0", "--device", "cpu", "--quiet"]
@@ -47,7 +49,7 @@ def segmentation(work, n: int) -> str:
     """Halves of the body in front and behind."""
     path = work / f"seg{n}.nii.gz"
     if not path.exists():
-        volume = made_up.ball(n * SHIFT, n)
+        volume = synthetic.ball(n * SHIFT, n)
         front = volume.geometry.world_grid()[..., 1] > n * SHIFT[1]
         array = np.where(volume.array > -300, 1 + front, 0).astype(np.uint8)
         RegCore.save(Volume(array, volume.geometry, "labels"), path)
@@ -66,7 +68,8 @@ def test_a_training_leaves_what_every_training_leaves(work):
         assert (work / "run" / name).is_file(), name
     assert load_config(work / "run" / "config.yaml").train.method == "slicreg"
     assert (
-        made_up.share_right(load_model(work / "run/save/last.pt").network, made_up.ball(5 * SHIFT, 5)) > 0.8
+        synthetic.share_right(load_model(work / "run/save/last.pt").network, synthetic.ball(5 * SHIFT, 5))
+        > 0.8
     )
 
 
@@ -96,7 +99,7 @@ def test_two_scans_are_registered_and_six_files_written(work, tmp_path, fixed):
     transform = RegCore.load(tmp_path / "transform.h5")
     points = fixed * SHIFT + 30 * np.eye(3)
     error = np.linalg.norm(transform.map(points) - points - (2 - fixed) * SHIFT, axis=1)
-    assert error.max() < 2 * made_up.SPACING
+    assert error.max() < 2 * synthetic.SPACING
 
 
 def test_the_table_has_a_column_for_each_method(work, tmp_path, capsys):
@@ -120,7 +123,9 @@ def test_the_table_has_a_column_for_each_method(work, tmp_path, capsys):
     command += ["--average", "1", "2", "--truth", str(truth), "--out", str(tmp_path / "all.json")]
     assert main([*command, "--device", "cpu", "--quiet"]) == 0
     lines = [
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("|")
     ]
     assert lines[0] == ["Dice", "Initial", "Oracle affine", "Slic-UNet", "Slic-Reg", "refined"]
     table = {line[0]: line[1:] for line in lines[2:]}
@@ -138,7 +143,7 @@ def test_each_mistake_has_its_sentence(work, tmp_path, capsys):
     cases = {
         "was expected, but settings.json is missing": ["slicreg", "train", str(tmp_path)],
         "text.pt: this is not a model file": ["slicreg", "register", "--model", str(text), *common],
-        "another teacher: centres instead of images": prepare(work),
+        "another propagator: centres instead of images": prepare(work),
         "--deeds and --model do not go together": [*prepare(work), "--deeds", "x", "--model", model],
         "a folder of what deeds found was expected": [*prepare(work), "--deeds", str(tmp_path / "no")],
         "N=NAME was expected, not 'Liver'": [

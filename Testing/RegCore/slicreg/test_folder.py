@@ -8,15 +8,15 @@ from PIL import Image
 
 from RegCore.io import save
 from RegCore.progress import Cancelled
-from RegCore.slicreg.folder import Teacher, prepare_folder, read_scan, read_template, scan_files, stem
+from RegCore.slicreg.folder import Propagator, prepare_folder, read_scan, read_template, scan_files, stem
 from RegCore.slicreg.picture import GAP, LEFT, TOP, colours
 from RegCore.space.geometry import InputError
-from Testing.RegCore.slicreg import made_up
+from Testing.RegCore.slicreg import synthetic
 
 
 def test_a_scan_has_the_supervoxels_and_places_of_the_template(tmp_path, monkeypatch):
-    paths = made_up.files(tmp_path, save)
-    folder = made_up.prepare(monkeypatch, tmp_path / "prepared", paths)
+    paths = synthetic.files(tmp_path, save)
+    folder = synthetic.prepare(monkeypatch, tmp_path / "prepared", paths)
     template = read_template(folder)
     assert [path.stem for path in scan_files(folder / "train")] == ["scan0", "scan1", "scan2"]
     assert [path.stem for path in scan_files(folder / "valid")] == ["scan3"]
@@ -33,10 +33,10 @@ def test_a_scan_has_the_supervoxels_and_places_of_the_template(tmp_path, monkeyp
 
 
 def test_the_picture_shows_the_template_and_scans_in_the_colours_of_their_supervoxels(tmp_path, monkeypatch):
-    folder = made_up.prepare(monkeypatch, tmp_path / "prepared", made_up.files(tmp_path, save))
+    folder = synthetic.prepare(monkeypatch, tmp_path / "prepared", synthetic.files(tmp_path, save))
     with Image.open(folder / "supervoxels.png") as file:
         picture = np.asarray(file.convert("RGB")).astype(int)
-    columns, rows = 3, made_up.LAYERS + 1
+    columns, rows = 3, synthetic.LAYERS + 1
     width, height = (picture.shape[1] - LEFT) // columns, (picture.shape[0] - TOP) // rows
     panels = [
         [picture[TOP + r * height :, LEFT + c * width :][: height - GAP, : width - GAP] for r in range(rows)]
@@ -55,33 +55,33 @@ def test_colours_of_supervoxels_differ():
 
 
 def test_an_interrupted_preparation_says_so_and_goes_on(tmp_path, monkeypatch):
-    paths = made_up.files(tmp_path, save)
+    paths = synthetic.files(tmp_path, save)
 
     def stopped(path, scan, template, progress):
         if path == paths[2]:
             raise Cancelled
-        return made_up.by_centres(path, scan, template, progress)
+        return synthetic.by_centres(path, scan, template, progress)
 
     folder = tmp_path / "prepared"
     with pytest.raises(Cancelled):
-        made_up.prepare(monkeypatch, folder, paths, teacher=Teacher("centres", stopped))
+        synthetic.prepare(monkeypatch, folder, paths, propagator=Propagator("centres", stopped))
     assert not list(folder.rglob("*.part"))
     with pytest.raises(InputError, match="interrupted, 2 of 3 scans of train are there"):
         scan_files(folder / "train")
     before = (folder / "train" / "scan1.npz").stat().st_mtime_ns
-    made_up.prepare(monkeypatch, folder, paths)
+    synthetic.prepare(monkeypatch, folder, paths)
     assert len(scan_files(folder / "train")) == 3
     assert (folder / "train" / "scan1.npz").stat().st_mtime_ns == before
 
 
 def test_bad_input_has_its_sentence(tmp_path, monkeypatch):
-    paths = made_up.files(tmp_path, save)
-    folder = made_up.prepare(monkeypatch, tmp_path / "prepared", paths)
+    paths = synthetic.files(tmp_path, save)
+    folder = synthetic.prepare(monkeypatch, tmp_path / "prepared", paths)
     with pytest.raises(InputError, match="another settings"):
-        made_up.prepare(monkeypatch, folder, paths, settings=replace(made_up.SETTINGS, layers=3))
-    with pytest.raises(InputError, match="another teacher: centres instead of deeds"):
-        made_up.prepare(monkeypatch, folder, paths, teacher=Teacher("deeds", made_up.by_centres))
-    new = {"settings": made_up.SETTINGS, "teacher": made_up.TEACHER}
+        synthetic.prepare(monkeypatch, folder, paths, settings=replace(synthetic.SETTINGS, layers=3))
+    with pytest.raises(InputError, match="another propagator: centres instead of deeds"):
+        synthetic.prepare(monkeypatch, folder, paths, propagator=Propagator("deeds", synthetic.by_centres))
+    new = {"settings": synthetic.SETTINGS, "propagator": synthetic.PROPAGATOR}
     with pytest.raises(InputError, match="at least 2 scans to train with .* but 1 were given"):
         prepare_folder(tmp_path / "a", paths[0], paths[1:2], **new)
     with pytest.raises(InputError, match="the template is missing"):
@@ -91,7 +91,7 @@ def test_bad_input_has_its_sentence(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="holds other things"):
         prepare_folder(tmp_path, paths[0], paths[1:], **new)
     with pytest.raises(InputError, match="three even numbers"):
-        replace(made_up.SETTINGS, shape=(32, 31, 32))
+        replace(synthetic.SETTINGS, shape=(32, 31, 32))
     with pytest.raises(InputError, match="settings.json is missing"):
         scan_files(tmp_path / "train")
     (folder / "train" / "scan1.npz").write_bytes(b"PK")

@@ -11,20 +11,20 @@ from RegCore.io import save
 from RegCore.loaders import make_loader
 from RegCore.networks.model_file import build
 from RegCore.registration.learned import load_model, predicted_transform
-from RegCore.slicreg.folder import read_template
+from RegCore.slicreg.folder import read_settings, read_template
 from RegCore.slicreg.loading import together
 from RegCore.slicreg.prediction import targets
 from RegCore.slicreg.presets import NETWORKS, training_config
-from RegCore.slicreg.registration import is_template, prepared, register_scans
+from RegCore.slicreg.registration import is_template, prepare_for_model, register_scans
 from RegCore.space.geometry import InputError
 from RegCore.training import train
 from RegCore.training.config import Config
-from Testing.RegCore.slicreg import made_up
+from Testing.RegCore.slicreg import synthetic
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    return made_up.prepare(monkeypatch, tmp_path / "prepared", made_up.files(tmp_path, save))
+    return synthetic.prepare(monkeypatch, tmp_path / "prepared", synthetic.files(tmp_path, save))
 
 
 def config(folder, network: str = "deeplab", steps: int = 20) -> dict:
@@ -59,18 +59,18 @@ def test_a_trained_model_is_a_model_file_that_registers(folder):
     trained = load_model(done.model)
     known = read_template(folder).supervoxels
     assert np.array_equal(trained.network.supervoxels.labels, known.labels)
-    template, scan = made_up.ball(), made_up.ball((14.0, -10.0, 6.0), 2)
-    assert is_template(trained.network, prepared(trained.network, template))
-    assert not is_template(trained.network, prepared(trained.network, scan))
+    template, scan = synthetic.ball(), synthetic.ball((14.0, -10.0, 6.0), 2)
+    assert is_template(trained.network, prepare_for_model(trained.network, template))
+    assert not is_template(trained.network, prepare_for_model(trained.network, scan))
     fresh = build(config(folder), (16,) * 3, (16,) * 3, False).network
     fresh.set_template(make_loader(config(folder)["dataset"], "train"))
-    assert made_up.share_right(fresh, scan) < 0.3 and made_up.share_right(trained.network, scan) > 0.8
-    for fixed in (template, made_up.ball((21.0, -15.0, 9.0), 3)):
+    assert synthetic.share_right(fresh, scan) < 0.3 and synthetic.share_right(trained.network, scan) > 0.8
+    for fixed in (template, synthetic.ball((21.0, -15.0, 9.0), 3)):
         shift = scan.geometry.origin - fixed.geometry.origin
         found = predicted_transform(trained, fixed, scan, onto=fixed.geometry)
         middle = fixed.geometry.centre + 20 * np.eye(3)
         error = np.linalg.norm(found.map(middle) - middle - shift, axis=1)
-        assert found.geometry == fixed.geometry and error.max() < 2 * made_up.SPACING
+        assert found.geometry == fixed.geometry and error.max() < 2 * synthetic.SPACING
 
 
 def test_the_loss_is_the_cross_entropy_of_all_layers_and_voxels(folder):
@@ -85,7 +85,7 @@ def test_the_loss_is_the_cross_entropy_of_all_layers_and_voxels(folder):
     expected = (each * weight).flatten(1).sum(1) / weight.flatten(1).sum(1)
     torch.testing.assert_close(loss, expected)
     assert bool((parts["metric/supervoxel_accuracy"] <= 1).all())
-    assert not torch.equal(targets(given["supervoxels"]), targets(given["supervoxels"], literal=True))
+    assert not torch.equal(targets(given["supervoxels"]), targets(given["supervoxels"], as_published=True))
 
 
 def test_without_spread_nothing_is_changed_and_with_it_all_move_together(folder):
@@ -110,7 +110,7 @@ def test_a_model_says_what_it_needs(folder):
         train(Config.from_dict(plain), log_dir=folder.parent, exp_name="other", device="cpu")
     new = build(config(folder), (16,) * 3, (16,) * 3, False).network
     with pytest.raises(InputError, match="it was not trained"):
-        register_scans(new, made_up.ball(), made_up.ball())
+        register_scans(new, synthetic.ball(), synthetic.ball())
     for key, value, sentence in (
         ("wide", 2, "wide"),
         ("norm", "other", "norm is 'other'"),
@@ -128,10 +128,28 @@ def test_a_model_says_what_it_needs(folder):
 
 def test_the_recipe_follows_from_the_folder(folder):
     plain = training_config(folder, steps=3000, batch_size=4)
-    assert plain["train"]["backbone"]["layers"] == made_up.LAYERS
-    assert plain["train"]["backbone"]["classes"] == made_up.COUNT + 1
+    assert plain["train"]["backbone"]["layers"] == synthetic.LAYERS
+    assert plain["train"]["backbone"]["classes"] == synthetic.COUNT + 1
     assert plain["train"]["preprocess"]["batch_size"] == 3  # no more than there are scans
     steps = plain["train"]["epochs"] * math.floor(plain["dataset"]["repeats"] * 3 / 3)
     assert abs(steps - 3000) < 30
     with pytest.raises(InputError, match="the network is 'vgg'"):
         training_config(folder, network="vgg")
+
+
+def test_model_files_and_folders_of_earlier_versions_are_still_read(folder):
+    plain = config(folder)
+    plain["train"]["backbone"] |= {"literal": True}
+    Config.from_dict(plain)
+    network = build(plain, (16,) * 3, (16,) * 3, False).network
+    assert network.as_published
+    network.set_template(make_loader(plain["dataset"], "train"))
+    state = network.state_dict()
+    state["about"] = state.pop("metadata")
+    fresh = build(plain, (16,) * 3, (16,) * 3, False).network
+    fresh.load_state_dict(state)
+    assert torch.equal(fresh.metadata, network.metadata) and fresh.modality == "ct"
+    settings = folder / "settings.json"
+    text = settings.read_text(encoding="utf-8")
+    settings.write_text(text.replace('"propagator"', '"teacher"'), encoding="utf-8")
+    assert '"propagator"' in text and read_settings(folder)["propagator"] == "centres"

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from RegCore.slicreg.matching import MatchSettings, match
 from RegCore.slicreg.network import NetworkSettings, SlicNet
 from RegCore.slicreg.prediction import predict_supervoxels, supervoxels_of, targets
-from RegCore.slicreg.preparation import Prepared
+from RegCore.slicreg.preparation import PreparedScan
 from RegCore.slicreg.supervoxels import Supervoxels
 from RegCore.space.geometry import Geometry
 from RegCore.space.volume import Volume
@@ -21,9 +21,9 @@ def cells(radius: float = 60.0, shift: float = 0.0) -> Supervoxels:
     return voronoi(CUBE, lambda points: points + shift, CUBE.centre, radius, layers=4)
 
 
-def scores_of(supervoxels: Supervoxels, literal: bool) -> torch.Tensor:
+def scores_of(supervoxels: Supervoxels, as_published: bool) -> torch.Tensor:
     """What a network says that has learnt its targets perfectly; noise decides between equal neighbours."""
-    target = targets(torch.from_numpy(supervoxels.labels.astype(np.int64)), literal=literal)
+    target = targets(torch.from_numpy(supervoxels.labels.astype(np.int64)), as_published=as_published)
     hot = F.one_hot(target, supervoxels.count + 1).permute(0, 4, 1, 2, 3)[None].float()
     return 9 * hot + torch.randn(hot.shape, generator=torch.Generator().manual_seed(0))
 
@@ -31,10 +31,10 @@ def scores_of(supervoxels: Supervoxels, literal: bool) -> torch.Tensor:
 def test_targets_are_the_voxels_on_which_cells_are_centred():
     labels = torch.arange(7 * 8 * 9).reshape(1, 7, 8, 9)
     assert torch.equal(targets(labels), labels[:, ::2, ::2, ::2])
-    literal = targets(labels, literal=True)
-    assert literal.shape == (1, 4, 4, 5)
-    assert torch.equal(literal[:, :3, :, :4], labels[:, 1::2, 1::2, 1::2])
-    assert torch.equal(literal[:, 3, :, :4], labels[:, 6, 1::2, 1::2])
+    as_published = targets(labels, as_published=True)
+    assert as_published.shape == (1, 4, 4, 5)
+    assert torch.equal(as_published[:, :3, :, :4], labels[:, 1::2, 1::2, 1::2])
+    assert torch.equal(as_published[:, 3, :, :4], labels[:, 6, 1::2, 1::2])
 
 
 @pytest.mark.parametrize("shape", [(10, 12, 14), (7, 8, 9)])
@@ -60,20 +60,22 @@ def test_the_literal_way_is_the_half_pixel_interpolation_of_torch():
     expected = [
         F.interpolate(layer, scale_factor=2, mode="trilinear").argmax(1)[0] for layer in scores.unbind(1)
     ]
-    found = supervoxels_of(scores, geometry, literal=True)
+    found = supervoxels_of(scores, geometry, as_published=True)
     agree = (found.labels == torch.stack(expected).numpy()).mean()
     assert agree > 0.999  # ties in single precision aside
 
 
 def test_a_perfect_network_gives_back_its_supervoxels_and_the_literal_one_displaces_them():
     truth = cells()
-    exact, literal = (supervoxels_of(scores_of(truth, flag), CUBE, literal=flag) for flag in (False, True))
-    agreement = [(found.labels == truth.labels).mean() for found in (exact, literal)]
+    exact, as_published = (
+        supervoxels_of(scores_of(truth, flag), CUBE, as_published=flag) for flag in (False, True)
+    )
+    agreement = [(found.labels == truth.labels).mean() for found in (exact, as_published)]
     assert agreement[0] > 0.93 and agreement[1] < agreement[0] - 0.01
     settings = MatchSettings(keypoints=500)
     shifts = [
         match(truth, found, settings=settings).mm[8:-8, 8:-8, 8:-8].mean((0, 1, 2))
-        for found in (exact, literal)
+        for found in (exact, as_published)
     ]
     assert np.abs(shifts[0]).max() < 0.4
     np.testing.assert_allclose(shifts[1], [-2.5] * 3, atol=1.0)  # half a voxel of 5 mm along every axis
@@ -94,7 +96,7 @@ def test_prediction_uses_evaluation_mode_and_leaves_the_network_as_it_was():
     before = {name: value.clone() for name, value in network.state_dict().items()}
     array = np.random.default_rng(0).normal(0, 200, (12, 13, 14)).astype(np.float32)
     geometry = Geometry(array.shape, np.eye(4))
-    scan = Prepared(Volume(array, geometry), np.ones(array.shape, bool), geometry, "ct")
+    scan = PreparedScan(Volume(array, geometry), np.ones(array.shape, bool), geometry, "ct")
     told = []
     found = predict_supervoxels(network, scan, progress=lambda *event: told.append(event))
     assert network.training and len(told) == 2 and told[-1][0] == 1

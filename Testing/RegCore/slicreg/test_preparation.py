@@ -12,15 +12,15 @@ from RegCore.samples.torso import make_torso
 from RegCore.slicreg.preparation import (
     body_centre,
     body_mask,
-    centred,
+    centred_grid,
     common_shape,
-    halved,
+    downsample2,
     labels_on,
     network_units,
     prepare,
-    resampled,
+    resample_with_mask,
     soft_tissue,
-    upright,
+    upright_grid,
 )
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.volume import Volume
@@ -96,17 +96,19 @@ def test_voxels_of_the_common_grid_are_those_of_the_scan_at_the_same_place():
 def test_finer_scans_are_reduced_without_aliasing():
     grid = Geometry((64, 64, 64), np.eye(4))
     stripes = Volume(np.tile([0.0, 200.0], (64, 64, 32)).astype(np.float32), grid)
-    coarse = resampled(stripes, upright(grid, 4.0))[0]
+    coarse = resample_with_mask(stripes, upright_grid(grid, 4.0))[0]
     assert coarse.shape == (16, 16, 16) and np.abs(coarse - 100).max() < 10
 
 
 def test_an_upright_grid_covers_the_voxels_of_an_oblique_one():
     grid = about(AXES["oblique"], (17, 18, 19))
-    cover = upright(grid, 3.0)
+    cover = upright_grid(grid, 3.0)
     index = cover.to_index(grid.world_grid())
     assert index.min() > -1 and (index.max((0, 1, 2)) < np.array(cover.shape)).all()
     np.testing.assert_allclose(cover.centre, grid.centre, atol=1e-9)
-    assert upright(centred(CENTRE, (7, 8, 9), 2.0), 2.0).is_close(centred(CENTRE, (7, 8, 9), 2.0))
+    assert upright_grid(centred_grid(CENTRE, (7, 8, 9), 2.0), 2.0).is_close(
+        centred_grid(CENTRE, (7, 8, 9), 2.0)
+    )
 
 
 def test_labels_follow_the_image_and_stay_labels():
@@ -123,7 +125,7 @@ def test_labels_follow_the_image_and_stay_labels():
 
 def test_halving_takes_the_mean_of_eight_and_keeps_the_place():
     found = prepare(torso().image, (21, 30, 33), 8.0)
-    half = halved(found)
+    half = downsample2(found)
     array = found.image.array[:20, :30, :32].reshape(10, 2, 15, 2, 16, 2).mean((1, 3, 5))
     np.testing.assert_allclose(half.image.array, array, rtol=1e-4, atol=0.01)
     expected = found.image.geometry.to_world([0.5, 0.5, 0.5])
@@ -152,7 +154,7 @@ def test_the_network_sees_hounsfield_units_by_500_and_other_scans_in_their_own_r
 
 
 def test_the_common_shape_holds_the_middle_sized_scan():
-    grids = [centred((0, 0, 0), shape, 2.0) for shape in ((50, 60, 70), (100, 64, 90), (70, 33, 200))]
+    grids = [centred_grid((0, 0, 0), shape, 2.0) for shape in ((50, 60, 70), (100, 64, 90), (70, 33, 200))]
     assert common_shape(grids, 2.0) == (80, 64, 96)
     assert common_shape(grids, 4.0, multiple=8) == (40, 32, 48)
     with pytest.raises(InputError, match="at least one scan"):

@@ -5,9 +5,9 @@ import numpy as np
 from RegCore.resampler import warp
 from RegCore.slicreg import registration
 from RegCore.slicreg.matching import MatchSettings
-from RegCore.slicreg.preparation import halved, prepare
+from RegCore.slicreg.preparation import downsample2, prepare
 from RegCore.space.transforms import AffineTransform, DisplacementField
-from Testing.RegCore.slicreg import made_up
+from Testing.RegCore.slicreg import synthetic
 
 TURNED, MOVED = np.eye(4), np.eye(4)
 TURNED[:2, :2] = [[0.96, -0.28], [0.28, 0.96]]
@@ -15,7 +15,7 @@ MOVED[:3, 3] = 20, -12, 7
 
 
 def test_a_further_pass_sees_the_scan_as_warped_and_its_step_comes_first(monkeypatch):
-    scan = halved(prepare(made_up.ball(), made_up.SHAPE, made_up.SPACING))
+    scan = downsample2(prepare(synthetic.ball(), synthetic.SHAPE, synthetic.SPACING))
     grid, seen, told = scan.image.geometry, [], []
     steps = [DisplacementField.from_affine(AffineTransform(matrix), grid) for matrix in (TURNED, MOVED)]
 
@@ -31,13 +31,13 @@ def test_a_further_pass_sees_the_scan_as_warped_and_its_step_comes_first(monkeyp
         rest["progress"](1.0, "matching", {})
         return steps[len(seen) - 1]
 
-    monkeypatch.setattr(registration, "_predicted", predicted)
+    monkeypatch.setattr(registration, "_predict", predicted)
     monkeypatch.setattr(registration, "match", match)
 
     def found(passes: int) -> DisplacementField:
         seen.clear()
         tell = lambda *event: told.append(event[0])  # noqa: E731
-        return registration._matched(None, Known, scan, MatchSettings(), passes, "cpu", tell)
+        return registration._match(None, Known, scan, MatchSettings(), passes, "cpu", tell)
 
     points = grid.centre + 20 * np.eye(3)
     np.testing.assert_allclose(found(1).map(points), steps[0].map(points), atol=1e-4)

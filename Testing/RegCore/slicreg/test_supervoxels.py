@@ -9,9 +9,9 @@ from scipy import ndimage
 from RegCore.slicreg import supervoxels
 from RegCore.slicreg.supervoxels import (
     Supervoxels,
-    carried,
     load_supervoxels,
     oversegment,
+    propagate_supervoxels,
     save_supervoxels,
 )
 from RegCore.space.geometry import Geometry, InputError
@@ -94,7 +94,7 @@ def numbered() -> Supervoxels:
 def test_supervoxels_are_carried_to_another_grid_by_the_nearest_voxel():
     onto = Geometry((9, 7, 11), affine((0.2, 0.1, -0.3), (1.3, 1.5, 2.0), (28.0, -48.0, 91.0)))
     move = DisplacementField(onto, np.random.default_rng(0).normal(0, 2.0, (*onto.shape, 3)))
-    found = carried(numbered(), move, onto)
+    found = propagate_supervoxels(numbered(), move, onto)
     index = np.floor(OBLIQUE.to_index(onto.world_grid() + move.mm) + 0.5).astype(int)
     inside = ((index >= 0) & (index < np.array(OBLIQUE.shape))).all(-1)
     expected = np.zeros((2, *onto.shape), np.uint16)
@@ -104,7 +104,7 @@ def test_supervoxels_are_carried_to_another_grid_by_the_nearest_voxel():
 
 
 def test_the_identity_carries_every_supervoxel_to_itself():
-    found = carried(numbered(), AffineTransform.identity(), OBLIQUE)
+    found = propagate_supervoxels(numbered(), AffineTransform.identity(), OBLIQUE)
     np.testing.assert_array_equal(found.labels, numbered().labels)
 
 

@@ -9,10 +9,10 @@ from RegCore.evaluation.metrics import dice, folding
 from RegCore.registration.deformable import Settings
 from RegCore.resampler import warp
 from RegCore.samples.torso import LABELS, make_torso, true_transform
-from RegCore.slicreg.alignment import refined, template_to_scan
+from RegCore.slicreg.alignment import refine_field, template_to_scan
 from RegCore.slicreg.matching import match
-from RegCore.slicreg.preparation import body_mask, halved, network_units, prepare
-from RegCore.slicreg.supervoxels import carried, oversegment
+from RegCore.slicreg.preparation import body_mask, downsample2, network_units, prepare
+from RegCore.slicreg.supervoxels import oversegment, propagate_supervoxels
 from RegCore.space.transforms import AffineTransform
 from RegCore.space.volume import Volume
 
@@ -33,15 +33,15 @@ def prepared(seed: int):
 @cache
 def template():
     """Eight layers of 31 supervoxels on the grid of 48³ voxels."""
-    half = halved(prepared(0))
+    half = downsample2(prepared(0))
     image = Volume(network_units(half)[0, 0].numpy(), half.image.geometry)
     return oversegment(image, body_mask(half, 16.0), layers=8, count=31)
 
 
 @cache
 def true_supervoxels(seed: int):
-    grid = halved(prepared(seed)).image.geometry
-    return carried(template(), true_transform(torso(seed), torso(0), grid), grid)
+    grid = downsample2(prepared(seed)).image.geometry
+    return propagate_supervoxels(template(), true_transform(torso(seed), torso(0), grid), grid)
 
 
 def overlap(seed: int, transform) -> float:
@@ -50,7 +50,7 @@ def overlap(seed: int, transform) -> float:
     return float(np.mean(list(dice(torso(0).labels.array, labels.array, list(LABELS)).values())))
 
 
-def at_the_start(seed: int) -> AffineTransform:
+def initial_alignment(seed: int) -> AffineTransform:
     """Both bodies in the middle of their grids."""
     fixed, moving = prepared(0).image.geometry, prepared(seed).image.geometry
     return AffineTransform(moving.affine @ np.linalg.inv(fixed.affine))
@@ -63,7 +63,7 @@ def matched(seed: int):
 
 def test_true_supervoxels_bring_the_structures_together():
     pytest.importorskip("skimage", reason="scikit-image makes the supervoxels")
-    before = [overlap(seed, at_the_start(seed)) for seed in TESTS]
+    before = [overlap(seed, initial_alignment(seed)) for seed in TESTS]
     after = [overlap(seed, matched(seed)) for seed in TESTS]
     assert np.mean(before) < 0.55 and np.mean(after) >= 0.86 and min(after) > 0.83
     assert all(folding(matched(seed)) < 0.1 for seed in TESTS)
@@ -82,13 +82,13 @@ def test_any_two_scans_are_matched_through_the_template():
 def test_the_images_refine_what_the_supervoxels_found():
     pytest.importorskip("skimage", reason="scikit-image makes the supervoxels")
     seed = TESTS[0]
-    field = refined(prepared(0), prepared(seed), matched(seed))
+    field = refine_field(prepared(0), prepared(seed), matched(seed))
     assert overlap(seed, field) > max(0.9, overlap(seed, matched(seed)) + 0.02)
     assert field.geometry == prepared(0).image.geometry and folding(field) < 0.1
 
 
 def test_the_template_is_laid_over_a_scan_without_any_labels():
-    scan, model = (halved(prepare(torso(seed).image, (72, 72, 72), 5.4)) for seed in (TESTS[0], 0))
+    scan, model = (downsample2(prepare(torso(seed).image, (72, 72, 72), 5.4)) for seed in (TESTS[0], 0))
     told = []
     quick = Settings(iterations=20, levels=2, smoothness=0.6, symmetric=False)
     field = template_to_scan(scan, model, settings=quick, progress=lambda *event: told.append(event[0]))

@@ -3,10 +3,10 @@
 import numpy as np
 
 from RegCore.progress import silent
-from RegCore.slicreg.folder import FolderSettings, Teacher, prepare_folder
+from RegCore.slicreg.folder import FolderSettings, Propagator, prepare_folder
 from RegCore.slicreg.prediction import predict_supervoxels
-from RegCore.slicreg.preparation import body_mask, halved
-from RegCore.slicreg.registration import prepared
+from RegCore.slicreg.preparation import body_mask, downsample2
+from RegCore.slicreg.registration import prepare_for_model
 from RegCore.slicreg.supervoxels import Supervoxels
 from RegCore.space.geometry import Geometry
 from RegCore.space.transforms import AffineTransform, DisplacementField
@@ -46,7 +46,7 @@ def by_centres(path, scan, template, progress) -> DisplacementField:
     return DisplacementField.from_affine(AffineTransform(matrix), scan.image.geometry)
 
 
-TEACHER = Teacher("centres", by_centres)
+PROPAGATOR = Propagator("centres", by_centres)
 SETTINGS = FolderSettings(spacing=SPACING, shape=SHAPE, layers=LAYERS, count=COUNT, margin=0.0)
 
 
@@ -62,7 +62,7 @@ def files(folder, save, count: int = 4) -> list:
 def prepare(monkeypatch, folder, paths, **options):
     """`prepare_folder` with the stand-ins above; the last scan watches."""
     monkeypatch.setattr("RegCore.slicreg.folder.oversegment", octants)
-    options = {"settings": SETTINGS, "teacher": TEACHER} | options
+    options = {"settings": SETTINGS, "propagator": PROPAGATOR} | options
     return prepare_folder(folder, paths[0], paths[1:-1], paths[-1:], **options)
 
 
@@ -71,7 +71,7 @@ def share_right(method, scan: Volume) -> float:
 
     Where the bodies lie is found without the network, so that registering them does not tell as much.
     """
-    small = halved(prepared(method, scan))
+    small = downsample2(prepare_for_model(method, scan))
     mask = body_mask(small)
     true = octants(small.image, mask, layers=LAYERS, count=COUNT, seed=0, progress=silent)
     return float((predict_supervoxels(method.network, small).labels == true.labels)[:, mask].mean())
