@@ -119,7 +119,7 @@ class DeepRegSlicerLogic(ScriptedLoadableModuleLogic):
 
 
 class DeepRegSlicerTest(ScriptedLoadableModuleTest):
-    """The self test, started by "Reload and Test" in Slicer: the made-up patient is registered."""
+    """The self test, started by "Reload and Test" in Slicer: the synthetic phantom is registered."""
 
     def runTest(self):
         """Affine registration of the phantom has to halve the distance of its landmarks."""

@@ -43,7 +43,7 @@ def height_of(panel) -> int:
 
 
 def choose(panel, made) -> None:
-    """Select the made-up patient in the panel, landmarks included."""
+    """Select the synthetic phantom in the panel, landmarks included."""
     ui = panel.ui
     ui.fixedVolumeSelector.setCurrentNode(made.fixed)
     ui.movingVolumeSelector.setCurrentNode(made.moving)
@@ -125,9 +125,9 @@ def picture_slices(host, made, parameters, out: Path) -> None:
 
 def write_data(folder: Path, images: int) -> None:
     """Made-up scans with three organs, to learn from and to watch with."""
-    from RegCore.samples.datasets import Scan, make_cases, write_dataset
+    from RegCore.samples.datasets import ScanProtocol, make_cases, write_dataset
 
-    scan = Scan(shape=(32, 30, 28))
+    scan = ScanProtocol(shape=(32, 30, 28))
     for split, first, count in (("train", 0, images), ("valid", 500, images // 3)):
         write_dataset(folder / split, make_cases("unpaired", scan, count=count, first=first))
 

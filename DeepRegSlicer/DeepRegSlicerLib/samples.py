@@ -1,8 +1,8 @@
-"""The made-up patient in Slicer's module Sample Data."""
+"""The synthetic phantom in Slicer's module Sample Data."""
 
 
 def register_sample_data():
-    """Offer the made-up patient in the module Sample Data; it is computed, not downloaded."""
+    """Offer the synthetic phantom in the module Sample Data; it is computed, not downloaded."""
     from SampleData import SampleDataLogic
 
     SampleDataLogic.registerCustomSampleDataSource(
@@ -13,7 +13,7 @@ def register_sample_data():
 
 
 def load_phantom(source=None):
-    """Put the made-up patient into the scene; returns its two volumes."""
+    """Put the synthetic phantom into the scene; returns its two volumes."""
     from .nodes.phantom import add_phantom
 
     made = add_phantom()

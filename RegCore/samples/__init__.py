@@ -1,1 +1,1 @@
-"""Made-up patients, data sets of them, and demos."""
+"""Synthetic phantoms, data sets of them, and demos."""

@@ -1,4 +1,4 @@
-"""Made-up parts of the body, as different scanners see them: abdomen, head, heart, hippocampus, prostate.
+"""Synthetic parts of the body, as different scanners see them: abdomen, head, heart, hippocampus, prostate.
 
 Each is a list of ellipsoids of tissues, in RAS mm about the middle of the part; the torso is that of
 `RegCore.samples.phantom`. No ellipsoid stays one: space is bent by a smooth noise that differs between
@@ -36,7 +36,7 @@ class Structure:
 
 
 @dataclass(frozen=True)
-class Part:
+class Anatomy:
     """A part of the body.
 
     scale: its size as a share of a torso's; noise and displacements have wavelengths in this proportion.
@@ -55,7 +55,7 @@ class Part:
         return {s.label: s.name for s in self.structures if s.label}
 
 
-ABDOMEN = Part(
+ABDOMEN = Anatomy(
     1.0,
     {
         "ct": {"air": -1000, "fat": -100, "muscle": 55, "bone": 420, "lung": -800, "liver": 105}
@@ -94,7 +94,7 @@ ABDOMEN = Part(
     ),
 )
 
-HEAD = Part(
+HEAD = Anatomy(
     0.7,
     {
         "ct": {"air": -1000, "fat": -90, "bone": 900, "csf": 8, "grey": 40, "white": 28, "falx": 60}
@@ -123,7 +123,7 @@ HEAD = Part(
     ),
 )
 
-HEART = Part(
+HEART = Anatomy(
     0.5,
     {
         "mr": {"air": 0, "fat": 640, "lung": 40, "liver": 330, "muscle": 280, "blood": 820, "scar": 330},
@@ -145,7 +145,7 @@ HEART = Part(
     ),
 )
 
-HIPPOCAMPUS = Part(
+HIPPOCAMPUS = Anatomy(
     0.22,
     {"mr": {"air": 0, "white": 560, "grey": 430, "csf": 150, "hippocampus": 400, "rim": 490}},
     {"mr": 38.0},
@@ -160,7 +160,7 @@ HIPPOCAMPUS = Part(
     ),
 )
 
-PROSTATE = Part(
+PROSTATE = Anatomy(
     0.36,
     {
         "mr": {"air": 0, "fat": 430, "muscle": 150, "gland": 640, "zone": 330, "urine": 860, "urethra": 760}
@@ -201,7 +201,7 @@ def scale_of(part: str) -> float:
     return 1.0 if part == "torso" else _part(part).scale
 
 
-def _part(name: str) -> Part:
+def _part(name: str) -> Anatomy:
     if name not in PARTS:
         raise InputError(f"parts of the body are torso, {', '.join(PARTS)}, not {name!r}")
     return PARTS[name]
@@ -224,7 +224,7 @@ def appearance(part: str, points: np.ndarray, noise: Noise, modality: str) -> tu
     bend = [BEND_MM * scale * noise(alike, 105.0, channel) for channel in range(3)]
     bent = points + np.stack(bend, -1)
     painter = Painter(np.full(points.shape[:-1], value["air"], np.float32), texture)
-    depths = {}
+    depths: dict[str, np.ndarray] = {}
     for structure in found.structures:
         depth = ellipsoid(bent, structure.centre, structure.radii)
         if structure.within:

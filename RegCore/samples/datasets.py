@@ -1,4 +1,4 @@
-"""Makes data sets up in DeepReg's folder structure, and writes the example configurations: no network needed.
+"""Makes synthetic data sets in DeepReg's folder structure, and writes the example configurations: no network needed.
 
 Patients are made of the parts in `RegCore.samples.anatomies`, each with organs of its own shape; the same
 numbers give the same files. Folders, below the one of a split, with one file (NIfTI) or key (h5) for each
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Scan:
+class ScanProtocol:
     """How the patients of a data set are scanned."""
 
     modality: str = "mr"
@@ -91,7 +91,7 @@ class Scan:
 
 
 class Patient:
-    """One made-up patient; the same numbers give the same patient.
+    """One synthetic patient; the same numbers give the same patient.
 
     variation_mm: mean displacement of the organs against the common anatomy, which `Noise` varies besides.
     """
@@ -101,7 +101,7 @@ class Patient:
         self.noise = Noise(np.random.default_rng([*self.seed, 0]))
 
     def scan(
-        self, scan: Scan, visit: int = 0, motion_mm: float = 0.0, lying: AffineTransform | None = None
+        self, scan: ScanProtocol, visit: int = 0, motion_mm: float = 0.0, lying: AffineTransform | None = None
     ) -> tuple[Volume, Volume | None]:
         """Image and segmentation; in another visit the organs are displaced by `motion_mm` on average.
 
@@ -138,7 +138,7 @@ def _displacement(mean_mm: float, seed: tuple[int, ...]) -> DisplacementField | 
     return None
 
 
-def _look(image: np.ndarray, scan: Scan, channels: np.ndarray | None, random) -> np.ndarray:
+def _look(image: np.ndarray, scan: ScanProtocol, channels: np.ndarray | None, random) -> np.ndarray:
     """The intensities (I, J, K) as a scanner of this kind would store them, int16 or uint8."""
     if scan.modality == "mask":
         return np.where(channels.any(-1), 255, 0).astype(np.uint8)
@@ -152,7 +152,7 @@ def _look(image: np.ndarray, scan: Scan, channels: np.ndarray | None, random) ->
 
 
 @dataclass(frozen=True)
-class Case:
+class DatasetCase:
     """A file of a data set: its name, the group it belongs to ("" for none), its key in h5, its volumes.
 
     volumes: by the folder or h5 file they belong into: "images", "labels", "moving_images" …
@@ -166,8 +166,8 @@ class Case:
 
 def make_cases(
     kind: str,
-    scan: Scan | Sequence[Scan],
-    fixed: Scan | None = None,
+    scan: ScanProtocol | Sequence[ScanProtocol],
+    fixed: ScanProtocol | None = None,
     *,
     count: int,
     first: int = 0,
@@ -176,8 +176,8 @@ def make_cases(
     motion_mm: float = 5.0,
     shift_mm: float = 0.0,
     seed: int = 0,
-) -> list[Case]:
-    """The cases of one split (or fold) of a data set, made up.
+) -> list[DatasetCase]:
+    """The cases of one split (or fold) of a synthetic data set.
 
     kind: "paired" (each patient with a moving image as `scan` and a fixed one as `fixed`), "unpaired" (each
         patient once) or "grouped" (a group for each patient, an image for each visit).
@@ -195,11 +195,11 @@ def make_cases(
     if kind not in KINDS:
         raise InputError(f"data sets are {', '.join(KINDS)}, not {kind!r}")
     patients = [Patient(seed, number, variation_mm) for number in range(first, first + count)]
-    scans = (scan,) if isinstance(scan, Scan) else tuple(scan)
+    scans = (scan,) if isinstance(scan, ScanProtocol) else tuple(scan)
     return list(_cases(kind, scans, fixed or scans[0], patients, visits, motion_mm, shift_mm))
 
 
-def write_dataset(folder, cases: Sequence[Case], file_format: str = "nifti") -> list[Path]:
+def write_dataset(folder, cases: Sequence[DatasetCase], file_format: str = "nifti") -> list[Path]:
     """Write cases into a folder, in the format "nifti" or "h5", and return the files.
 
     Raises InputError for an unknown format, and where the folder can't be written to.
@@ -214,8 +214,14 @@ def write_dataset(folder, cases: Sequence[Case], file_format: str = "nifti") -> 
 
 
 def _cases(
-    kind: str, scans: tuple[Scan, ...], fixed: Scan, patients: list[Patient], visits, motion_mm, shift_mm
-) -> Iterator[Case]:
+    kind: str,
+    scans: tuple[ScanProtocol, ...],
+    fixed: ScanProtocol,
+    patients: list[Patient],
+    visits,
+    motion_mm,
+    shift_mm,
+) -> Iterator[DatasetCase]:
     """The cases of a data set, made one after another."""
     for group, patient in enumerate(patients, start=1):
         number = patient.seed[1]
@@ -242,13 +248,13 @@ def _lying(patient: Patient, shift_mm: float) -> AffineTransform | None:
     return AffineTransform(matrix)
 
 
-def _case(number: int, names, volumes, group: str = "", key: str = "") -> Case:
+def _case(number: int, names, volumes, group: str = "", key: str = "") -> DatasetCase:
     name = f"case{number:06d}"
     held = {part: volume for part, volume in zip(names, volumes, strict=True) if volume is not None}
-    return Case(name, group, key or name, held)
+    return DatasetCase(name, group, key or name, held)
 
 
-def _write_nifti(folder: Path, cases: Sequence[Case]) -> list[Path]:
+def _write_nifti(folder: Path, cases: Sequence[DatasetCase]) -> list[Path]:
     written = []
     for case in cases:
         for part, volume in case.volumes.items():
@@ -259,7 +265,7 @@ def _write_nifti(folder: Path, cases: Sequence[Case]) -> list[Path]:
     return written
 
 
-def _write_h5(folder: Path, cases: Sequence[Case]) -> list[Path]:
+def _write_h5(folder: Path, cases: Sequence[DatasetCase]) -> list[Path]:
     files: dict[str, dict] = {}
     for case in cases:
         for part, volume in case.volumes.items():
@@ -274,13 +280,13 @@ def write_examples(folder, patients: int = 5) -> None:
     """Write `config`, `demos` and `data/test` into a folder, as DeepReg's repository has them.
 
     The configurations are those that come with the package; one that is there and differs stays as it is,
-    with a warning. The data are made up: paired MR and ultrasound, unpaired and grouped MR, three labels,
+    with a warning. The data are synthetic: paired MR and ultrasound, unpaired and grouped MR, three labels,
     each as NIfTI and as h5, for training with that many patients (half as many groups), for tests with two.
     Raises InputError where the folder can't be written to.
     """
     folder = Path(folder)
     write_configurations(folder)
-    moving, fixed = Scan(), Scan("us", (30, 36, 28), (200, 180, 170), (10, -10, -20))
+    moving, fixed = ScanProtocol(), ScanProtocol("us", (30, 36, 28), (200, 180, 170), (10, -10, -20))
     for kind in KINDS:
         for split, first, count in (("train", 0, patients), ("test", 100, 2)):
             log.info("making %s data for the split %s", kind, split)

@@ -1,18 +1,18 @@
-"""Data for the demos of the manual, made up: loader, format, folds, labels and look of the real data sets.
+"""Synthetic data for the demos of the manual: loader, format, folds, labels and look of the real data sets.
 
 `write_demo` puts them where the configurations in `RegCore/samples/examples/demos` look for them.
 Segmentations are written for every demo; those that are trained without them use them to measure.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from RegCore.io import save
-from RegCore.samples.datasets import Patient, Scan, make_cases, write_dataset
+from RegCore.samples.datasets import Patient, ScanProtocol, make_cases, write_dataset
 from RegCore.space.geometry import InputError
 from RegCore.space.names import nearest
 from RegCore.space.transforms import AffineTransform
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Recipe:
+class DemoData:
     """How the data of a demo are made.
 
     kind, scans, visits, variation_mm, motion_mm, shift_mm: as in `make_cases`; of paired data the scans are
@@ -33,7 +33,7 @@ class Recipe:
 
     kind: str
     file_format: str
-    scans: tuple[Scan, ...]
+    scans: tuple[ScanProtocol, ...]
     parts: dict[str, int]
     variation_mm: float
     motion_mm: float = 0.0
@@ -41,100 +41,102 @@ class Recipe:
     visits: int = 1
 
 
-LUNG = {
-    "part": "torso",
-    "extent_mm": (268.0, 208.0, 190.0),
-    "centre_mm": (0.0, -2.0, 42.0),
-    "labels": ((1, 2),),
-}
-BRAIN = {"part": "head", "extent_mm": (92.0, 112.0, 100.0), "centre_mm": (22.0, 12.0, 22.0), "labels": (1, 2)}
-PELVIS = {"part": "prostate", "extent_mm": (92.0, 84.0, 86.0)}
 GLAND = ((1, 2, 3, 4),)  # with all that is in it
+LUNG = ScanProtocol(extent_mm=(268.0, 208.0, 190.0), centre_mm=(0.0, -2.0, 42.0), labels=((1, 2),))
+BRAIN = ScanProtocol(extent_mm=(92.0, 112.0, 100.0), centre_mm=(22.0, 12.0, 22.0), labels=(1, 2), part="head")
+PELVIS = ScanProtocol(extent_mm=(92.0, 84.0, 86.0), labels=GLAND, part="prostate")
+CHEST = ScanProtocol(
+    extent_mm=(118.0, 108.0, 100.0), centre_mm=(-6.0, 6.0, 0.0), labels=(1, 2, 3), part="heart"
+)
 VISITS_MM = (80.0, 72.0, 76.0)
 ORGANS = tuple(range(1, 14))
-CHEST = {"part": "heart", "extent_mm": (118.0, 108.0, 100.0), "centre_mm": (-6.0, 6.0, 0.0)}
-CHEST |= {"labels": (1, 2, 3)}
 DEMOS = {
-    "grouped_mask_prostate_longitudinal": Recipe(
+    "grouped_mask_prostate_longitudinal": DemoData(
         "grouped",
         "h5",
-        (Scan("mask", (44, 44, 20), VISITS_MM, labels=GLAND, part="prostate"),),
+        (ScanProtocol("mask", (44, 44, 20), VISITS_MM, labels=GLAND, part="prostate"),),
         {"train": 20, "val": 4, "test": 4},
         variation_mm=3.0,
         motion_mm=4.0,
         visits=3,
     ),
-    "grouped_mr_heart": Recipe(
+    "grouped_mr_heart": DemoData(
         "grouped",
         "nifti",
-        tuple(Scan(sequence, (44, 40, 24), **CHEST) for sequence in ("mr", "lge", "t2")),
+        tuple(replace(CHEST, modality=sequence, shape=(44, 40, 24)) for sequence in ("mr", "lge", "t2")),
         {"train": 48, "val": 4, "test": 4},
         variation_mm=3.0,
         motion_mm=6.5,
         visits=3,
     ),
-    "paired_ct_lung": Recipe(
+    "paired_ct_lung": DemoData(
         "paired",
         "nifti",
-        (Scan("ct", (48, 42, 44), **LUNG), Scan("ct", (48, 42, 44), exhaled=1.0, **LUNG)),
+        (
+            replace(LUNG, modality="ct", shape=(48, 42, 44)),
+            replace(LUNG, modality="ct", shape=(48, 42, 44), exhaled=1.0),
+        ),
         {"train": 16, "valid": 4, "test": 4},
         variation_mm=7.0,
         motion_mm=2.0,
     ),
-    "paired_mrus_brain": Recipe(
+    "paired_mrus_brain": DemoData(
         "paired",
         "nifti",
-        (Scan("mr", (44, 54, 48), **BRAIN), Scan("us", (46, 56, 50), **BRAIN)),
+        (
+            replace(BRAIN, modality="mr", shape=(44, 54, 48)),
+            replace(BRAIN, modality="us", shape=(46, 56, 50)),
+        ),
         {"train": 18, "test": 4},
         variation_mm=3.0,
         motion_mm=6.0,
     ),
-    "paired_mrus_prostate": Recipe(
+    "paired_mrus_prostate": DemoData(
         "paired",
         "nifti",
         (
-            Scan("mr", (46, 46, 42), labels=(*GLAND, 2, 3, 4), **PELVIS),
-            Scan("us", (36, 48, 34), labels=(*GLAND, 2, 3, 4), **PELVIS),
+            replace(PELVIS, modality="mr", shape=(46, 46, 42), labels=(*GLAND, 2, 3, 4)),
+            replace(PELVIS, modality="us", shape=(36, 48, 34), labels=(*GLAND, 2, 3, 4)),
         ),
         {f"part{number:02}": 4 for number in range(11)},
         variation_mm=2.5,
         motion_mm=4.5,
         shift_mm=5.0,
     ),
-    "unpaired_ct_abdomen": Recipe(
+    "unpaired_ct_abdomen": DemoData(
         "unpaired",
         "nifti",
-        (Scan("ct", (48, 40, 54), (256, 184, 216), (0, -4, 22), ORGANS, "abdomen", (-160.0, 240.0)),),
+        (ScanProtocol("ct", (48, 40, 54), (256, 184, 216), (0, -4, 22), ORGANS, "abdomen", (-160.0, 240.0)),),
         {"train": 40, "val": 8, "test": 8},
         variation_mm=9.0,
     ),
-    "unpaired_ct_lung": Recipe(
+    "unpaired_ct_lung": DemoData(
         "unpaired",
         "nifti",
-        (Scan("ct", (48, 42, 44), **LUNG),),
+        (replace(LUNG, modality="ct", shape=(48, 42, 44)),),
         {"train": 24, "test": 8},
         variation_mm=9.0,
     ),
-    "unpaired_mr_brain": Recipe(
+    "unpaired_mr_brain": DemoData(
         "unpaired",
         "nifti",
-        (Scan("mr", (35, 51, 35), (40, 58, 40), (1, -1, 0), (1, 2), "hippocampus"),),
+        (ScanProtocol("mr", (35, 51, 35), (40, 58, 40), (1, -1, 0), (1, 2), "hippocampus"),),
         {"train": 32, "test": 8},
         variation_mm=2.0,
     ),
-    "unpaired_us_prostate_cv": Recipe(
+    "unpaired_us_prostate_cv": DemoData(
         "unpaired",
         "h5",
-        (Scan("us", (40, 50, 50), labels=GLAND, **PELVIS),),
+        (replace(PELVIS, modality="us", shape=(40, 50, 50), labels=GLAND),),
         {f"fold{number}": 4 for number in range(10)},
         variation_mm=4.0,
     ),
 }
-"""Recipes by the name of the demo; the three of abdominal CT share one data set."""
+"""The data by the name of the demo; the three of abdominal CT share one data set."""
 
 
-HEAD = Scan("ct", (60, 76, 66), (176.0, 216.0, 190.0), (0.0, 0.0, -4.0), (1, 2), "head")
-GLANDS = Scan("mr", (56, 52, 44), (92.0, 84.0, 86.0), (0.0, 0.0, 0.0), GLAND, "prostate")
+HEAD = ScanProtocol("ct", (60, 76, 66), (176.0, 216.0, 190.0), (0.0, 0.0, -4.0), (1, 2), "head")
+GLANDS = ScanProtocol("mr", (56, 52, 44), (92.0, 84.0, 86.0), (0.0, 0.0, 0.0), GLAND, "prostate")
 PAIRS = ("classical_ct_headneck_affine", "classical_mr_prostate_nonrigid")
 
 
@@ -166,7 +168,7 @@ def make_pair(name: str) -> dict[str, Volume]:
 def write_demo(name: str, folder=".", *, patients: int | None = None) -> list[Path]:
     """Write the data of a demo to ``folder/demos/<name>/dataset`` and return the files.
 
-    patients: of each part, fewer than the recipe has, for a trial; they are its first ones.
+    patients: of each part, fewer than the demo has, for a trial; they are its first ones.
     Raises InputError for an unknown name, and where the folder can't be written to.
     """
     known = (*DEMOS, *PAIRS)
@@ -189,20 +191,20 @@ def _write_pair(name: str, folder: Path) -> list[Path]:
     return written
 
 
-def _write_parts(recipe: Recipe, folder: Path, patients: int | None) -> list[Path]:
+def _write_parts(demo: DemoData, folder: Path, patients: int | None) -> list[Path]:
     written, first = [], 0
-    for part, count in recipe.parts.items():
+    for part, count in demo.parts.items():
         cases = make_cases(
-            recipe.kind,
-            recipe.scans[0] if recipe.kind == "paired" else recipe.scans,
-            recipe.scans[1] if recipe.kind == "paired" else None,
+            demo.kind,
+            demo.scans[0] if demo.kind == "paired" else demo.scans,
+            demo.scans[1] if demo.kind == "paired" else None,
             count=min(count, patients or count),
             first=first,
-            visits=recipe.visits,
-            variation_mm=recipe.variation_mm,
-            motion_mm=recipe.motion_mm,
-            shift_mm=recipe.shift_mm,
+            visits=demo.visits,
+            variation_mm=demo.variation_mm,
+            motion_mm=demo.motion_mm,
+            shift_mm=demo.shift_mm,
         )
-        written += write_dataset(folder / part, cases, recipe.file_format)
+        written += write_dataset(folder / part, cases, demo.file_format)
         first += count
     return written

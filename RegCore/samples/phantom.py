@@ -1,4 +1,4 @@
-"""A made-up patient: two scans of a small torso with its organs, and the exact deformation between them.
+"""A synthetic phantom: two scans of a small torso with its organs, and the exact deformation between them.
 
 The anatomy is a function of points in the space of the moving image. The moving image is that function at
 the voxel centres y of the moving grid, the fixed image the same function at T(x), x the voxel centres of the
@@ -15,6 +15,7 @@ from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
 from RegCore.space.volume import Volume
 
+Point = tuple[float, float, float]
 LABELS = {
     1: "right lung",
     2: "left lung",
@@ -29,7 +30,7 @@ LABELS = {
 """Name of each label value."""
 
 # Mean intensity of each tissue: Hounsfield units, and arbitrary units of a T1-weighted MR.
-TISSUE = {
+TISSUE: dict[str, dict[str, float]] = {
     "ct": {"air": -1000, "fat": -90, "muscle": 55, "bone": 420, "marrow": 170, "blood": 210, "vessel": 170,
            "lung": -780, "heart": 130, "liver": 105, "stomach": 15, "spleen": 150, "kidney": 225},
     "mr": {"air": 0, "fat": 820, "muscle": 330, "bone": 90, "marrow": 560, "blood": 130, "vessel": 700,
@@ -39,7 +40,7 @@ TEXTURE = {"ct": 38.0, "mr": 70.0}  # amplitude of the structure inside organs, 
 NOISE = {"ct": 14.0, "mr": 25.0}  # standard deviation of the scanner's noise
 
 # Ellipsoids: centre and half axes in RAS mm. Later ones lie over earlier ones.
-ORGANS = {
+ORGANS: dict[int, tuple[Point, Point]] = {
     1: ((56, -4, 60), (42, 58, 64)),
     2: ((-55, -4, 60), (38, 58, 64)),
     3: ((-14, 20, 34), (36, 32, 36)),
@@ -50,12 +51,12 @@ ORGANS = {
     8: ((-46, -46, -66), (19, 21, 32)),
 }
 TISSUE_OF = {label: name.split()[-1] for label, name in LABELS.items()}
-EDGE = 1.2  # mm over which a tissue gives way to the next, as in a scan of finite resolution
+EDGE = 1.2  # mm over which a tissue gives way to the next
 STEEPEST = 0.9  # largest norm of du/dx that is allowed: below 1 the transform can't fold
 
 
 @dataclass(frozen=True)
-class Case:
+class PhantomPair:
     """A pair to register and its exact answer.
 
     landmarks: (N, 6) RAS mm, a point of the fixed image and its counterpart in the moving one.
@@ -77,7 +78,7 @@ def make_phantom(
     modalities: tuple[str, str] = ("ct", "ct"),
     displacement_mm: float = 7.0,
     landmarks: int = 120,
-) -> Case:
+) -> PhantomPair:
     """Two scans of a torso of 27 × 22 × 23 cm, on oblique grids of different shape, spacing and orientation.
 
     The grids cover the same torso whatever their shape, so a smaller shape means larger voxels. The
@@ -112,15 +113,30 @@ def make_phantom(
         scans.append(Volume(image, grid, "image"))
         maps.append(Volume(labels, grid, "labels"))
     pairs = _landmarks(maps[0], moving_grid, truth, landmarks, random)
-    return Case(*scans, *maps, pairs, truth)
+    return PhantomPair(scans[0], scans[1], maps[0], maps[1], pairs, truth)
+
+
+def smooth_noise(
+    random: np.random.Generator, shape: tuple[int, ...], sigma: float | tuple[float, ...]
+) -> np.ndarray:
+    """A periodic random function on a grid of cells, zero mean and unit variance, float32.
+
+    Periodic, so that it is equally rough everywhere: with any other treatment of the border the border has
+    most of the variance.
+
+    Args:
+        shape: of the grid.
+        sigma: of the Gaussian that smooths it, in cells, for each axis or for all.
+    """
+    noise = gaussian_filter(random.standard_normal(shape), sigma, mode="wrap")
+    return (noise / noise.std()).astype(np.float32)
 
 
 class Noise:
     """A smooth random function of space, periodic over 64 cells, with several independent channels."""
 
     def __init__(self, random: np.random.Generator):
-        lattice = gaussian_filter(random.standard_normal((8, 64, 64, 64)), (0, 1.6, 1.6, 1.6), mode="wrap")
-        self.lattice = (lattice / lattice.std()).astype(np.float32)
+        self.lattice = smooth_noise(random, (8, 64, 64, 64), (0, 1.6, 1.6, 1.6))
 
     def __call__(self, points: np.ndarray, wavelength_mm: float, channel: int) -> np.ndarray:
         """Values of zero mean and unit variance at the points (..., 3) mm, (...) float32."""
@@ -128,7 +144,9 @@ class Noise:
         return map_coordinates(self.lattice[channel], cells, order=1, mode="grid-wrap", output=np.float32)
 
 
-def _grid(shape, extent_mm, signs, degrees, centre) -> Geometry:
+def _grid(
+    shape: tuple[int, int, int], extent_mm: Point, signs: Point, degrees: Point, centre: Point
+) -> Geometry:
     """An oblique grid of a certain shape that covers `extent_mm` around `centre`."""
     axes = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix() @ np.diag(signs)
     affine = np.eye(4)
@@ -201,21 +219,24 @@ def anatomy(points: np.ndarray, noise: Noise, modality: str) -> tuple[np.ndarray
 
 
 class Painter:
-    """An image and a label map that are painted over, tissue by tissue."""
+    """An image and a label map that are painted over, tissue by tissue.
 
-    def __init__(self, image: np.ndarray, texture: np.ndarray):
-        self.image, self.texture = image, texture
+    edge: mm over which a tissue gives way to the next, as in a scan of finite resolution.
+    """
+
+    def __init__(self, image: np.ndarray, texture: np.ndarray, edge: float = EDGE):
+        self.image, self.texture, self.edge = image, texture, edge
         self.labels = np.zeros(image.shape, np.uint8)
 
     def paint(self, depth: np.ndarray, value: float, label: int | None = None, grain: float = 1.0) -> None:
         """Lay a tissue over all points of positive depth (mm), with a soft edge."""
-        share = 1 / (1 + np.exp(np.clip(-4 * depth / EDGE, -30, 30)))
+        share = 1 / (1 + np.exp(np.clip(-4 * depth / self.edge, -30, 30)))
         self.image += share * (value + grain * self.texture - self.image)
         if label is not None:
             self.labels[depth > 0] = label
 
 
-def ellipsoid(points: np.ndarray, centre, radii) -> np.ndarray:
+def ellipsoid(points: np.ndarray, centre: Point, radii: Point) -> np.ndarray:
     """About how many mm inside an ellipsoid each point lies (negative outside)."""
     scaled = (points - np.float32(centre)) / np.float32(radii)
     return (1 - np.sqrt((scaled**2).sum(-1))) * np.float32(min(radii))

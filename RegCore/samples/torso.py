@@ -1,4 +1,4 @@
-"""Made-up patients for training and measuring: scans of differently shaped torsos, and the maps between them.
+"""Synthetic phantoms to learn from and measure with: scans of differing torsos, and the maps between them.
 
 One anatomy is a function of points in a canonical space. A subject is an invertible map P from its scan to
 that space: rotation, scale, shift and a smooth stationary deformation. Its scan is the anatomy at P(x), so
@@ -9,46 +9,41 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
 from RegCore.io import save
+from RegCore.samples.anatomies import Anatomy, Structure
+from RegCore.samples.phantom import Painter, ellipsoid, smooth_noise
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
 from RegCore.space.volume import Volume
 
 HALF = 192.0  # mm: half the extent of a scan, the unit of the figures of a subject
-LABELS = {
-    1: "liver",
-    2: "spleen",
-    3: "right kidney",
-    4: "left kidney",
-    5: "stomach",
-    6: "gallbladder",
-    7: "aorta",
-}
+# What is an ellipsoid in it; the intensities are Hounsfield units, and arbitrary ones of a T1-weighted MR.
+BODY = Anatomy(
+    1.0,
+    {
+        "ct": {"air": -1000, "fat": -95, "muscle": 55, "bone": 380, "lung": -800, "liver": 105,
+               "spleen": 135, "kidney": 200, "stomach": 30, "gallbladder": 8, "aorta": 180},
+        "mr": {"air": 0, "fat": 820, "muscle": 330, "bone": 420, "lung": 60, "liver": 520,
+               "spleen": 290, "kidney": 380, "stomach": 190, "gallbladder": 150, "aorta": 120},
+    },
+    {"ct": 18.0, "mr": 40.0},
+    (
+        Structure("liver", "liver", (62, 12, 28), (66, 66, 58), 1),
+        Structure("spleen", "spleen", (-92, -36, 34), (30, 42, 46), 2),
+        Structure("right kidney", "kidney", (58, -50, -44), (27, 28, 48), 3),
+        Structure("left kidney", "kidney", (-58, -50, -32), (27, 28, 48), 4),
+        Structure("stomach", "stomach", (-50, 40, 12), (44, 34, 46), 5),
+        Structure("gallbladder", "gallbladder", (34, 46, -34), (19, 21, 30), 6),
+    ),
+)  # fmt: skip
+AORTA = 7  # label of the one structure that is none
+LABELS = {**BODY.labels, AORTA: "aorta"}
 """Name of each label value."""
-
-# Mean intensity of each tissue: Hounsfield units, and arbitrary units of a T1-weighted MR.
-TISSUE = {
-    "ct": {"air": -1000, "fat": -95, "muscle": 55, "bone": 380, "lung": -800, "liver": 105,
-           "spleen": 135, "kidney": 200, "stomach": 30, "gallbladder": 8, "aorta": 180},
-    "mr": {"air": 0, "fat": 820, "muscle": 330, "bone": 420, "lung": 60, "liver": 520,
-           "spleen": 290, "kidney": 380, "stomach": 190, "gallbladder": 150, "aorta": 120},
-}  # fmt: skip
 NOISE = {"ct": 15.0, "mr": 20.0}  # standard deviation of the scanner's noise
-TEXTURE = {"ct": 18.0, "mr": 40.0}  # standard deviation of each subject's own structure inside tissues
 EDGE = 3.0  # mm over which a tissue gives way to the next
-
-# Ellipsoids: centre and half axes in RAS mm. Later ones lie over earlier ones.
-ORGANS = {
-    1: ((62, 12, 28), (66, 66, 58)),
-    2: ((-92, -36, 34), (30, 42, 46)),
-    3: ((58, -50, -44), (27, 28, 48)),
-    4: ((-58, -50, -32), (27, 28, 48)),
-    5: ((-50, 40, 12), (44, 34, 46)),
-    6: ((34, 46, -34), (19, 21, 30)),
-}
 ROTATION, SCALE, SHIFT = 0.10, 0.12, 0.16  # largest, rad, share, half extents
 ROUGHNESS, SMOOTH = 0.08, 0.25  # deformation: its RMS and the width of its Gaussian kernel, half extents
 STEP, REACH = 8.0, 1.5  # lattice of the deformation: its spacing in mm and its half width in half extents
@@ -87,17 +82,17 @@ def make_torso(
     geometry: any other grid to scan the same torso on, in place of `shape`.
     Raises InputError for an unknown modality.
     """
-    if modality not in TISSUE:
-        raise InputError(f"a torso can be scanned as {' or '.join(TISSUE)}, not as {modality!r}")
+    if modality not in BODY.tissues:
+        raise InputError(f"a torso can be scanned as {' or '.join(BODY.tissues)}, not as {modality!r}")
     random = np.random.default_rng([seed, 4])
     anatomy = _subject(random, 1.0 if seed else 0.0)
-    texture, gain = _smooth_noise(random, 64, 1.2), 1 + random.uniform(-0.08, 0.08)
+    texture, gain = smooth_noise(random, (64,) * 3, 1.2), 1 + random.uniform(-0.08, 0.08)
     grid = geometry or _grid(shape)
     points = anatomy.map(grid.world_grid()).astype(np.float32)
     cells = np.moveaxis(points, -1, 0) / np.float32(STEP)
     own = map_coordinates(texture, cells, order=1, mode="grid-wrap", output=np.float32)
-    image, labels = _paint(points, TEXTURE[modality] * own, TISSUE[modality])
-    dark = TISSUE[modality]["air"]
+    image, labels = _paint(points, BODY.texture[modality] * own, BODY.tissues[modality])
+    dark = BODY.tissues[modality]["air"]
     image = dark + gain * (image - dark)
     image += NOISE[modality] * random.standard_normal(image.shape, dtype=np.float32)
     return Torso(Volume(image, grid), Volume(labels, grid, "labels"), anatomy)
@@ -144,21 +139,11 @@ def write_torsos(
     return written
 
 
-def _grid(shape) -> Geometry:
+def _grid(shape: tuple[int, int, int]) -> Geometry:
     """The upright grid of a certain shape whose voxels fill the cube of side 2 `HALF` about the origin."""
     affine = np.diag([*(2 * HALF / np.array(shape)), 1.0])
     affine[:3, 3] = affine[:3, :3].diagonal() / 2 - HALF
     return Geometry(tuple(shape), affine)
-
-
-def _smooth_noise(random: np.random.Generator, size: int, sigma: float) -> np.ndarray:
-    """A periodic random function on a cube of `size` cells, zero mean and unit variance, float32.
-
-    Periodic, so that it is equally rough everywhere: with any other treatment of the border the border has
-    most of the variance.
-    """
-    noise = gaussian_filter(random.standard_normal((size,) * 3), sigma, mode="wrap")
-    return (noise / noise.std()).astype(np.float32)
 
 
 def _subject(random: np.random.Generator, strength: float) -> DisplacementField:
@@ -173,7 +158,7 @@ def _subject(random: np.random.Generator, strength: float) -> DisplacementField:
     size = int(2 * REACH * HALF / STEP)
     lattice = Geometry((size,) * 3, np.diag([STEP, STEP, STEP, 1.0]) + _corner(size))
     sigma = SMOOTH * HALF / STEP
-    noise = np.stack([_smooth_noise(random, size, sigma) for _ in range(3)], -1)
+    noise = np.stack([smooth_noise(random, (size,) * 3, sigma) for _ in range(3)], -1)
     smooth = np.float32(strength * HALF * ROUGHNESS / np.sqrt(3)) * noise
     straight = DisplacementField.from_affine(AffineTransform(matrix), lattice)
     while True:
@@ -190,36 +175,22 @@ def _corner(size: int) -> np.ndarray:
     return last
 
 
-def _paint(points: np.ndarray, texture: np.ndarray, value: dict) -> tuple[np.ndarray, np.ndarray]:
+def _paint(points: np.ndarray, texture: np.ndarray, value: dict[str, float]) -> tuple[np.ndarray, np.ndarray]:
     """Intensity (float32) and label (uint8) at points (..., 3) RAS mm of the anatomy."""
     x, y, z = np.moveaxis(points, -1, 0)
-    image = np.full(x.shape, value["air"], np.float32)
-    labels = np.zeros(x.shape, np.uint8)
-
-    def lay(depth: np.ndarray, tissue: str, label: int = 0) -> None:
-        """A tissue over all points of positive depth (mm), with a soft edge."""
-        share = 1 / (1 + np.exp(np.clip(-4 * depth / EDGE, -30, 30)))
-        image[...] += share * (value[tissue] + texture - image)
-        if label:
-            labels[depth > 0] = label
-
+    painter = Painter(np.full(x.shape, value["air"], np.float32), texture, EDGE)
     trunk = (1 - ((np.abs(x) / 150) ** 2.4 + (np.abs(y) / 108) ** 2.4) ** (1 / 2.4)) * 112
-    lay(trunk, "fat")
-    lay(trunk - 14, "muscle")
-    lay(trunk - 28, "fat")
+    painter.paint(trunk, value["fat"])
+    painter.paint(trunk - 14, value["muscle"])
+    painter.paint(trunk - 28, value["fat"])
     for side in (1, -1):
-        lay(np.minimum(_inside(points, (66 * side, 4, 128), (52, 72, 92)), trunk - 24), "lung")
+        lung = ellipsoid(points, (66 * side, 4, 128), (52, 72, 92))
+        painter.paint(np.minimum(lung, trunk - 24), value["lung"])
     column = 21 - np.hypot(x, y + 66)
     process = 7 - np.hypot(x, np.clip(np.abs(y + 92) - 8, 0, None))
-    lay(np.maximum(column, process), "bone")
-    lay(np.minimum(column, 6 * (np.cos(2 * np.pi * z / 36) - 0.75)), "muscle")
-    for label, (centre, radii) in ORGANS.items():
-        lay(_inside(points, centre, radii), LABELS[label].split()[-1], label)
-    lay(14 - np.hypot(x + 10, y + 30), "aorta", 7)
-    return image, labels
-
-
-def _inside(points: np.ndarray, centre, radii) -> np.ndarray:
-    """About how many mm inside an ellipsoid each point lies (negative outside)."""
-    scaled = (points - np.float32(centre)) / np.float32(radii)
-    return (1 - np.sqrt((scaled**2).sum(-1))) * np.float32(min(radii))
+    painter.paint(np.maximum(column, process), value["bone"])
+    painter.paint(np.minimum(column, 6 * (np.cos(2 * np.pi * z / 36) - 0.75)), value["muscle"])
+    for organ in BODY.structures:
+        painter.paint(ellipsoid(points, organ.centre, organ.radii), value[organ.tissue], organ.label)
+    painter.paint(14 - np.hypot(x + 10, y + 30), value["aorta"], AORTA)
+    return painter.image, painter.labels

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from RegCore.evaluation.pictures.panels import grey_panel, window_of
 from RegCore.evaluation.pictures.sheets import plane_sheet, values_at
+from RegCore.evaluation.pictures.words import BACKGROUND, write, write_upwards
 from RegCore.slicreg.supervoxels import Supervoxels
 from RegCore.space.volume import Volume
 
 HEIGHT = 300  # pixels of a scan
 GAP, TOP, LEFT = 6, 34, 30
-BACKGROUND, TEXT = (16, 18, 24), (240, 242, 246)
 GOLDEN = 0.618034  # of a turn of hue from one supervoxel to the next, so that neighbours differ
 STRENGTH = 0.62  # of the colours over the grey image
 
@@ -44,16 +44,15 @@ def supervoxel_picture(scans: Sequence[Oversegmentation], layers: Sequence[int] 
     rows = len(layers) + 1
     size = (LEFT + sum(widths) + GAP * len(widths), TOP + rows * (HEIGHT + GAP))
     picture = Image.new("RGB", size, BACKGROUND)
-    draw, left = ImageDraw.Draw(picture), LEFT
+    left = LEFT
     for scan, column, width in zip(scans, columns, widths, strict=True):
-        words = {"font": ImageFont.load_default(17), "fill": TEXT, "anchor": "mm"}
-        draw.text((left + width / 2, TOP / 2), scan.title, **words)
+        write(picture, (left + width / 2, TOP / 2), scan.title)
         for row, panel in enumerate(column):
             picture.paste(panel, (left, TOP + row * (HEIGHT + GAP)))
         left += width + GAP
     names = ["image", *(f"layer {layer + 1}" for layer in layers)]
     for row, name in enumerate(names):
-        _sideways(picture, name, TOP + row * (HEIGHT + GAP) + HEIGHT // 2)
+        write_upwards(picture, (LEFT / 2, TOP + row * (HEIGHT + GAP) + HEIGHT / 2), name, 16)
     return picture
 
 
@@ -79,11 +78,3 @@ def _column(scan: Oversegmentation, layers: Sequence[int]) -> list[Image.Image]:
         over = ((1 - STRENGTH) * grey + STRENGTH * table[labels]).astype(np.uint8)
         panels.append(np.where(labels[..., None] > 0, over, grey))
     return [Image.fromarray(panel).resize((panel.shape[1], HEIGHT)) for panel in panels]
-
-
-def _sideways(picture: Image.Image, text: str, middle: int) -> None:
-    """Words that run upwards along the left edge."""
-    strip = Image.new("RGB", (HEIGHT, LEFT), BACKGROUND)
-    words = {"font": ImageFont.load_default(16), "fill": TEXT, "anchor": "mm"}
-    ImageDraw.Draw(strip).text((HEIGHT / 2, LEFT / 2), text, **words)
-    picture.paste(strip.rotate(90, expand=True), (0, middle - HEIGHT // 2))

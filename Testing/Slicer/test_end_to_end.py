@@ -27,7 +27,7 @@ def answers(library, monkeypatch):
 
 
 def choose(ui, made) -> None:
-    """Select volumes, segmentations and landmarks of the made-up patient."""
+    """Select volumes, segmentations and landmarks of the synthetic phantom."""
     for name in ("fixed", "moving"):
         for kind, suffix in (("Volume", ""), ("Segmentation", "_segmentation"), ("Landmarks", "_landmarks")):
             getattr(ui, f"{name}{kind}Selector").setCurrentNode(getattr(made, name + suffix))

@@ -21,7 +21,7 @@ def make(host):
 
 
 class Case:
-    """A fixed and a moving volume with segmentations, and a made-up result on the fixed grid."""
+    """A fixed and a moving volume with segmentations, and a result on the fixed grid."""
 
     def __init__(self, nodes, make, bend=True):
         self.nodes = nodes

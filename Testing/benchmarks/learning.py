@@ -29,11 +29,11 @@ from demos import Still  # noqa: E402
 from page import put  # noqa: E402
 
 from RegCore import load_model, predict, train  # noqa: E402
-from RegCore.samples.datasets import Scan, make_cases, write_dataset  # noqa: E402
+from RegCore.samples.datasets import ScanProtocol, make_cases, write_dataset  # noqa: E402
 from RegCore.training.config import Config  # noqa: E402
 
 THREADS, TOGETHER = 1, 2
-SHAPES = Scan("mr", (64, 64, 64), (92, 88, 88), (0, 0, 0), ((1, 2, 3, 4), (2,)), "prostate")
+SHAPES = ScanProtocol("mr", (64, 64, 64), (92, 88, 88), (0, 0, 0), ((1, 2, 3, 4), (2,)), "prostate")
 PATIENTS = {"train": 16, "valid": 8}  # 8 pairs an epoch to learn from, 4 held out
 VARIATION_MM, SHIFT_MM = 5.0, 6.0
 SMOOTH = {"name": "bending", "weight": 0.1}

@@ -1,4 +1,4 @@
-"""RegCore's made-up patient as nodes: two volumes, their segmentations and their landmarks."""
+"""RegCore's synthetic phantom as nodes: two volumes, their segmentations and their landmarks."""
 
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ COLOURS = (
 
 @dataclass(frozen=True)
 class PhantomNodes:
-    """The nodes of one made-up pair."""
+    """The nodes of one synthetic pair."""
 
     fixed: object
     moving: object

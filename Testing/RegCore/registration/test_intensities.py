@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from RegCore.registration.register import Registration, register
-from RegCore.samples.phantom import Case, make_phantom
+from RegCore.samples.phantom import PhantomPair, make_phantom
 from RegCore.space.volume import Volume
 
 METHODS = {
@@ -24,11 +24,11 @@ UNITS = {  # name: dtype, factor, offset of intensities of about 0..1000
 
 
 @pytest.fixture(scope="module")
-def case() -> Case:
+def case() -> PhantomPair:
     return make_phantom(3, fixed_shape=(18, 16, 17), moving_shape=(17, 18, 16), displacement_mm=12.0)
 
 
-def registered(case: Case, method: str, change=lambda array: array) -> Registration:
+def registered(case: PhantomPair, method: str, change=lambda array: array) -> Registration:
     images = [Volume(change(v.array.astype(np.float64)), v.geometry) for v in (case.fixed, case.moving)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -8,7 +8,7 @@ from RegCore.registration import METHODS, methods
 from RegCore.registration.pair import PairSide
 from RegCore.registration.register import Registration, register
 from RegCore.resampler import warp
-from RegCore.samples.phantom import Case, make_phantom
+from RegCore.samples.phantom import PhantomPair, make_phantom
 from RegCore.space.transforms import AffineTransform, DisplacementField
 from RegCore.space.volume import Volume
 from Testing.RegCore.grids import points_inside
@@ -24,7 +24,7 @@ QUICK = {
 
 
 @pytest.fixture(scope="module")
-def case() -> Case:
+def case() -> PhantomPair:
     """Voxels of about 10 mm, on oblique grids that differ in everything; 12 mm apart on average."""
     return make_phantom(3, fixed_shape=(26, 22, 23), moving_shape=(27, 21, 24), displacement_mm=12.0)
 

@@ -17,7 +17,7 @@ from RegCore.samples.datasets import (
     FORMATS,
     KINDS,
     Patient,
-    Scan,
+    ScanProtocol,
     make_cases,
     write_dataset,
     write_examples,
@@ -25,7 +25,10 @@ from RegCore.samples.datasets import (
 from RegCore.space.geometry import InputError
 from Testing.paths import DEEPREG
 
-SMALL, FIXED = Scan(shape=(20, 17, 14)), Scan("us", (18, 15, 16), (200, 180, 170), (10, -10, -20))
+SMALL, FIXED = (
+    ScanProtocol(shape=(20, 17, 14)),
+    ScanProtocol("us", (18, 15, 16), (200, 180, 170), (10, -10, -20)),
+)
 
 
 def dice(a, b) -> float:
@@ -46,8 +49,8 @@ def test_labels_are_binary_channels_and_none_is_empty():
         assert image.array.dtype == np.int16 and labels.array.shape == (*SMALL.shape, 3)
         assert set(np.unique(labels.array)) == {0, 1} and labels.array.any((0, 1, 2)).all()
         assert image.geometry == labels.geometry == SMALL.geometry
-    assert Patient(0, 0, 8.0).scan(Scan(shape=(9, 8, 7), labels=(4,)))[1].array.shape == (9, 8, 7)
-    assert Patient(0, 0, 8.0).scan(Scan(shape=(9, 8, 7), labels=()))[1] is None
+    assert Patient(0, 0, 8.0).scan(ScanProtocol(shape=(9, 8, 7), labels=(4,)))[1].array.shape == (9, 8, 7)
+    assert Patient(0, 0, 8.0).scan(ScanProtocol(shape=(9, 8, 7), labels=()))[1] is None
 
 
 def test_the_grid_covers_the_part_of_the_body_that_is_asked_for():
@@ -60,23 +63,25 @@ def test_visits_and_modalities_show_the_same_patient_moved_a_little():
     whole = {"shape": (40, 34, 30), "labels": (4,)}
     patient, other = Patient(0, 1, 8.0), Patient(0, 2, 8.0)
     still, again, moved = (
-        patient.scan(Scan(**whole), visit, mm) for visit, mm in ((0, 0.0), (1, 0.0), (1, 6.0))
+        patient.scan(ScanProtocol(**whole), visit, mm) for visit, mm in ((0, 0.0), (1, 0.0), (1, 6.0))
     )
     assert np.array_equal(still[1].array, again[1].array) and not np.array_equal(
         still[0].array, again[0].array
     )
     assert 0.6 < dice(still[1].array > 0, moved[1].array > 0) < 0.99
-    assert dice(still[1].array > 0, other.scan(Scan(**whole))[1].array > 0) < 0.9
-    echo = patient.scan(Scan("us", **whole))
+    assert dice(still[1].array > 0, other.scan(ScanProtocol(**whole))[1].array > 0) < 0.9
+    echo = patient.scan(ScanProtocol("us", **whole))
     assert np.array_equal(echo[1].array, still[1].array) and echo[0].array.dtype == np.uint8
     body = still[0].array > 60
     assert abs(spearmanr(echo[0].array[body], still[0].array[body])[0]) < 0.8  # another modality indeed
-    ct = patient.scan(Scan("ct", **whole))[0].array
-    assert ct.min() < -900 and np.array_equal(patient.scan(Scan("ct", **whole))[1].array, still[1].array)
+    ct = patient.scan(ScanProtocol("ct", **whole))[0].array
+    assert ct.min() < -900 and np.array_equal(
+        patient.scan(ScanProtocol("ct", **whole))[1].array, still[1].array
+    )
 
 
 def test_masks_are_the_structures_themselves():
-    image, labels = Patient(0, 0, 8.0).scan(Scan("mask", (20, 17, 14), labels=(3, 4)))
+    image, labels = Patient(0, 0, 8.0).scan(ScanProtocol("mask", (20, 17, 14), labels=(3, 4)))
     np.testing.assert_array_equal(image.array, 255 * labels.array.any(-1))
 
 
@@ -153,9 +158,9 @@ def test_the_loaders_take_them(cases, kind, form, tmp_path):
 BAD = {
     "data sets are paired, unpaired, grouped, not 'pairs'": lambda: make_cases("pairs", SMALL, count=1),
     "written as nifti or h5, not as 'png'": lambda: write_dataset("nowhere", [], "png"),
-    "a scan of the torso is made as one of ct, mr, us, mask, not as 'pet'": lambda: Scan("pet"),
-    "structures 1 to 9 of the torso can be segmented, not [0, 12]": lambda: Scan(labels=(0, 4, 12)),
-    "not none": lambda: Scan("mask", labels=()),
+    "a scan of the torso is made as one of ct, mr, us, mask, not as 'pet'": lambda: ScanProtocol("pet"),
+    "structures 1 to 9 of the torso can be segmented, not [0, 12]": lambda: ScanProtocol(labels=(0, 4, 12)),
+    "not none": lambda: ScanProtocol("mask", labels=()),
 }
 
 
@@ -234,11 +239,12 @@ def test_the_examples_say_what_those_of_deepreg_say():
 
 def test_a_patient_of_a_pair_lies_elsewhere_in_the_fixed_image():
     still, moved = (
-        make_cases("paired", Scan(), Scan(), count=3, motion_mm=0.0, shift_mm=shift) for shift in (0.0, 6.0)
+        make_cases("paired", ScanProtocol(), ScanProtocol(), count=3, motion_mm=0.0, shift_mm=shift)
+        for shift in (0.0, 6.0)
     )
     for one, other in zip(still, moved, strict=True):
         assert np.array_equal(one.volumes["moving_labels"].array, other.volumes["moving_labels"].array)
         assert np.array_equal(one.volumes["fixed_labels"].array, one.volumes["moving_labels"].array)
         places = [np.argwhere(case.volumes["fixed_labels"].array[..., 0]).mean(0) for case in (one, other)]
-        distance = np.linalg.norm((places[1] - places[0]) * Scan().geometry.spacing)
+        distance = np.linalg.norm((places[1] - places[0]) * ScanProtocol().geometry.spacing)
         assert 2 < distance < 25

@@ -75,8 +75,8 @@ def test_visits_show_other_sequences_and_masks_are_images():
 
 
 def test_lungs_are_smaller_and_denser_breathed_out():
-    recipe = DEMOS["paired_ct_lung"]
-    full, empty = (Patient(0, 0, recipe.variation_mm).scan(scan) for scan in recipe.scans)
+    demo = DEMOS["paired_ct_lung"]
+    full, empty = (Patient(0, 0, demo.variation_mm).scan(scan) for scan in demo.scans)
     volumes = [int(labels.array.sum()) for _, labels in (full, empty)]
     assert 0.6 < volumes[1] / volumes[0] < 0.95
     density = [float(np.median(image.array[labels.array > 0])) for image, labels in (full, empty)]

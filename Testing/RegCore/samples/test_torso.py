@@ -1,4 +1,4 @@
-"""The made-up torsos keep their promises: an exact map between any two, no folds, the same for a seed."""
+"""The synthetic torsos keep their promises: an exact map between any two, no folds, the same for a seed."""
 
 from functools import cache
 

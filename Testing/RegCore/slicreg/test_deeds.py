@@ -9,7 +9,7 @@ from RegCore.slicreg.deeds import read_control_points, read_deeds, read_matrix
 from RegCore.space.geometry import InputError
 from Testing.paths import DATA
 
-# What linearBCV and deedsBCV wrote, with their defaults, for two made-up torsos of 50 × 42 × 57 voxels.
+# What linearBCV and deedsBCV wrote, with their defaults, for two synthetic torsos of 50 × 42 × 57 voxels.
 DEEDS = DATA / "deeds"
 SHAPE = (50, 42, 57)
 
