@@ -1,4 +1,4 @@
-"""Makes synthetic data sets in DeepReg's folder structure, and writes the example configurations: no network needed.
+"""Makes synthetic data sets in DeepReg's folder structure, and writes the example configurations.
 
 Patients are made of the parts in `RegCore.samples.anatomies`, each with organs of its own shape; the same
 numbers give the same files. Folders, below the one of a split, with one file (NIfTI) or key (h5) for each
@@ -38,7 +38,7 @@ KINDS = ("paired", "unpaired", "grouped")
 FORMATS = ("nifti", "h5")
 EXAMPLES = Path(__file__).parent / "examples"
 NOISE = 0.36  # standard deviation of a scanner's noise, as a share of the texture of tissues
-TORSO = Geometry((40, 34, 34), [[8, 0, 0, -156], [0, 8, 0, -132], [0, 0, 8, -132], [0, 0, 0, 1]])
+TORSO = Geometry((40, 34, 34), np.array([[8.0, 0, 0, -156], [0, 8, 0, -132], [0, 0, 8, -132], [0, 0, 0, 1]]))
 log = logging.getLogger(__name__)
 
 

@@ -238,7 +238,7 @@ class Painter:
 
 def ellipsoid(points: np.ndarray, centre: Point, radii: Point) -> np.ndarray:
     """About how many mm inside an ellipsoid each point lies (negative outside)."""
-    scaled = (points - np.float32(centre)) / np.float32(radii)
+    scaled = (points - np.array(centre, np.float32)) / np.array(radii, np.float32)
     return (1 - np.sqrt((scaled**2).sum(-1))) * np.float32(min(radii))
 
 

@@ -1,4 +1,4 @@
-"""Trains SLIC-Reg and its baselines on synthetic torsos and writes the table of the publication: `make bench`.
+"""Trains SLIC-Reg and its baselines on synthetic torsos; writes the table of the publication: `make bench`.
 
 Everything goes through the commands: `regcore download`, `regcore slicreg prepare`, `train`, `evaluate`, in
 bench-output/slicreg, trainings two side by side with one thread each. A finished part is not made again, so

@@ -1,4 +1,4 @@
-"""The way through the template on synthetic torsos: true supervoxels matched, the template aligned, refined."""
+"""Through the template, on synthetic torsos: true supervoxels matched, the template aligned, refined."""
 
 from functools import cache
 
