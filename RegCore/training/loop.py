@@ -112,8 +112,8 @@ def train(
 
     Examples:
         >>> import RegCore
-        >>> from RegCore.samples.datasets import Scan, make_cases, write_dataset
-        >>> files = write_dataset("data", make_cases("unpaired", Scan(shape=(12, 12, 12)), count=2))
+        >>> from RegCore.samples.datasets import ScanProtocol, make_cases, write_dataset
+        >>> files = write_dataset("data", make_cases("unpaired", ScanProtocol(shape=(12, 12, 12)), count=2))
         >>> data = {"dir": "data", "format": "nifti", "labeled": True}
         >>> config = RegCore.Config.from_dict(
         ...     {

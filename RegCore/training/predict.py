@@ -94,8 +94,8 @@ def predict(
     Examples:
         >>> import RegCore
         >>> from RegCore.networks.model_file import build
-        >>> from RegCore.samples.datasets import Scan, make_cases, write_dataset
-        >>> files = write_dataset("data", make_cases("unpaired", Scan(shape=(12, 12, 12)), count=2))
+        >>> from RegCore.samples.datasets import ScanProtocol, make_cases, write_dataset
+        >>> files = write_dataset("data", make_cases("unpaired", ScanProtocol(shape=(12, 12, 12)), count=2))
         >>> config = {
         ...     "dataset": {
         ...         "type": "unpaired",
