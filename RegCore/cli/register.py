@@ -101,7 +101,7 @@ def register_files(
     device: str = "auto",
     seed: int = 0,
     quiet: bool = False,
-    series: str | None = None,
+    series: list[str] | None = None,
 ) -> None:
     """Register a file to another one, write the results into a folder and print the table.
 
@@ -113,7 +113,7 @@ def register_files(
             "landmarks" and "initial" (a transform, or the word ``centres``).
         settings, device, seed: as in `RegCore.register`.
         quiet: neither progress nor table.
-        series: UID of the DICOM series to take where a folder holds several.
+        series: UIDs of the DICOM series to take where a folder holds several.
 
     Raises:
         InputError: a file that can't be used, or that does not overlap its image in space.
