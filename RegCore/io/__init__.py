@@ -30,6 +30,8 @@ READERS: dict[str, Callable] = {
     ".h5": itk.read_h5,
     ".tfm": itk.read_text,
     ".txt": itk.read_text,
+    ".mat": itk.read_other,
+    ".xfm": itk.read_other,
 }
 HEADERS: dict[str, Callable] = {
     ".nii.gz": nifti.read_header,

@@ -6,8 +6,10 @@ Layout of .h5: TransformGroup/<n>/{TransformType, TransformParameters, Transform
 
 from __future__ import annotations
 
-import math
+import logging
 import platform
+import re
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +17,15 @@ import numpy as np
 
 from RegCore.io.files import DEFLATE_LIMIT, FLIP, atomic_write
 from RegCore.io.h5 import create_h5
+from RegCore.io.simpleitk import reason
 from RegCore.space.geometry import Geometry, InputError, homogeneous
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
 
 if TYPE_CHECKING:
     import h5py
+    import SimpleITK as sitk
+
+log = logging.getLogger(__name__)
 
 TEXT_HEAD = "#Insight Transform File V1.0"
 FIELD = "DisplacementFieldTransform"
@@ -112,25 +118,147 @@ def _joined(parts: list[Transform | None]) -> Transform:
 
 
 def from_parameters(name: str, parameters: np.ndarray, fixed: np.ndarray) -> Transform:
-    """The transform that ITK calls `name`, from its parameters and fixed parameters (LPS mm)."""
+    """The transform that ITK calls `name`, from its parameters and fixed parameters (LPS mm).
+
+    Raises:
+        InputError: it is none of 3-D space, none that can be read, or its numbers make no sense.
+    """
     kind = name.partition("_")[0]
-    if not name.endswith("_3_3"):
+    if not re.fullmatch(r"\w+?_(double|float)_3_3", name):
         raise InputError(f"a transform of 3-D space was expected, but this is {name!r}")
     if not (np.isfinite(parameters).all() and np.isfinite(fixed).all()):
         raise InputError(f"the parameters of {name!r} hold values that are NaN or infinite")
     if kind == FIELD:
         return _field(parameters, fixed)
-    if kind not in LINEAR:
-        known = ", ".join([FIELD, *LINEAR])
-        raise InputError(f"transforms of the type {name!r} can't be read (readable: {known})")
-    count, linear_part = LINEAR[kind]
+    if kind in SPLINES:
+        return _spline(_new_spline(parameters, fixed))
+    if kind == COMPOSED and len(parameters) == 12:
+        parameters, kind = np.concatenate([_composed(parameters).ravel(), parameters[3:6]]), "AffineTransform"
+    if kind not in MATRICES:
+        return _by_simpleitk(name, parameters, fixed)
+    count = MATRICES[kind]
     if len(parameters) != count:
         raise InputError(f"{name!r} has {count} parameters, but the file holds {len(parameters)}")
-    centre = np.array(fixed[:3], np.float64) if len(fixed) >= 3 else np.zeros(3)
-    linear, shift = linear_part(np.asarray(parameters, np.float64), fixed)
+    linear, centre = parameters[:9].reshape(3, 3).astype(np.float64), np.zeros(3)
+    if count > 12:
+        centre = parameters[9:12]
+    elif len(fixed) >= 3:
+        centre = fixed[:3]
     matrix = np.eye(4)
-    matrix[:3, :3], matrix[:3, 3] = linear, shift + centre - linear @ centre
+    matrix[:3, :3], matrix[:3, 3] = linear, parameters[-3:] + centre - linear @ centre
     return AffineTransform(FLIP @ matrix @ FLIP)
+
+
+def _composed(p: np.ndarray) -> np.ndarray:
+    """Rotation, scale and skew of a ComposeScaleSkewVersor3DTransform, 3×3; SimpleITK can't read one."""
+    x, y, z = p[:3]
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    rotation = np.eye(3) + 2 * np.sqrt(max(0.0, 1 - x * x - y * y - z * z)) * cross + 2 * cross @ cross
+    return rotation @ np.diag(p[6:9]) @ np.array([[1, p[9], p[10]], [0, 1, p[11]], [0, 0, 1]])
+
+
+def _by_simpleitk(name: str, parameters: np.ndarray, fixed: np.ndarray) -> Transform:
+    """Any linear transform of ITK: SimpleITK reads it from the text of one that is written for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "t.tfm"
+        lines = [TEXT_HEAD, "#Transform 0", f"Transform: {name}"]
+        for key, values in (("Parameters", parameters), ("FixedParameters", fixed)):
+            lines.append(f"{key}: {' '.join(repr(float(x)) for x in values)}")
+        path.write_text("\n".join(lines) + "\n", encoding="ascii")
+        return read_other(path)
+
+
+def read_other(path: Path) -> Transform:
+    """The transform of a file that SimpleITK reads: .mat of ITK and ANTs, .xfm of MINC.
+
+    Raises:
+        InputError: SimpleITK can't read it, or it is of a kind that has no place here.
+    """
+    import SimpleITK as sitk
+
+    try:
+        return _converted(sitk.ReadTransform(str(path)))
+    except (RuntimeError, KeyError) as error:  # KeyError: a kind of ITK that SimpleITK has no name for
+        raise InputError(f"the transform can't be read ({reason(error, path)})") from None
+
+
+def _converted(transform: sitk.Transform) -> Transform:
+    """A transform of SimpleITK as one of ours."""
+    import SimpleITK as sitk
+
+    kind = transform.GetName()
+    if transform.GetDimension() != 3:
+        raise InputError(f"a transform of 3-D space was expected, but this is {transform.GetDimension()}-D")
+    if kind == "CompositeTransform" and not transform.IsLinear():
+        parts = sitk.CompositeTransform(transform)
+        each = [parts.GetNthTransform(n) for n in range(parts.GetNumberOfTransforms())]
+        return _joined([None, *(_converted(part) for part in each)])
+    if kind == FIELD:
+        return _field(np.array(transform.GetParameters()), np.array(transform.GetFixedParameters()))
+    if kind in SPLINES:
+        return _spline(sitk.BSplineTransform(transform))
+    if not transform.IsLinear():
+        raise InputError(f"transforms of the type {kind!r} can't be read")
+    origin, *ends = (
+        np.array(transform.TransformPoint(point)) for point in np.vstack([np.zeros(3), np.eye(3)])
+    )
+    matrix = np.eye(4)
+    matrix[:3, :3], matrix[:3, 3] = np.stack(ends, 1) - origin[:, None], origin
+    return AffineTransform(FLIP @ matrix @ FLIP)
+
+
+def _new_spline(parameters: np.ndarray, fixed: np.ndarray) -> sitk.BSplineTransform:
+    import SimpleITK as sitk
+
+    if len(fixed) != 18 or min(fixed[:3]) < 4 or len(parameters) != 3 * np.prod(fixed[:3]):
+        text = f"{len(parameters)} parameters and {len(fixed)} fixed ones do not fit"
+        raise InputError(f"the control points of the B-spline make no grid: {text}")
+    spline = sitk.BSplineTransform(3)
+    spline.SetFixedParameters(fixed.tolist())
+    spline.SetParameters(parameters.tolist())
+    return spline
+
+
+def _spline(spline: sitk.BSplineTransform) -> DisplacementField:
+    """A B-spline as displacements, on a grid so fine that linear interpolation tells them from it nowhere.
+
+    The grid is refined until the two differ, at places between its nodes, by no more than 0.01 mm and 1/2000
+    of the distance of the control points, or until it is as large as it may be. Around it lies a layer of
+    zeros: beyond its grid a B-spline of ITK moves nothing.
+    """
+    mesh = np.array(spline.GetTransformDomainMeshSize())
+    extent = np.array(spline.GetTransformDomainPhysicalDimensions())
+    axes = np.array(spline.GetTransformDomainDirection()).reshape(3, 3)
+    start = np.array(spline.GetTransformDomainOrigin()) + axes @ (EDGE * extent)
+    wanted = min(0.01, float((extent / mesh).min()) / 2000)
+    places = np.random.default_rng(0).random((2000, 3)) * (1 - 4 * EDGE) * extent @ axes.T + start
+    expected = np.array([spline.TransformPoint(place) for place in places])
+    for parts in (4, 8, 16, 32):
+        field = _sampled(spline, mesh * parts, start, axes * (extent * (1 - 2 * EDGE) / (mesh * parts)))
+        signs = np.diag(FLIP)[:3]
+        error = np.abs(field.map(places * signs) * signs - expected).max()
+        if error <= wanted or 8 * field.geometry.voxels > MOST_VOXELS:
+            break
+    if error > 5 * wanted:
+        log.warning("the displacements that stand for a B-spline differ from it by up to %.2g mm", error)
+    return field
+
+
+def _sampled(
+    spline: sitk.BSplineTransform, cells: np.ndarray, start: np.ndarray, steps: np.ndarray
+) -> DisplacementField:
+    """Displacements at the corners of cells, and in a layer around them; `start` and `steps` in LPS mm."""
+    import SimpleITK as sitk
+
+    spacing = np.linalg.norm(steps, axis=0)
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = steps, start - steps.sum(1)
+    i, j, k = (int(n) + 3 for n in cells)
+    image = sitk.TransformToDisplacementField(
+        spline, sitk.sitkVectorFloat64, (i, j, k), affine[:3, 3], spacing, (steps / spacing).ravel()
+    )
+    mm = sitk.GetArrayViewFromImage(image).transpose(2, 1, 0, 3) * np.diag(FLIP)[:3]
+    return DisplacementField(Geometry((i, j, k), FLIP @ affine), mm)
 
 
 def _field(parameters: np.ndarray, fixed: np.ndarray) -> DisplacementField:
@@ -150,42 +278,18 @@ def _field(parameters: np.ndarray, fixed: np.ndarray) -> DisplacementField:
     return DisplacementField(geometry, mm)
 
 
-def _affine(p: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return p[:9].reshape(3, 3), p[9:12]
-
-
-def _euler(p: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    about = []
-    for axis in range(3):
-        turn, (a, b) = np.eye(3), [(1, 2), (2, 0), (0, 1)][axis]
-        turn[a, a] = turn[b, b] = math.cos(p[axis])
-        turn[b, a], turn[a, b] = math.sin(p[axis]), -math.sin(p[axis])
-        about.append(turn)
-    x, y, z = about
-    return (z @ y @ x if len(fixed) > 3 and fixed[3] else z @ x @ y), p[3:6]
-
-
-def _versor(p: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    x, y, z = p[:3]
-    w = math.sqrt(max(0.0, 1 - x * x - y * y - z * z))
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.eye(3) + 2 * w * cross + 2 * cross @ cross, p[3:6]
-
-
-def _similarity(p: np.ndarray, fixed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    linear, shift = _versor(p, fixed)
-    return p[6] * linear, shift
-
-
-LINEAR = {  # ITK's name: number of parameters, what gives the 3×3 part and the shift
-    "AffineTransform": (12, _affine),
-    "MatrixOffsetTransformBase": (12, _affine),
-    "Euler3DTransform": (6, _euler),
-    "VersorRigid3DTransform": (6, _versor),
-    "Similarity3DTransform": (7, _similarity),
-    "TranslationTransform": (3, lambda p, fixed: (np.eye(3), p)),
-    "IdentityTransform": (0, lambda p, fixed: (np.eye(3), np.zeros(3))),
+MATRICES = {  # linear transforms that hold their matrix, and how many parameters they have
+    "AffineTransform": 12,
+    "MatrixOffsetTransformBase": 12,
+    "FixedCenterOfRotationAffineTransform": 12,
+    "ScalableAffineTransform": 12,
+    "Rigid3DTransform": 12,
+    "CenteredAffineTransform": 15,
 }
+COMPOSED = "ComposeScaleSkewVersor3DTransform"
+SPLINES = ("BSplineTransform", "BSplineDeformableTransform")
+EDGE = 1e-6  # share of a grid of control points by which samples keep away from its border
+MOST_VOXELS = 20_000_000  # of displacements that stand for a B-spline
 
 
 def _affine_parameters(transform: AffineTransform) -> np.ndarray:

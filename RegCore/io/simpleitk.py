@@ -65,7 +65,7 @@ def _header(path: Path) -> tuple[sitk.ImageFileReader, tuple[int, ...], np.ndarr
     except RuntimeError as error:
         if "determine ImageIO reader" in str(error):
             raise InputError("this is no image of a kind that can be read") from None
-        raise InputError(f"it can't be read as an image ({_reason(error, path)})") from None
+        raise InputError(f"it can't be read as an image ({reason(error, path)})") from None
     size, channels = reader.GetSize(), reader.GetNumberOfComponents()
     name = sitk.GetPixelIDValueAsString(reader.GetPixelID())
     if "complex" in name or "label" in name:
@@ -97,10 +97,10 @@ def _executed(reader: sitk.ImageFileReader | sitk.ImageSeriesReader, path: Path)
     try:
         return reader.Execute()
     except RuntimeError as error:
-        raise InputError(f"the file is cut short or damaged ({_reason(error, path)})") from None
+        raise InputError(f"the file is cut short or damaged ({reason(error, path)})") from None
 
 
-def _reason(error: RuntimeError, path: Path) -> str:
+def reason(error: Exception, path: Path) -> str:
     """What ITK says, without the file's name and the places in its source and in memory."""
     junk = r"^Exception thrown.*|^Reason: No such file.*|(ITK|sitk::)\s?ERROR: |\w+\(0x\w+\): "
     return shorten(" ".join(re.sub(junk, "", str(error), flags=re.M).replace(str(path), "it").split()), 200)
@@ -143,9 +143,8 @@ def read_folder(folder: Path, series: Sequence[str] | None = None) -> RawImage:
         raise InputError("this is a folder, but there is no DICOM series in it")
     chosen = [uid for uid in found if series is None or uid in series or _uid(found[uid][0]) in series]
     if len(chosen) != 1:
-        listed = "; ".join(
-            f"{_uid(files[0])} ({_title(files[0])}, {len(files)} files)" for uid, files in found.items()
-        )
+        kinds = [(_uid(files[0]), _title(files[0]), len(files)) for files in found.values()]
+        listed = "; ".join(f"{uid} ({title}, {count} files)" for uid, title, count in kinds)
         wrong = "" if series is None else f", {len(chosen) or 'none'} of them {' or '.join(series)}"
         raise InputError(f"the folder holds {len(found)} DICOM series{wrong}; choose one of: {listed}")
     files = found[chosen[0]]

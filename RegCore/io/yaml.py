@@ -179,6 +179,7 @@ def read_files(paths: Iterable, overrides: Mapping | None) -> tuple[dict, Places
 def _mark(values: dict, key: Key, places: Places) -> None:
     """Note that these keys came from the caller and not from a file."""
     for name, value in values.items():
-        places.lines[(*key, name)] = ("overrides", None)
+        below = (*key, name)
+        places.lines[below] = ("overrides", None)
         if isinstance(value, dict):
-            _mark(value, (*key, name), places)
+            _mark(value, below, places)

@@ -220,17 +220,106 @@ def linear_transforms() -> dict[str, sitk.Transform]:
         "affine": affine,
         "translation": sitk.TranslationTransform(3, (1, 2, 3)),
         "identity": sitk.Transform(3, sitk.sitkIdentity),
+        "rotation": sitk.VersorTransform((0.6, 0.0, 0.8), 0.7, centre),
+        "scale": sitk.ScaleTransform(3, (1.1, 0.9, 1.3)),
+        "scale-versor": sitk.ScaleVersor3DTransform((1.1, 0.9, 1.3), (0, 0.6, 0.8), 0.7, (1, 2, 3), centre),
+        "scale-skew": sitk.ScaleSkewVersor3DTransform(
+            (1.1, 0.9, 1.3), (0.01, -0.02, 0.03, 0.04, 0.05, 0.06), (0, 0.6, 0.8), 0.7, (1, 2, 3), centre
+        ),
+        "compose-scale-skew": sitk.ComposeScaleSkewVersor3DTransform(
+            (1.1, 0.9, 1.3), (0.01, -0.02, 0.03), (0, 0.6, 0.8), 0.7, (1, 2, 3), centre
+        ),
+        "composite": sitk.CompositeTransform([euler, affine]),
     }
 
 
-@pytest.mark.parametrize("ending", ["h5", "tfm"])
+@pytest.mark.parametrize("ending", ["h5", "tfm", "mat"])
 @pytest.mark.parametrize("name", linear_transforms())
-def test_the_linear_transforms_of_itk(tmp_path, name, ending):
+def test_the_linear_transforms_of_itk(tmp_path, mrml, name, ending):
     transform, points = linear_transforms()[name], points_inside(OBLIQUE)
+    if name in ("composite", "compose-scale-skew") and ending == "mat":
+        return  # it holds one transform, and not of this kind
     sitk.WriteTransform(transform, tmp_path / f"t.{ending}")
+    found = load(tmp_path / f"t.{ending}")
+    np.testing.assert_allclose(found.map(points), map_by_itk(transform, points), atol=1e-9)
+    if name not in ("identity", "composite", "compose-scale-skew") and ending != "mat":
+        node = mrml.read(tmp_path / f"t.{ending}")
+        np.testing.assert_allclose(found.map(points), mrml.map(node, points), atol=1e-6)
+
+
+OLDER = {  # transforms of ITK that SimpleITK does not make: parameters, fixed ones
+    "QuaternionRigidTransform": ([0.1, 0.2, 0.3, 0.927, 1, 2, 3], [4, 5, 6]),
+    "ScaleLogarithmicTransform": ([0.1, 0.2, -0.3], [4, 5, 6]),
+    "MatrixOffsetTransformBase": ([*(np.eye(3) + 0.1).ravel(), 1, 2, 3], [4, 5, 6]),
+}
+
+
+@pytest.mark.parametrize("name", OLDER)
+@pytest.mark.parametrize("precision", ["double", "float"])
+def test_older_linear_transforms_of_itk(tmp_path, name, precision):
+    parameters, fixed = (" ".join(map(str, values)) for values in OLDER[name])
+    head = f"#Insight Transform File V1.0\n#Transform 0\nTransform: {name}_{precision}_3_3\n"
+    path, points = tmp_path / "t.tfm", points_inside(OBLIQUE)
+    path.write_text(f"{head}Parameters: {parameters}\nFixedParameters: {fixed}\n")
+    expected = map_by_itk(sitk.ReadTransform(path), points)
+    np.testing.assert_allclose(load(path).map(points), expected, atol=1e-4 if precision == "float" else 1e-9)
+
+
+def test_the_linear_transform_of_minc(tmp_path):
+    affine, points = linear_transforms()["affine"], points_inside(OBLIQUE)
+    sitk.WriteTransform(affine, tmp_path / "t.xfm")
+    np.testing.assert_allclose(load(tmp_path / "t.xfm").map(points), map_by_itk(affine, points), atol=1e-9)
+    (tmp_path / "bad.xfm").write_text("MNI Transform File\n")
+    with pytest.raises(InputError, match="the transform can't be read"):
+        load(tmp_path / "bad.xfm")
+
+
+def spline(size_mm: float = 6.0, seed: int = 0) -> sitk.BSplineTransform:
+    """A B-spline over an oblique box, with displacements of some millimetres at its control points."""
+    box = sitk.Image(40, 44, 36, sitk.sitkUInt8)
+    box.SetSpacing((1.5, 1.25, 2.0))
+    box.SetOrigin((-20.0, 30, 5))
+    box.SetDirection((LPS[:, None] * OBLIQUE.direction).ravel())
+    transform = sitk.BSplineTransformInitializer(box, [4, 5, 3])
+    values = np.random.default_rng(seed).normal(size=len(transform.GetParameters())) * size_mm
+    transform.SetParameters(values.tolist())
+    return transform
+
+
+def points_in(transform: sitk.BSplineTransform, low: float = 0.001, high: float = 0.999) -> np.ndarray:
+    """Places in the box of a B-spline, (N, 3) RAS mm; fractions beyond 0 and 1 lie outside of it."""
+    axes = np.array(transform.GetTransformDomainDirection()).reshape(3, 3)
+    parts = np.random.default_rng(1).uniform(low, high, (500, 3))
+    places = parts * transform.GetTransformDomainPhysicalDimensions() @ axes.T
+    return (places + transform.GetTransformDomainOrigin()) * LPS
+
+
+@pytest.mark.parametrize("ending", ["h5", "tfm"])
+@pytest.mark.parametrize("size_mm", [0.5, 6.0])
+def test_a_b_spline_becomes_displacements_that_map_alike(tmp_path, mrml, ending, size_mm):
+    transform = spline(size_mm)
+    sitk.WriteTransform(transform, tmp_path / f"t.{ending}")
+    found, points = load(tmp_path / f"t.{ending}"), points_in(transform)
+    np.testing.assert_allclose(found.map(points), map_by_itk(transform, points), atol=0.05)
     np.testing.assert_allclose(
-        load(tmp_path / f"t.{ending}").map(points), map_by_itk(transform, points), atol=1e-9
+        found.map(points), mrml.map(mrml.read(tmp_path / f"t.{ending}"), points), atol=0.05
     )
+    outside = points_in(transform, 1.2, 1.5)
+    np.testing.assert_array_equal(found.map(outside), outside)
+    save(found, tmp_path / "ours.h5")
+    np.testing.assert_allclose(
+        map_by_itk(sitk.ReadTransform(tmp_path / "ours.h5"), points), found.map(points)
+    )
+
+
+@pytest.mark.parametrize(("ending", "order"), [("h5", [0, 1]), ("tfm", [1, 0]), ("h5", [0, 1, 0])])
+def test_an_affine_and_a_b_spline_in_one_file(tmp_path, ending, order):
+    euler = sitk.Euler3DTransform((0.0, 20, 30), 0.05, -0.03, 0.04, (1, 2, 3))
+    composite = sitk.CompositeTransform([(euler, spline(2.0))[which] for which in order])
+    sitk.WriteTransform(composite, tmp_path / f"t.{ending}")
+    points = points_in(spline(), 0.2, 0.8)
+    found = load(tmp_path / f"t.{ending}").map(points)
+    np.testing.assert_allclose(found, map_by_itk(composite, points), atol=0.05)
 
 
 def test_a_matrix_offset_transform_is_read_as_an_affine():
