@@ -98,7 +98,9 @@ def select(
     check_name(name, table, where)
     part = table[name]
     known = takes(part) if takes is not None else None
-    for key in options if known is not None else ():
+    if known is None:
+        return part
+    for key in options:
         if key not in known:
             there = ", ".join(known) or "none"
             raise InputError(f"{where} {name} has no argument {key!r}, it takes {there}{nearest(key, known)}")
@@ -118,8 +120,8 @@ def options_of(
     parameters = inspect.signature(function).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
-    kinds = {inspect.Parameter.KEYWORD_ONLY}
-    kinds |= set() if by_name_only else {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+    by_position = () if by_name_only else (inspect.Parameter.POSITIONAL_OR_KEYWORD,)
+    kinds = (inspect.Parameter.KEYWORD_ONLY, *by_position)
     return {p.name: p for p in parameters if p.kind in kinds and p.name not in without}
 
 
