@@ -156,7 +156,7 @@ def predicted_transform(
     if prediction.ddf is None:
         raise InputError(labels_only)
     progress(0.7, "displacements", {})
-    grids = fixed.geometry.redivided(trained.fixed_size), moving.geometry.redivided(trained.moving_size)
+    grids = fixed.geometry.resized_box(trained.fixed_size), moving.geometry.resized_box(trained.moving_size)
     found = _after(initial, transform_of(prediction, 0, *grids), onto)
     progress(1.0, "displacements", {})
     return found
