@@ -11,9 +11,9 @@ from RegCore.registration.optimisers import make_optimiser
 from RegCore.space.geometry import InputError
 from RegCore.training import plugins
 from RegCore.training.config import load_config
-from RegCore.training.gradients import train_step
 from RegCore.training.objective import Objective
 from Testing.paths import DEEPREG, ROOT
+from Testing.steps import train_step
 
 EXAMPLES = ROOT / "Docs" / "examples"
 NAMES = ["custom_backbone", "custom_image_label_loss", "custom_parameterized_image_label_loss"]

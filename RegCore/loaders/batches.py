@@ -9,7 +9,7 @@ from random import Random
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from RegCore.loaders.cache import Store
+from RegCore.loaders.cache import VolumeCache
 from RegCore.loaders.loader import Loader, Sample, read_part
 from RegCore.loaders.samplers import buffered_shuffle
 from RegCore.space.geometry import InputError
@@ -111,7 +111,7 @@ class Batches:
             deal, batch_size=batch_size, rank=rank, world_size=world_size, drop_last=drop_last
         )
         context = get_context(start_method) if workers else None
-        store = Store(loader, cache_bytes, context) if cache_bytes else None
+        store = VolumeCache(loader, cache_bytes, context) if cache_bytes else None
         self._reader, self._steps, self._ahead = _Reader(loader, store), [], None
         self._pin = pin_memory
         if workers:
@@ -196,7 +196,7 @@ class _Failure:
 class _Reader(Dataset):
     """Maps a `Sample` to what it holds."""
 
-    def __init__(self, loader: Loader, store: Store | None):
+    def __init__(self, loader: Loader, store: VolumeCache | None):
         self.loader, self.store = loader, store
 
     def __getitem__(self, sample: Sample) -> dict | _Failure:

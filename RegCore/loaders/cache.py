@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
-from RegCore.loaders.images import Side
+from RegCore.loaders.images import RoleImages
 from RegCore.loaders.loader import Loader, read_part
 
 log = logging.getLogger(__name__)
 SHARED = Path("/dev/shm")  # where Linux keeps shared memory; a container may have little of it
 
 
-class Store:
+class VolumeCache:
     """Images and labels of a loader, each read once and then kept as far as there is room.
 
     loader: whose volumes these are.
@@ -37,7 +37,7 @@ class Store:
             for side, size in zip(loader.sides, wanted, strict=True)
         }
 
-    def part(self, side: Side, index: int, channel: int | None) -> torch.Tensor:
+    def part(self, side: RoleImages, index: int, channel: int | None) -> torch.Tensor:
         """An image (channel None) or a label of it (1, I, J, K), from memory or from its file."""
         return self.shelves[side.name].part(side, index, channel)
 
@@ -45,7 +45,7 @@ class Store:
 class _Shelf:
     """The volumes of one side: first the images, then the labels of each image, as far as they have room."""
 
-    def __init__(self, side: Side, limit: int, context):
+    def __init__(self, side: RoleImages, limit: int, context):
         slots = min(limit // (4 * prod(side.shape)), _volumes(side))
         self.first_label = list(accumulate(side.channels, initial=len(side)))
         self.values = torch.empty((slots, *side.shape))
@@ -56,7 +56,7 @@ class _Shelf:
             self.there.share_memory_()
             self.lock = context.Lock()  # what one process wrote is whole before another one sees the mark
 
-    def part(self, side: Side, index: int, channel: int | None) -> torch.Tensor:
+    def part(self, side: RoleImages, index: int, channel: int | None) -> torch.Tensor:
         slot = index if channel is None else self.first_label[index] + channel
         if slot >= len(self.there):
             return read_part(side, index, channel)
@@ -69,5 +69,5 @@ class _Shelf:
         return self.values[slot][None]
 
 
-def _volumes(side: Side) -> int:
+def _volumes(side: RoleImages) -> int:
     return len(side) + sum(side.channels)

@@ -16,7 +16,7 @@ ROUNDING = 1e-5  # by which a label scaled by its file's header may miss 0 and 1
 
 
 @dataclass
-class Side:
+class RoleImages:
     """Images of one role and, if there are any, their labels.
 
     name: "fixed", "moving", or "image" where both roles have the same images.
@@ -110,7 +110,7 @@ class Side:
         """A label as its file holds it, in the box of its image: if binary as labels, if soft as an image."""
         array = self._label_array(index)
         array = array if array.ndim == 3 else array[..., channel]
-        grid = self.grids[index].redivided(array.shape)
+        grid = self.grids[index].resized_box(array.shape)
         binary = bool(((array == 0) | (array == 1)).all())
         return Volume(array.astype(np.uint8 if binary else np.float32), grid, "labels" if binary else "image")
 

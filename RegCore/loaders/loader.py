@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from RegCore.loaders.images import Side
+from RegCore.loaders.images import RoleImages
 from RegCore.loaders.samplers import label_indices
 from RegCore.loaders.sources import Source
 from RegCore.space.geometry import InputError
@@ -50,7 +50,13 @@ class Loader:
     num_indices = 0  # numbers that name a sample: DeepReg's indices of the images, and the label's
 
     def __init__(
-        self, fixed: Side, moving: Side, *, sample_label: str, seed: int | None, skip_bad_files: bool = False
+        self,
+        fixed: RoleImages,
+        moving: RoleImages,
+        *,
+        sample_label: str,
+        seed: int | None,
+        skip_bad_files: bool = False,
     ):
         if sample_label not in LABEL_SAMPLINGS:
             raise InputError(f"sample_label must be 'sample' or 'all', but it is {sample_label!r}")
@@ -67,7 +73,7 @@ class Loader:
     # ---- what there is ----
 
     @property
-    def sides(self) -> list[Side]:
+    def sides(self) -> list[RoleImages]:
         """The sides that differ: one if every image can be fixed and moving."""
         return [self.fixed] if self.fixed is self.moving else [self.fixed, self.moving]
 
@@ -164,7 +170,7 @@ class Loader:
             if self.labeled:
                 loaded[f"{role}_label"] = part(side, index, sample.label)
             grid = side.grids[index]
-            loaded[f"{role}_geometry"] = grid.redivided(side.shape)
+            loaded[f"{role}_geometry"] = grid.resized_box(side.shape)
             loaded[f"{role}_file_geometry"] = grid
             loaded[f"{role}_name"] = "/".join(side.images.names[index][1:])
         return loaded
@@ -223,7 +229,7 @@ class Loader:
         raise NotImplementedError
 
 
-def check_channels(one: Side, first: int, other: Side, second: int) -> None:
+def check_channels(one: RoleImages, first: int, other: RoleImages, second: int) -> None:
     """Raise InputError that names both files if two images that may meet have different numbers of labels."""
     counts = one.channels[first], other.channels[second]
     if counts[0] != counts[1]:
@@ -233,7 +239,7 @@ def check_channels(one: Side, first: int, other: Side, second: int) -> None:
         )
 
 
-def read_part(side: Side, index: int, channel: int | None) -> torch.Tensor:
+def read_part(side: RoleImages, index: int, channel: int | None) -> torch.Tensor:
     """An image (channel None) or a label of it from its file, on the network's grid: (1, I, J, K)."""
     return side.image(index) if channel is None else side.label(index, channel)
 

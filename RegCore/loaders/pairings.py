@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from random import Random
 
-from RegCore.loaders.images import Side
+from RegCore.loaders.images import RoleImages
 from RegCore.loaders.loader import Loader, check_channels
 from RegCore.loaders.samplers import all_pairs, check_grouped, grouped_order, paired_order, unpaired_order
 from RegCore.loaders.sources import Source
@@ -35,7 +35,9 @@ class Unpaired(Loader):
 
     num_indices = 3
 
-    def __init__(self, side: Side, *, sample_label: str, seed: int | None, skip_bad_files: bool = False):
+    def __init__(
+        self, side: RoleImages, *, sample_label: str, seed: int | None, skip_bad_files: bool = False
+    ):
         super().__init__(side, side, sample_label=sample_label, seed=seed, skip_bad_files=skip_bad_files)
 
     def __len__(self) -> int:
@@ -63,7 +65,7 @@ class Grouped(Loader):
 
     def __init__(
         self,
-        side: Side,
+        side: RoleImages,
         *,
         intra_group_prob: float,
         intra_group_option: str,
@@ -117,7 +119,7 @@ def paired(
     for role, shape in (("fixed", fixed_image_shape), ("moving", moving_image_shape)):
         grid = checked_shape(shape, f"{role}_image_shape")
         labels = open_files(f"{role}_labels") if labeled else None
-        sides.append(Side(role, open_files(f"{role}_images"), labels, grid))
+        sides.append(RoleImages(role, open_files(f"{role}_images"), labels, grid))
     return Paired(*sides, sample_label=sample_label, seed=seed, skip_bad_files=skip_bad_files)
 
 
@@ -159,11 +161,11 @@ def grouped(
     )
 
 
-def one_side(open_files: OpenFiles, labeled: bool, shape, *, grouped: bool) -> Side:
+def one_side(open_files: OpenFiles, labeled: bool, shape, *, grouped: bool) -> RoleImages:
     """The side of unpaired or grouped images."""
     grid = checked_shape(shape, "image_shape")
     labels = open_files("labels", grouped) if labeled else None
-    return Side("image", open_files("images", grouped), labels, grid)
+    return RoleImages("image", open_files("images", grouped), labels, grid)
 
 
 def checked_shape(shape, key: str) -> tuple[int, int, int]:

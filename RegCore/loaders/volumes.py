@@ -1,6 +1,6 @@
 """Loaders of volumes and segmentations that are in memory already, with the interface of those of files."""
 
-from RegCore.loaders.images import Side
+from RegCore.loaders.images import RoleImages
 from RegCore.loaders.pairings import Grouped, Paired, Unpaired, checked_shape
 from RegCore.loaders.sources import Volumes
 from RegCore.space.geometry import InputError
@@ -40,7 +40,7 @@ def pairs_from_volumes(
         images = Volumes(columns[number], f"{role}_images")
         has_labels = len(columns) == 4
         labels = Volumes(columns[2 + number], f"{role}_labels", structures=structures) if has_labels else None
-        sides.append(Side(role, images, labels, grid))
+        sides.append(RoleImages(role, images, labels, grid))
     return Paired(*sides, sample_label=sample_label, seed=seed)
 
 
@@ -68,7 +68,7 @@ def images_from_volumes(
     Raises InputError that names the volume by its number.
     """
     grid = checked_shape(image_shape, "image_shape")
-    side = Side("image", Volumes(images, "images", groups=groups), None, grid)
+    side = RoleImages("image", Volumes(images, "images", groups=groups), None, grid)
     if labels is not None:
         side.labels = Volumes(labels, "labels", groups=groups, structures=_structures(labels))
     if groups is None:

@@ -164,7 +164,7 @@ def predicted_transform(
     progress(0.2, "network", {})
     prediction = predict_batch(trained, *images)
     progress(0.7, "displacements", {})
-    grids = fixed.geometry.redivided(trained.fixed_size), moving.geometry.redivided(trained.moving_size)
+    grids = fixed.geometry.resized_box(trained.fixed_size), moving.geometry.resized_box(trained.moving_size)
     found = _after(initial, transform_of(prediction, 0, *grids), onto)
     progress(1.0, "displacements", {})
     return found

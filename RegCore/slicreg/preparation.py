@@ -189,7 +189,7 @@ def downsample2(prepared: PreparedScan) -> PreparedScan:
     image = prepared.image
     even = tuple(n // 2 * 2 for n in image.geometry.shape)
     inner = image.geometry.cropped((0, 0, 0), even)
-    grid = inner.redivided(tuple(n // 2 for n in even))
+    grid = inner.resized_box(tuple(n // 2 for n in even))
     part = torch.from_numpy(np.stack([image.array, prepared.known.astype(np.float32)]))[None]
     mean = F.avg_pool3d(part, 2)[0].numpy()
     return PreparedScan(Volume(mean[0], grid), mean[1] > 0.5, prepared.source, prepared.modality)

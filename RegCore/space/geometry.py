@@ -190,7 +190,7 @@ class Geometry:
         step[:3, 3] = start
         return Geometry(new, self.affine @ step)
 
-    def redivided(self, shape: Sequence[int]) -> "Geometry":
+    def resized_box(self, shape: Sequence[int]) -> "Geometry":
         """The grid of another shape in the same box: the outer faces of the voxels stay where they are.
 
         That is what resizing about half-pixel centres means (``align_corners=False``): the new index i lies

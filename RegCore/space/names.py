@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from RegCore.space.geometry import InputError
 
-Part = TypeVar("Part")
+Entry = TypeVar("Entry")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 """What networks and optimisers can be told to compute on."""
 
@@ -75,13 +75,13 @@ def check_name(name: object, known: Collection, where: str) -> None:
 
 
 def select(
-    table: Mapping[Any, Part],
+    table: Mapping[Any, Entry],
     name: object,
     options: Iterable[str],
     where: str,
     *,
-    takes: Callable[[Part], Collection[str] | None] | None = None,
-) -> Part:
+    takes: Callable[[Entry], Collection[str] | None] | None = None,
+) -> Entry:
     """The part that a name stands for, once its name and the names of its options are known to be right.
 
     Args:

@@ -1,4 +1,4 @@
-"""The folder of a training: configuration, checkpoints, the best model, figures. Nothing in it is ever half.
+"""The folder of a training: configuration, checkpoints, the best model, metrics; each file whole or absent.
 
 config.yaml          the configuration that was used
 metrics.csv          a line for each epoch
@@ -27,7 +27,7 @@ from RegCore.space.geometry import InputError
 from RegCore.training.config import Config
 from RegCore.training.processes import Group
 from RegCore.training.records import write_table
-from RegCore.training.state import Place, TrainingState
+from RegCore.training.state import Position, TrainingState
 
 try:
     import fcntl
@@ -124,7 +124,7 @@ class RunFolder:
         """Where the interrupted training stands. Raises InputError if it is not interrupted, but running."""
         self._hold()
         state = TrainingState.from_dict(self._training(self.save_path / LAST)["state"])
-        self.epochs_before = state.place.epoch
+        self.epochs_before = state.position.epoch
         return state
 
     @staticmethod
@@ -154,25 +154,25 @@ class RunFolder:
 
         A checkpoint also gives the optimiser's averages, the epochs done and their history.
         """
-        found = checkpoint_at(path)
-        if found is None:
+        checkpoint = checkpoint_at(path)
+        if checkpoint is None:
             deepreg = trained.config["train"].get("deepreg", False)
             weights = import_checkpoint(path, trained.config, deepreg=deepreg).network.state_dict()
             _fill(Path(path), trained.network, weights)
             number = Path(path).name.rpartition("-")[2]
-            return replace(state, place=Place(epoch=int(number) if number.isdigit() else 0))
-        content = read_content(found)
-        _fill(found, trained.network, content["state"])
+            return replace(state, position=Position(epoch=int(number) if number.isdigit() else 0))
+        content = read_content(checkpoint)
+        _fill(checkpoint, trained.network, content["state"])
         if "training" not in content:
             return state
         rates = [group["lr"] for group in optimiser.param_groups]
-        _fill_optimiser(found, optimiser, self._training(found)["optimiser"])
+        _fill_optimiser(checkpoint, optimiser, self._training(checkpoint)["optimiser"])
         for group, rate in zip(optimiser.param_groups, rates, strict=True):  # that of this configuration
             group["lr"] = group["initial_lr"] = rate
         before = TrainingState.from_dict(content["training"]["state"])
-        self.epochs_before = before.place.epoch
-        place = replace(before.place, sample=0)
-        return replace(state, place=place, history=before.history)
+        self.epochs_before = before.position.epoch
+        position = replace(before.position, sample=0)
+        return replace(state, position=position, history=before.history)
 
     # ---- writing ----
 
@@ -188,7 +188,7 @@ class RunFolder:
             training = {"state": state.to_dict(), "optimiser": optimiser.state_dict()}
             save_model(self.save_path / LAST, trained, training)
             if keep:
-                _linked(self.save_path / LAST, self.save_path / f"ckpt-{state.place.epoch}.pt")
+                _linked(self.save_path / LAST, self.save_path / f"ckpt-{state.position.epoch}.pt")
         self.group.wait()
 
     def record(self, state: TrainingState, trained: Model) -> None:
@@ -215,17 +215,23 @@ def checkpoint_at(path) -> Path | None:
 def _moved_aside(path: Path) -> None:
     """Make room where an earlier run lies: it keeps everything under a name with a number.
 
-    Raises InputError for a folder of other things, which nobody wants to see renamed.
+    Raises InputError for a folder of other files, which must not be renamed.
     """
     if not path.exists() or not any(path.iterdir()):
         return
     if not any((path / name).exists() for name in ("config.yaml", "save", "metrics.csv")):
-        raise InputError(f"{path}: this folder holds other things than a training; choose another name")
-    number = 1
-    while (aside := path.with_name(f"{path.name}-{number}")).exists():
-        number += 1
+        raise InputError(f"{path}: this folder holds other files than a training's; choose another name")
+    aside = next_free_folder(path)
     os.replace(path, aside)
     log.warning("%s holds an earlier run, which is now %s", path, aside)
+
+
+def next_free_folder(path: Path) -> Path:
+    """The folder's name with the smallest number that is free: ``run-1``, ``run-2`` …"""
+    number = 1
+    while (folder := path.with_name(f"{path.name}-{number}")).exists():
+        number += 1
+    return folder
 
 
 def _linked(file: Path, name: Path) -> None:
@@ -247,10 +253,10 @@ def _check_unchanged(path: Path, content: Mapping, trained: Model) -> None:
         sizes = list(content[f"{side}_size"]), list(getattr(trained, f"{side}_size"))
         changes.append((f"the shape of {side} images", *sizes))
     changes.append(("whether there are labels", content["labeled"], trained.labeled))
-    for what, was, wanted in changes:
-        if was != wanted:
+    for what, was, configured in changes:
+        if was != configured:
             raise InputError(
-                f"{path}: {what} was {was} when this training began, but the configuration now has {wanted};"
+                f"{path}: {what} was {was} when this training began, but the configuration has {configured};"
                 " a new training can begin with these weights (--start-from)"
             )
 

@@ -1,9 +1,9 @@
 """The training of a network from a configuration: epochs of steps, validation, checkpoints, an end.
 
 Nothing random is carried along: order, label sampling and augmentation follow from the seed of the run, the
-epoch and the place of the sample in it. A checkpoint therefore holds weights, the optimiser's averages, where
-the training stands and its history; one that is taken up again ends with the weights of one that was not
-interrupted, bit by bit on the same machine and number of threads.
+epoch and the position of the sample in it. A checkpoint therefore holds weights, the optimiser's averages,
+where the training stands and its history; a training that is resumed ends with the weights of one that was
+not interrupted, bit by bit on the same machine and number of threads.
 """
 
 import inspect
@@ -26,15 +26,16 @@ from RegCore.networks.model_file import Model, build
 from RegCore.progress import Cancelled, Progress, silent
 from RegCore.registration.optimisers import make_optimiser
 from RegCore.space.geometry import InputError
+from RegCore.training.batches import in_groups, on_device
 from RegCore.training.config import Config
 from RegCore.training.folder import RunFolder
 from RegCore.training.gradients import add_gradient, evaluate
 from RegCore.training.objective import Objective
-from RegCore.training.precision import half_precision_pays
+from RegCore.training.precision import bf16_pays
 from RegCore.training.processes import Group, processes
 from RegCore.training.records import TensorBoard
 from RegCore.training.schedule import epochs_without_gain, factor
-from RegCore.training.state import Place, Totals, TrainingState
+from RegCore.training.state import Position, RunningMeans, TrainingState
 
 log = logging.getLogger(__name__)
 FINISHED, STOPPED_EARLY = "finished", "stopped early"
@@ -181,7 +182,7 @@ def _prepared(config, folder, group: Group, start_from, resume, max_epochs, work
 def _opened(run: _Run, resume: bool) -> _Run:
     """The run with its folder; that of a new one is made now that all else is in order."""
     if not resume:
-        run.state = replace(run.state, half=_half_precision(run))
+        run.state = replace(run.state, bf16=_uses_bf16(run))
         run.folder.make()
         run.folder.begin(run.config, run.state, run.trained, run.optimiser)
     run.boards = TensorBoard(run.folder.path) if run.group.first else None
@@ -189,7 +190,7 @@ def _opened(run: _Run, resume: bool) -> _Run:
 
 
 def _objective(network: nn.Module, section, labeled: bool, deepreg: bool) -> Objective | None:
-    """What is made small; None for a method that brings its own loss."""
+    """The losses to minimise; None for a method that brings its own loss."""
     if getattr(network, "own_loss", False):
         return None
     return Objective.from_config(section, labeled=labeled, deepreg=deepreg)
@@ -213,16 +214,16 @@ def _batches(loader: Loader, config: Config, group: Group, workers, *, training:
 
 
 def _augmentations(parts, deepreg: bool) -> list:
-    made = []
+    augmentations = []
     for part in parts:
         make, options = AUGMENTATIONS[part.name], dict(part.options)
         if deepreg and "deepreg" in inspect.signature(make).parameters:
             options["deepreg"] = True
-        made.append(make(**options))
-    return made
+        augmentations.append(make(**options))
+    return augmentations
 
 
-def _half_precision(run: _Run) -> bool:
+def _uses_bf16(run: _Run) -> bool:
     """What the key ``mixed_precision`` amounts to on this machine; one process decides for all."""
     wish = run.config.train.mixed_precision
     if wish != "auto":
@@ -230,11 +231,9 @@ def _half_precision(run: _Run) -> bool:
     pays = False
     if run.group.first:
         batch = next(iter(run.batches.epoch(0, seed=run.state.seed)))
-        batch = _on_device(batch, run.group.device)
+        batch = on_device(batch, run.group.device)
         network = run.trained.network.train()
-        pays = half_precision_pays(
-            network, lambda half: add_gradient(network, run.objective, batch, half=half)
-        )
+        pays = bf16_pays(network, lambda bf16: add_gradient(network, run.objective, batch, bf16=bf16))
         log.info("bfloat16 %s on this machine", "is used: it is faster" if pays else "is not used")
     return run.group.any(pays)
 
@@ -244,21 +243,21 @@ def _half_precision(run: _Run) -> bool:
 
 def _epochs(run: _Run) -> Trained:
     ended = FINISHED
-    saved = run.state.place
+    saved = run.state.position
     last_save = time.monotonic()
-    while run.state.place.epoch < run.epochs:
+    while run.state.position.epoch < run.epochs:
         if _should_stop(run):
             ended = STOPPED_EARLY
             break
         _train_epoch(run)
         row = _close_epoch(run)
-        epoch = run.state.place.epoch
+        epoch = run.state.position.epoch
         due = epoch % run.save_period == 0 or epoch == run.epochs
         if due or time.monotonic() - last_save > run.folder.seconds_between_saves:
             run.folder.save(run.state, run.trained, run.optimiser, keep=due)
-            saved, last_save = run.state.place, time.monotonic()
+            saved, last_save = run.state.position, time.monotonic()
         _tell(run, "validated" if run.valid else "epoch done", row)
-    if saved != run.state.place:
+    if saved != run.state.position:
         run.folder.save(run.state, run.trained, run.optimiser, keep=True)
     return Trained(run.folder.path, run.folder.best, run.state.history, ended)
 
@@ -270,68 +269,56 @@ def _should_stop(run: _Run) -> bool:
 
 def _train_epoch(run: _Run) -> None:
     """Steps until all samples of the epoch were seen, from where the state stands."""
-    state, place = run.state, run.state.place
+    state, position = run.state, run.state.position
     run.model.train()
-    steps = run.batches.epoch(place.epoch, seed=state.seed, start_at=place.sample)
-    total = run.batches.plan(place.epoch, seed=state.seed)[-1][0]
-    for pieces in _in_groups(_prepared_batches(run, steps), run.config.train.accumulate):
+    steps = run.batches.epoch(position.epoch, seed=state.seed, start_at=position.sample)
+    total = run.batches.plan(position.epoch, seed=state.seed)[-1][0]
+    for pieces in in_groups(_prepared_batches(run, steps), run.config.train.accumulate):
         numbers = _step(run, pieces)
-        place = replace(place, sample=pieces[-1]["next_sample"], steps=place.steps + 1)
-        run.state = replace(run.state, place=place, totals=run.state.totals.plus(numbers))
-        _tell(run, "training", {"loss": run.state.totals.means()["loss"]}, place.sample / total)
+        position = replace(position, sample=pieces[-1]["next_sample"], steps=position.steps + 1)
+        run.state = replace(run.state, position=position, means=run.state.means.plus(numbers))
+        _tell(run, "training", {"loss": run.state.means.values()["loss"]}, position.sample / total)
 
 
 def _prepared_batches(run: _Run, steps: Iterator) -> Iterator[dict]:
-    """Batches on the device, augmented. Each sample's randomness follows from its place in the epoch."""
-    first = run.state.place.sample
+    """Batches on the device, augmented. Each sample's randomness follows from its position in the epoch."""
+    first = run.state.position.sample
     for batch in steps:
         last, count = batch["next_sample"], len(batch["indices"])
         start = first + run.group.rank * (last - first) // run.group.size
-        batch = _on_device(batch, run.group.device)
-        keys = [f"augmentation/{run.state.seed}/{run.state.place.epoch}/{start + i}" for i in range(count)]
+        batch = on_device(batch, run.group.device)
+        keys = [f"augmentation/{run.state.seed}/{run.state.position.epoch}/{start + i}" for i in range(count)]
         yield augment_each(batch, run.augmentations, keys) if run.augmentations else batch
         first = last
 
 
-def _in_groups(batches: Iterator[dict], size: int) -> Iterator[list[dict]]:
-    """Lists of so many batches; what is left over is dropped, unless it is all there is, as in a batch."""
-    group, whole = [], False
-    for batch in batches:
-        group.append(batch)
-        if len(group) == size:
-            yield group
-            group, whole = [], True
-    if group and not whole:
-        yield group
-
-
-def _step(run: _Run, pieces: list[dict]) -> Totals:
+def _step(run: _Run, pieces: list[dict]) -> RunningMeans:
     """One step of the optimiser with the gradient of the loss summed over all samples of all processes."""
-    place, settings = run.state.place, run.config.train
-    torch.manual_seed(Random(f"step/{run.state.seed}/{place.steps}").getrandbits(63))  # for dropout, say
+    position, settings = run.state.position, run.config.train
+    torch.manual_seed(Random(f"step/{run.state.seed}/{position.steps}").getrandbits(63))  # for dropout, say
     rate = factor(
         settings.learning_rate_schedule,
-        place.epoch + place.sample / len(run.batches.loader),
+        position.epoch + position.sample / len(run.batches.loader),
         settings.epochs,  # also where max_epochs ends sooner: a trial has the rates of the whole training
         run.state.losses,
     )
     for group in run.optimiser.param_groups:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * rate
     run.optimiser.zero_grad(set_to_none=True)
-    totals = Totals()
+    totals = RunningMeans()
     for i, batch in enumerate(pieces):
         alone = run.group.size == 1 or i == len(pieces) - 1
         with nullcontext() if alone else run.model.no_sync():
-            # several processes: their gradients are averaged, but the sum is wanted
+            # DistributedDataParallel averages the gradients of the processes, but the sum is needed
             parts = add_gradient(
-                run.model, run.objective, batch, half=run.state.half, scale=float(run.group.size)
+                run.model, run.objective, batch, bf16=run.state.bf16, scale=float(run.group.size)
             )
-        totals = totals.plus(Totals.of(parts))
-    if run.group.any(not math.isfinite(totals.means()["loss"])):
-        named = {k: v for k, v in totals.means().items() if k.startswith("loss/") and "_weighted" not in k}
+        totals = totals.plus(RunningMeans.of(parts))
+    if run.group.any(not math.isfinite(totals.values()["loss"])):
+        named = {k: v for k, v in totals.values().items() if k.startswith("loss/") and "_weighted" not in k}
         raise InputError(
-            f"the loss of epoch {place.epoch + 1} is not finite, so training ends; its parts are {named}; a"
-            " smaller learning_rate may help; the last checkpoint is kept"
+            f"the loss of epoch {position.epoch + 1} is not finite, so training ends; its parts are {named};"
+            " a smaller learning_rate may help; the last checkpoint is kept"
         )
     run.optimiser.step()
     return totals
@@ -340,15 +327,15 @@ def _step(run: _Run, pieces: list[dict]) -> Totals:
 def _close_epoch(run: _Run) -> dict:
     """Validate, put the epoch into the history, forget its sums; returns its row."""
     state = run.state
-    means = state.totals.over(run.group).means()
-    row = {"epoch": state.place.epoch + 1, "learning_rate": run.optimiser.param_groups[0]["lr"], **means}
-    found = _validated(run)
-    row |= {f"val_{name}": value for name, value in found.items()}
-    place = Place(state.place.epoch + 1, 0, state.place.steps)
-    run.state = replace(state, place=place, totals=Totals(), history=[*state.history, row])
+    means = state.means.over(run.group).values()
+    row = {"epoch": state.position.epoch + 1, "learning_rate": run.optimiser.param_groups[0]["lr"], **means}
+    validation = _validated(run)
+    row |= {f"val_{name}": value for name, value in validation.items()}
+    position = Position(state.position.epoch + 1, 0, state.position.steps)
+    run.state = replace(state, position=position, means=RunningMeans(), history=[*state.history, row])
     if run.group.first:
-        run.boards.add("train", "epoch_", state.place.epoch, means)
-        run.boards.add("validation", "epoch_", state.place.epoch, found)
+        run.boards.add("train", "epoch_", state.position.epoch, means)
+        run.boards.add("validation", "epoch_", state.position.epoch, validation)
         run.folder.record(run.state, run.trained)
     return row
 
@@ -356,22 +343,13 @@ def _close_epoch(run: _Run) -> dict:
 def _validated(run: _Run) -> dict[str, float]:
     if run.valid is None:
         return {}
-    totals = Totals()
+    totals = RunningMeans()
     network = run.trained.network.eval()  # the next epoch sets it to train again
     for batch in run.valid.epoch(0, seed=run.state.seed):
         if batch is not None:
-            batch = _on_device(batch, run.group.device)
-            totals = totals.plus(Totals.of(evaluate(network, run.objective, batch)))
-    return totals.over(run.group).means()
-
-
-def _on_device(batch: Mapping, device: str) -> dict:
-    if device == "cpu":
-        return dict(batch)
-    return {
-        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for key, value in batch.items()
-    }
+            batch = on_device(batch, run.group.device)
+            totals = totals.plus(RunningMeans.of(evaluate(network, run.objective, batch)))
+    return totals.over(run.group).values()
 
 
 def _tell(run: _Run, stage: str, figures: Mapping, part: float = 0.0) -> None:
@@ -379,13 +357,14 @@ def _tell(run: _Run, stage: str, figures: Mapping, part: float = 0.0) -> None:
 
     If that asks the first process to stop, all keep a checkpoint and stop.
     """
-    place, stop = run.state.place, False
-    done = min(place.epoch + part, run.epochs)
+    position, stop = run.state.position, False
+    done = min(position.epoch + part, run.epochs)
     spent = time.monotonic() - run.began
     here = done - run.folder.epochs_before
     left = spent / here * (run.epochs - done) if here > 0 else math.nan
-    known = {"epoch": min(place.epoch + (part > 0), run.epochs), "epochs": run.epochs, "seconds_left": left}
-    text = f"epoch {max(known['epoch'], 1)} of {run.epochs}: {stage}"
+    epoch = min(position.epoch + (part > 0), run.epochs)
+    known = {"epoch": epoch, "epochs": run.epochs, "seconds_left": left}
+    text = f"epoch {max(epoch, 1)} of {run.epochs}: {stage}"
     try:
         run.progress(done / run.epochs, text, {**known, **figures})
     except Cancelled:

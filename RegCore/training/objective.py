@@ -1,4 +1,4 @@
-"""What training makes small: weighted losses of a prediction, each with a name in the log.
+"""What training minimises: weighted losses of a prediction, each with a name in the log.
 
 `Objective.from_config` reads the section ``loss`` of a configuration; an `Objective` is called with a
 prediction and its batch.
@@ -71,8 +71,8 @@ class Objective:
             deepreg: ask those losses that know a difference to compute what DeepReg computes.
 
         Raises:
-            InputError: an unknown section, name or argument, a weight that is no number, nothing to make
-                small.
+            InputError: an unknown section, name or argument, a weight that is no number, nothing to
+                minimise.
         """
         if not isinstance(section, Mapping):
             raise InputError(f"loss is {section!r}, expected the sections {', '.join(SECTIONS)}")
@@ -185,14 +185,14 @@ def _inputs(prediction: Prediction, batch: Mapping, objective: Objective) -> dic
     moving_label = batch["moving_label"] if objective.labeled else None
     border = "zero_boundary" if objective.deepreg else "edge"
     image, label = warped(prediction, batch["moving_image"], moving_label, border=border)
-    found = {}
+    tensors = {}
     if image is not None:
-        found["image"] = (batch["fixed_image"], image)
+        tensors["image"] = (batch["fixed_image"], image)
     if objective.labeled:
-        found["label"] = (batch["fixed_label"], label)
+        tensors["label"] = (batch["fixed_label"], label)
     if prediction.ddf is not None:
-        found["regularization"] = (prediction.ddf,)
-    return found
+        tensors["regularization"] = (prediction.ddf,)
+    return tensors
 
 
 def _value(
@@ -224,14 +224,14 @@ def _statistics(section: str, prediction: Prediction, batch: Mapping, labeled: b
         tensors = {f"{side}_{section}": batch[f"{side}_{section}"] for side in ("moving", "fixed")}
     else:
         return {}
-    found = {}
+    statistics = {}
     for name, x in tensors.items():
         if x is not None:
             flat = x.flatten(1)
             low, high = flat.aminmax(dim=1)
-            found |= {f"metric/{name}_mean": flat.mean(1), f"metric/{name}_min": low}
-            found[f"metric/{name}_max"] = high
-    return found
+            statistics |= {f"metric/{name}_mean": flat.mean(1), f"metric/{name}_min": low}
+            statistics[f"metric/{name}_max"] = high
+    return statistics
 
 
 def summary(parts: Mapping[str, torch.Tensor]) -> dict[str, float]:

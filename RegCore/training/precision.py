@@ -10,14 +10,14 @@ TRIES = 3  # of each kind after one to warm up; the fastest counts
 GAIN = 0.85  # bfloat16 must take less than this part of the time to be worth its rounding
 
 
-def _seconds(model: nn.Module, step: Callable[[bool], object], half: bool) -> float:
+def _seconds(model: nn.Module, step: Callable[[bool], object], bf16: bool) -> float:
     """Fastest forward and backward pass; the gradients it leaves are cleared."""
     cuda, best = next(model.parameters()).is_cuda, float("inf")
     for _ in range(1 + TRIES):
         if cuda:
             torch.cuda.synchronize()
         began = time.perf_counter()
-        step(half)
+        step(bf16)
         if cuda:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - began)
@@ -25,10 +25,12 @@ def _seconds(model: nn.Module, step: Callable[[bool], object], half: bool) -> fl
     return best
 
 
-def half_precision_pays(model: nn.Module, step: Callable[[bool], object]) -> bool:
-    """Whether a pass forward and back takes clearly less time in bfloat16.
+def bf16_pays(model: nn.Module, step: Callable[[bool], object]) -> bool:
+    """Whether a forward and a backward pass take clearly less time in bfloat16.
 
-    step: makes one pass, in bfloat16 if it is given True. Moving averages are put back, gradients cleared.
+    Args:
+        model: its moving averages are restored afterwards, its gradients cleared.
+        step: makes both passes, in bfloat16 if it is given True.
     """
     kept = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:

@@ -23,6 +23,7 @@ from RegCore.space.transforms import Transform
 from RegCore.space.volume import Volume
 from RegCore.training import predict_tables as tables
 from RegCore.training.config import Config, load_config
+from RegCore.training.folder import next_free_folder
 from RegCore.training.predict_figures import in_space, on_network_grid
 from RegCore.training.predict_outputs import Formats, pair_name, write_affine, write_in_space, write_tensors
 
@@ -204,13 +205,14 @@ def _answers(
     """The prediction and the transform for each sample; one for all labels of a pair unless they count."""
     conditional = isinstance(work.trained.network, ConditionalModel)
     keys = [(*s.indices, s.label) if conditional else s.indices for s in samples]
-    fresh = {key: number for number, key in reversed(list(enumerate(keys))) if key not in work.known}
-    if fresh:
-        rows = list(fresh.values())
+    new = {key: number for number, key in reversed(list(enumerate(keys))) if key not in work.known}
+    if new:
+        rows = list(new.values())
         names = ("fixed_image", "moving_image", "moving_label")
-        found = predict_batch(work.trained, *(batch[name][rows] if name in batch else None for name in names))
-        for place, (key, number) in enumerate(fresh.items()):
-            parts = (found.ddf, found.dvf, found.theta, found.label)
+        tensors = (batch[name][rows] if name in batch else None for name in names)
+        answer = predict_batch(work.trained, *tensors)
+        for place, (key, number) in enumerate(new.items()):
+            parts = (answer.ddf, answer.dvf, answer.theta, answer.label)
             one = Prediction(*(part if part is None else part[place : place + 1] for part in parts))
             transform = None
             if one.ddf is not None:
@@ -258,10 +260,10 @@ def _labels_in_space(
     """The fixed label as its file holds it, and the moving one warped onto its grid, written as well."""
     fixed = work.loader.fixed.label_volume(sample.fixed, sample.label)
     moving = work.loader.moving.label_volume(sample.moving, sample.label)
-    found = warp(moving, transform, fixed.geometry)
+    warped_label = warp(moving, transform, fixed.geometry)
     if work.formats.nifti:
-        save(found, folder / "warped_label.nii.gz")
-    return fixed, found
+        save(warped_label, folder / "warped_label.nii.gz")
+    return fixed, warped_label
 
 
 # ---- the end -----------------------------------------------------------------------------------------------
@@ -282,9 +284,7 @@ def _write_tables(work: _Work) -> None:
 def _put_in_place(made: Path, folder: Path) -> None:
     """Move the finished folder to its place; an earlier one keeps everything under a name with a number."""
     if folder.exists():
-        number = 1
-        while (aside := folder.with_name(f"{folder.name}-{number}")).exists():
-            number += 1
+        aside = next_free_folder(folder)
         os.replace(folder, aside)
         log.warning("%s holds an earlier prediction, which is now %s", folder, aside)
     os.replace(made, folder)

@@ -27,14 +27,14 @@ def on_network_grid(
         batch: ``fixed_image`` and, with labels, ``fixed_label``, ``(1, 1, I, J, K)``.
         image, label: what is predicted for them; what is None has no figure.
     """
-    found = {}
+    metrics = {}
     if image is not None:
-        found["image_ssd"] = losses.ssd(batch["fixed_image"], image)
+        metrics["image_ssd"] = losses.ssd(batch["fixed_image"], image)
     if label is not None:
         # DeepReg's own score, which calls two empty labels 1: its tables are held against recorded ones
-        found["label_binary_dice"] = -losses.dice(batch["fixed_label"], label, binary=True)
-        found["label_tre"] = losses.centroid_distance(batch["fixed_label"], label, deepreg=deepreg)
-    return {name: float(value.squeeze()) for name, value in found.items()}
+        metrics["label_binary_dice"] = -losses.dice(batch["fixed_label"], label, binary=True)
+        metrics["label_tre"] = losses.centroid_distance(batch["fixed_label"], label, deepreg=deepreg)
+    return {name: float(value.squeeze()) for name, value in metrics.items()}
 
 
 def in_space(
@@ -45,13 +45,13 @@ def in_space(
     ``fold_percent``: share of the network's voxels where the transform folds. With labels on one grid
     ``label_dice`` and ``label_tre_mm``, distance of their centroids; NaN where there is nothing to measure.
     """
-    found = {"fold_percent": folding(transform)}
+    metrics = {"fold_percent": folding(transform)}
     if fixed_label is not None and warped_label is not None:
         a, b = (np.asarray(volume.array) >= 0.5 for volume in (fixed_label, warped_label))
-        found["label_dice"] = dice(a, b, [1])[1]
+        metrics["label_dice"] = dice(a, b, [1])[1]
         difference = _centroid(a) - _centroid(b)
-        found["label_tre_mm"] = float(np.linalg.norm(fixed_label.geometry.affine[:3, :3] @ difference))
-    return found
+        metrics["label_tre_mm"] = float(np.linalg.norm(fixed_label.geometry.affine[:3, :3] @ difference))
+    return metrics
 
 
 def _centroid(inside: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Where a training stands: the place, the sums of the epoch that is under way, the history."""
+"""The state of a training: its position, the means of the present epoch so far, the history."""
 
 import math
 import secrets
@@ -10,64 +10,80 @@ import torch
 from RegCore.space.geometry import InputError
 from RegCore.training.processes import Group
 
+FORMER = {"place": "position", "totals": "means", "half": "bf16"}  # names in older checkpoints
+
 
 @dataclass(frozen=True)
-class Place:
-    """epoch: epochs done. sample: samples used of the present one. steps: of the optimiser, in all."""
+class Position:
+    """How far a training is."""
 
     epoch: int = 0
+    """Epochs done."""
     sample: int = 0
+    """Samples used of the present epoch."""
     steps: int = 0
+    """Steps of the optimiser in all."""
 
 
 @dataclass(frozen=True)
-class Totals:
-    """Sums of what is logged and how many samples each is of; a metric that a sample lacks is not counted."""
+class RunningMeans:
+    """Means of what is logged, kept as sums and counts; a metric that a sample lacks is not counted."""
 
     sums: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
 
     @staticmethod
-    def of(parts: Mapping[str, torch.Tensor]) -> "Totals":
-        """parts: ``(B,)`` each; NaN of a metric counts as missing, of a loss as it is."""
-        sums, counts = {}, {}
-        for name, values in parts.items():
-            there = ~values.isnan() if name.startswith("metric/") else torch.ones_like(values, dtype=bool)
-            sums[name], counts[name] = float(values[there].double().sum()), int(there.sum())
-        return Totals(sums, counts)
+    def of(parts: Mapping[str, torch.Tensor]) -> "RunningMeans":
+        """The means of a batch.
 
-    def plus(self, other: "Totals") -> "Totals":
+        Args:
+            parts: ``(B,)`` each; NaN of a metric counts as missing, NaN of a loss stays.
+        """
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        for name, values in parts.items():
+            there = (
+                ~values.isnan() if name.startswith("metric/") else torch.ones_like(values, dtype=torch.bool)
+            )
+            sums[name], counts[name] = float(values[there].double().sum()), int(there.sum())
+        return RunningMeans(sums, counts)
+
+    def plus(self, other: "RunningMeans") -> "RunningMeans":
+        """The means over the samples of both."""
         names = {**self.sums, **other.sums}
-        return Totals(
+        return RunningMeans(
             {n: self.sums.get(n, 0.0) + other.sums.get(n, 0.0) for n in names},
             {n: self.counts.get(n, 0) + other.counts.get(n, 0) for n in names},
         )
 
-    def means(self) -> dict[str, float]:
+    def values(self) -> dict[str, float]:
+        """The means themselves; NaN of what no sample has."""
         return {n: s / self.counts[n] if self.counts[n] else math.nan for n, s in self.sums.items()}
 
-    def over(self, group: Group) -> "Totals":
-        """Of all processes."""
-        counts = group.total(self.counts)
-        return Totals(group.total(self.sums), {name: int(count) for name, count in counts.items()})
+    def over(self, group: Group) -> "RunningMeans":
+        """The means over the samples of all processes."""
+        counts = group.total({name: float(count) for name, count in self.counts.items()})
+        return RunningMeans(group.total(self.sums), {name: int(count) for name, count in counts.items()})
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What a checkpoint holds besides the weights and the optimiser's averages.
-
-    seed: of order, labels, augmentation and first weights. half: whether the network computes in bfloat16,
-    None before it is known. history: a row of figures for each epoch done.
-    """
+    """What a checkpoint holds besides the weights and the optimiser's averages."""
 
     seed: int
-    place: Place = Place()
-    totals: Totals = Totals()
-    half: bool | None = None
+    """Of order, labels, augmentation and first weights."""
+    position: Position = Position()
+    """How far the training is."""
+    means: RunningMeans = RunningMeans()
+    """Of what was logged in the present epoch."""
+    bf16: bool | None = None
+    """Whether the network computes in bfloat16; None before that is known."""
     history: list[dict] = field(default_factory=list)
+    """A row of metrics for each epoch done."""
 
     @staticmethod
     def new(seed: int | None) -> "TrainingState":
+        """The state before the first step; without a seed one is drawn."""
         return TrainingState(secrets.randbits(31) if seed is None else seed)
 
     @property
@@ -76,13 +92,19 @@ class TrainingState:
         return [row.get("val_loss", row["loss"]) for row in self.history]
 
     def to_dict(self) -> dict:
+        """Plain values for a checkpoint."""
         return asdict(self)
 
     @staticmethod
     def from_dict(values: Mapping) -> "TrainingState":
-        """Undoes `to_dict`. Raises InputError for other contents."""
+        """Undoes `to_dict`; also reads the names that checkpoints had before.
+
+        Raises:
+            InputError: other contents.
+        """
         try:
-            rest = {k: v for k, v in values.items() if k not in ("place", "totals")}
-            return TrainingState(place=Place(**values["place"]), totals=Totals(**values["totals"]), **rest)
+            rest = {FORMER.get(name, name): value for name, value in values.items()}
+            position, means = Position(**rest.pop("position")), RunningMeans(**rest.pop("means"))
+            return TrainingState(position=position, means=means, **rest)
         except (KeyError, TypeError) as error:
-            raise InputError(f"the place of the training is not readable: {error}") from None
+            raise InputError(f"the state of the training can't be read: {error}") from None

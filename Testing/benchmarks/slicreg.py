@@ -316,7 +316,7 @@ def one(name: str) -> dict:
         method.template.copy_(labels)
         method.affine.copy_(torch.tensor(grid.affine))
         method.metadata.copy_(torch.tensor([0, 1]))
-        whole = grid.redivided(tuple(2 * n for n in size))
+        whole = grid.resized_box(tuple(2 * n for n in size))
         fixed, moving = (make_torso(seed, geometry=whole).image for seed in (101, 102))
         began = time.perf_counter()
         warp(moving, register_scans(method, fixed, moving), fixed.geometry)

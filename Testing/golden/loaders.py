@@ -10,7 +10,7 @@ from random import Random
 import numpy as np
 
 from RegCore.loaders import FILE_LOADERS, LOADERS, Loader, images_from_volumes
-from RegCore.loaders.images import Side, normalised
+from RegCore.loaders.images import RoleImages, normalised
 from RegCore.loaders.samplers import all_pairs, label_indices
 from RegCore.space.geometry import InputError
 from Testing.paths import DEEPREG
@@ -84,7 +84,7 @@ def _head(loader: Loader, count: int) -> list[dict]:
     return head
 
 
-def _original(side: Side, index: int, label: int) -> tuple[np.ndarray, np.ndarray | None]:
+def _original(side: RoleImages, index: int, label: int) -> tuple[np.ndarray, np.ndarray | None]:
     image = normalised(side.images.read(index)[0], "image")
     if side.labels is None:
         return image, None

@@ -6,9 +6,10 @@ import torch
 from RegCore.deepreg.keras_weights import from_state, to_state
 from RegCore.networks.models import build_model, warped
 from RegCore.registration.optimisers import make_optimiser
-from RegCore.training.gradients import evaluate, predict, train_step
+from RegCore.training.gradients import evaluate, predict
 from RegCore.training.objective import Objective, summary
 from Testing.golden.layout import channels_last, one_channel
+from Testing.steps import train_step
 
 OPTIMISERS = {
     "sgd1": ({"name": "SGD", "learning_rate": 0.1}, 1),

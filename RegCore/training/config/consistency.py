@@ -15,7 +15,7 @@ from RegCore.networks.models import MODELS, build_model
 from RegCore.registration.optimisers import read_options
 from RegCore.space.geometry import InputError
 from RegCore.training.config.registries import IMAGE_LOSS, LABEL_LOSS, REGULARIZATION
-from RegCore.training.config.schema import Dataset, Loss, Part, Split, Train
+from RegCore.training.config.schema import Component, Dataset, Loss, Split, Train
 
 log = logging.getLogger(__name__)
 LOSS_TABLES = {"image": IMAGE_LOSS, "label": LABEL_LOSS, "regularization": REGULARIZATION}
@@ -87,7 +87,7 @@ def _check_labels(dataset: Dataset, train: Train, places: Places) -> None:
             raise places.error(("dataset", name, "labeled"), sentence)
 
 
-def _numbered(key: Key, parts: tuple) -> list[tuple[Key, Part | Loss]]:
+def _numbered(key: Key, parts: tuple) -> list[tuple[Key, Component | Loss]]:
     """The parts of a section with their keys, which are numbered if there are several."""
     return [(key if len(parts) == 1 else (*key, i), part) for i, part in enumerate(parts)]
 

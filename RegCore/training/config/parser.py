@@ -7,7 +7,16 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 from RegCore.io.yaml import Key, Places, dotted, shown
 from RegCore.space.names import nearest, not_among
 from RegCore.training.config.registries import LOADER, Registry
-from RegCore.training.config.schema import SCHEDULES, Dataset, Loss, Losses, Part, Preprocess, Split, Train
+from RegCore.training.config.schema import (
+    SCHEDULES,
+    Component,
+    Dataset,
+    Loss,
+    Losses,
+    Preprocess,
+    Split,
+    Train,
+)
 from RegCore.training.config.types import FREE, UNIONS, Argument, Misfit, described, fitted
 
 HOMES = {
@@ -148,7 +157,7 @@ class Reader:
         hint = f" (--plugin adds a {table.kind} of your own)" if own else ""
         raise self.places.error(key, not_among(name, names) + hint)
 
-    def part(self, key: Key, values, cls: type, table: Registry) -> Part | Loss:
+    def part(self, key: Key, values, cls: type, table: Registry) -> Component | Loss:
         """A name with its options, and of a loss the weight."""
         self.check_keys(key, values, None)
         if values.get("name") is None:

@@ -80,7 +80,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class Part:
+class Component:
     """Something chosen by its name: a network, an optimiser, an augmentation."""
 
     name: str
@@ -123,7 +123,7 @@ class Preprocess:
     """Batches in the buffer from which the next pair is drawn; 0 keeps the order of the loader."""
     num_parallel_calls: Annotated[int, Range(-1)] = -1
     """DeepReg's number of threads that prepare data. Accepted, without effect: see ``dataset.workers``."""
-    data_augmentation: tuple[Annotated[Part, AUGMENTATION], ...] = ()
+    data_augmentation: tuple[Annotated[Component, AUGMENTATION], ...] = ()
     """Random changes of the training pairs, one or a list; null: none. Without this key: affine."""
 
 
@@ -190,11 +190,11 @@ class Train:
 
     method: Annotated[str, METHOD]
     """``ddf``, ``dvf``, ``conditional`` or a method of one's own."""
-    backbone: Annotated[Part, NETWORK]
+    backbone: Annotated[Component, NETWORK]
     """The network: ``unet``, ``local``, ``global`` or one's own, with the arguments of its class."""
     loss: Losses
     """What is made small."""
-    optimizer: Annotated[Part, OPTIMISER]
+    optimizer: Annotated[Component, OPTIMISER]
     """A name of Keras with its arguments: ``{name: Adam, learning_rate: 1.0e-4}``."""
     preprocess: Preprocess
     """Batches and augmentation."""

@@ -10,8 +10,8 @@ import torch
 
 from RegCore.loaders import Batches, Source, Unpaired, batches, images_from_volumes, make_loader
 from RegCore.loaders.batches import deal
-from RegCore.loaders.cache import SHARED, Store
-from RegCore.loaders.images import Side
+from RegCore.loaders.cache import SHARED, VolumeCache
+from RegCore.loaders.images import RoleImages
 from RegCore.space.geometry import Geometry, InputError
 from Testing.RegCore.loaders import data
 
@@ -150,7 +150,7 @@ def test_a_cache_takes_no_more_memory_than_it_may(tmp_path):
     expected = list(batches(loader, 0, 2))
     for limit in (1, 1000, 5000, 10**9):
         made = Batches(loader, 2, cache_bytes=limit)
-        shelves = Store(loader, limit).shelves.values()
+        shelves = VolumeCache(loader, limit).shelves.values()
         assert sum(shelf.values.nbytes for shelf in shelves) <= limit
         for _ in range(2):
             assert_equal(expected, list(made.epoch(0)))
@@ -165,7 +165,7 @@ def test_a_cache_leaves_room_in_shared_memory(caplog, monkeypatch):
 
     usage = shutil.disk_usage(SHARED)
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: usage._replace(free=4 * 27 * 6))
-    made = Store(memory_loader(), 2**20, get_context())
+    made = VolumeCache(memory_loader(), 2**20, get_context())
     assert len(made.shelves["image"].there) == 3 and "no room for more" in caplog.text
 
 
@@ -198,7 +198,7 @@ class Deadly(Source):
 
 
 def test_a_worker_that_dies_is_told():
-    side = Side("image", Deadly({("a", "b"): 0, ("a", "c"): 1}, False, "images"), None, (2, 2, 2))
+    side = RoleImages("image", Deadly({("a", "b"): 0, ("a", "c"): 1}, False, "images"), None, (2, 2, 2))
     loader = Unpaired(side, sample_label="all", seed=None)
     with pytest.raises(RuntimeError, match="a process that reads the data ended unexpectedly"):
         list(batches(loader, 0, 1, workers=1))

@@ -43,7 +43,7 @@ def codes(fixed: Geometry, moving: Geometry) -> tuple[str, str]:
 
 
 def box_index(geometry: Geometry, size, points) -> np.ndarray:
-    """Index on a grid of another size that fills the same box, half-pixel centres; not by `redivided`."""
+    """Index on a grid of another size that fills the same box, half-pixel centres; not by `resized_box`."""
     index = (points - geometry.affine[:3, 3]) @ np.linalg.inv(geometry.affine[:3, :3]).T
     return (index + 0.5) * np.array(size) / np.array(geometry.shape) - 0.5
 

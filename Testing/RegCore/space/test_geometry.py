@@ -74,8 +74,8 @@ def test_resizing_axes_of_one_voxel_keeps_the_centre():
 
 @pytest.mark.parametrize("shape", [(7, 8, 9), (14, 3, 20), (1, 2, 1)])
 @pytest.mark.parametrize("grid", [*GRIDS.values(), SHEARED], ids=[*GRIDS, "sheared"])
-def test_redivided_keeps_the_box_and_shares_it_out(grid, shape):
-    new = grid.redivided(shape)
+def test_a_resized_box_is_the_same_box_in_other_voxels(grid, shape):
+    new = grid.resized_box(shape)
     assert new.shape == shape
     for corner in np.ndindex(2, 2, 2):
         old = grid.to_world(np.array(corner) * np.array(grid.shape) - 0.5)

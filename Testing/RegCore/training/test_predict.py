@@ -345,7 +345,7 @@ def test_data_that_the_network_was_not_trained_for(known, pairs, tmp_path):
 
 def test_splits_without_data(known, pairs, tmp_path):
     model = model_of(configuration(pairs))
-    with pytest.raises(InputError, match="the split is 'tset', but one of train, valid, test was expected"):
+    with pytest.raises(InputError, match="the split is 'tset', expected one of train, valid, test"):
         predict(model, configuration(pairs), split="tset")
     with pytest.raises(InputError, match=r"dataset\.test\.dir is missing, so there are no data to use"):
         predict(model, configuration(pairs, test=None), split="test")

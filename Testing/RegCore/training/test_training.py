@@ -151,7 +151,7 @@ def test_an_earlier_run_of_the_name_is_moved_aside(pairs, tmp_path):
 def test_a_folder_of_other_things_is_never_moved(pairs, tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("dear")
-    with pytest.raises(InputError, match="thesis: this folder holds other things than a training"):
+    with pytest.raises(InputError, match="thesis: this folder holds other files than"):
         train(configuration(pairs), log_dir=tmp_path, exp_name="thesis")
     assert (tmp_path / "thesis" / "chapter.txt").read_text() == "dear"
 
@@ -195,7 +195,7 @@ def test_bfloat16_learns_too_and_is_kept_by_the_checkpoint(pairs, tmp_path, wish
     run = train(configuration(pairs, mixed_precision=wish), log_dir=tmp_path, exp_name="run")
     assert run.history[-1]["val_loss"] < run.history[0]["val_loss"]
     state = torch.load(run.folder / "save" / "last.pt", weights_only=True)["training"]["state"]
-    assert state["half"] in ([True] if wish == "bf16" else [True, False])
+    assert state["bf16"] in ([True] if wish == "bf16" else [True, False])
 
 
 def test_what_can_not_be_used_is_said_in_one_sentence(pairs, whole, tmp_path):

@@ -11,7 +11,16 @@ import torch
 import yaml
 
 from RegCore.space.geometry import InputError
-from RegCore.training.config import Config, Cosine, EarlyStopping, Loss, OneCycle, Part, Split, load_config
+from RegCore.training.config import (
+    Component,
+    Config,
+    Cosine,
+    EarlyStopping,
+    Loss,
+    OneCycle,
+    Split,
+    load_config,
+)
 from Testing.paths import DEEPREG, RECORDED
 from Testing.RegCore.training.config.samples import GROUPED, PAIRED, UNPAIRED, changed
 
@@ -48,9 +57,9 @@ def test_sections_are_values_with_names():
     assert config.dataset.train == Split("somewhere/train", "nifti", True)
     assert config.dataset.image_shape == (16, 16, 16) and config.dataset.sample_label is None
     options = {"num_channel_initial": 2, "extract_levels": [0, 1, 2]}
-    assert config.train.backbone == Part("local", options)
+    assert config.train.backbone == Component("local", options)
     assert config.train.loss.label == (Loss("dice", 1.0, {"scales": [0, 1, 2]}),)
-    assert config.train.preprocess.data_augmentation == (Part("affine"),)
+    assert config.train.preprocess.data_augmentation == (Component("affine"),)
     assert (config.train.accumulate, config.train.mixed_precision, config.train.seed) == (1, "off", None)
     with pytest.raises(AttributeError):
         config.train.epochs = 3

@@ -57,4 +57,4 @@ def test_every_key_is_documented_in_source_and_page(name):
 def test_the_example_of_the_page_is_a_configuration():
     example = PAGE.read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
     config = Config.from_dict(yaml.safe_load(example))
-    assert config.changes and config.train.preprocess.data_augmentation == (schema.Part("affine"),)
+    assert config.changes and config.train.preprocess.data_augmentation == (schema.Component("affine"),)
