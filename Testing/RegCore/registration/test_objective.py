@@ -17,6 +17,7 @@ from RegCore.registration.deformable import (
     make_deformable_level,
 )
 from RegCore.registration.pair import PairSide
+from RegCore.registration.register import METHODS, register
 from RegCore.space.geometry import InputError
 from RegCore.space.transforms import AffineTransform
 from Testing.RegCore.registration.blobs import FIXED, MOVING, scan
@@ -120,3 +121,17 @@ def test_a_seed_is_a_whole_number_from_0_on(seed, fine):
         return
     with pytest.raises(InputError, match=f"the seed is {seed!r}, expected a whole number of at least 0"):
         check_types(*given)
+
+
+def test_a_registration_without_a_seed_has_the_seed_0(monkeypatch):
+    seen = []
+
+    def probe(task) -> AffineTransform:
+        seen.append(task.seed)
+        return IDENTITY
+
+    monkeypatch.setitem(METHODS, "probe", probe)
+    fixed, moving = scan(FIXED), scan(MOVING)
+    for given in ({}, {"seed": 0}, {"seed": 5}):
+        register(fixed, moving, "probe", device="cpu", **given)
+    assert seen == [0, 0, 5]
