@@ -10,7 +10,7 @@ from RegCore.space.geometry import InputError
 from RegCore.training import loop, predict
 from RegCore.training.config import Config
 from RegCore.training.presets import TrainingPreset
-from RegCore.training.state import Totals
+from RegCore.training.state import Position, RunningMeans, TrainingState
 from Testing.RegCore.training.config.samples import GROUPED, PAIRED, changed
 
 SHARES = {
@@ -76,17 +76,17 @@ def test_conditional_takes_labels_alone_and_weights_of_0_take_their_loss_out(tmp
     assert "label" not in TrainingPreset(str(tmp_path), labeled=False).configuration()["train"]["loss"]
 
 
-def test_totals_are_means_over_the_samples_that_have_a_figure():
+def test_running_means_are_those_over_the_samples_that_have_a_figure():
     nan = math.nan
     parts = [
         {"loss": torch.tensor([1.0, 2.0]), "metric/a": torch.tensor([4.0, nan])},
         {"loss": torch.tensor([6.0]), "metric/a": torch.tensor([5.0]), "metric/b": torch.tensor([nan])},
     ]
-    totals = Totals.of(parts[0]).plus(Totals.of(parts[1]))
-    found = totals.means()
+    totals = RunningMeans.of(parts[0]).plus(RunningMeans.of(parts[1]))
+    found = totals.values()
     assert found["loss"] == pytest.approx(3.0) and found["metric/a"] == pytest.approx(4.5)
     assert math.isnan(found["metric/b"]) and totals.counts == {"loss": 3, "metric/a": 2, "metric/b": 0}
-    assert math.isnan(Totals.of({"loss": torch.tensor([1.0, nan])}).means()["loss"])
+    assert math.isnan(RunningMeans.of({"loss": torch.tensor([1.0, nan])}).values()["loss"])
 
 
 def test_earlier_predictions_keep_everything_under_the_next_free_number(tmp_path, caplog):
@@ -106,10 +106,22 @@ def test_a_process_that_is_not_the_first_leaves_half_precision_to_it(answer):
     group = SimpleNamespace(first=False, any=lambda own: asked.append(own) or answer)
     train = SimpleNamespace(mixed_precision="auto")
     run = SimpleNamespace(group=group, config=SimpleNamespace(train=train))
-    assert loop._half_precision(run) is answer and asked == [False]
+    assert loop._uses_bf16(run) is answer and asked == [False]
 
 
-@pytest.mark.parametrize(("wish", "half"), [("bf16", True), ("off", False)])
-def test_a_wish_for_half_precision_is_followed(wish, half):
+@pytest.mark.parametrize(("wish", "bf16"), [("bf16", True), ("off", False)])
+def test_a_wish_for_half_precision_is_followed(wish, bf16):
     run = SimpleNamespace(config=SimpleNamespace(train=SimpleNamespace(mixed_precision=wish)))
-    assert loop._half_precision(run) is half
+    assert loop._uses_bf16(run) is bf16
+
+
+def test_a_state_is_read_back_also_by_the_names_of_older_checkpoints():
+    state = TrainingState(
+        7, Position(2, 5, 11), RunningMeans({"loss": 3.0}, {"loss": 2}), True, [{"loss": 1.5}]
+    )
+    values = state.to_dict()
+    assert TrainingState.from_dict(values) == state
+    older = {"position": "place", "means": "totals", "bf16": "half"}
+    assert TrainingState.from_dict({older.get(name, name): value for name, value in values.items()}) == state
+    with pytest.raises(InputError, match="the state of the training can't be read"):
+        TrainingState.from_dict({"seed": 7})

@@ -23,7 +23,7 @@ def trained(folder, out, batch_size: int, accumulate: int, epochs: int = 2):
     )
     run = train(config, log_dir=out, exp_name="run", progress=lambda *event: told.append(event))
     state = torch.load(run.folder / "save" / "last.pt", weights_only=True)["training"]["state"]
-    return run.history, state["place"], told
+    return run.history, state["position"], told
 
 
 @pytest.mark.parametrize(
