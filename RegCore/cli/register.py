@@ -12,6 +12,7 @@ from RegCore.cli.progress import ProgressLine
 from RegCore.registration import METHODS
 from RegCore.space.geometry import InputError
 from RegCore.space.names import is_path
+from RegCore.space.segments import pair_segments
 
 
 def add_register(commands) -> None:
@@ -122,11 +123,12 @@ def register_files(
 
     files = {"fixed": fixed, "moving": moving, **(optional or {})}
     landmarks = files.get("landmarks")
+    segmentations = pair_segments(_labels(files.get("fixed_seg")), _labels(files.get("moving_seg")))
     given = {
         "fixed": _image(fixed, series),
         "moving": _image(moving, series),
-        "fixed_labels": _labels(files.get("fixed_seg")),
-        "moving_labels": _labels(files.get("moving_seg")),
+        "fixed_labels": segmentations[0],
+        "moving_labels": segmentations[1],
         "fixed_mask": _labels(files.get("fixed_mask")),
         "moving_mask": _labels(files.get("moving_mask")),
         "landmarks": None if landmarks is None else load_landmarks(landmarks),
@@ -134,8 +136,9 @@ def register_files(
         "settings": settings,
     }
     _check_places(files, given, method)
-    names = {name: str(files[name]) for name in ("fixed", "moving")}
-    _register_and_write(given, names, None, method=method, out=out, device=device, seed=seed, quiet=quiet)
+    paths = {name: str(files[name]) for name in ("fixed", "moving")}
+    names = {s.label: s.name for side in segmentations[::-1] if side is not None for s in side.segments}
+    _register_and_write(given, paths, names, method=method, out=out, device=device, seed=seed, quiet=quiet)
 
 
 def _load_plugins(paths: list[Path]) -> None:
@@ -240,6 +243,7 @@ def _register_and_write(
             progress(1.0, "writing the results", {})
             volumes = (given[name] for name in ("fixed", "moving", "fixed_labels", "moving_labels"))
             about = {"method": method, "seed": seed, **files}
+            about |= {"structures": dict(names)} if names else {}
             written = write_results(folder, result, *volumes, about)
         finally:
             progress.end()

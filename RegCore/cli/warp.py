@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -130,4 +131,4 @@ def _pulled(volume: Volume, ddf: np.ndarray, onto: Geometry, border: str) -> Vol
         at += tensor_of(part).permute(3, 0, 1, 2)
         values = sample(source, at, border=border, nearest=nearest)[0].permute(1, 2, 3, 0).numpy()
         out[start : start + rows] = values > 0.5 if volume.kind == "labels" and not nearest else values
-    return Volume(out.reshape(*onto.shape, *volume.array.shape[3:]), onto, volume.kind)
+    return replace(volume, array=out.reshape(*onto.shape, *volume.array.shape[3:]), geometry=onto)

@@ -15,6 +15,7 @@ from RegCore.space.geometry import InputError
 from RegCore.space.volume import Volume
 
 FILES = ("transform.h5", "inverse.h5", "warped.nii.gz", "warped_seg.nii.gz", "metrics.json", "overview.png")
+NAMED = "warped_seg.seg.nrrd"  # in place of warped_seg.nii.gz, which can't hold the names of structures
 
 
 @contextmanager
@@ -62,8 +63,9 @@ def write_results(
     """Write a `Registration` into a folder and return the paths, in the order of `FILES`.
 
     transform.h5 takes fixed points to moving points (what resampling needs), inverse.h5 the other way;
-    warped.nii.gz and, with labels, warped_seg.nii.gz are on the fixed grid; metrics.json holds the figures
-    and `about` (method, seed, names of files ...); overview.png is the picture.
+    warped.nii.gz and, with labels, warped_seg.nii.gz (`NAMED` if they have names) are on the fixed grid;
+    metrics.json holds the figures and `about` (method, seed, names of files ...); overview.png is the
+    picture.
     Everything is first written into a private folder inside, then moved to its place, so that on any error
     what was there before stays as it was. Raises InputError, one sentence, if it can't be written.
     """
@@ -75,7 +77,8 @@ def write_results(
             save(registration.inverse, side / "inverse.h5")
             save(registration.warped, side / "warped.nii.gz")
             if registration.warped_labels is not None:
-                save(registration.warped_labels, side / "warped_seg.nii.gz")
+                named = bool(registration.warped_labels.segments)
+                save(registration.warped_labels, side / (NAMED if named else "warped_seg.nii.gz"))
             figures = {**(about or {}), **registration.metrics, "seconds": registration.seconds}
             (side / "metrics.json").write_text(_json(figures), encoding="utf-8")
             picture = overview(registration, fixed, moving, fixed_labels, moving_labels)
@@ -91,7 +94,7 @@ def write_results(
 def _put_in_place(side: Path, folder: Path) -> list[Path]:
     """Move the finished files into the folder; of the six, those that this run did not make are removed."""
     written = []
-    for name in FILES:
+    for name in (*FILES, NAMED):
         if (side / name).exists():
             os.replace(side / name, folder / name)
             written.append(folder / name)

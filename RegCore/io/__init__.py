@@ -277,7 +277,8 @@ def _as_kind(found: RawImage | Transform, kind: str | None) -> Volume | Transfor
         frames = int(np.prod(array.shape[3:]))
         raise InputError(f"one 3-D image was expected, but the file holds {frames} frames {array.shape}")
     array = _whole_numbers(array, found.rounding) if kind == "labels" else array
-    return Volume(array, _grid(array.shape, found.affine), kind)
+    segments = found.segments if kind == "labels" else ()
+    return Volume(array, _grid(array.shape, found.affine), kind, segments)
 
 
 _EXPECTED = {"image": "an image", "labels": "a label map"}

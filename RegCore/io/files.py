@@ -16,6 +16,7 @@ from typing import cast
 import numpy as np
 
 from RegCore.space.geometry import InputError
+from RegCore.space.volume import Segment
 
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS mm to LPS mm, and back
 RAS, LPS, LAS = (1.0, 1.0, 1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, 1.0)  # signs that take each to RAS
@@ -34,6 +35,7 @@ class RawImage:
         declared: the file itself says that the vectors are displacements.
         kind: "image" or "labels" where the file says so.
         rounding: how far storing in integers with a scale factor may have moved a value.
+        segments: what the file says of the structures of a label map.
     """
 
     array: np.ndarray
@@ -42,6 +44,7 @@ class RawImage:
     declared: bool = False
     kind: str | None = None
     rounding: float = 0.0
+    segments: tuple[Segment, ...] = ()
 
 
 class GzipReader:

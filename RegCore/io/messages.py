@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from RegCore.space.geometry import Geometry
 from RegCore.space.transforms import AffineTransform, DisplacementField
-from RegCore.space.volume import Volume
+from RegCore.space.volume import Segment, Volume
 
 DESCRIPTION = "description"  # the entry of the file that says, in JSON, what the other entries are
 
@@ -49,7 +50,8 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
 def _pack(name: str, value: Any, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     if isinstance(value, Volume):
         arrays[f"{name}/array"], arrays[f"{name}/affine"] = value.array, value.geometry.affine
-        return {"type": "volume", "kind": value.kind}
+        segments = [asdict(segment) for segment in value.segments]
+        return {"type": "volume", "kind": value.kind, "segments": segments}
     if isinstance(value, AffineTransform):
         arrays[f"{name}/matrix"] = value.matrix
         return {"type": "affine"}
@@ -76,10 +78,17 @@ def _unpack(name: str, what: dict, arrays: Mapping[str, np.ndarray]) -> Any:
         return AffineTransform(arrays[f"{name}/matrix"])
     if kind == "volume":
         array = arrays[f"{name}/array"]
-        return Volume(array, Geometry(array.shape[:3], arrays[f"{name}/affine"]), what["kind"])
+        segments = tuple(_segment(fields) for fields in what["segments"])
+        grid = Geometry(array.shape[:3], arrays[f"{name}/affine"])
+        return Volume(array, grid, what["kind"], segments)
     mm = arrays[f"{name}/mm"]
     affine = AffineTransform(arrays[f"{name}/matrix"]) if what["has_affine"] else None
     return DisplacementField(Geometry(mm.shape[:3], arrays[f"{name}/affine"]), mm, affine)
+
+
+def _segment(fields: dict[str, Any]) -> Segment:
+    colour = fields["colour"]
+    return Segment(**{**fields, "colour": None if colour is None else tuple(colour)})
 
 
 def _plain(value: object) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+from dataclasses import replace
 from io import BufferedReader
 from os import SEEK_END
 from pathlib import Path
@@ -31,6 +32,7 @@ from RegCore.io.files import (
     shorten,
     stored_type,
 )
+from RegCore.io.segmentation import channels_of, fields_of, segments_of
 from RegCore.space.geometry import InputError
 from RegCore.space.transforms import DisplacementField
 from RegCore.space.volume import Volume
@@ -93,10 +95,11 @@ def read(path: Path) -> RawImage:
                 array = _voxels(second, beside, fields, shape, dtype)
     kind = "labels" if "segment0_labelvalue" in fields else None
     if channel is None:
-        return RawImage(array, affine, kind=kind)
+        return RawImage(array, affine, kind=kind, segments=segments_of(fields))
     array = np.moveaxis(array, channel, -1)
     if kind == "labels":
-        return RawImage(_segments(array, fields), affine, kind=kind)
+        segments = [replace(segment, label=n) for n, segment in enumerate(segments_of(fields))]
+        return RawImage(channels_of(array, fields), affine, kind=kind, segments=tuple(segments))
     marked = bool(kinds) and kinds[channel].lower() in VECTORS
     vector = shape[channel] == 3 and dtype.kind == "f" and (not kinds or marked)
     return RawImage(array, affine, _signs(fields) if vector else None, declared=vector and marked)
@@ -272,20 +275,6 @@ def _per_axis(fields: dict[str, str], name: str, count: int) -> tuple[float, ...
     return values
 
 
-def _segments(layers: np.ndarray, fields: dict[str, str]) -> np.ndarray:
-    """One binary channel for each segment of a segmentation that Slicer spread over layers (I, J, K, L)."""
-    channels: list[np.ndarray] = []
-    while (name := f"segment{len(channels)}") + "_labelvalue" in fields:
-        (value,), (layer,) = (
-            _numbers(fields, f"{name}_labelvalue", int),
-            _numbers(fields, f"{name}_layer", int),
-        )
-        if not 0 <= layer < layers.shape[3]:
-            raise InputError(f"the header puts {name} in layer {layer}, but there are {layers.shape[3]}")
-        channels.append(layers[..., layer] == value)
-    return np.stack(channels, -1).astype(np.uint8)
-
-
 def _voxels(
     file: BufferedReader, path: Path, fields: dict[str, str], shape: tuple[int, ...], dtype: np.dtype
 ) -> np.ndarray:
@@ -307,11 +296,12 @@ def _voxels(
 
 
 def write_volume(path: Path, volume: Volume) -> None:
-    """A volume, gzip, in LPS; channels come first, as Slicer and ITK lay them out."""
+    """A volume, gzip, in LPS; channels come first, as Slicer lays them out; segments as in .seg.nrrd."""
     array, dtype = volume.array, stored_type(volume.array)
     if array.ndim == 4:
         array = np.moveaxis(array, 3, 0)
-    head = _header(array.shape, dtype, volume.geometry.affine, "list", "gzip")
+    marks = fields_of(volume) if volume.segments else ""
+    head = _header(array.shape, dtype, volume.geometry.affine, "list", "gzip", marks)
     with atomic_write(path) as side, open(side, "xb") as file:
         file.write(head)
         with gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=file, mtime=0) as stream:
@@ -349,7 +339,7 @@ def _header(
         f"encoding: {encoding}",
         f"space origin: {_vector(lps[:3, 3])}",
     ]
-    return ("\n".join(lines) + "\n" + marks + "\n").encode("ascii")
+    return ("\n".join(lines) + "\n" + marks + "\n").encode()
 
 
 def _vector(values: np.ndarray) -> str:

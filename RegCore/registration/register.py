@@ -26,6 +26,7 @@ from RegCore.registration.pair import PairSide
 from RegCore.resampler import inverted, warp
 from RegCore.space.geometry import Geometry
 from RegCore.space.names import is_path
+from RegCore.space.segments import pair_segments
 from RegCore.space.transforms import AffineTransform, Transform
 from RegCore.space.volume import Volume
 
@@ -85,6 +86,7 @@ def register(
             says; its only setting is ``refine``: true lets the deformable method go on from there, with its
             settings.
         fixed_labels, moving_labels: segmentations, both or none; they join the objective and are measured.
+            Structures that have names are paired by these, see `pair_segments`, others by their numbers.
         fixed_mask, moving_mask: where the images count (not 0).
         landmarks: ``(N, 6)`` RAS mm, fixed and moving place of each; measured, and used by the deformable
             method if its setting ``landmark_weight`` is positive.
@@ -113,6 +115,7 @@ def register(
     began = time.perf_counter()
     labels, masks = (fixed_labels, moving_labels), (fixed_mask, moving_mask)
     check_types((fixed, moving), labels, masks, initial, settings, seed)
+    fixed_labels, moving_labels = pair_segments(fixed_labels, moving_labels)
     trained = isinstance(method, Model) or is_path(method)
     name = "trained network" if isinstance(method, Model) else str(method)
     if not trained:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -152,7 +153,7 @@ def warp(
         values = values.permute(1, 2, 3, 0) if volume.array.ndim == 4 else values[0]
         out[start:stop] = (values > 0.5 if labels and not nearest else values).numpy()
         progress(stop / onto.shape[0], "warp", {})
-    return Volume(out, onto, volume.kind)
+    return replace(volume, array=out, geometry=onto)
 
 
 def field_of(

@@ -1,14 +1,44 @@
 """An image or a label map in space, and the checks that say in one sentence why one can't be registered."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from RegCore.space.geometry import ANATOMY, Geometry, InputError
 
 KINDS = ("image", "labels")
+TERMINOLOGY = re.compile(r"TerminologyEntry:([^|]*)")
 MANY_LABELS = 256  # more distinct values than this, and not in patches: an image, not a label map
 PATCHED = 0.5  # share of equal neighbours off the background: label maps have 0.69 and more, scans to 0.34
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One structure of a segmentation.
+
+    Args:
+        label: its value in a 3-D label map, its channel in a 4-D one.
+        name: as users see it.
+        id: what tells it apart in Slicer, "" where unknown.
+        colour: red, green, blue, each 0 to 1; None where unknown.
+        tags: Slicer's tags, verbatim; among them the terminology.
+    """
+
+    label: int
+    name: str
+    id: str = ""
+    colour: tuple[float, float, float] | None = None
+    tags: str = ""
+
+    @property
+    def terminology(self) -> str:
+        """Category, type and region of the standard terminology; "" where they name no certain structure."""
+        found = TERMINOLOGY.search(self.tags)
+        parts = found[1].split("~") if found else []
+        if len(parts) < 3 or "^Tissue" in parts[2]:  # what Slicer gives to a new segment
+            return ""
+        return "~".join([parts[1], parts[2], *parts[3:4], *parts[5:7]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,6 +50,7 @@ class Volume:
         geometry: where the voxels are; its shape is that of the first three axes.
         kind: "image" or "labels". Labels are (I, J, K) of integers or booleans with 0 for the background, or
             (I, J, K, C) with one binary channel per structure (structures may overlap).
+        segments: what is known of the structures of a label map: names, colours and the like.
 
     Raises:
         InputError: these do not fit together.
@@ -38,6 +69,7 @@ class Volume:
     array: np.ndarray
     geometry: Geometry
     kind: str = "image"
+    segments: tuple[Segment, ...] = ()
 
     def __post_init__(self) -> None:
         array = np.asarray(self.array)
@@ -83,7 +115,7 @@ def reoriented(volume: Volume, axis_codes: str) -> Volume:
     step[source, 3] = [shape[axis] - 1 if axis in turned else 0 for axis in range(3)]
     step[3, 3] = 1
     array = np.flip(volume.array.transpose(*source, *range(3, volume.array.ndim)), tuple(turned))
-    return Volume(array, Geometry(shape, volume.geometry.affine @ step), volume.kind)
+    return replace(volume, array=array, geometry=Geometry(shape, volume.geometry.affine @ step))
 
 
 def extent(volume: Volume) -> Geometry | None:
