@@ -106,7 +106,10 @@ class DeepRegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._parameters = parameters
                 self._guiTag = parameters.connectGui(self.ui)
                 self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
-            parameters.Modified()  # a node that was loaded can follow its references, without an event
+            # A node that was loaded can follow its references without an event. The wrapper keeps values and
+            # tells the widgets, in any order: at the second event the widgets get what it read at the first.
+            parameters.Modified()
+            parameters.Modified()
         self.panel.set_parameters(parameters)
 
     def onParametersChanged(self, caller=None, event=None):

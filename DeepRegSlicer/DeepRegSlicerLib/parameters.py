@@ -55,8 +55,9 @@ Method = _choice(
 Device = _choice("Device", DEVICES)
 
 
-Labels = vtkMRMLSegmentationNode | vtkMRMLLabelMapVolumeNode
-Mask = vtkMRMLSegmentationNode | vtkMRMLLabelMapVolumeNode | vtkMRMLMarkupsROINode
+# Slicer keeps None in a parameter of several classes only where None is one of them.
+Labels = vtkMRMLSegmentationNode | vtkMRMLLabelMapVolumeNode | None
+Mask = vtkMRMLSegmentationNode | vtkMRMLLabelMapVolumeNode | vtkMRMLMarkupsROINode | None
 
 
 @parameterNodeWrapper

@@ -331,13 +331,23 @@ THEMES = {"light": ("#efefef", "#ffffff", "#000000"), "dark": ("#353535", "#2d2d
 @pytest.mark.parametrize("theme", THEMES)
 def test_sentences_and_figures_can_be_read_on_light_and_dark(panel, host, library, theme):
     """WCAG 2, level AA: a contrast of at least 4.5 to 1 for text, on windows and on tables."""
-    qt, ui = host.qt, panel.ui
+    qt = host.qt
     window, base, text = (qt.QColor(name) for name in THEMES[theme])
     palette = qt.QPalette()
     for role, colour in ((qt.QPalette.Window, window), (qt.QPalette.Base, base), (qt.QPalette.Text, text)):
         palette.setColor(role, colour)
-    for widget in (ui.statusLabel, ui.resultTable):
-        widget.setPalette(palette)
+    before = qt.QApplication.palette()
+    panel.module.panel.show()
+    qt.QApplication.setPalette(palette)
+    host.spin(0.05)
+    try:
+        _hold_to_contrast(host, panel, library, window, base)
+    finally:
+        qt.QApplication.setPalette(before)
+
+
+def _hold_to_contrast(host, panel, library, window, base) -> None:
+    qt, ui = host.qt, panel.ui
     voice = library("panels.panel")
     for tone in (voice.Tone.hint, voice.Tone.good, voice.Tone.bad):
         panel.module.widget.panel.set_status("x", tone)

@@ -334,7 +334,7 @@ def test_a_scene_that_is_loaded_while_the_module_is_open_is_seen(panel, tmp_path
     panel.host.close_scene()
     assert ui.fixedVolumeSelector.currentNode() is None and ui.seedSpinBox.value == 0
     panel.host.scene.SetURL(url)
-    assert panel.host.scene.Import()
+    assert panel.host.scene.Import() and panel.host.errors == []
     names = {
         "fixedVolumeSelector": "F",
         "movingVolumeSelector": "M",

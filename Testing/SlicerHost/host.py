@@ -123,7 +123,8 @@ class Host:
         self._add_submodule("util", self._module_of("slicer.util", folder / "util.py"))
         self.packaging = None
         if (folder / "packaging.py").exists():
-            self._add_submodule("packaging", self._module_of("slicer.packaging", folder / "packaging.py"))
+            self.packaging = self._module_of("slicer.packaging", folder / "packaging.py")
+            self._add_submodule("packaging", self.packaging)
         self._module_of("SampleData", sample_data)
 
     @staticmethod

@@ -102,6 +102,8 @@ def node_classes(kind):
     members = [kind]
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         members = [member for member in typing.get_args(kind) if member is not type(None)]
+        if len(members) == len(typing.get_args(kind)):
+            raise TypeError(f"Slicer can't keep None in {kind}: it has to be one of the types")
     all_nodes = all(isinstance(member, type) and issubclass(member, slicer.vtkMRMLNode) for member in members)
     return members if all_nodes else []
 

@@ -35,7 +35,9 @@ DARK = {Tone.hint: "#bdbdbd", Tone.good: "#81d99a", Tone.bad: "#ffa39b"}
 
 def colour(widget, tone: Tone) -> str:
     """The colour of a tone on the background of a widget, such as "#1b6e33"; "" for that of normal text."""
-    background = widget.palette.color(qt.QPalette.Window)
+    background = widget.window().palette.color(
+        qt.QPalette.Window
+    )  # a label with a style sheet keeps its first one
     return (DARK if background.lightness() < 128 else LIGHT).get(tone, "")
 
 
