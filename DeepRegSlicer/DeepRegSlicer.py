@@ -62,8 +62,10 @@ class DeepRegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         form = slicer.util.loadUI(str(paths.resource("UI/Train.ui")))
         self.ui.trainTab.layout().addWidget(form)
         self.trainPanel = TrainPanel(slicer.util.childWidgetVariables(form), self.panel)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        scene = slicer.mrmlScene
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        for event in (scene.EndCloseEvent, scene.EndImportEvent, scene.EndRestoreEvent):
+            self.addObserver(scene, event, self.onSceneReplaced)
         self.setParameters(self.logic.getParameterNode())
 
     def cleanup(self):
@@ -87,20 +89,27 @@ class DeepRegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """The parameter node is about to be reset."""
         self.setParameters(None)
 
-    def onSceneEndClose(self, caller, event):
-        """A new scene: a new parameter node, if the panel is seen."""
+    def onSceneReplaced(self, caller, event):
+        """The scene was closed, loaded or restored: show its parameters, if the panel is seen."""
         if self.parent.isEntered:
             self.setParameters(self.logic.getParameterNode())
 
     def setParameters(self, parameters):
         """Bind the widgets to a parameter node, or to none."""
-        if self._parameters is not None:
+        self.panel.set_parameters(None)  # what changes meanwhile is not the user's doing
+        if self._parameters is not None and parameters is not self._parameters:
             self._parameters.disconnectGui(self._guiTag)
             self.removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
-        self._parameters = parameters
+            self._parameters = None
         if parameters is not None:
-            self._guiTag = parameters.connectGui(self.ui)
-            self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
+            if self._parameters is None:
+                self._parameters = parameters
+                self._guiTag = parameters.connectGui(self.ui)
+                self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
+            # A node that was loaded can follow its references without an event. The wrapper keeps values and
+            # tells the widgets, in any order: at the second event the widgets get what it read at the first.
+            parameters.Modified()
+            parameters.Modified()
         self.panel.set_parameters(parameters)
 
     def onParametersChanged(self, caller=None, event=None):
@@ -113,25 +122,30 @@ class DeepRegSlicerLogic(ScriptedLoadableModuleLogic):
 
     def getParameterNode(self):
         """The module's parameters in the scene."""
-        from DeepRegSlicerLib.parameters import RegisterParameters
+        from DeepRegSlicerLib.parameters import parameters_of
 
-        return RegisterParameters(ScriptedLoadableModuleLogic.getParameterNode(self))
+        return parameters_of(ScriptedLoadableModuleLogic.getParameterNode(self))
 
 
 class DeepRegSlicerTest(ScriptedLoadableModuleTest):
-    """The self test, started by "Reload and Test" in Slicer: the synthetic phantom is registered."""
+    """The self test, started by "Reload and Test" in Slicer: a small synthetic patient is registered."""
 
     def runTest(self):
-        """Affine registration of the phantom has to halve the distance of its landmarks."""
+        """Deformable registration has to halve the distance of the landmarks; it needs PyTorch."""
+        from DeepRegSlicerLib.install import missing
         from DeepRegSlicerLib.logic import register_volumes
         from DeepRegSlicerLib.nodes.phantom import add_phantom
 
+        import RegCore
+
+        if missing():
+            self.delayDisplay(f"Not tested: these Python packages are missing: {', '.join(missing())}")
+            return
         slicer.mrmlScene.Clear()
-        made = add_phantom()
+        made = add_phantom(RegCore.make_phantom(fixed_shape=(40, 36, 32), moving_shape=(38, 40, 34)))
         result = register_volumes(
             made.fixed,
             made.moving,
-            method="affine",
             fixed_landmarks=made.fixed_landmarks,
             moving_landmarks=made.moving_landmarks,
         )

@@ -3,15 +3,15 @@
 import importlib
 import importlib.metadata
 import logging
-import subprocess
 import tempfile
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import slicer
 from slicer.i18n import tr as _
 
-from RegCore.cli.worker import missing_packages
+from RegCore.cli.worker import OPTIONAL, PACKAGES, missing_packages
 
 from .paths import resource
 
@@ -41,18 +41,49 @@ def install() -> None:
     Slicer asks the user before. Raises InstallError if the user declines or something fails; what was
     installed until then stays.
     """
-    lacking = missing()
-    with tempfile.TemporaryDirectory() as folder:
-        constraints = Path(folder) / "constraints.txt"
-        constraints.write_text("\n".join(_kept_versions()) + "\n", encoding="utf-8")
-        if "torch" in lacking:
+    install_packages(missing())
+
+
+def install_packages(names: list[str]) -> None:
+    """As `install`, for these packages, named as at the package index."""
+    with _constraints() as constraints:
+        if "torch" in names:
             _install_torch(constraints)
-        if set(lacking) - {"torch"}:
-            _pip(_requirements(), constraints)
-    absent = missing()
-    if absent:
-        names = ", ".join(absent)
-        raise InstallError(_("Some packages are still missing: {names}.").format(names=names))
+        wanted = _requirements() if set(names) & set(PACKAGES.values()) - {"torch"} else []
+        if wanted := wanted + [name for name in names if name in OPTIONAL.values()]:
+            _pip(wanted, constraints)
+    if absent := missing():
+        listed = ", ".join(absent)
+        raise InstallError(_("Some packages are still missing: {names}.").format(names=listed))
+
+
+def repair_torch() -> None:
+    """Install PyTorch again, over what is there of it. Slicer asks before. Raises InstallError."""
+    question = _("Remove PyTorch from Slicer's Python and install it again? It is large: 200 MB to 3 GB.")
+    if not slicer.util.confirmOkCancelDisplay(question):
+        raise _declined()
+    try:
+        if find_spec("PyTorchUtils") is not None:
+            logic = importlib.import_module("PyTorchUtils").PyTorchUtilsLogic()
+            logic.uninstallTorch()
+            if logic.installTorch() is None:
+                raise _declined()
+            return
+        with _constraints() as constraints:
+            slicer.util.pip_install(["--force-reinstall", TORCH, "--constraint", str(constraints)])
+    except InstallError:
+        raise
+    except Exception as error:
+        raise _failure(error) from error
+
+
+@contextmanager
+def _constraints():
+    """The path of a file for pip that forbids it to change the packages that Slicer brings."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "constraints.txt"
+        path.write_text("\n".join(_kept_versions()) + "\n", encoding="utf-8")
+        yield path
 
 
 def _requirements() -> list[str]:
@@ -99,10 +130,12 @@ def _pip(requirements: list[str], constraints: Path) -> None:
             slicer.util.pip_install([*requirements, "--constraint", str(constraints)])
         else:
             raise _declined()
-    except subprocess.CalledProcessError as error:
-        raise _failure(error) from error
+    except InstallError:
+        raise
     except RuntimeError as error:  # what pip_ensure raises when the user declines
         raise _declined() from error
+    except Exception as error:
+        raise _failure(error) from error
 
 
 def _declined() -> InstallError:

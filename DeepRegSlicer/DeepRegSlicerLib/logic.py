@@ -30,6 +30,7 @@ class RegistrationResult:
     warped_volume, warped_segmentation: nodes on the fixed volume's grid, None if not made.
     metrics: as `RegCore.evaluation.metrics.summary` says, Dice by the names of the segments.
     seconds: how long the computation took.
+    applied: the moving nodes that are now under the transform.
     """
 
     transform: object
@@ -37,6 +38,7 @@ class RegistrationResult:
     warped_segmentation: object
     metrics: dict
     seconds: float
+    applied: tuple = ()
 
 
 @dataclass(frozen=True)
@@ -47,17 +49,23 @@ class _Order:
     structures: nodes.Structures
     placement: nodes.Placement
     outputs: nodes.Outputs
+    inputs: tuple  # fixed and moving volume, fixed and moving segmentation, initial transform
+    notes: tuple[str, ...]
 
 
 class RegistrationRun(Run):
     """A registration that is under way. Once `running` is false, `result` or `error` is set.
 
     `cancel` ends it within a second, with a RegistrationCancelled as its error.
+    inputs: the nodes that it began with: `fixed`, `moving`, their segmentations, the initial transform.
+    notes: sentences on what was left out of the input.
     """
 
     def __init__(self, order: _Order, worker, progress, done):
         """Starts at once. Raises RegistrationError if the process is busy or can't be started."""
         self._order, self._dropped = order, ""
+        self.inputs, self.notes = order.inputs, order.notes
+        self.fixed, self.moving = order.inputs[:2]
         super().__init__(worker, "register", order.arguments, progress, done)
         scene, events = (
             slicer.mrmlScene,
@@ -98,9 +106,8 @@ class RegistrationRun(Run):
             order.outputs,
         )
         metrics = _with_names(found["metrics"], order.structures)
-        return RegistrationResult(
-            written.transform, written.volume, written.segmentation, metrics, found["seconds"]
-        )
+        made = (written.transform, written.volume, written.segmentation)
+        return RegistrationResult(*made, metrics, found["seconds"], written.applied)
 
 
 def register_volumes(
@@ -119,6 +126,8 @@ def register_volumes(
     warped_volume=None,
     warped_segmentation=None,
     create_images: bool = True,
+    apply_to_moving: bool = False,
+    keep_type: bool = True,
     settings: dict | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -129,16 +138,19 @@ def register_volumes(
 ) -> RegistrationResult | RegistrationRun:
     """Register the moving volume node to the fixed one, as `RegCore.register` does, in the child process.
 
-    fixed, moving: vtkMRMLScalarVolumeNode. Their parent transforms count.
+    fixed, moving: vtkMRMLScalarVolumeNode; a label map is warped as labels. Their parent transforms count.
     method: a name of `RegCore.METHODS`, or the path of a trained network's model file; settings: what it can
         be told beyond its defaults.
-    fixed_segmentation, moving_segmentation: vtkMRMLSegmentationNode; segments are paired by name and join the
-        objective. The moving one alone is just warped.
-    fixed_landmarks, moving_landmarks: vtkMRMLMarkupsFiducialNode, paired by order; they measure the result.
-    fixed_mask, moving_mask: vtkMRMLSegmentationNode or volume node; where to look.
+    fixed_segmentation, moving_segmentation: vtkMRMLSegmentationNode or vtkMRMLLabelMapVolumeNode; segments
+        are paired by name and join the objective. The moving one alone is just warped.
+    fixed_landmarks, moving_landmarks: vtkMRMLMarkupsFiducialNode, paired by label, or by order where they
+        share none; they measure the result.
+    fixed_mask, moving_mask: a segmentation, ROI, label map or volume node; where to look.
     initial_transform: a transform node that brings the moving volume near the fixed one.
     output_transform, warped_volume, warped_segmentation: nodes to write to; None: new ones.
-    create_images: False to make the transform alone.
+    create_images: False to make the transform alone. apply_to_moving: put the moving volume, its segmentation
+        and its landmarks under the transform. keep_type: give the warped volume the moving one's type of
+        voxels; False: float.
     wait: True returns the RegistrationResult when it is there, False at once a RegistrationRun.
     progress(fraction, stage, values) is told how far it is and may raise `RegCore.Cancelled`; done(run) is
     called at the end. worker: another child process than the shared one.
@@ -146,21 +158,40 @@ def register_volumes(
     the scene is as it was then.
     """
     _check_pair(fixed, moving, fixed_landmarks, moving_landmarks)
-    outputs = nodes.Outputs(output_transform, warped_volume, warped_segmentation, create_images)
+    outputs = nodes.Outputs(
+        output_transform, warped_volume, warped_segmentation, create_images, apply_to_moving, keep_type
+    )
     outputs.check([fixed, moving, fixed_segmentation, moving_segmentation, fixed_mask, moving_mask])
-    arguments, structures = _read(fixed, moving, fixed_segmentation, moving_segmentation, output_transform)
+    inputs = (fixed, moving, fixed_segmentation, moving_segmentation, initial_transform)
+    arguments, structures = _read(*inputs[:4], output_transform)
     grid = arguments["fixed"].geometry
-    arguments |= {"method": method, "settings": settings, "device": device, "seed": seed}
     arguments |= {
-        "fixed_mask": fixed_mask and nodes.mask(fixed_mask),
-        "moving_mask": moving_mask and nodes.mask(moving_mask, output_transform),
+        "method": method,
+        "settings": settings,
+        "device": device,
+        "seed": seed,
+        "fixed_mask": fixed_mask and nodes.mask(fixed_mask, grid=grid),
+        "moving_mask": moving_mask
+        and nodes.mask(moving_mask, output_transform, arguments["moving"].geometry),
         "landmarks": fixed_landmarks and nodes.landmarks(fixed_landmarks, moving_landmarks, output_transform),
         "initial": initial_transform and nodes.initial_transform(initial_transform, grid),
     }
-    placement = nodes.Placement.of(fixed, moving, moving_segmentation, grid, output_transform)
-    order = _Order(arguments, structures, placement, outputs)
+    placement = nodes.Placement.of(
+        fixed, moving, moving_segmentation, grid, output_transform, moving_landmarks
+    )
+    notes = _left_out(fixed_landmarks, moving_landmarks)
+    order = _Order(arguments, structures, placement, outputs, inputs, notes)
     run = RegistrationRun(order, worker or process.shared_worker(), progress, done)
     return run.wait() if wait else run
+
+
+def _left_out(fixed_landmarks, moving_landmarks) -> tuple[str, ...]:
+    """A sentence on the landmarks that have no partner, if there are any."""
+    if fixed_landmarks is None:
+        return ()
+    names = nodes.paired_landmarks(fixed_landmarks, moving_landmarks)[1]
+    listed = ", ".join(f"'{name}'" for name in names)
+    return (f"Landmarks that are not set in both lists were left out: {listed}.",) if names else ()
 
 
 def _check_pair(fixed, moving, fixed_landmarks, moving_landmarks) -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 from slicer import (
+    vtkMRMLLabelMapVolumeNode,
     vtkMRMLMarkupsFiducialNode,
+    vtkMRMLMarkupsROINode,
     vtkMRMLScalarVolumeNode,
     vtkMRMLSegmentationNode,
     vtkMRMLTransformNode,
@@ -15,6 +17,8 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from RegCore.registration import METHODS
 from RegCore.space.names import DEVICES
+
+from .paths import typed_path
 
 SMOOTHNESS = 1.25  # RegCore's own default
 
@@ -51,22 +55,27 @@ Method = _choice(
 Device = _choice("Device", DEVICES)
 
 
+# Slicer keeps None in a parameter of several classes only where None is one of them.
+Labels = vtkMRMLSegmentationNode | vtkMRMLLabelMapVolumeNode | None
+Mask = vtkMRMLSegmentationNode | vtkMRMLLabelMapVolumeNode | vtkMRMLMarkupsROINode | None
+
+
 @parameterNodeWrapper
 class RegisterParameters:
     """The parameter node; each field is bound to the widget whose SlicerParameterName is its name."""
 
     fixedVolume: vtkMRMLScalarVolumeNode
     movingVolume: vtkMRMLScalarVolumeNode
-    fixedSegmentation: vtkMRMLSegmentationNode
-    movingSegmentation: vtkMRMLSegmentationNode
+    fixedSegmentation: Labels
+    movingSegmentation: Labels
     method: Method = Method.deformable
     modelFile: str = ""
     refine: bool = False
     outputTransform: vtkMRMLTransformNode
     warpedVolume: vtkMRMLScalarVolumeNode
     warpedSegmentation: vtkMRMLSegmentationNode
-    fixedMask: vtkMRMLSegmentationNode
-    movingMask: vtkMRMLSegmentationNode
+    fixedMask: Mask
+    movingMask: Mask
     fixedLandmarks: vtkMRMLMarkupsFiducialNode
     movingLandmarks: vtkMRMLMarkupsFiducialNode
     initialTransform: vtkMRMLTransformNode
@@ -74,12 +83,14 @@ class RegisterParameters:
     seed: Annotated[int, WithinRange(0, 99999)] = 0
     smoothness: Annotated[float, WithinRange(0.1, 10.0)] = SMOOTHNESS
     createImages: bool = True
+    keepType: bool = True
+    applyToMoving: bool = True
 
     def chosen(self) -> str:
         """The method as `RegCore.register` takes it: its name, or the path of the trained model."""
         if self.method is not Method.trained:
             return self.method.value
-        return str(Path(self.modelFile).expanduser().absolute())
+        return str(Path(typed_path(self.modelFile)).absolute())
 
     def deforms(self) -> bool:
         """Whether the deformable method takes part."""
@@ -91,3 +102,19 @@ class RegisterParameters:
         if self.deforms() and abs(self.smoothness - SMOOTHNESS) > 1e-6:
             settings["smoothness"] = self.smoothness
         return settings or None
+
+
+_wrappers: list[RegisterParameters] = []
+
+
+def parameters_of(node) -> RegisterParameters:
+    """The one wrapper of a parameter node.
+
+    It is kept for good: Slicer 5.10 leaves an observer of a wrapper behind, and crashes when Python collected
+    the wrapper and the node changes.
+    """
+    known = next((wrapper for wrapper in _wrappers if wrapper.parameterNode is node), None)
+    if known is None:
+        known = RegisterParameters(node)
+        _wrappers.append(known)
+    return known

@@ -1,8 +1,11 @@
 """Where the package RegCore and the module's resources are, installed in Slicer or in a working copy."""
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 MODULE_FOLDER = Path(__file__).resolve().parents[1]
 # Installed, RegCore and Resources lie beside DeepRegSlicer.py; in a working copy, beside its folder.
@@ -33,3 +36,14 @@ def make_regcore_importable() -> None:
     """Let `import RegCore` find the package, also when Slicer was only given this module's folder."""
     if find_spec("RegCore") is None:
         sys.path.append(str(regcore_folder()))
+
+
+def typed_path(text: str) -> str:
+    """What a user typed, pasted or dropped into a field for a path, as a path; "" for nothing.
+
+    Blanks around it are left out, ~ becomes the home folder, and file:///… a path.
+    """
+    text = text.strip().strip('"')
+    if text.lower().startswith("file:"):
+        text = url2pathname(urlparse(text).path)
+    return os.path.expanduser(text)

@@ -1,22 +1,15 @@
 """Keeps the child process that computes: starts it, asks, listens, cancels, and says why it ended.
 
-The child is `python -m RegCore worker` (the protocol: `RegCore/cli/worker.py`). A thread reads its answers
+The child is the command `regcore worker` (the protocol: `RegCore/cli/worker.py`). A thread reads its answers
 into a queue; a Qt timer empties the queue in Slicer's main thread, so that no Qt or MRML object meets the
 thread.
 """
 
-import json
 import logging
-import os
-import queue
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +18,14 @@ import qt
 
 from RegCore.io import messages
 
-from .paths import regcore_folder
+from .child import Child
 
 POLL_MILLISECONDS = 50
+IDLE_POLL_MILLISECONDS = 2000
+IDLE_SECONDS = 300.0  # after these an idle process is ended, since it holds memory that others may want
 CANCEL_FILE_AFTER = 0.3  # seconds after the message; then the cancel file
 KILL_AFTER = 0.9  # seconds after the message; then the end of the process, so that Cancel takes a second
 SCENE_IS_SAFE = "The scene is as it was; the next run starts a new process."
-LINES_KEPT = 200  # of what the child says on standard error
 
 log = logging.getLogger(__name__)
 
@@ -40,11 +34,13 @@ class WorkerError(Exception):
     """The child process did not bring a result. The text is a sentence for the user.
 
     details: for the log. missing: names, at the package index, of packages that have to be installed.
+    kind: of a failure that the child told, as `RegCore.cli.worker.describe` says; "broken": those packages
+    are there but have to be installed again.
     """
 
-    def __init__(self, message: str, details: str = "", missing: tuple[str, ...] = ()):
+    def __init__(self, message: str, details: str = "", missing: tuple[str, ...] = (), kind: str = ""):
         super().__init__(message)
-        self.details, self.missing = details, tuple(missing)
+        self.details, self.missing, self.kind = details, tuple(missing), kind
 
 
 class WorkerCancelled(WorkerError):
@@ -67,9 +63,17 @@ class Job:
     answered: bool = False  # whether anything came back
 
 
+# `python -m` and `-c` put the working directory, where a user's random.py may lie, before all other places to
+# import from; PYTHONSAFEPATH, which forbids it, is not known to Python 3.10.
+BOOT = (
+    "import sys; sys.path[:] = [place for place in sys.path if place]; "
+    "import runpy; runpy.run_module('RegCore', None, '__main__', True)"
+)
+
+
 def worker_command() -> list[str]:
     """The command that starts the child in Slicer's own Python environment."""
-    return [shutil.which("PythonSlicer") or sys.executable, "-m", "RegCore", "worker"]
+    return [shutil.which("PythonSlicer") or sys.executable, "-c", BOOT, "worker"]
 
 
 class Worker:
@@ -80,20 +84,21 @@ class Worker:
         command: list[str] | None = None,
         kill_after: float = KILL_AFTER,
         after_death: str = SCENE_IS_SAFE,
+        idle_seconds: float = IDLE_SECONDS,
     ):
         """command: what to start instead of `worker_command()`.
 
         kill_after: seconds that a cancelled job gets to end by itself. after_death: what to say besides where
-        the process ended on its own.
+        the process ended on its own. idle_seconds: after these without a job the process is ended.
         """
         self.command, self.kill_after, self.after_death = command, kill_after, after_death
+        self.idle_seconds = idle_seconds
         self.job: Job | None = None
-        self._child: _Child | None = None
+        self._child: Child | None = None
         self._numbers = 0
         self._polling = False
-        self._timer = qt.QTimer()
-        self._timer.setInterval(POLL_MILLISECONDS)
-        self._timer.timeout.connect(self.poll)
+        self._idle_since = 0.0
+        self._timer = None  # while there is something to look for: a timer holds the worker in PythonQt
 
     @property
     def process_id(self) -> int | None:
@@ -123,8 +128,20 @@ class Worker:
                 raise WorkerError(text, repr(error)) from error
             raise
         self.job = job
-        self._timer.start()
+        self._watch(POLL_MILLISECONDS)
         return job
+
+    def _watch(self, milliseconds: int | None) -> None:
+        """Call `poll` in that interval from now on; None: no more."""
+        if self._timer is not None:
+            self._timer.stop()
+            self._timer.timeout.disconnect(self.poll)
+            self._timer = None
+        if milliseconds is not None:
+            self._timer = qt.QTimer()
+            self._timer.setInterval(milliseconds)
+            self._timer.timeout.connect(self.poll)
+            self._timer.start()
 
     def cancel(self) -> None:
         """Ask the running job to stop: in `kill_after` seconds it does, if need be with its process."""
@@ -146,20 +163,29 @@ class Worker:
         if self._child is not None:
             self._child.kill()
             self._child = None
+        self._end_by_user()
+
+    def _end_by_user(self) -> None:
         if self.job is not None:
             self._finish(error=WorkerCancelled("Cancelled."))
+        else:
+            self._watch(None)
 
     def detach(self) -> None:
         """Let the child end by itself, which it does where it stands or after what it has to keep."""
         if self._child is not None:
             self._child.detach()
             self._child = None
-        if self.job is not None:
-            self._finish(error=WorkerCancelled("Cancelled."))
+        self._end_by_user()
 
     def poll(self) -> None:
         """Take in what the child said and look whether it is alive. Called by the timer."""
-        if self._polling or self.job is None:
+        if self._polling:
+            return
+        if self.job is None:
+            if time.monotonic() - self._idle_since > self.idle_seconds:
+                log.info("ending the computing process, which has been idle for a while")
+                self.detach()
             return
         self._polling = True
         try:
@@ -180,7 +206,7 @@ class Worker:
                 log.info("the idle computing process is gone, starting another: %s", error)
         if self._child is not None:
             self._child.kill()
-        self._child = _Child(self.command or worker_command())
+        self._child = Child(self.command or worker_command())
         self._child.send(message)
 
     def _try_to_send(self, message: dict) -> None:
@@ -214,7 +240,8 @@ class Worker:
 
     def _read(self, job: Job, event: dict) -> tuple[dict | None, WorkerError | None]:
         if event["event"] == "error":
-            return None, WorkerError(event["message"], event["details"], event["missing"])
+            told = (event["message"], event["details"], event["missing"], event["kind"])
+            return None, WorkerError(*told)
         try:
             return messages.read(job.folder / "result.npz"), None
         except (OSError, ValueError, KeyError) as error:
@@ -245,119 +272,11 @@ class Worker:
 
     def _finish(self, result: dict | None = None, error: WorkerError | None = None) -> None:
         job, self.job = self.job, None
-        self._timer.stop()
+        self._idle_since = time.monotonic()
+        self._watch(IDLE_POLL_MILLISECONDS if self._child is not None else None)
         shutil.rmtree(job.folder, ignore_errors=True)
         job.result, job.error, job.running = result, error, False
         job.on_done(job)
-
-
-class _Child:
-    """The process itself, its pipes and the threads that read them."""
-
-    def __init__(self, command: list[str]):
-        """Raises OSError if the command can't be started."""
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            env=_environment(),
-            start_new_session=os.name == "posix",  # a group of its own, which is ended as a whole
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-        )
-        self._events: queue.Queue[str | None] = queue.Queue()
-        self._errors: deque[str] = deque(maxlen=LINES_KEPT)
-        self.fresh = True  # until it is asked a second time
-        self._worker_id: int | None = None  # differs from process.pid where a launcher stands between
-        for target in (self._read_events, self._read_errors):
-            threading.Thread(target=target, daemon=True).start()
-
-    def _read_events(self) -> None:
-        for line in self.process.stdout:
-            self._events.put(line)
-        self._events.put(None)
-
-    def _read_errors(self) -> None:
-        for line in self.process.stderr:
-            self._errors.append(line)
-
-    def alive(self) -> bool:
-        return self.process.poll() is None
-
-    def send(self, message: dict) -> None:
-        """Raises OSError if the child is gone."""
-        self.process.stdin.write(json.dumps(message) + "\n")
-        self.process.stdin.flush()
-
-    def next_event(self, wait: bool) -> dict | None:
-        """The next event that came, None if there is none. `wait`: give the reading thread a moment."""
-        while True:
-            try:
-                line = self._events.get(timeout=0.2) if wait else self._events.get_nowait()
-            except queue.Empty:
-                return None
-            if line is None:
-                return None
-            try:
-                event = json.loads(line)
-            except ValueError:
-                log.info("the computing process printed: %s", line.rstrip())
-                continue
-            if event.get("event") == "ready":
-                self._worker_id = event["process"]
-                continue
-            return event
-
-    def detach(self) -> None:
-        """Say nothing more: the process ends once its standard input does."""
-        try:
-            self.process.stdin.close()
-        except OSError as error:
-            log.debug("what was still to be sent is lost: %s", error)
-
-    def kill(self) -> None:
-        """End the process and all that it started. PythonSlicer is a launcher: ending it alone is no use."""
-        if os.name == "posix":
-            try:
-                os.killpg(self.process.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError) as error:
-                log.debug("the process group is gone already: %s", error)
-        else:
-            for process_id in {self.process.pid, self._worker_id or self.process.pid}:
-                subprocess.run(["taskkill", "/F", "/T", "/PID", str(process_id)], capture_output=True)
-        self.detach()
-        try:
-            self.process.wait(timeout=5)
-        except subprocess.TimeoutExpired as error:
-            log.error("the computing process can't be ended: %s", error)
-
-    def exit_reason(self) -> str:
-        """How the process ended, in a few words."""
-        code = self.process.returncode
-        if code is None or code >= 0:
-            return f"exit code {code}"
-        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        if name == "SIGKILL":
-            return f"ended from outside, {name}; often the computer ran out of memory"
-        return f"ended by {name}"
-
-    def stderr_tail(self) -> str:
-        """The last lines of its standard error."""
-        return "".join(self._errors)
-
-
-def _environment() -> dict[str, str]:
-    """Our environment, with RegCore where Python looks.
-
-    torch's threads sleep while they wait for each other unless the user's environment says otherwise: by
-    default they spin, and on a computer that also does something else the work then takes many times longer.
-    """
-    places = [str(regcore_folder()), os.environ.get("PYTHONPATH", "")]
-    path = os.pathsep.join(place for place in places if place)
-    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": path}
 
 
 _shared: Worker | None = None

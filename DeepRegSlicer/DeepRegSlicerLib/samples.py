@@ -8,6 +8,12 @@ def register_sample_data():
     SampleDataLogic.registerCustomSampleDataSource(
         category="DeepRegSlicer",
         sampleName="DeepRegPhantom",
+        uris=[],  # Slicer takes the length of each list, although nothing is downloaded
+        fileNames=[],
+        nodeNames=[],
+        loadFiles=[],
+        loadFileTypes=[],
+        checksums=[],
         customDownloader=load_phantom,
     )
 

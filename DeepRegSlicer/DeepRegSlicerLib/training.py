@@ -7,6 +7,7 @@ From Slicer's Python console:
 """
 
 import csv
+import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from RegCore.space.geometry import InputError
 
 from . import process
 from .run import Run
+
+log = logging.getLogger(__name__)
 
 PATIENCE = 120.0  # seconds that a step and its checkpoint may take before a stopped training is ended
 AFTER_DEATH = "What was trained until the last checkpoint is kept: resume the training to go on from it."
@@ -177,10 +180,18 @@ def unused_folder(folder: Path) -> Path:
     """The folder if it is not there or empty, else the next one of its name with a number: first-2 …"""
     stem = re.sub(r"-\d+$", "", folder.name)
     number = int(folder.name[len(stem) + 1 :] or 1)
-    while folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    while _is_used(folder):
         number += 1
         folder = folder.with_name(f"{stem}-{number}")
     return folder
+
+
+def _is_used(folder: Path) -> bool:
+    try:
+        return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+    except OSError as error:  # whoever wants to write there will be told
+        log.debug("%s can't be looked into: %s", folder, error)
+        return False
 
 
 def best_epoch(history: list[dict]) -> dict | None:

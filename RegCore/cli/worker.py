@@ -16,6 +16,7 @@ its standard input closes, hence with whoever started it; a training ends as if 
 libraries print goes to standard error. Nothing heavy is imported before the first request.
 """
 
+import gc
 import json
 import logging
 import os
@@ -40,6 +41,8 @@ PACKAGES = {  # what the work needs beyond Slicer's own Python: name at import, 
     "h5py": "h5py",
     "yaml": "pyyaml",
 }
+OPTIONAL = {"skimage": "scikit-image"}  # needed by some of the work, SLIC-Reg: told when it is met
+NEEDED = PACKAGES | OPTIONAL
 PROGRESS_EVERY = 0.1  # seconds between two progress events of one stage
 GRACE = 2.0  # seconds that running work gets to end by itself after standard input closed,
 GRACES = {"train": 120.0}  # or more, where it has something to keep
@@ -56,6 +59,36 @@ def missing_packages() -> list[str]:
     return [at_index for name, at_index in PACKAGES.items() if find_spec(name) is None]
 
 
+class TorchBrokenError(Exception):
+    """PyTorch is installed but can't be used; the text says how its import failed."""
+
+
+def load_torch(progress: Progress) -> None:
+    """Import PyTorch, and see that it works with this NumPy.
+
+    Raises:
+        ModuleNotFoundError: PyTorch is not there at all.
+        TorchBrokenError: it is there, but half installed, built for another NumPy, without a library …
+    """
+    if "torch" in sys.modules and hasattr(sys.modules["torch"], "zeros"):
+        return
+    progress(0.0, "loading PyTorch", {})
+    try:
+        import torch
+
+        torch.zeros(1).numpy()
+    except ModuleNotFoundError as error:
+        if error.name == "torch":
+            raise
+        raise TorchBrokenError(_first_line(error)) from error
+    except Exception as error:
+        raise TorchBrokenError(_first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
 def register_command(arguments: dict, progress: Progress) -> dict:
     """`RegCore.register` with the arguments of the request; the result by the names of `Registration`.
 
@@ -66,8 +99,7 @@ def register_command(arguments: dict, progress: Progress) -> dict:
     arguments = dict(arguments)
     fixed, moving = arguments.pop("fixed"), arguments.pop("moving")
     alone = arguments.pop("moving_labels", None) if arguments.get("fixed_labels") is None else None
-    if "torch" not in sys.modules:
-        progress(0.0, "loading PyTorch", {})
+    load_torch(progress)
     try:
         done = RegCore.register(fixed, moving, **arguments, progress=progress)
     except Exception as error:
@@ -94,8 +126,7 @@ def train_command(arguments: dict, progress: Progress) -> dict:
     A relative folder of data that is not in the working directory is looked for beside the first YAML file
     and above it.
     """
-    if "torch" not in sys.modules:
-        progress(0.0, "loading PyTorch", {})
+    load_torch(progress)
     from RegCore.training import train
     from RegCore.training.config import Config, load_config
     from RegCore.training.plugins import load_plugin
@@ -146,7 +177,7 @@ def check_command(arguments: dict, progress: Progress) -> dict:
     missing = missing_packages()
     devices = ["cpu"]
     if "torch" not in missing:
-        progress(0.0, "loading PyTorch", {})
+        load_torch(progress)
         import torch
 
         devices += ["cuda"] if torch.cuda.is_available() else []
@@ -171,6 +202,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said)
 
 
+def _absent_module(error: BaseException | None) -> str:
+    """The module of an installable package whose absence is the error or its cause; "" if there is none."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name in NEEDED:
+            return error.name
+        error = error.__cause__
+    return ""
+
+
 def _on_graphics_card(error: BaseException) -> bool:
     return re.search(r"\b(cuda|hip|mps)\b", str(error).lower()) is not None
 
@@ -180,11 +220,15 @@ def describe(error: Exception, command: str = "register") -> dict:
     advice = ADVICE.get(command, ADVICE["register"])
     details = "".join(traceback.format_exception(error))
     missing: list[str] = []
-    if isinstance(error, InputError):
-        kind, message = "input", str(error)
-    elif isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in PACKAGES:
-        kind, missing = "missing", missing_packages() or [PACKAGES[error.name.split(".")[0]]]
+    if isinstance(error, TorchBrokenError):
+        kind, missing = "broken", ["torch"]
+        message = f"PyTorch is installed but can't be used ({error}): repair its installation."
+    elif name := _absent_module(error):
+        kind, missing = "missing", missing_packages()
+        missing += [NEEDED[name]] if NEEDED[name] not in missing else []
         message = f"Python packages are missing: {', '.join(missing)}."
+    elif isinstance(error, InputError):
+        kind, message = "input", str(error)
     elif is_out_of_memory(error) and _on_graphics_card(error):
         kind = "memory"
         message = (
@@ -197,6 +241,14 @@ def describe(error: Exception, command: str = "register") -> dict:
     else:
         kind, message = "failure", f"The computation failed: {type(error).__name__}: {error}"
     return {"kind": kind, "message": message, "details": details, "missing": missing}
+
+
+def release_memory() -> None:
+    """Give back what a job held, the graphics card's memory above all: others in this computer want it."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 class Request:
@@ -240,6 +292,7 @@ class Server:
         while (job := self._queue.get()) is not None:
             self._idle.clear()
             self._work(job)
+            release_memory()
             self._jobs.pop(job.number, None)
             self._idle.set()
 

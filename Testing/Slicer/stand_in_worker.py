@@ -1,7 +1,8 @@
 """A child process that answers like RegCore's at once, or misbehaves on demand, for the tests of the module.
 
 The setting "play" of a request says what to do: "shift" (an affine transform), "bend" (a displacement field),
-"crash", "exit", "deaf", "input", "memory", "missing", "spoilt". "steps" and "seconds" say how long it takes.
+"crash", "exit", "deaf", "input", "memory", "missing", "spoilt". "steps" and "seconds" say how long it takes,
+"hold" in which stage it stays for ever.
 A training plays what the name of its folder says, up to "-". Called with --launcher, this file starts itself
 again and waits, as Slicer's PythonSlicer does.
 """
@@ -51,7 +52,8 @@ def warped(volume: Volume, transform, fixed: Volume) -> Volume:
     """The moving volume pulled onto the fixed grid, by SciPy alone."""
     index = volume.geometry.to_index(transform.map(fixed.geometry.world_grid()))
     order = 0 if volume.kind == "labels" else 1
-    channels = volume.array if volume.array.ndim == 4 else volume.array[..., None]
+    values = volume.array if volume.kind == "labels" else volume.array.astype(np.float32)
+    channels = values if values.ndim == 4 else values[..., None]
     pulled = [
         map_coordinates(channel, np.moveaxis(index, -1, 0), order=order)
         for channel in np.moveaxis(channels, -1, 0)
@@ -81,9 +83,10 @@ def register(arguments: dict, progress) -> dict:
     settings = arguments["settings"] or {}
     play, steps = settings.get("play", "shift"), settings.get("steps", 3)
     for step in range(steps):
-        progress(
-            step / steps, "stage one" if 2 * step < steps else "stage two", {"iteration": step, "loss": 0.5}
-        )
+        stage = "stage one" if 2 * step < steps else "stage two"
+        progress(step / steps, stage, {"iteration": step, "loss": 0.5})
+        if settings.get("hold") == stage:
+            time.sleep(600)  # longer than anybody waits
         time.sleep(settings.get("seconds", 0.01))
     misbehave(play)
     fixed, moving = arguments["fixed"], arguments["moving"]

@@ -125,3 +125,21 @@ def test_regcores_own_sentence_reaches_the_user(host, library, answers):
         logic.register_volumes(fixed, flat, method="teleport")
     assert answers == []
     assert scenes.inventory() == before
+
+
+@pytest.mark.slow
+def test_the_shipped_self_test_passes(host, library, answers):
+    """What "Reload and Test" runs."""
+    module = host.load_module(ROOT / "DeepRegSlicer" / "DeepRegSlicer.py")
+    module.file.DeepRegSlicerTest().runTest()
+    assert len(answers) == 1
+
+
+def test_the_self_test_says_that_it_needs_packages(host, library, answers, monkeypatch):
+    monkeypatch.setattr(library("install"), "missing_packages", lambda: ["torch"])
+    module = host.load_module(ROOT / "DeepRegSlicer" / "DeepRegSlicer.py")
+    said = []
+    test = module.file.DeepRegSlicerTest()
+    test.delayDisplay = lambda text, *more: said.append(text)
+    test.runTest()
+    assert said == ["Not tested: these Python packages are missing: torch"] and answers == []

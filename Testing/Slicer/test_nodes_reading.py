@@ -168,8 +168,114 @@ def test_landmarks_are_read_in_the_world(nodes, make):
     read = nodes.landmarks(lists[0], lists[1])
     np.testing.assert_allclose(read, np.hstack([points, transformed(matrix, points + 1)]), atol=1e-9)
     lists[1].RemoveNthControlPoint(0)
-    with pytest.raises(InputError, match="'F' has 3 points and 'M' has 2"):
+    lists[1].RemoveNthControlPoint(0)
+    with pytest.raises(InputError, match="'F' has 3 points and 'M' has 1"):
         nodes.landmarks(*lists)
+
+
+@pytest.fixture
+def lists(nodes):
+    """A fixed and a moving list of four points each, whose labels differ."""
+    import slicer
+
+    made = []
+    for number, name in enumerate(("F", "M")):
+        made.append(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", name))
+        for k in range(4):
+            made[-1].AddControlPoint(k + 10 * number, 2 * k, -k)
+    return made
+
+
+def test_landmarks_that_are_not_set_in_both_lists_are_left_out(nodes, lists):
+    fixed, moving = lists
+    fixed.UnsetNthControlPointPosition(0)
+    moving.UnsetNthControlPointPosition(2)
+    expected = [[k, 2 * k, -k, k + 10, 2 * k, -k] for k in (1, 3)]
+    np.testing.assert_allclose(nodes.landmarks(fixed, moving), expected)
+    assert nodes.paired_landmarks(fixed, moving) == ([(1, 1), (3, 3)], ["1", "3"])
+    fixed.UnsetNthControlPointPosition(1)
+    fixed.UnsetNthControlPointPosition(3)
+    with pytest.raises(InputError, match="No landmark is set in both 'F' and 'M'"):
+        nodes.landmarks(fixed, moving)
+
+
+def test_landmarks_with_labels_in_common_are_paired_by_them(nodes, lists):
+    fixed, moving = lists
+    for k, label in enumerate(("apex", "hilum", "carina", "F-4")):
+        fixed.SetNthControlPointLabel(k, label)
+    for k, label in enumerate(("hilum", "apex", "M-3", "carina")):
+        moving.SetNthControlPointLabel(k, label)
+    moving.RemoveNthControlPoint(2)
+    assert nodes.paired_landmarks(fixed, moving) == ([(0, 1), (1, 0), (2, 2)], ["F-4"])
+    np.testing.assert_allclose(nodes.landmarks(fixed, moving)[2], [2, 4, -2, 13, 6, -3])
+    moving.SetNthControlPointLabel(2, "apex")  # twice in one list: no label tells a point
+    fixed.RemoveNthControlPoint(3)
+    assert nodes.paired_landmarks(fixed, moving) == ([(0, 0), (1, 1), (2, 2)], [])
+
+
+@pytest.mark.parametrize("matrix", ["FIXED", "MOVING"])
+def test_a_roi_masks_the_voxels_whose_centres_lie_in_it(nodes, make, matrix):
+    import slicer
+
+    node = make.volume("F", (7, 8, 9), getattr(make, matrix))
+    grid = nodes.volume(node).geometry
+    roi = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Box")
+    roi.SetSize(6, 5, 7)
+    turned, _ = make.linear_parent("Turn")
+    roi.SetCenter(*(np.linalg.inv(make.linear_parent("Same")[1]) @ [*grid.to_world([[3, 4, 4]])[0], 1])[:3])
+    make.under(roi, turned)
+    read = nodes.mask(roi, grid=grid)
+    axes = np.array([[roi.GetObjectToWorldMatrix().GetElement(r, c) for c in range(4)] for r in range(4)])
+    local = (grid.world_grid() - axes[:3, 3]) @ np.linalg.inv(axes[:3, :3]).T
+    np.testing.assert_array_equal(read.array, (abs(local) <= np.array([3, 2.5, 3.5])).all(-1))
+    assert 0 < read.array.sum() < read.array.size
+    roi.SetCenter(900, 0, 0)
+    with pytest.raises(InputError, match="ROI 'Box' lies outside"):
+        nodes.mask(roi, grid=grid)
+
+
+def label_map(make, name, array, matrix):
+    import slicer
+
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", name)
+    slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(array.transpose(2, 1, 0)))
+    node.SetIJKToRASMatrix(make.vtk_matrix(matrix))
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+def test_a_label_map_volume_is_a_segmentation_with_the_names_of_its_colours(nodes, make):
+    import slicer
+
+    colours = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLColorTableNode", "Organs")
+    colours.SetTypeToUser()
+    colours.SetNumberOfColors(6)
+    for label, name in ((2, "gut"), (5, "liver")):
+        colours.SetColor(label, name, 0.1 * label, 0.5, 0.2, 1)
+    labels = np.array([0, 2, 5], np.int16)[make.boxes((11, 9, 13))]
+    moving = label_map(make, "Labels", labels, make.MOVING)
+    moving.GetDisplayNode().SetAndObserveColorNodeID(colours.GetID())
+    parent, matrix = make.linear_parent()
+    make.under(moving, parent)
+    f = make.boxes((14, 16, 12))
+    fixed = make.segmentation("S", make.volume("F"), {"Liver": f == 2, "Gut": f == 1})
+    read_fixed, read, structures = nodes.label_volumes(fixed, moving)
+    assert structures.names == ("Liver", "Gut")
+    np.testing.assert_array_equal(read.array, np.array([0, 2, 1])[make.boxes((11, 9, 13))])
+    np.testing.assert_allclose(read.geometry.affine, matrix @ make.MOVING, atol=1e-9)
+    found = {segment.GetName(): segment.GetColor()[0] for segment in structures.metadata.values()}
+    assert found == pytest.approx({"gut": 0.2, "liver": 0.5}, abs=1 / 255)
+    assert nodes.volume(moving).kind == "labels" and nodes.mask(moving).array.sum() == (labels > 0).sum()
+
+
+def test_other_nodes_are_no_masks_and_no_segmentations(nodes, make):
+    import slicer
+
+    curve = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsCurveNode", "Curve")
+    with pytest.raises(InputError, match="'Curve' is a vtkMRMLMarkupsCurveNode; a mask is"):
+        nodes.mask(curve)
+    with pytest.raises(InputError, match="'Curve' is a vtkMRMLMarkupsCurveNode; a segmentation"):
+        nodes.label_volumes(None, curve)
 
 
 def test_an_initial_transform_brings_the_moving_volume_to_the_fixed_one(nodes, make):

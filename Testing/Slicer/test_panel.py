@@ -287,7 +287,10 @@ def test_the_made_up_patient_is_among_the_sample_data(panel, host, monkeypatch):
     small = RegCore.make_phantom(fixed_shape=(20, 18, 16), moving_shape=(18, 20, 16), landmarks=5)
     monkeypatch.setitem(vars(RegCore), "make_phantom", lambda: small)
     host.app.emit("startupCompleted()")
-    source = next(s for s in host.sample_data.SampleDataLogic.registered if s.sampleName == "DeepRegPhantom")
+    import slicer
+
+    source = slicer.modules.sampleDataSources["DeepRegSlicer"][0]
+    assert source.sampleName == "DeepRegPhantom" and source.uris == []
     fixed, moving = source.customDownloader(source)
     np.testing.assert_array_equal(panel.make.array(fixed), small.fixed.array)
     np.testing.assert_allclose(panel.make.world_matrix(moving), small.moving.geometry.affine, atol=1e-6)
@@ -308,3 +311,55 @@ def test_opening_the_module_imports_nothing_heavy():
 
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout.strip().splitlines()[-1] == "[]", run.stderr
+
+
+def luminance(colour) -> float:
+    """Relative luminance of a colour (WCAG 2.1)."""
+    channels = [value / 255 for value in (colour.red(), colour.green(), colour.blue())]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other) -> float:
+    lighter, darker = sorted((luminance(one), luminance(other)), reverse=True)
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+THEMES = {"light": ("#efefef", "#ffffff", "#000000"), "dark": ("#353535", "#2d2d2d", "#ffffff")}
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_sentences_and_figures_can_be_read_on_light_and_dark(panel, host, library, theme):
+    """WCAG 2, level AA: a contrast of at least 4.5 to 1 for text, on windows and on tables."""
+    qt = host.qt
+    window, base, text = (qt.QColor(name) for name in THEMES[theme])
+    palette = qt.QPalette()
+    for role, colour in ((qt.QPalette.Window, window), (qt.QPalette.Base, base), (qt.QPalette.Text, text)):
+        palette.setColor(role, colour)
+    before = qt.QApplication.palette()
+    panel.module.panel.show()
+    qt.QApplication.setPalette(palette)
+    host.spin(0.05)
+    try:
+        _hold_to_contrast(host, panel, library, window, base)
+    finally:
+        qt.QApplication.setPalette(before)
+
+
+def _hold_to_contrast(host, panel, library, window, base) -> None:
+    qt, ui = host.qt, panel.ui
+    voice = library("panels.panel")
+    for tone in (voice.Tone.hint, voice.Tone.good, voice.Tone.bad):
+        panel.module.widget.panel.set_status("x", tone)
+        shown = qt.QColor(ui.statusLabel.styleSheet.split("color: ")[1].split(";")[0])
+        assert contrast(shown, window) >= 4.5 and contrast(shown, base) >= 4.5
+    rows = [("better", "1", "2", 1), ("worse", "2", "1", -1)]
+    library("panels.results").fill(ui.resultTable, rows)
+    for row in range(2):
+        assert contrast(ui.resultTable.item(row, 2).foreground().color(), base) >= 4.5
+
+
+@pytest.mark.parametrize(("after", "verdict"), [(0.9294, 0), (0.9296, 1), (0.9284, -1)])
+def test_a_figure_is_better_where_it_reads_better(library, after, verdict):
+    rows = library("panels.results").rows({"dice_mean": {"before": 0.9291, "after": after}}, 1.0)
+    assert rows[0][3] == verdict

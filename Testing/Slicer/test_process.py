@@ -96,25 +96,43 @@ def test_a_second_request_at_the_same_time_is_refused(worker, library):
 def test_cancelling_keeps_a_process_that_listens(worker, library):
     asked = Asked(worker, steps=3000)
     reach(asked, "stage one")
-    process, started = worker.process_id, time.monotonic()
+    process = worker.process_id
+    worker.kill_after = 60  # on a busy computer it may take a while to listen
     worker.cancel()
     worker.cancel()
     assert isinstance(asked.wait().error, library("process").WorkerCancelled)
-    assert time.monotonic() - started < 1
+    worker.kill_after = library("process").KILL_AFTER
     assert Asked(worker).wait().error is None
     assert worker.process_id == process
 
 
+class Clock:
+    """Time as a test wants it."""
+
+    sleep = staticmethod(time.sleep)
+    now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+
 @both_ways
-def test_cancelling_ends_a_process_that_is_deaf_with_all_its_children(worker, library):
-    asked = Asked(worker, play="deaf", steps=2)
+def test_cancelling_ends_a_process_that_is_deaf_with_all_its_children(worker, library, monkeypatch):
+    process, clock = library("process"), Clock()
+    monkeypatch.setattr(process, "time", clock)
+    asked = Asked(worker, steps=2, hold="stage two")
     reach(asked, "stage two")
-    time.sleep(0.2)
-    processes, started = family(worker), time.monotonic()
+    processes = family(worker)
     worker.cancel()
-    assert isinstance(asked.wait().error, library("process").WorkerCancelled)
-    assert 0.5 < time.monotonic() - started < 1.5
+    for waited, message_only in ((0.2, True), (0.5, False), (0.8, False)):
+        clock.now = 1000 + waited
+        worker.poll()
+        assert asked.job.running and (asked.job.folder / "cancel").exists() is not message_only
+    clock.now = 1000.95  # a second after the click it is over
+    worker.poll()
+    assert isinstance(asked.job.error, process.WorkerCancelled)
     assert_gone(processes)
+    monkeypatch.undo()
     assert Asked(worker).wait().error is None
 
 
@@ -126,7 +144,7 @@ def test_cancelling_ends_a_process_that_is_deaf_with_all_its_children(worker, li
     indirect=["worker"],
 )
 def test_a_killed_process_is_noticed_and_nothing_of_it_is_left(worker, stage, member):
-    asked = Asked(worker, steps=30)
+    asked = Asked(worker, steps=2, hold=stage or "stage one")  # however busy the computer is
     if stage:
         reach(asked, stage)
     processes = family(worker)
@@ -240,9 +258,65 @@ def test_the_timer_brings_the_answer_to_who_does_not_wait(host, library):
 def test_the_real_worker_is_started_from_any_folder(host, library, tmp_path, monkeypatch):
     process = library("process")
     monkeypatch.chdir(tmp_path)
-    worker = process.Worker([sys.executable, "-m", "RegCore.cli.worker"])
+    worker = process.Worker()
     job = worker.request("check", {}, lambda *told: None, lambda job: None)
     worker.wait(job)
     assert job.error is None and "cpu" in job.result["devices"]
-    assert process.worker_command()[-3:] == ["-m", "RegCore", "worker"]
     worker.stop()
+
+
+@pytest.mark.parametrize("by", ["the working directory", "an empty entry of PYTHONPATH", "a relative entry"])
+def test_nothing_is_imported_from_the_working_directory(host, library, tmp_path, monkeypatch, by):
+    for name in ("random", "torch", "runpy", "RegCore", "json"):
+        (tmp_path / f"{name}.py").write_text("open('was imported', 'w'); raise SystemExit('a foreign file')")
+    monkeypatch.chdir(tmp_path)
+    others = {"an empty entry of PYTHONPATH": f"/nowhere{os.pathsep}", "a relative entry": "."}
+    if by in others:
+        monkeypatch.setenv("PYTHONPATH", others[by])
+    worker = library("process").Worker()
+    job = worker.request("check", {}, lambda *told: None, lambda job: None)
+    worker.wait(job)
+    assert job.error is None and not (tmp_path / "was imported").exists()
+    worker.stop()
+
+
+def test_the_working_directory_is_kept_for_relative_folders(host, library, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    worker = library("process").Worker()
+    Asked(worker, play="input").wait()  # of the real worker: any answer will do
+    assert Path(psutil.Process(worker.process_id).cwd()) == tmp_path
+    worker.stop()
+
+
+def test_an_idle_process_is_ended_after_a_while(host, library, monkeypatch):
+    monkeypatch.setattr(library("process"), "IDLE_POLL_MILLISECONDS", 20)
+    worker = library("process").Worker(DIRECT, idle_seconds=0.2)
+    Asked(worker).wait()
+    processes = family(worker)
+    assert host.spin(10, until=lambda: worker.process_id is None)
+    assert_gone(processes)
+    assert Asked(worker).wait().error is None
+    worker.stop()
+
+
+def test_a_worker_without_work_is_not_held_by_its_timer(library):
+    """In PythonQt a connection holds the object of a bound method."""
+    worker = library("process").Worker(DIRECT)
+    assert worker._timer is None
+    Asked(worker).wait()
+    assert worker._timer is not None
+    worker.stop()
+    assert worker._timer is None
+
+
+def test_ending_a_process_on_windows_opens_no_console(library, monkeypatch):
+    child = library("child")
+    calls = []
+    made = child.Child(DIRECT)
+    monkeypatch.setattr(child, "NO_WINDOW", 0x08000000)
+    monkeypatch.setattr(child.os, "name", "nt")
+    with monkeypatch.context() as patched:
+        patched.setattr(child.subprocess, "run", lambda command, **more: calls.append((command, more)))
+        made.process.kill()
+        made.kill()
+    assert calls[0][0][0] == "taskkill" and calls[0][1]["creationflags"] == 0x08000000

@@ -91,9 +91,6 @@ class Host:
         from . import ctk
 
         sys.modules["ctk"] = self.ctk = ctk
-        from . import sampledata
-
-        sys.modules["SampleData"] = self.sample_data = sampledata
         from . import mrmlwidgets  # noqa: F401  (makes slicer.qMRMLNodeComboBox and the others)
 
     def _import_base_classes(self):
@@ -101,20 +98,42 @@ class Host:
         source = os.environ.get("SLICER_SOURCE")
         self.uses_slicer_source = bool(source)
         if source:
-            folder = Path(source) / "Base" / "Python" / "slicer"
-            if not folder.is_dir():
-                raise RuntimeError(
-                    f"SLICER_SOURCE={source} is no Slicer source tree: it lacks Base/Python/slicer"
-                )
-            self.slicer.__path__.append(str(folder))
-        from . import parameters, pip, scripted
+            self._import_from(Path(source).resolve())
+            return
+        from . import parameters, pip, sampledata, scripted
 
         self.packaging = pip
         self._add_submodule("packaging", pip)
-        if not source:
-            self._add_submodule("ScriptedLoadableModule", scripted)
-            self._add_submodule("i18n", scripted)
-            self._add_submodule("parameterNodeWrapper", parameters)
+        self._add_submodule("ScriptedLoadableModule", scripted)
+        self._add_submodule("i18n", scripted)
+        self._add_submodule("parameterNodeWrapper", parameters)
+        sys.modules["SampleData"] = sampledata
+
+    def _import_from(self, source):
+        """Slicer's own Python files, in place of every stand-in that has an original and of slicer.util.
+
+        packaging: Slicer's, which 5.10 does not have; then None.
+        """
+        folder = source / "Base" / "Python" / "slicer"
+        sample_data = source / "Modules" / "Scripted" / "SampleData" / "SampleData.py"
+        for there in (folder, sample_data):
+            if not there.exists():
+                raise RuntimeError(f"SLICER_SOURCE={source} is no Slicer source tree: it lacks {there}")
+        self.slicer.__path__.append(str(folder))
+        self._add_submodule("util", self._module_of("slicer.util", folder / "util.py"))
+        self.packaging = None
+        if (folder / "packaging.py").exists():
+            self.packaging = self._module_of("slicer.packaging", folder / "packaging.py")
+            self._add_submodule("packaging", self.packaging)
+        self._module_of("SampleData", sample_data)
+
+    @staticmethod
+    def _module_of(name, path):
+        """The module of a file, imported under that name."""
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
 
     def _add_submodule(self, name, module):
         sys.modules[f"slicer.{name}"] = module
@@ -129,9 +148,7 @@ class Host:
         name = path.stem
         if str(path.parent) not in sys.path:
             sys.path.insert(0, str(path.parent))
-        spec = importlib.util.spec_from_file_location(name, path)
-        file = sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(file)
+        file = self._module_of(name, path)
         module = getattr(file, name)(types.SimpleNamespace(path=str(path), name=name, icon=None))
         panel = self.slicer.qSlicerScriptedLoadableModuleWidget()
         panel.setLayout(self.qt.QVBoxLayout())
@@ -212,8 +229,9 @@ class Host:
     def reset(self):
         """Back to the start: no module, an empty scene, no recorded installations, settings and errors."""
         self.close_all()
-        self.packaging.record.clear()
-        self.sample_data.SampleDataLogic.clear()
+        if not self.uses_slicer_source:
+            self.packaging.record.clear()
+        self.slicer.modules.sampleDataSources = {}
         self.app.drop_connections()
         self.app.userSettings().clear()
         self.errors.clear()

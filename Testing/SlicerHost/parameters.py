@@ -8,6 +8,7 @@ import enum
 import pathlib
 import types
 import typing
+import weakref
 from dataclasses import dataclass
 
 import slicer
@@ -101,6 +102,8 @@ def node_classes(kind):
     members = [kind]
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         members = [member for member in typing.get_args(kind) if member is not type(None)]
+        if len(members) == len(typing.get_args(kind)):
+            raise TypeError(f"Slicer can't keep None in {kind}: it has to be one of the types")
     all_nodes = all(isinstance(member, type) and issubclass(member, slicer.vtkMRMLNode) for member in members)
     return members if all_nodes else []
 
@@ -182,6 +185,20 @@ class _Wrapper:
         for parameter in self.allParameters.values():
             if not parameter.is_in(parameterNode):
                 parameter.write(parameterNode, parameter.default)
+        # As in Slicer, values are kept here until the node says that it changed, which a node does not when
+        # a scene was loaded and its references can be followed.
+        self._values = {}
+        self._read_all()
+        seen = weakref.ref(self)
+        parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: seen() and seen()._read_all())
+
+    def _read_all(self):
+        self._values = {name: one.read(self.parameterNode) for name, one in self.allParameters.items()}
+
+    def _set(self, parameter, value):
+        with slicer.util.NodeModify(self.parameterNode):
+            parameter.write(self.parameterNode, value)
+            self._values[parameter.name] = parameter.read(self.parameterNode)
 
     def _parameter(self, name):
         if name not in self.allParameters:
@@ -192,11 +209,11 @@ class _Wrapper:
 
     def getValue(self, name):
         """The value of the parameter of that name."""
-        return self._parameter(name).read(self.parameterNode)
+        return self._values[self._parameter(name).name]
 
     def setValue(self, name, value):
         """Keep a value under that name."""
-        self._parameter(name).write(self.parameterNode, value)
+        self._set(self._parameter(name), value)
 
     def default(self, name):
         """The Default of the parameter of that name."""
@@ -272,8 +289,8 @@ class _Wrapper:
 
 def _property_of(parameter):
     return property(
-        lambda self: parameter.read(self.parameterNode),
-        lambda self, value: parameter.write(self.parameterNode, value),
+        lambda self: self._values[parameter.name],
+        lambda self, value: self._set(parameter, value),
     )
 
 

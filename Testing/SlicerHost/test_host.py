@@ -239,6 +239,8 @@ def test_spin_waits_for_a_condition_and_says_whether_it_held(host):
 
 
 def test_installations_are_recorded_and_not_made(host):
+    if host.uses_slicer_source:
+        pytest.skip("Slicer's own slicer.packaging records nothing")
     from slicer import packaging
 
     wanted = packaging.load_requirements(
@@ -264,10 +266,43 @@ def _requirements(host, text):
 
 
 def test_sample_data_is_registered_when_slicer_has_started(host, smoother):
-    logic = host.sample_data.SampleDataLogic
-    assert logic.registered == []
-    host.app.emit("startupCompleted()")
-    assert [(source.category, source.sampleName) for source in logic.registered] == [("Smoother", "Noise")]
+    import SampleData
+
+    assert SampleData.SampleDataLogic.sampleDataSourcesByCategory() == {}
+    for _ in range(2):  # a second registration is none
+        host.app.emit("startupCompleted()")
+    sources = host.slicer.modules.sampleDataSources
+    assert [(name, [s.sampleName for s in found]) for name, found in sources.items()] == [
+        ("Smoother", ["Noise"])
+    ]
+
+
+EMPTY = {name: [] for name in ("uris", "fileNames", "nodeNames", "loadFiles", "loadFileTypes", "checksums")}
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({}, TypeError),  # nothing is downloaded, yet Slicer takes the length of each list
+        (EMPTY, None),
+        (EMPTY | {"checksums": None}, None),  # made as long as the addresses
+        (EMPTY | {"fileNames": None}, TypeError),
+        (EMPTY | {"fileNames": ["a.nrrd"]}, ValueError),
+        ({"uris": "https://x/a.nrrd"}, None),
+        ({"uris": ["https://x/a.nrrd"], "fileNames": ["a.nrrd"], "loadFileTypes": "VolumeFile"}, None),
+        ({"uris": ["https://x/a.nrrd", "https://x/b.nrrd"], "fileNames": ["a.nrrd"]}, ValueError),
+    ],
+)
+def test_sample_data_are_taken_or_refused_as_in_slicer(host, fields, error):
+    import SampleData
+
+    logic = SampleData.SampleDataLogic
+    if error is not None:
+        with pytest.raises(error):
+            logic.registerCustomSampleDataSource(category="C", sampleName="S", **fields)
+    else:
+        logic.registerCustomSampleDataSource(category="C", sampleName="S", **fields)
+    assert len(host.slicer.modules.sampleDataSources.get("C", [])) == (error is None)
 
 
 def test_settings_are_the_runs_own(host):
@@ -322,8 +357,12 @@ def test_importing_the_package_imports_neither_qt_nor_slicer():
 def test_slicers_own_base_classes_are_used(host):
     if not os.environ.get("SLICER_SOURCE"):
         pytest.skip("SLICER_SOURCE names no source tree of Slicer")
-    from slicer import ScriptedLoadableModule, parameterNodeWrapper
+    import SampleData
+    from slicer import ScriptedLoadableModule, i18n, parameterNodeWrapper, util
 
     source = Path(os.environ["SLICER_SOURCE"]).resolve()
-    for module in (ScriptedLoadableModule, parameterNodeWrapper):
+    modules = [SampleData, ScriptedLoadableModule, i18n, parameterNodeWrapper, util]
+    modules += [host.packaging] if host.packaging else []
+    assert bool(host.packaging) == (source / "Base" / "Python" / "slicer" / "packaging.py").exists()
+    for module in modules:
         assert source in Path(module.__file__).resolve().parents

@@ -3,8 +3,9 @@
 World coordinates are RAS mm. A node's parent transforms count: what is read is where the user sees it.
 """
 
-from .reading import affine_of_parents, initial_transform, landmarks, volume
+from .reading import affine_of_parents, initial_transform, landmarks, paired_landmarks, volume
 from .segments import Structures, label_volumes, mask
+from .transaction import is_automatic
 from .writing import Outputs, Placement, Written, write
 
 __all__ = [
@@ -14,9 +15,11 @@ __all__ = [
     "Written",
     "affine_of_parents",
     "initial_transform",
+    "is_automatic",
     "label_volumes",
     "landmarks",
     "mask",
+    "paired_landmarks",
     "volume",
     "write",
 ]

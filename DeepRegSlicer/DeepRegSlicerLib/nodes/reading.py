@@ -65,7 +65,7 @@ def transform_of_parents(node, below=None) -> vtk.vtkGeneralTransform:
 
 
 def volume(node, below=None) -> Volume:
-    """A scalar volume node as an image where the user sees it; its voxels are not copied where possible.
+    """A volume node where the user sees it, a label map as labels; its voxels are not copied where possible.
 
     Linear parent transforms are folded into the affine. Under another one the volume is resampled, as
     Slicer's "Harden transform" does, on a copy. Raises InputError if the node holds no 3-D scalar image.
@@ -83,7 +83,8 @@ def volume(node, below=None) -> Volume:
     if parents is None:
         return hardened(image, matrix_of(matrix), transform_of_parents(node, below), node.GetClassName())
     array = array_of(image)
-    return Volume(array, Geometry(array.shape, parents @ matrix_of(matrix)))
+    kind = "labels" if node.IsA("vtkMRMLLabelMapVolumeNode") else "image"
+    return Volume(array, Geometry(array.shape, parents @ matrix_of(matrix)), kind)
 
 
 def array_of(image) -> np.ndarray:
@@ -121,27 +122,64 @@ def hardened(image, matrix: np.ndarray, transform, class_name: str) -> Volume:
     moved = vtk.vtkMatrix4x4()
     copy.GetIJKToRASMatrix(moved)
     array = array_of(copy.GetImageData()).copy()
-    return Volume(array, Geometry(array.shape, matrix_of(moved)))
+    kind = "labels" if class_name == "vtkMRMLLabelMapVolumeNode" else "image"
+    return Volume(array, Geometry(array.shape, matrix_of(moved)), kind)
 
 
 def landmarks(fixed_node, moving_node, below=None) -> np.ndarray:
-    """Pairs of points (N, 6), world RAS mm, fixed then moving, paired in the order of the two lists.
+    """Pairs of points (N, 6), world RAS mm, fixed then moving; see `paired_landmarks`.
 
-    Raises InputError if the lists differ in length or are empty.
+    Raises InputError if there is no pair, or if lists without shared labels differ in length.
     """
-    fixed, moving = _points(fixed_node), _points(moving_node)
-    if len(fixed) != len(moving) or len(fixed) == 0:
-        raise InputError(
-            f"Landmarks are paired by their order: '{fixed_node.GetName()}' has {len(fixed)} points and "
-            f"'{moving_node.GetName()}' has {len(moving)}; the same number, at least one, is expected."
-        )
+    pairs, _ = paired_landmarks(fixed_node, moving_node)
+    fixed, moving = zip(*pairs, strict=True)
     to_world = transform_of_parents(moving_node, below)
-    return np.concatenate([mapped(fixed, transform_of_parents(fixed_node)), mapped(moving, to_world)], 1)
+    return np.concatenate(
+        [
+            mapped(_positions(fixed_node, fixed), transform_of_parents(fixed_node)),
+            mapped(_positions(moving_node, moving), to_world),
+        ],
+        1,
+    )
 
 
-def _points(node) -> np.ndarray:
-    points = [node.GetNthControlPointPosition(n) for n in range(node.GetNumberOfDefinedControlPoints())]
-    return np.array(points, dtype=np.float64).reshape(-1, 3)
+def paired_landmarks(fixed_node, moving_node) -> tuple[list[tuple[int, int]], list[str]]:
+    """Places of the points that are pairs, in the fixed and in the moving list, and the names of the others.
+
+    Where the lists share labels, and no label occurs twice in one, points of the same label are a pair; else
+    those of the same place in the lists. Points that are not set in both lists are left out.
+    """
+    names = f"'{fixed_node.GetName()}' and '{moving_node.GetName()}'"
+    fixed, moving = _labels(fixed_node), _labels(moving_node)
+    shared = set(fixed) & set(moving)
+    if shared and len(set(fixed)) == len(fixed) and len(set(moving)) == len(moving):
+        pairs = {label: (fixed.index(label), moving.index(label)) for label in fixed if label in shared}
+        out = [label for label in dict.fromkeys([*fixed, *moving]) if label not in shared]
+    elif len(fixed) == len(moving) > 0:
+        pairs = {str(n + 1): (n, n) for n in range(len(fixed))}
+        out = []
+    else:
+        raise InputError(
+            f"Landmarks without labels in common are paired by their order: '{fixed_node.GetName()}' has "
+            f"{len(fixed)} points and '{moving_node.GetName()}' has {len(moving)}; the same number, at least "
+            "one, is expected."
+        )
+    both = {k: (n, m) for k, (n, m) in pairs.items() if _is_set(fixed_node, n) and _is_set(moving_node, m)}
+    if not both:
+        raise InputError(f"No landmark is set in both {names}.")
+    return list(both.values()), out + [label for label in pairs if label not in both]
+
+
+def _positions(node, places: list[int]) -> np.ndarray:
+    return np.array([node.GetNthControlPointPosition(n) for n in places], dtype=np.float64)
+
+
+def _labels(node) -> list[str]:
+    return [node.GetNthControlPointLabel(n) for n in range(node.GetNumberOfControlPoints())]
+
+
+def _is_set(node, n: int) -> bool:
+    return node.GetNthControlPointPositionStatus(n) == slicer.vtkMRMLMarkupsNode.PositionDefined
 
 
 def mapped(points: np.ndarray, transform) -> np.ndarray:

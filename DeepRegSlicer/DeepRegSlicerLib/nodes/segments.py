@@ -9,7 +9,15 @@ import vtk
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.volume import Volume
 
-from .reading import affine_of_parents, array_of, hardened, image_of, matrix_of, transform_of_parents, volume
+from .reading import (
+    affine_of_parents,
+    array_of,
+    hardened,
+    image_of,
+    matrix_of,
+    transform_of_parents,
+    volume,
+)
 
 BINARY_LABELMAP = "Binary labelmap"
 
@@ -21,11 +29,14 @@ class Structures:
     names: the names of the structures, as the user sees them.
     moving: segment id in the moving segmentation -> place in `names`.
     overlapping: False: structure n has the label n + 1. True: it is the channel n of a 4-D label map.
+    metadata: segment id in the moving segmentation -> a vtkSegment with its name, colour and tags, as they
+        were when the registration began.
     """
 
     names: tuple[str, ...]
     moving: dict[str, int]
     overlapping: bool
+    metadata: dict[str, object]
 
     def name_of(self, label: int) -> str:
         """The name of a label, or of a channel."""
@@ -36,21 +47,79 @@ class Structures:
 def label_volumes(fixed_node, moving_node, below=None) -> tuple[Volume | None, Volume | None, Structures]:
     """The two segmentations, either of which may be None, as label maps on their own reference grids.
 
+    Label map volumes stand for segmentations whose segments have the names and colours of their labels.
+
     Segments of the same name get the same label, whatever their order. Where segments of one segmentation
     overlap, both label maps are 4-D, one channel per structure. `below`: see `affine_of_parents`.
     Raises InputError if both are given and share no name, unless each has just one segment.
     """
+    placed = (fixed_node, moving_node)
+    nodes = [_segmentation_of(node) for node in placed]
+    fixed_node, moving_node = nodes
     places = _paired(fixed_node, moving_node)
-    nodes = (fixed_node, moving_node)
-    layers = [_Layers(node, below if node is moving_node else None) if node else None for node in nodes]
+    layers = [
+        node and _Layers(node, below if node is moving_node else None, place)
+        for node, place in zip(nodes, placed, strict=True)
+    ]
     names = _names(nodes, places)
     overlapping = any(one is not None and one.overlap(places[n]) for n, one in enumerate(layers))
     made = [one and one.merged(places[n], len(names), overlapping) for n, one in enumerate(layers)]
-    return made[0], made[1], Structures(tuple(names), places[1], overlapping)
+    return made[0], made[1], Structures(tuple(names), places[1], overlapping, _metadata(moving_node))
 
 
-def mask(node, below=None) -> Volume:
-    """Where a mask is on: the union of a segmentation's segments, or the voxels of a volume other than 0."""
+def _segmentation_of(node):
+    """The segmentation node itself; for a label map volume, one in no scene, in the volume's coordinates."""
+    if node is None or node.IsA("vtkMRMLSegmentationNode"):
+        return node
+    if not node.IsA("vtkMRMLLabelMapVolumeNode"):
+        raise InputError(
+            f"'{node.GetName()}' is a {node.GetClassName()}; a segmentation or a label map is expected."
+        )
+    made, image, matrix = slicer.vtkMRMLSegmentationNode(), slicer.vtkOrientedImageData(), vtk.vtkMatrix4x4()
+    made.SetName(node.GetName())
+    image.ShallowCopy(node.GetImageData())
+    node.GetIJKToRASMatrix(matrix)
+    image.SetImageToWorldMatrix(matrix)
+    colours = node.GetDisplayNode() and node.GetDisplayNode().GetColorNode()
+    for label in (int(label) for label in np.unique(array_of(node.GetImageData())) if label):
+        segment, name, colour = slicer.vtkSegment(), "", [0.5, 0.5, 0.5, 1.0]
+        if colours:
+            name = colours.GetColorName(label)
+            colours.GetColor(label, colour)
+        segment.SetName(name or f"Label {label}")
+        segment.SetColor(*colour[:3])
+        segment.SetLabelValue(label)
+        segment.AddRepresentation(BINARY_LABELMAP, image)
+        made.GetSegmentation().AddSegment(segment, f"Label_{label}")
+    converter = slicer.vtkSegmentationConverter
+    name = converter.GetReferenceImageGeometryParameterName()
+    made.GetSegmentation().SetConversionParameter(name, converter.SerializeImageGeometry(image))
+    return made
+
+
+def _metadata(node) -> dict:
+    """Segment id -> a vtkSegment with what the segment is called and looks like, without its voxels."""
+    copies = {}
+    for segment_id in _segment_ids(node):
+        copies[segment_id] = slicer.vtkSegment()
+        copies[segment_id].DeepCopyMetadata(node.GetSegmentation().GetSegment(segment_id))
+    return copies
+
+
+def mask(node, below=None, grid: Geometry | None = None) -> Volume:
+    """Where a mask is on: in any segment of a segmentation, in a ROI, where a volume is not 0.
+
+    Args:
+        node: vtkMRMLSegmentationNode, vtkMRMLMarkupsROINode, or a scalar or label map volume node.
+        below: see `affine_of_parents`.
+        grid: on which a ROI, which has no voxels, is drawn.
+    """
+    if node.IsA("vtkMRMLMarkupsROINode"):
+        return _inside_roi(node, grid)
+    if not node.IsA("vtkMRMLSegmentationNode") and not node.IsA("vtkMRMLScalarVolumeNode"):
+        raise InputError(
+            f"'{node.GetName()}' is a {node.GetClassName()}; a mask is a segmentation, a volume or a ROI."
+        )
     if node.IsA("vtkMRMLSegmentationNode"):
         segments = dict.fromkeys(_segment_ids(node), 0)
         if not segments:
@@ -58,6 +127,21 @@ def mask(node, below=None) -> Volume:
         return _Layers(node, below).merged(segments, 1, False)
     read = volume(node, below)
     return Volume((read.array != 0).astype(np.uint8), read.geometry, "labels")
+
+
+def _inside_roi(node, grid: Geometry) -> Volume:
+    """The voxels of a grid whose centres lie in a ROI, which may be turned."""
+    matrix = vtk.vtkMatrix4x4()
+    vtk.vtkMatrix4x4.Invert(node.GetObjectToWorldMatrix(), matrix)
+    to_roi, half = matrix_of(matrix) @ grid.affine, np.array(node.GetSize()) / 2
+    index = np.ogrid[tuple(slice(n) for n in grid.shape)]
+    inside = np.ones(grid.shape, bool)
+    for row in range(3):
+        place = sum(to_roi[row, axis] * index[axis] for axis in range(3)) + to_roi[row, 3]
+        inside &= abs(place) <= half[row]
+    if not inside.any():
+        raise InputError(f"The ROI '{node.GetName()}' lies outside of the volume that it is to mask.")
+    return Volume(inside.astype(np.uint8), grid, "labels")
 
 
 def _segment_ids(node) -> list[str]:
@@ -104,8 +188,9 @@ def _names(nodes, places) -> list[str]:
 class _Layers:
     """The label maps that a segmentation consists of, brought onto one grid; each may hold many segments."""
 
-    def __init__(self, node, below):
-        self.node, self.below = node, below
+    def __init__(self, node, below, place=None):
+        """place: the node whose parents say where it is, if it is another one."""
+        self.node, self.below, self.place = node, below, place or node
         self.segmentation = _with_labelmaps(node)
         self.reference = self._reference()
         self._arrays: dict[int, np.ndarray] = {}  # by the number of the layer
@@ -167,10 +252,10 @@ class _Layers:
         self.reference.GetImageToWorldMatrix(matrix)
         own = matrix_of(matrix)
         own[:3, 3] += own[:3, :3] @ np.array(self.reference.GetExtent()[::2])  # index 0 is the first voxel
-        parents = affine_of_parents(self.node, self.below)
+        parents = affine_of_parents(self.place, self.below)
         if parents is not None:
             return Volume(array, Geometry(array.shape[:3], parents @ own), "labels")
-        transform = transform_of_parents(self.node, self.below)
+        transform = transform_of_parents(self.place, self.below)
         channels = array[..., None] if array.ndim == 3 else array
         moved = [
             hardened(image_of(channel), own, transform, "vtkMRMLLabelMapVolumeNode")

@@ -5,7 +5,14 @@ from collections.abc import Callable
 
 import slicer
 
+AUTOMATIC = "DeepRegSlicer.automatic"  # attribute of a node that the program made because none was chosen
+
 log = logging.getLogger(__name__)
+
+
+def is_automatic(node) -> bool:
+    """Whether a registration made the node because the user had chosen none."""
+    return node.GetAttribute(AUTOMATIC) is not None
 
 
 class SceneTransaction:
@@ -39,8 +46,18 @@ class SceneTransaction:
     def add_node(self, class_name: str, name: str):
         """A new node with a name like that, which no other node has."""
         node = self.scene.AddNewNodeByClass(class_name, self.scene.GenerateUniqueName(name))
+        node.SetAttribute(AUTOMATIC, "1")
         self.undo(lambda: self._remove(node))
         return node
+
+    def put_beside(self, node, other) -> None:
+        """Place a new node in the folder, study or patient of another one in the subject hierarchy."""
+        hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(node.GetScene())
+        if hierarchy is None:
+            return
+        beside = hierarchy.GetItemByDataNode(other)
+        if beside:
+            hierarchy.CreateItem(hierarchy.GetItemParent(beside), node)  # or the one that it has, moved there
 
     def set_parent_transform(self, node, parent) -> None:
         """Place a node under a transform node, None for the world."""

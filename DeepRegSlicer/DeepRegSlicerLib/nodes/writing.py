@@ -13,19 +13,25 @@ from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
 from RegCore.space.volume import Volume
 
-from .reading import affine_of_parents, image_of, is_under, matrix_of, vtk_matrix_of
+from .reading import affine_of_parents, array_of, image_of, is_under, matrix_of, vtk_matrix_of
 from .segments import BINARY_LABELMAP, Structures
-from .transaction import SceneTransaction
+from .transaction import AUTOMATIC, SceneTransaction
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """The nodes to write to; None: a new one. `images`: False to write the transform alone."""
+    """The nodes to write to, None for a new one, and what to do with them.
+
+    images: False to write the transform alone. apply: put the moving nodes under the transform.
+    keep_type: round the warped volume to the moving one's type of voxels; False leaves it float.
+    """
 
     transform: object = None
     volume: object = None
     segmentation: object = None
     images: bool = True
+    apply: bool = False
+    keep_type: bool = True
 
     def check(self, inputs: list) -> None:
         """Raise InputError where an output is an input too."""
@@ -46,13 +52,18 @@ class Placement:
     fixed: object
     moving: object
     moving_segmentation: object
+    moving_landmarks: object
+    dtype: np.dtype  # of the moving volume
     matrix: np.ndarray  # index -> RAS mm of the warped nodes, in the coordinates of `parent`
     parent: object  # transform node or None
     grid: Geometry  # of the fixed volume, in the world
 
     @classmethod
-    def of(cls, fixed, moving, moving_segmentation, grid: Geometry, output_transform) -> "Placement":
-        """grid: of the fixed volume as it was read. Raises InputError if it is under the output transform."""
+    def of(cls, fixed, moving, moving_segmentation, grid, output_transform, moving_landmarks=None):
+        """grid: of the fixed volume as it was read.
+
+        Raises InputError if the fixed volume is under the output transform.
+        """
         if output_transform is not None and is_under(fixed, output_transform):
             raise InputError(
                 f"The fixed volume '{fixed.GetName()}' is under the transform "
@@ -63,7 +74,8 @@ class Placement:
         linear = affine_of_parents(fixed) is not None
         parent = fixed.GetParentTransformNode() if linear else None
         matrix = matrix_of(own) if linear else grid.affine
-        return cls(fixed, moving, moving_segmentation, matrix, parent, grid)
+        dtype = array_of(moving.GetImageData()).dtype
+        return cls(fixed, moving, moving_segmentation, moving_landmarks, dtype, matrix, parent, grid)
 
     def still_valid(self, scene) -> "Placement":
         """The same; in the world, if the parent transform left the scene since."""
@@ -84,6 +96,7 @@ class Written:
     transform: object
     volume: object
     segmentation: object
+    applied: tuple = ()  # the moving nodes that are now under the transform
 
 
 def write(
@@ -108,7 +121,7 @@ def write(
     vtk_transform = vtk_transform_of(transform)
     image = segmentation = None
     if outputs.images:
-        image = image_of(warped.array)
+        image = image_of(_as_type(warped.array, placement.dtype) if outputs.keep_type else warped.array)
         if warped_labels is not None:
             segmentation = _segmentation(warped_labels, structures, placement)
     source = placement.moving_segmentation
@@ -121,8 +134,26 @@ def write(
                 transaction, segmentation, source, placement, _present(scene, outputs.segmentation)
             ),
         )
+        applied = _apply(transaction, written.transform, placement) if outputs.apply else ()
         _retire(transaction, _present(scene, outputs.transform), written.transform)
-    return written
+    return replace(written, applied=applied)
+
+
+def _as_type(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Values in another type of voxels, rounded and clipped where it holds whole numbers."""
+    if dtype.kind not in "iu":
+        return array.astype(dtype, copy=False)
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(array), limits.min, limits.max).astype(dtype)
+
+
+def _apply(transaction: SceneTransaction, transform, placement: Placement) -> tuple:
+    """Put the moving volume, its segmentation and landmarks under the transform; those that can be."""
+    moving = (placement.moving, placement.moving_segmentation, placement.moving_landmarks)
+    there = [node for node in moving if _present(transaction.scene, node) and not node.GetTransformNodeID()]
+    for node in there:
+        transaction.set_parent_transform(node, transform)
+    return tuple(node for node in moving if node is not None and node.GetParentTransformNode() is transform)
 
 
 def vtk_transform_of(transform: AffineTransform | DisplacementField):
@@ -154,8 +185,11 @@ def _write_transform(transaction: SceneTransaction, transform, placement: Placem
     wanted = "vtkMRMLLinearTransformNode" if is_linear else "vtkMRMLGridTransformNode"
     if node is None:
         node = transaction.add_node(wanted, f"{placement.moving.GetName()} to {placement.fixed.GetName()}")
+        transaction.put_beside(node, placement.moving)
     elif node.GetClassName() != wanted:
-        node = transaction.add_node(wanted, node.GetName())
+        old, node = node, transaction.add_node(wanted, node.GetName())
+        node.SetAttribute(AUTOMATIC, old.GetAttribute(AUTOMATIC))
+        transaction.put_beside(node, old)
     before = getattr(slicer, wanted)()
     before.CopyContent(node, is_linear)  # a copy of the matrix, which is written in place, but not of a grid
     transaction.undo(lambda: node.CopyContent(before))
@@ -186,8 +220,11 @@ def _retire(transaction: SceneTransaction, old, new) -> None:
 
 
 def _write_volume(transaction: SceneTransaction, image, placement: Placement, node):
+    moving = placement.moving
+    wanted = moving.GetClassName() if moving.IsA("vtkMRMLLabelMapVolumeNode") else "vtkMRMLScalarVolumeNode"
     if node is None:
-        node = transaction.add_node("vtkMRMLScalarVolumeNode", f"{placement.moving.GetName()} registered")
+        node = transaction.add_node(wanted, f"{moving.GetName()} registered")
+        transaction.put_beside(node, moving)
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     old_image = node.GetImageData()
@@ -195,17 +232,30 @@ def _write_volume(transaction: SceneTransaction, image, placement: Placement, no
     transaction.undo(lambda: node.SetIJKToRASMatrix(matrix))
     node.SetAndObserveImageData(image)
     node.SetIJKToRASMatrix(vtk_matrix_of(placement.matrix))
+    _write_units(transaction, node, moving)
     transaction.set_parent_transform(node, placement.parent)
-    source = placement.moving.GetDisplayNode()
+    source = moving.GetDisplayNode()
     if transaction.ensure_display(node) and source is not None:
         node.GetDisplayNode().CopyContent(source)
         node.GetDisplayNode().SetAndObserveColorNodeID(source.GetColorNodeID())
     return node
 
 
+def _write_units(transaction: SceneTransaction, node, source) -> None:
+    """What the voxels measure and in which unit, such as HU."""
+    before = node.GetVoxelValueQuantity(), node.GetVoxelValueUnits()
+
+    def take_back():
+        node.SetVoxelValueQuantity(before[0])
+        node.SetVoxelValueUnits(before[1])
+
+    transaction.undo(take_back)
+    node.SetVoxelValueQuantity(source.GetVoxelValueQuantity())
+    node.SetVoxelValueUnits(source.GetVoxelValueUnits())
+
+
 def _segmentation(labels: Volume, structures: Structures, placement: Placement):
     """A vtkSegmentation with the moving segments' ids, names, colours, terminology, and the warped voxels."""
-    source = placement.moving_segmentation.GetSegmentation()
     made = slicer.vtkSegmentation()
     made.SetSourceRepresentationName(BINARY_LABELMAP)
     geometry = slicer.vtkSegmentationConverter
@@ -213,7 +263,7 @@ def _segmentation(labels: Volume, structures: Structures, placement: Placement):
     shared = None if structures.overlapping else _oriented(array, placement.matrix)
     for segment_id, place in structures.moving.items():
         segment = slicer.vtkSegment()
-        segment.DeepCopyMetadata(source.GetSegment(segment_id))
+        segment.DeepCopyMetadata(structures.metadata[segment_id])
         if shared is None:
             segment.SetLabelValue(1)
             image = _oriented(array[..., place], placement.matrix)
@@ -243,11 +293,14 @@ def _oriented(array: np.ndarray, matrix: np.ndarray):
 def _write_segmentation(transaction: SceneTransaction, segmentation, source, placement: Placement, node):
     if node is None:
         node = transaction.add_node("vtkMRMLSegmentationNode", f"{source.GetName()} registered")
+        transaction.put_beside(node, source)
     old = node.GetSegmentation()
     transaction.undo(lambda: node.SetAndObserveSegmentation(old))
     node.SetAndObserveSegmentation(segmentation)
     transaction.set_parent_transform(node, placement.parent)
     transaction.set_reference(node, node.GetReferenceImageGeometryReferenceRole(), placement.fixed)
-    if transaction.ensure_display(node) and source.GetDisplayNode() is not None:
-        node.GetDisplayNode().CopyContent(source.GetDisplayNode())
+    display = source.GetDisplayNode()
+    is_new = transaction.ensure_display(node)
+    if is_new and display is not None and display.IsA(node.GetDisplayNode().GetClassName()):
+        node.GetDisplayNode().CopyContent(display)
     return node

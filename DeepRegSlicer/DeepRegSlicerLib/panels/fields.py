@@ -4,6 +4,8 @@ import json
 
 import qt
 
+from ..paths import typed_path
+
 # The property that holds a widget's value, by its class.
 VALUES = {
     "QSpinBox": "value",
@@ -53,10 +55,13 @@ class Fields:
         else:
             setattr(widget, VALUES[widget.className()], value)
 
+    def values(self) -> dict:
+        """All values by the widgets' names."""
+        return {name: self._read(widget) for name, widget in self._widgets.items()}
+
     def keep(self) -> None:
         """Write all values into Slicer's settings, and paths into the lists of those used last."""
-        values = {name: self._read(widget) for name, widget in self._widgets.items()}
-        qt.QSettings().setValue(self.key, json.dumps(values))
+        qt.QSettings().setValue(self.key, json.dumps(self.values()))
         for widget in self._widgets.values():
             if widget.className() == "ctkPathLineEdit":
                 widget.addCurrentPathToHistory()
@@ -65,7 +70,8 @@ class Fields:
     def _read(widget):
         if widget.className() == "QComboBox":
             return widget.itemData(widget.currentIndex)
-        return getattr(widget, VALUES[widget.className()])
+        value = getattr(widget, VALUES[widget.className()])
+        return typed_path(value) if widget.className() == "ctkPathLineEdit" else value
 
     def _restore(self) -> None:
         try:

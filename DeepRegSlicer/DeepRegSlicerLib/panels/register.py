@@ -6,14 +6,17 @@ import ctk
 import slicer
 from slicer.i18n import tr as _
 
-from RegCore.space.geometry import InputError
-
 from .. import install
-from ..logic import RegistrationCancelled, RegistrationError, register_volumes
+from ..logic import RegistrationCancelled, register_volumes
+from ..nodes import is_automatic
 from ..nodes.showing import show_over
 from ..parameters import Method
+from ..process import stop_shared_worker
 from . import results
-from .panel import BAD, GOOD, NORMAL, Panel
+from .panel import Panel, Tone, handler
+
+INPUTS = ("fixedVolume", "movingVolume", "fixedSegmentation", "movingSegmentation", "initialTransform")
+OUTPUTS = ("outputTransform", "warpedVolume", "warpedSegmentation")
 
 
 class RegisterPanel(Panel):
@@ -23,8 +26,10 @@ class RegisterPanel(Panel):
         """ui: the widgets by name, from `slicer.util.childWidgetVariables`."""
         super().__init__(ui, ui.statusLabel, ui.logText)
         self.parameters = None  # RegisterParameters, None while the scene is closed
-        self.run = None
         self.missing: list[str] = []
+        self.broken = False  # what is missing is there, but has to be installed again
+        self._inputs: tuple = ()  # the nodes of INPUTS that the outputs belong to
+        self._outputs: tuple = ()  # the nodes of OUTPUTS when the run began
         self._started = 0.0
         self._stage = ""
         self._closed = False
@@ -44,6 +49,7 @@ class RegisterPanel(Panel):
     def set_parameters(self, parameters) -> None:
         """Use this parameter node, None for none."""
         self.parameters = parameters
+        self._inputs = self._nodes(INPUTS)
         if parameters is not None and not parameters.modelFile:
             parameters.modelFile = self.ui.modelPath.currentPath  # the one used last
         self.update()
@@ -60,40 +66,84 @@ class RegisterPanel(Panel):
             self.parameters.modelFile = self.ui.modelPath.currentPath
 
     def look_for_packages(self) -> None:
-        """Show what is missing, and the button that installs it; imports and installs nothing."""
-        self.missing = install.missing()
-        names = ", ".join(f"<b>{name}</b>" for name in self.missing)
-        text = _("Registration needs Python packages that Slicer does not have yet: {names}.")
+        """Show what is missing, and the button that installs it; imports and installs nothing.
+
+        A PyTorch that the child could not use is not looked for again, since it is there.
+        """
+        if not self.broken:
+            self.missing = install.missing()
+        self._show_missing()
+
+    def _show_missing(self) -> None:
+        ui, names = self.ui, ", ".join(f"<b>{name}</b>" for name in self.missing)
+        if self.broken:
+            text, button = _("PyTorch is installed but can't be used."), _("Repair PyTorch")
+        else:
+            text = _("Registration needs Python packages that Slicer does not have yet: {names}.")
+            button = _("Install the missing packages")
         size = " " + _("PyTorch is large: 200 MB to 3 GB.") if "torch" in self.missing else ""
-        self.ui.missingLabel.text = text.format(names=names) + size
-        self.ui.missingBox.visible = bool(self.missing)
+        ui.missingLabel.text = text.format(names=names) + size
+        ui.installButton.text = button
+        ui.missingBox.visible = bool(self.missing)
         self.update()
+
+    def _nodes(self, names: tuple[str, ...]) -> tuple:
+        p = self.parameters
+        return () if p is None else tuple(getattr(p, name) for name in names)
+
+    def choices(self) -> tuple:
+        """The parameters other than the outputs, which the panel chooses too, and what is missing."""
+        p = self.parameters
+        names = () if p is None else sorted(set(p.allParameters) - set(OUTPUTS))
+        return (*self._nodes(tuple(names)), *self.missing)
 
     def update(self) -> None:
         """Enable what can be used now and say why the rest can't."""
+        if self._closed:
+            return
+        self._release_outputs()
         ui, problem = self.ui, self.validate()
         ui.registerButton.enabled = not problem
         ui.registerButton.toolTip = problem or _("Bring the moving volume onto the fixed one")
         ui.cancelButton.enabled = self.run is not None
         self.set_hint(problem or _("Ready"))
-        self._update_method()
+        self._update_choices()
 
-    def _update_method(self) -> None:
-        """Show what belongs to the method that is chosen."""
+    def _release_outputs(self) -> None:
+        """Create new outputs where an input changed and the program, not the user, made the chosen ones."""
+        p, inputs = self.parameters, self._nodes(INPUTS)
+        if inputs == self._inputs:
+            return
+        self._inputs = inputs
+        for name in OUTPUTS if p is not None else ():
+            node = getattr(p, name)
+            if node is not None and is_automatic(node):
+                setattr(p, name, None)
+
+    def _update_choices(self) -> None:
+        """Show what belongs to the method and the outputs that are chosen."""
         ui, p = self.ui, self.parameters
         ui.smoothnessSlider.enabled = ui.smoothnessSliderLabel.enabled = p is not None and p.deforms()
+        images = p is not None and p.createImages
+        for widget in (ui.warpedVolumeSelector, ui.warpedSegmentationSelector, ui.keepTypeCheckBox):
+            widget.enabled = images
+        ui.applyCheckBox.enabled = not images
         trained = p is not None and p.method is Method.trained
         for widget in (ui.modelPathLabel, ui.modelPath, ui.refineCheckBoxLabel, ui.refineCheckBox):
             widget.visible = trained
         if p is not None and ui.modelPath.currentPath != p.modelFile:
             ui.modelPath.currentPath = p.modelFile
 
+    def lacks_packages(self) -> bool:
+        """Whether packages are missing without which nothing works."""
+        return bool(set(self.missing) - set(install.OPTIONAL.values()))
+
     def validate(self) -> str:
         """Why Register can't be clicked, empty if it can."""
         p = self.parameters
         if self.run is not None:
             return _("A registration is running")
-        if self.missing:
+        if self.lacks_packages():
             return _("Install the missing packages first")
         if p is None or p.fixedVolume is None or p.movingVolume is None:
             return _("Choose a fixed and a moving volume")
@@ -107,6 +157,7 @@ class RegisterPanel(Panel):
             return _("Choose the file of a trained model")
         return ""
 
+    @handler
     def on_register(self) -> None:
         """Start; the rest follows from `on_progress` and `on_done`."""
         ui, p = self.ui, self.parameters
@@ -120,10 +171,10 @@ class RegisterPanel(Panel):
                 moving=p.movingVolume.GetName(), fixed=p.fixedVolume.GetName(), method=p.chosen()
             )
         )
-        try:
-            self.run = self._start(p)
-        except (InputError, RegistrationError) as error:
-            self.fail(error)
+        self._outputs = self._nodes(OUTPUTS)
+        self.run = self._start(p)
+        for note in self.run.notes:
+            self.log(note)
         self.update()
 
     def _start(self, p):
@@ -142,6 +193,8 @@ class RegisterPanel(Panel):
             warped_volume=p.warpedVolume,
             warped_segmentation=p.warpedSegmentation,
             create_images=p.createImages,
+            apply_to_moving=p.applyToMoving and not p.createImages,
+            keep_type=p.keepType,
             settings=p.settings(),
             device=p.device.value,
             seed=p.seed,
@@ -149,6 +202,10 @@ class RegisterPanel(Panel):
             progress=self.on_progress,
             done=self.on_done,
         )
+
+    def stop_waiting(self) -> None:
+        """Show that nothing is under way any more."""
+        self.ui.progressBar.visible = False
 
     def on_progress(self, fraction: float, stage: str, values: dict) -> None:
         """Show how far it is."""
@@ -174,55 +231,73 @@ class RegisterPanel(Panel):
         self.run = None
         if self._closed:
             return
-        if run.error is not None:
-            self.fail(run.error)
-        else:
-            self.succeed(run.result)
+        try:
+            if run.error is not None:
+                self._explain(run.error)
+            else:
+                self.succeed(run)
+        except Exception as error:
+            self.fail(error)
         self.update()
 
-    def succeed(self, result) -> None:
-        """Select the result's nodes, so that the next run overwrites them, and fill the table."""
-        p, ui = self.parameters, self.ui
+    def succeed(self, run) -> None:
+        """Show the result of a run and select its nodes, so that the next run overwrites them.
+
+        The nodes are not selected where the user chose other inputs or outputs since the run began.
+        """
+        p, ui, result = self.parameters, self.ui, run.result
         ui.progressBar.value = 100
         ui.progressBar.visible = False
         if p is not None:
             if p.method is Method.trained:
                 ui.modelPath.addCurrentPathToHistory()
-            p.outputTransform = result.transform
-            p.warpedVolume = result.warped_volume or p.warpedVolume
-            p.warpedSegmentation = result.warped_segmentation or p.warpedSegmentation
-            if result.warped_volume is not None:
-                show_over(p.fixedVolume, result.warped_volume)
+            if self._nodes(INPUTS) == run.inputs and self._nodes(OUTPUTS) == self._outputs:
+                p.outputTransform = result.transform
+                p.warpedVolume = result.warped_volume or p.warpedVolume
+                p.warpedSegmentation = result.warped_segmentation or p.warpedSegmentation
+        if result.warped_volume is not None or result.applied:
+            show_over(run.fixed, result.warped_volume or run.moving)
         ui.resultSection.visible = True
         results.fill(ui.resultTable, results.rows(result.metrics, result.seconds))
         seconds, name = time.monotonic() - self._started, result.transform.GetName()
         text = _("Done in {seconds:.1f} s. The result is in '{name}'.").format(seconds=seconds, name=name)
-        self.set_status(text, GOOD)
-        self.log(self.ui.statusLabel.text)
+        self.set_status(" ".join([text, *run.notes]), Tone.good)
+        self.log(text)
 
-    def fail(self, error: Exception) -> None:
-        """Say what went wrong in one sentence; the details go to the log."""
-        self.ui.progressBar.visible = False
-        cancelled = isinstance(error, RegistrationCancelled)
-        self.set_status(
-            _("Cancelled. The scene is as it was.") if cancelled else str(error), NORMAL if cancelled else BAD
-        )
-        self.log(str(error))
-        if getattr(error, "details", ""):
-            self.log(error.details)
+    def _explain(self, error: Exception) -> None:
+        """Say why a run brought no result; offer what mends it."""
+        if isinstance(error, RegistrationCancelled):
+            self.fail(error, _("Cancelled. The scene is as it was."), Tone.normal)
+            return
+        self.fail(error)
+        self.offer_to_install(error)
+
+    def offer_to_install(self, error: Exception) -> None:
+        """Show the button that mends the installation, where that is what an error of the child is about."""
         if getattr(error, "missing", ()):
-            self.look_for_packages()
+            self.missing, self.broken = list(error.missing), error.kind == "broken"
+            self._spoken_of = self.choices()  # the error stays in the status line
+            self._show_missing()
 
+    @handler
     def on_install(self) -> None:
         """Install what is missing; the user is asked by Slicer before."""
         self.ui.installButton.enabled = False
         self.set_status(_("Installing packages, this can take minutes …"))
         slicer.app.processEvents()
+        failure = None
         try:
-            install.install()
-            self.set_status(_("The packages are installed."), GOOD)
-        except install.InstallError as error:
-            self.set_status(str(error), NORMAL if error.declined else BAD)
-            self.log(str(error))
+            if self.broken:
+                install.repair_torch()
+            else:
+                install.install_packages(self.missing)
+            self.broken = False
+            stop_shared_worker()  # the next one imports what is there now
+        except Exception as error:
+            failure = error
         self.ui.installButton.enabled = True
         self.look_for_packages()
+        if failure is None:
+            self.set_status(_("The packages are installed."), Tone.good)
+        else:
+            self.fail(failure, tone=Tone.normal if getattr(failure, "declined", False) else Tone.bad)

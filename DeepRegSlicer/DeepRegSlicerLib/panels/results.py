@@ -5,8 +5,8 @@ from slicer.i18n import tr as _
 
 from RegCore.evaluation.figures import FIGURES
 
-BETTER = "#1b7837"  # colour of figures that improved
-WORSE = "#c62828"
+from .panel import Tone, colour
+
 ROW_HEIGHT, COLUMN_WIDTH, FRAME = 24, 76, 2  # pixels
 ROWS_SHOWN = 16  # more than these are scrolled
 
@@ -61,7 +61,8 @@ def fill(table, table_rows: list[Row]) -> None:
             if column > 0:
                 item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
             if column == 2 and verdict:
-                item.setForeground(qt.QBrush(qt.QColor(BETTER if verdict > 0 else WORSE)))
+                tone = Tone.good if verdict > 0 else Tone.bad
+                item.setForeground(qt.QBrush(qt.QColor(colour(table, tone))))
             table.setItem(number, column, item)
     header = table.horizontalHeader()
     header.setFixedHeight(ROW_HEIGHT)

@@ -7,14 +7,12 @@ import ctk
 from slicer.i18n import tr as _
 
 from RegCore.progress import duration
-from RegCore.space.geometry import InputError
 from RegCore.training.presets import LEARNING_RATES, DatasetLayout, TrainingPreset, inspect_dataset
 
 from ..nodes.chart import loss_chart
 from ..nodes.showing import show_chart
 from ..parameters import Device
 from ..training import (
-    TrainingError,
     TrainingStopped,
     best_epoch,
     can_resume,
@@ -24,7 +22,7 @@ from ..training import (
     unused_folder,
 )
 from .fields import Fields, change_of, offer
-from .panel import BAD, GOOD, HINT, NORMAL, Panel, fit_to_current
+from .panel import Panel, Tone, colour, fit_to_current, handler
 
 
 class State(enum.Enum):
@@ -104,12 +102,11 @@ class TrainPanel(Panel):
         """ui: the widgets by name. register: the RegisterPanel, which can use what was trained."""
         super().__init__(ui, ui.trainStatusLabel, ui.trainLogText)
         self.register = register
-        self.run = None
         self.state = State.idle
         self.chart = None
         self._closed = False
         self._method = ""  # of the training that ended last
-        ui.foundLabel.setStyleSheet(HINT)
+        ui.foundLabel.setStyleSheet(f"color: {colour(ui.foundLabel, Tone.hint)};")
         for name, offered in choices().items():
             offer(getattr(ui, name), offered)
         paths = ctk.ctkPathLineEdit
@@ -145,9 +142,13 @@ class TrainPanel(Panel):
         if self.run is not None:
             return self.run.folder
         name = self.fields["nameEdit"].strip() or FIRST_NAME
-        return Path(self.fields["resultsPath"]).expanduser().absolute() / name
+        return Path(self.fields["resultsPath"]).absolute() / name
 
     # ---- what can be done ----
+
+    def choices(self) -> tuple:
+        """The values in the form, and what is missing."""
+        return (*self.fields.values().items(), *self.register.missing)
 
     def update(self) -> None:
         """Show what belongs to the settings, enable what can be used now and say why the rest can't."""
@@ -158,7 +159,9 @@ class TrainPanel(Panel):
         ui.trainButton.enabled = not problem
         ui.trainButton.toolTip = problem or _("Begin a training")
         ui.stopButton.enabled = running
-        ui.resumeButton.enabled = not running and not self.register.missing and can_resume(self.folder)
+        ui.resumeButton.enabled = (
+            not running and not self.register.lacks_packages() and can_resume(self.folder)
+        )
         ui.showChartButton.enabled = drawable = bool(self.history())
         ui.progressSection.visible = running or drawable
         usable = self._method != "conditional" and model_in(self.folder) is not None
@@ -181,13 +184,15 @@ class TrainPanel(Panel):
         fields = self.fields
         if self.run is not None:
             return _("A training is running")
-        if self.register.missing:
+        if self.register.lacks_packages():
             return _("Install the missing packages first")
         if fields["settingsSelector"] == "yaml":
             if not fields["yamlPath"]:
                 return _("Choose a YAML file")
         elif not fields["trainPath"]:
             return _("Choose a folder of training data")
+        elif any(fields[n] and inspect_dataset(Path(fields[n])) is None for n in ("trainPath", "validPath")):
+            return _("Choose folders that hold images, or fixed_images and moving_images")
         elif fields["outputSelector"] == "conditional" and not fields["labelsCheckBox"]:
             return _("Only a training with labels can predict labels alone")
         return "" if fields["resultsPath"] else _("Choose a folder for the results")
@@ -222,6 +227,7 @@ class TrainPanel(Panel):
 
     # ---- start, progress, end ----
 
+    @handler
     def on_train(self) -> None:
         """Begin a training, in a folder that is not there yet."""
         fields = self.fields
@@ -231,6 +237,7 @@ class TrainPanel(Panel):
         config = fields["yamlPath"] if fields["settingsSelector"] == "yaml" else self.preset().configuration()
         self._begin(config, folder, start_from=start, max_epochs=fields["maxEpochsSpinBox"] or None)
 
+    @handler
     def on_resume(self) -> None:
         """Go on with the training of that name, with the configuration in its folder."""
         self._begin(None, self.folder, resume=True)
@@ -251,20 +258,17 @@ class TrainPanel(Panel):
             value.text = ""
         self.set_status(_("Preparing …"))
         self.log(_("Training in {folder}").format(folder=folder))
-        try:
-            self.run = train(
-                config,
-                folder,
-                resume=resume,
-                start_from=start_from,
-                max_epochs=max_epochs,
-                device=self.fields["trainDeviceSelector"],
-                wait=False,
-                progress=self.on_progress,
-                done=self.on_done,
-            )
-        except (InputError, TrainingError) as error:
-            self.fail(error)
+        self.run = train(
+            config,
+            folder,
+            resume=resume,
+            start_from=start_from,
+            max_epochs=max_epochs,
+            device=self.fields["trainDeviceSelector"],
+            wait=False,
+            progress=self.on_progress,
+            done=self.on_done,
+        )
         self.update()
 
     def on_progress(self, fraction: float, stage: str, values: dict) -> None:
@@ -300,6 +304,7 @@ class TrainPanel(Panel):
             self.chart.show(self.run.history)
         self.update()
 
+    @handler
     def on_stop(self) -> None:
         """Ask the training to stop after its step; asked again, at once."""
         if self.run is None:
@@ -319,15 +324,18 @@ class TrainPanel(Panel):
         self._set_state(State.idle)
         self.ui.leftValue.text = "–"
         self._title("")
-        if isinstance(run.error, TrainingStopped):
-            resumable = can_resume(run.folder)
-            kept = _("Stopped. Resume goes on from the checkpoint.")
-            self.set_status(kept if resumable else _("Stopped before there was anything to keep."), NORMAL)
-            self.log(self.ui.trainStatusLabel.text)
-        elif run.error is not None:
-            self.fail(run.error)
-        else:
-            self.succeed(run.result)
+        try:
+            if isinstance(run.error, TrainingStopped):
+                resumable = can_resume(run.folder)
+                kept = _("Stopped. Resume goes on from the checkpoint.")
+                nothing = _("Stopped before there was anything to keep.")
+                self.fail(run.error, kept if resumable else nothing, Tone.normal)
+            elif run.error is not None:
+                self._explain(run.error)
+            else:
+                self.succeed(run.result)
+        except Exception as error:
+            self.fail(error)
         self.update()
 
     def succeed(self, result) -> None:
@@ -339,19 +347,18 @@ class TrainPanel(Panel):
         ended = _("Stopped early") if result.ended == "stopped early" else _("Finished")
         loss = best.get("val_loss", best["loss"])
         text = text.format(ended=ended, count=len(result.history), epoch=best["epoch"], what=what, loss=loss)
-        self.set_status(text, GOOD)
+        self.set_status(text, Tone.good)
         self.log(text)
         self.log(str(result.model))
 
-    def fail(self, error: Exception) -> None:
-        """Say what went wrong in one sentence; the details go to the log."""
+    def _explain(self, error: Exception) -> None:
+        """Say why a training brought no result; offer what mends it."""
+        self.fail(error)
+        self.register.offer_to_install(error)
+
+    def stop_waiting(self) -> None:
+        """Show that nothing is under way any more."""
         self._set_state(State.idle)
-        self.set_status(str(error), BAD)
-        self.log(str(error))
-        if getattr(error, "details", ""):
-            self.log(error.details)
-        if getattr(error, "missing", ()):
-            self.register.look_for_packages()
 
     def _set_state(self, state: State) -> None:
         """Note what the training is doing, and say on the button what a click does."""
@@ -371,12 +378,14 @@ class TrainPanel(Panel):
 
     # ---- afterwards ----
 
+    @handler
     def on_show_chart(self) -> None:
         """Put the losses of the training of that name into the scene, and into the plot view."""
         self.chart = loss_chart(str(self.folder), self.folder.name)
         self.chart.show(self.history())
         show_chart(self.chart.chart)
 
+    @handler
     def on_use_model(self) -> None:
         """Make the best model the method of the Register panel."""
         self.register.use_model(model_in(self.folder))

@@ -186,6 +186,7 @@ def failing(error: Exception):
         (RuntimeError("odd"), "failure", "The computation failed: RuntimeError: odd"),
         (ModuleNotFoundError("No module named 'torch'", name="torch"), "missing", "Python packages are"),
         (ModuleNotFoundError("No module named 'RegCore.x'", name="RegCore.x"), "failure", "The computation"),
+        (worker.TorchBrokenError("OSError: WinError 126"), "broken", "can't be used (OSError: WinError 126)"),
     ],
 )
 def test_each_failure_has_its_sentence_and_details_for_the_log(tmp_path, error, kind, sentence):
@@ -202,6 +203,14 @@ def test_missing_packages_are_named_as_at_the_package_index(tmp_path, monkeypatc
     assert event["missing"] == ["torch", "pyyaml"]
     assert event["message"] == "Python packages are missing: torch, pyyaml."
     assert worker.check_command({}, lambda *told: None)["missing"] == ["torch", "pyyaml"]
+
+
+def test_a_package_for_some_of_the_work_is_named_where_it_is_missed(tmp_path):
+    absent = InputError("supervoxels are made by the package scikit-image")
+    absent.__cause__ = ModuleNotFoundError("No module named 'skimage'", name="skimage")
+    event = served(failing(absent), tmp_path)
+    assert (event["kind"], event["missing"]) == ("missing", ["scikit-image"])
+    assert event["message"] == "Python packages are missing: scikit-image."
 
 
 @pytest.mark.parametrize(("device", "tried"), [("auto", ["auto", "cpu"]), ("cuda", ["cuda"])])
