@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from RegCore.evaluation.overview import overview as overview
     from RegCore.io import load as load
     from RegCore.io import load_landmarks as load_landmarks
+    from RegCore.io import load_points as load_points
     from RegCore.io import save as save
     from RegCore.loaders import images_from_volumes as images_from_volumes
     from RegCore.loaders import make_loader as make_loader
@@ -51,6 +52,7 @@ _HOME = {
     "load": "io",
     "save": "io",
     "load_landmarks": "io",
+    "load_points": "io",
     "warp": "resampler",
     "images_from_volumes": "loaders",
     "make_loader": "loaders",

@@ -37,7 +37,8 @@ def _add_register(commands) -> None:
     add_file(parser, "--moving-seg", help="segmentation of the moving image")
     add_file(parser, "--fixed-mask", help="where the fixed image counts")
     add_file(parser, "--moving-mask", help="where the moving image counts")
-    add_file(parser, "--landmarks", help="CSV with fx,fy,fz,mx,my,mz in RAS mm; measures only")
+    what = "CSV with fx,fy,fz,mx,my,mz in RAS mm, or two files of points, fixed and moving; measures only"
+    parser.add_argument("--landmarks", nargs="+", type=Path, metavar="FILE", help=what)
     add_file(parser, "--initial", help="transform to start from, or the word centres")
     parser.add_argument(
         "--settings", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the method, e.g. levels=3"
@@ -123,6 +124,10 @@ def register_files(
 
     files = {"fixed": fixed, "moving": moving, **(optional or {})}
     landmarks = files.get("landmarks")
+    if isinstance(landmarks, Path | str):
+        landmarks = [landmarks]
+    if landmarks is not None and len(landmarks) > 2:
+        raise InputError(f"argument --landmarks: one file or two were expected, not {len(landmarks)}")
     segmentations = pair_segments(_labels(files.get("fixed_seg")), _labels(files.get("moving_seg")))
     given = {
         "fixed": _image(fixed, series),
@@ -131,7 +136,7 @@ def register_files(
         "moving_labels": segmentations[1],
         "fixed_mask": _labels(files.get("fixed_mask")),
         "moving_mask": _labels(files.get("moving_mask")),
-        "landmarks": None if landmarks is None else load_landmarks(landmarks),
+        "landmarks": None if landmarks is None else load_landmarks(*landmarks),
         "initial": _initial(files.get("initial")),
         "settings": settings,
     }

@@ -5,7 +5,6 @@ displacement fields, .h5 .tfm .txt .npz for affine ones. Whatever the file holds
 order), what comes back is (I, J, K[, C]) with RAS mm. Every `InputError` is one sentence that names the file.
 """
 
-import csv
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,9 +14,21 @@ import numpy as np
 
 from RegCore.io import itk, nifti, npz, nrrd, simpleitk
 from RegCore.io.files import RawImage
+from RegCore.io.points import Points, load_landmarks, load_points, save_points
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
 from RegCore.space.volume import Volume, slabs
+
+__all__ = [
+    "Points",
+    "load",
+    "load_landmarks",
+    "load_points",
+    "load_voxels",
+    "read_header",
+    "save",
+    "save_points",
+]
 
 READERS: dict[str, Callable] = {
     ".nii.gz": nifti.read,
@@ -60,7 +71,6 @@ FIELD_WRITERS: dict[str, Callable] = {
     ".npz": npz.write_transform,
 }
 KINDS = (None, "image", "labels", "transform")
-LANDMARK_COLUMNS = ["fx", "fy", "fz", "mx", "my", "mz"]
 
 
 def load(
@@ -210,39 +220,6 @@ def save(thing: Volume | Transform, path: str | os.PathLike) -> None:
         text = f"files with this ending can't be saved as {name} (possible: {', '.join(writers)})"
         raise InputError(f"{path}: {text}")
     writer(path, thing)
-
-
-def load_landmarks(path: str | os.PathLike) -> np.ndarray:
-    """Pairs of points, (N, 6) RAS mm: fixed x, y, z, moving x, y, z.
-
-    The file is CSV with the header ``fx,fy,fz,mx,my,mz``.
-
-    Raises:
-        InputError: one sentence that names the file and the line.
-    """
-    path = Path(path)
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = [(number, row) for number, row in enumerate(csv.reader(file), 1) if row]
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror or error})") from error
-    except (UnicodeDecodeError, csv.Error):
-        raise InputError(f"{path}: a CSV file of landmarks was expected, but this is not text") from None
-    if not rows or [word.strip() for word in rows[0][1]] != LANDMARK_COLUMNS:
-        raise InputError(f"{path}: the first line must be {','.join(LANDMARK_COLUMNS)}")
-    if len(rows) == 1:
-        raise InputError(f"{path}: there are no landmarks below the first line")
-    return np.array([_landmark(path, number, row) for number, row in rows[1:]])
-
-
-def _landmark(path: Path, number: int, row: list[str]) -> list[float]:
-    try:
-        values = [float(word) for word in row]
-    except ValueError:
-        values = []
-    if len(values) != 6 or not np.isfinite(values).all():
-        raise InputError(f"{path}: line {number} must hold six finite numbers, but it is {','.join(row)!r}")
-    return values
 
 
 def _by_suffix(table: dict[str, Callable], path: Path) -> Callable | None:
