@@ -5,6 +5,7 @@ from RegCore.space.names import Lazy, LazyTable
 _HERE = "RegCore.registration.methods"
 METHODS = LazyTable(
     {
+        "auto": Lazy(_HERE, "auto"),
         "rigid": Lazy(_HERE, "rigid"),
         "affine": Lazy(_HERE, "affine"),
         "deformable": Lazy(_HERE, "deformable"),

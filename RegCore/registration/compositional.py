@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from RegCore.progress import Progress, part_of, silent
-from RegCore.registration.deformable import resample_ddf
-from RegCore.registration.pair import PairSide, make_feature_image
-from RegCore.resampler import affine_coordinates, index_map, sample
-from RegCore.resampler.pyramid import resample_to, working_geometry
+from RegCore.registration.pair import GridTensor, PairSide, make_feature_image
+from RegCore.resampler import affine_coordinates, index_map, resample_ddf, sample
+from RegCore.resampler.grids import Device
+from RegCore.resampler.pyramid import working_geometry
 from RegCore.space.geometry import Geometry, InputError
 
 SLAB = 2**18  # voxels worked on at a time, so that they stay in the cache
@@ -60,7 +60,7 @@ class CorrelationSettings:
 # ---- windows and Gaussians over one channel (I, J, K) ------------------------------------------------------
 
 
-def _slabs(x: torch.Tensor, axis: int) -> Iterator[tuple[slice, slice, slice]]:
+def _slabs(x: torch.Tensor, axis: int) -> Iterator[tuple[slice, ...]]:
     """Parts of ``(I, J, K)`` of about `SLAB` voxels that hold whole lines along an axis."""
     across = 1 if axis == 0 else 0
     size = max(1, SLAB * x.shape[across] // x.numel())
@@ -103,7 +103,7 @@ def smooth_inside(x: torch.Tensor, sigmas: Sequence[float]) -> torch.Tensor:
         total = weights[0] + 2 * sum(weights[1:])
         weights = [w / total for w in weights]
         x = _correlated(x, axis, weights)
-        inside = _correlated(torch.ones(n, 1, 1), 0, weights).to(x)
+        inside = _correlated(x.new_ones(n, 1, 1), 0, weights)
         x.div_(inside.view([n if d == axis else 1 for d in range(3)]))
     return x
 
@@ -175,24 +175,35 @@ class LocalCorrelation:
 # ---- one grid ----------------------------------------------------------------------------------------------
 
 
+def _per_cube(grid: Geometry) -> np.ndarray:
+    """Voxels along each axis in the side of a cube that is as large as a voxel."""
+    return float(np.prod(grid.spacing)) ** (1 / 3) / grid.spacing
+
+
 class CorrelationLevel:
     """A pair on a working grid: the fixed image lies on it, the moving one is sampled where it is."""
 
     def __init__(
-        self, fixed: PairSide, moving: PairSide, matrix: np.ndarray, grid: Geometry, radius: int, device
+        self,
+        fixed: PairSide,
+        moving: PairSide,
+        matrix: np.ndarray,
+        grid: Geometry,
+        radius: int,
+        device: Device,
     ):
         self.grid = grid
         still = make_feature_image(fixed, grid, np.eye(4), None, device)
-        image, weight = resample_to(still.image, still.grid, grid, np.eye(4))
+        image, weight = still.image.resampled(grid, np.eye(4))
         if still.mask is not None:
-            weight = weight * (resample_to(still.mask, still.mask_grid, grid, np.eye(4))[0] > 0.5)
+            weight = weight * (still.mask.resampled(grid, np.eye(4))[0] > 0.5)
         # where the fixed image is as it came, the moving one is hardly smoothed either
         native = grid == fixed.image.geometry
         spacing = grid.resized(tuple(2 * n - 1 for n in grid.shape)) if native else grid
-        self.moving = make_feature_image(moving, spacing, matrix, None, device)
+        reduced = make_feature_image(moving, spacing, matrix, None, device)
+        self.moving, self.mask = reduced.image, reduced.mask
         self.weight = weight[0, 0]
-        edge = float(np.prod(grid.spacing)) ** (1 / 3)  # side of a cube as large as a voxel
-        self.per_cube = edge / grid.spacing
+        self.per_cube = _per_cube(grid)
         radii = [max(1, round(radius * ratio)) for ratio in self.per_cube]
         self.similarity = LocalCorrelation(image[0, 0], radii)
         to_moving = index_map(matrix, grid, self.moving.grid)
@@ -207,24 +218,20 @@ class CorrelationLevel:
             for row in range(3):
                 for column in range(3):
                     at[0, row].add_(u[column][part], alpha=float(self.turn[row, column]))
-            image[part] = sample(self.moving.image, at)[0, 0]
+            image[part] = sample(self.moving.values, at)[0, 0]
             known = self.weight[part].clone()
             for row, n in enumerate(self.moving.grid.shape):
                 known *= (at[0, row] >= -0.5) & (at[0, row] <= n - 0.5)
-            if self.moving.mask is not None:
-                known *= self._masked(at)
+            if self.mask is not None:
+                known *= self._masked(self.mask, at)
             weight[part] = known
         return image, weight
 
-    def _masked(self, at: torch.Tensor) -> torch.Tensor:
+    def _masked(self, mask: GridTensor, at: torch.Tensor) -> torch.Tensor:
         """Where the moving mask holds, at indices of the moving image."""
-        mask, image = self.moving.mask_grid, self.moving.grid
-        matrix = index_map(np.eye(4), image, mask)
-        there = [
-            sum(float(matrix[row, d]) * at[:, d] for d in range(3)) + float(matrix[row, 3])
-            for row in range(3)
-        ]
-        return sample(self.moving.mask, torch.stack(there, 1))[0, 0] > 0.5
+        matrix = torch.from_numpy(index_map(np.eye(4), self.moving.grid, mask.grid)).to(at)
+        there = torch.einsum("rc,bcijk->brijk", matrix[:3, :3], at) + matrix[:3, 3].view(1, 3, 1, 1, 1)
+        return sample(mask.values, there)[0, 0] > 0.5
 
     def value(self, u: torch.Tensor) -> float:
         """Mean squared local correlation under a DDF."""
@@ -263,22 +270,30 @@ def composed(u: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
     return out
 
 
+def smooth_ddf(u: torch.Tensor, grid: Geometry, settings: CorrelationSettings) -> torch.Tensor:
+    """A DDF ``(3, I, J, K)`` smoothed as it is after each step."""
+    sigmas = settings.field_smoothing * _per_cube(grid)
+    return torch.stack([smooth_inside(channel, sigmas) for channel in u])
+
+
 def climb(
     level: CorrelationLevel, u: torch.Tensor, settings: CorrelationSettings, progress: Progress = silent
 ) -> torch.Tensor:
-    """From a DDF ``(3, I, J, K)`` in voxels to one of higher local correlation on the same grid."""
+    """From a DDF ``(3, I, J, K)`` in voxels to one of higher local correlation on the same grid.
+
+    The longest vector of each step has a given length, however flat the correlation is; where no step raises
+    it, as for two equal images, the DDF is given back as it came.
+    """
+    start, before = u, level.value(u)
     count = settings.steps(level.grid.voxels)
-    sigmas = [settings.field_smoothing * ratio for ratio in level.per_cube]
     stage = f"correlation: {'x'.join(f'{s:.1f}' for s in level.grid.spacing)} mm"
     for n in range(count):
         done = n / max(count - 1, 1)
         length = settings.first_step + (settings.last_step - settings.first_step) * done
         value, step = level.step(u, settings.step_smoothing, length)
-        u = composed(u, step)
-        for channel in u:
-            channel.copy_(smooth_inside(channel, sigmas))
+        u = smooth_ddf(composed(u, step), level.grid, settings)
         progress(n / count, stage, {"iteration": n, "loss": -value})
-    return u
+    return u if level.value(u) > before else start
 
 
 # ---- the pyramid -------------------------------------------------------------------------------------------
@@ -302,7 +317,7 @@ def raise_correlation(
     grid: Geometry,
     *,
     settings: CorrelationSettings | None = None,
-    device: str = "cpu",
+    device: Device = "cpu",
     progress: Progress = silent,
 ) -> tuple[torch.Tensor, Geometry]:
     """Climb on each grid of a pyramid, from a field that is already near.

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from RegCore.progress import Progress, part_of, silent
 from RegCore.registration.checks import check_not_negative
+from RegCore.registration.directions import averaged, start_ddf
 from RegCore.registration.minimise import minimise
 from RegCore.registration.pair import (
     LABEL_WEIGHT,
@@ -22,19 +23,16 @@ from RegCore.resampler import (
     box_mean,
     field_of,
     folding_fraction,
-    index_map,
     inverted,
     reference_grid,
     resample_ddf,
     sample,
 )
-from RegCore.resampler.grids import Device
 from RegCore.resampler.pyramid import padded, working_geometry
 from RegCore.space.geometry import Geometry, InputError, apply_affine
 from RegCore.space.transforms import AffineTransform, DisplacementField
 
 SAME_MODALITY = 0.5  # agreement of local contrasts from which on intensities are compared as well
-BORDER = 6  # voxels over which the backward direction gains its full share
 FOLDED = 1e-4  # share of folded voxels from which on the finest grid is done again, stiffer
 DENSE_VOXELS = 350_000  # up to here each voxel of the finest grid has parameters
 
@@ -108,6 +106,13 @@ class DeformableLevel:
     points: torch.Tensor | None  # (1, 3, N, 1, 1) landmarks in parameter indices
     targets: torch.Tensor | None  # (1, 3, N, 1, 1) where they belong, as displacements in strides
     stride_mm: float
+    label_channels: int  # the last so many of the features
+
+    def landmark_distance(self, u: torch.Tensor) -> torch.Tensor | float:
+        """Mean squared distance of the landmarks in mm^2 under displacements in strides, 0 without any."""
+        if self.points is None or self.targets is None:
+            return 0.0
+        return (sample(u, self.points) - self.targets).square().sum(1).mean() * self.stride_mm**2
 
 
 def _pool(x: torch.Tensor, size: int) -> torch.Tensor:
@@ -163,6 +168,7 @@ def make_deformable_level(
         points,
         targets,
         stride * float(grid.spacing.mean()),
+        0 if fixed_image.labels is None else fixed_image.labels.values.shape[1],
     )
 
 
@@ -172,7 +178,7 @@ def _spread(level: DeformableLevel, u: torch.Tensor) -> torch.Tensor:
     return sample(u, (at - (level.stride - 1) / 2) / level.stride) * level.stride
 
 
-def _gathered(level: DeformableLevel, ddf: torch.Tensor) -> torch.Tensor:
+def gathered(level: DeformableLevel, ddf: torch.Tensor) -> torch.Tensor:
     """The reverse of `_spread`: voxels -> strides, by means over blocks."""
     return _pool(ddf, level.stride) / level.stride
 
@@ -211,9 +217,8 @@ class PairObjective:
         loss = loss + 3 * self.settings.smoothness * sum(
             u.diff(dim=d).square().mean() for d in (2, 3, 4) if u.shape[d] > 1
         )
-        if self.settings.landmark_weight > 0 and level.points is not None and level.targets is not None:
-            apart = (sample(u, level.points) - level.targets).square().sum(1).mean() * level.stride_mm**2
-            loss = loss + self.settings.landmark_weight * apart
+        if self.settings.landmark_weight > 0:
+            loss = loss + self.settings.landmark_weight * level.landmark_distance(u)
         return loss
 
 
@@ -270,7 +275,7 @@ class DirectionResult:
     def cost(self, ddf: torch.Tensor) -> float:
         """The objective of a DDF on the finest grid."""
         with torch.no_grad():
-            return float(self.objective(_gathered(self.level, ddf)))
+            return float(self.objective(gathered(self.level, ddf)))
 
 
 def _one_direction(task: DeformableTask, progress: Progress) -> DirectionResult:
@@ -278,7 +283,7 @@ def _one_direction(task: DeformableTask, progress: Progress) -> DirectionResult:
     settings = task.settings
     grids = _grids(task.fixed.image.geometry, settings)
     contrast = settings.contrast if _same_modality(task) else 0.0
-    start = _start(task.initial, task.linear.matrix, grids[-1], task.device)
+    start = start_ddf(task.initial, task.linear.matrix, grids[-1], task.device)
     ddf, grid = start, grids[-1]
     work = np.cumsum([0.0, *(g.voxels + 40_000 for g in grids)])
     work /= 1.3 * work[-1]  # the rest is for a second attempt, should the field fold
@@ -287,7 +292,7 @@ def _one_direction(task: DeformableTask, progress: Progress) -> DirectionResult:
         tick = partial(progress, work[n], "deformable: preparing", {})
         level = make_deformable_level(task, new, contrast, finest=finest, tick=tick)
         iterations = settings.iterations if finest else -(-2 * settings.iterations // 3)
-        begin = _gathered(level, resample_ddf(ddf, grid, new))
+        begin = gathered(level, resample_ddf(ddf, grid, new))
         u = descend(level, begin, iterations, settings, part_of(progress, work[n], work[n + 1]))
         ddf, grid = _spread(level, u), new
     for n in range(3):
@@ -302,28 +307,22 @@ def _one_direction(task: DeformableTask, progress: Progress) -> DirectionResult:
     return replace(result, start_cost=start_cost, ddf=ddf if result.cost(ddf) < start_cost else start)
 
 
-def _averaged(
-    forward: DirectionResult, backward: DirectionResult, linear: AffineTransform, progress: Progress
-) -> torch.Tensor:
-    """The mean of a forward DDF and the inverse of a backward one, on the forward grid.
-
-    Near the border of the backward grid and beyond it the forward one prevails: nothing else is known there.
-    """
-    fixed, moving, stride = forward.level.grid, backward.level.grid, forward.level.stride
-    coarse = fixed.resized(tuple((n + stride - 1) // stride + 1 for n in fixed.shape))
-
-    def tell(fraction: float, _: str, values: dict) -> None:
-        progress(fraction, "deformable: both directions", values)
-
-    inverse = inverted(field_of(linear.inverse(), moving, backward.ddf), coarse, tell)
-    ddf = _start(inverse, linear.matrix, fixed, forward.ddf.device)
-    matrix = torch.from_numpy(index_map(linear.matrix, fixed, moving)).float().to(ddf.device)
-    landing = reference_grid(fixed.shape, device=ddf.device) + forward.ddf
-    landing = torch.einsum("rc,bcijk->brijk", matrix[:3, :3], landing) + matrix[:3, 3].view(1, 3, 1, 1, 1)
-    last = torch.tensor(moving.shape, device=ddf.device).view(1, 3, 1, 1, 1) - 1
-    inside = torch.minimum(landing, last - landing).amin(1, keepdim=True)
-    share = 0.5 * (inside / BORDER).clamp(0, 1)
-    return forward.ddf + share * (ddf - forward.ddf)
+def deform_task(task: DeformableTask, progress: Progress = silent) -> DirectionResult:
+    """`deform`, before its result becomes a field in mm."""
+    symmetric = task.settings.symmetric
+    share = 0.48 if symmetric else 1.0
+    forward = _one_direction(task, part_of(progress, 0.0, share))
+    if not symmetric:
+        return forward
+    backward = _one_direction(task.reversed(), part_of(progress, share, 2 * share))
+    grids = forward.level.grid, backward.level.grid
+    part = part_of(progress, 2 * share, 1.0)
+    stride = forward.level.stride
+    mean = averaged(forward.ddf, grids[0], backward.ddf, grids[1], task.linear, stride=stride, progress=part)
+    worst = max(FOLDED, folding_fraction(forward.ddf))
+    if forward.cost(mean) < forward.start_cost and folding_fraction(mean) <= worst:
+        return replace(forward, ddf=mean)
+    return forward
 
 
 def deform(
@@ -362,17 +361,9 @@ def deform(
         nothing with a lower objective was found.
     """
     settings = settings or Settings()
-    share = 0.48 if settings.symmetric else 1.0
     task = DeformableTask(fixed, moving, linear, settings, initial, encoding, landmarks, device)
-    forward = _one_direction(task, part_of(progress, 0.0, share))
-    best = forward.ddf
-    if settings.symmetric:
-        backward = _one_direction(task.reversed(), part_of(progress, share, 2 * share))
-        mean = _averaged(forward, backward, linear, part_of(progress, 2 * share, 1.0))
-        worst = max(FOLDED, folding_fraction(best))
-        if forward.cost(mean) < forward.start_cost and folding_fraction(mean) <= worst:
-            best = mean
-    field = field_of(linear, forward.level.grid, best)
+    result = deform_task(task, progress)
+    field = field_of(linear, result.level.grid, result.ddf)
     return DisplacementField(field.geometry, field.mm, linear)
 
 
@@ -382,14 +373,3 @@ def _same_modality(task: DeformableTask) -> bool:
     fixed = make_feature_image(PairSide(task.fixed.image), grid, np.eye(4), None, task.device)
     moving = make_feature_image(PairSide(task.moving.image), grid, matrix, None, task.device)
     return local_agreement(fixed, moving, grid, matrix) >= SAME_MODALITY
-
-
-def _start(
-    initial: DisplacementField | None, matrix: np.ndarray, grid: Geometry, device: Device
-) -> torch.Tensor:
-    """The displacement to begin with, in voxels of the grid: zero, or what ``initial`` adds to the matrix."""
-    if initial is None:
-        return torch.zeros((1, 3, *grid.shape), device=device)
-    through = np.linalg.inv(matrix @ grid.affine)
-    index = apply_affine(through, initial.map(grid.world_grid())) - grid.index_grid()
-    return torch.from_numpy(index.astype(np.float32)).permute(3, 0, 1, 2)[None].contiguous().to(device)

@@ -12,8 +12,9 @@ from RegCore.networks.model_file import Model
 from RegCore.progress import Progress, part_of
 from RegCore.registration import classical
 from RegCore.registration.affine import align, align_simply, given_position
+from RegCore.registration.auto import AutoSettings, deform_automatically
 from RegCore.registration.checks import check_not_negative, take_settings
-from RegCore.registration.deformable import Settings, deform
+from RegCore.registration.deformable import DeformableTask, Settings, deform
 from RegCore.registration.learned import predicted_transform
 from RegCore.registration.pair import LABEL_WEIGHT, LabelEncoding, PairSide
 from RegCore.space.geometry import Geometry
@@ -43,6 +44,7 @@ class Task:
 
 
 DEFORMABLE: dict[str, type] = get_type_hints(Settings)
+AUTO: dict[str, type] = get_type_hints(AutoSettings)
 
 
 def _linear_start(initial: Transform | None) -> AffineTransform | None:
@@ -89,17 +91,47 @@ def deformable(task: Task) -> DisplacementField:
         InputError: a wrong setting.
     """
     settings = Settings(**take_settings(task.settings, DEFORMABLE, "deformable"))
-    start = task.initial
-    if not isinstance(start, DisplacementField):
-        start = align_simply(
-            task.fixed,
-            task.moving,
-            initial=start,
-            encoding=task.label_encoding(settings.label_weight),
-            device=task.device,
-            progress=part_of(task.progress, 0.0, 0.25),
-        )
+    start = _deformable_start(task, settings.label_weight)
     return _deformed(task, settings, start, part_of(task.progress, 0.25, 1.0))
+
+
+def _deformable_start(task: Task, label_weight: float) -> Transform:
+    """Where a deformation begins: the field that is given, or what the linear stage finds."""
+    if isinstance(task.initial, DisplacementField):
+        return task.initial
+    return align_simply(
+        task.fixed,
+        task.moving,
+        initial=task.initial,
+        encoding=task.label_encoding(label_weight),
+        device=task.device,
+        progress=part_of(task.progress, 0.0, 0.25),
+    )
+
+
+def auto(task: Task) -> DisplacementField:
+    """Linear, then coarse by self-similarity, then fine by local correlation where that is sound.
+
+    Args:
+        task: `RegCore.registration.auto.AutoSettings` lists what can be set. A displacement field as the
+            initial transform takes the place of the linear stage.
+
+    Returns:
+        x_moving = T(x_fixed), RAS mm, on the grid of the fixed image unless that is huge.
+
+    Raises:
+        InputError: a wrong setting.
+    """
+    settings = AutoSettings(**take_settings(task.settings, AUTO, "auto"))
+    coarse, fine = settings.stages()
+    start = _deformable_start(task, settings.label_weight)
+    linear, field = (start.affine_part(), start) if isinstance(start, DisplacementField) else (start, None)
+    encoding = task.label_encoding(settings.label_weight)
+    pair = DeformableTask(
+        task.fixed, task.moving, linear, coarse, field, encoding, task.landmarks, task.device
+    )
+    found = deform_automatically(pair, fine, part_of(task.progress, 0.25, 1.0))
+    return found.resampled(field_grid(task.fixed.image.geometry))
 
 
 def _deformed(task: Task, settings: Settings, start: Transform, progress: Progress) -> DisplacementField:

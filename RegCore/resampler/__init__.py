@@ -11,6 +11,7 @@ from RegCore.resampler.fields import (
     resample_ddf,
     resize3d,
     resize_ddf,
+    voxel_jacobian,
     warp_image_ddf,
 )
 from RegCore.resampler.grids import (
@@ -63,6 +64,7 @@ __all__ = [
     "resize_ddf",
     "sample",
     "tensor_of",
+    "voxel_jacobian",
     "warp",
     "warp_grid",
     "warp_image_ddf",

@@ -102,13 +102,18 @@ def resample_ddf(ddf: torch.Tensor, old: Geometry, new: Geometry) -> torch.Tenso
     return torch.einsum("rc,bcijk->brijk", matrix, sample(ddf, at))
 
 
-def folding_fraction(ddf: torch.Tensor) -> float:
-    """Share of voxels at which a DDF ``(1, 3, I, J, K)`` folds: det(I + forward differences) <= 0."""
-    if min(ddf.shape[2:]) < 2:
-        return 0.0
+def voxel_jacobian(ddf: torch.Tensor) -> torch.Tensor:
+    """det(I + forward differences) of a DDF ``(1, 3, I, J, K)`` in voxels: ``(I - 1, J - 1, K - 1)``."""
     n = [size - 1 for size in ddf.shape[2:]]
     columns = [ddf.diff(dim=d + 2)[0, :, : n[0], : n[1], : n[2]].clone() for d in range(3)]
     for d, column in enumerate(columns):
         column[d] += 1
     a, b, c = columns
-    return float(((torch.linalg.cross(a, b, dim=0) * c).sum(0) <= 0).float().mean())
+    return (torch.linalg.cross(a, b, dim=0) * c).sum(0)
+
+
+def folding_fraction(ddf: torch.Tensor) -> float:
+    """Share of voxels at which a DDF ``(1, 3, I, J, K)`` folds: `voxel_jacobian` <= 0."""
+    if min(ddf.shape[2:]) < 2:
+        return 0.0
+    return float((voxel_jacobian(ddf) <= 0).float().mean())

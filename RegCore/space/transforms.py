@@ -160,6 +160,8 @@ class DisplacementField:
 
     def resampled(self, geometry: Geometry) -> "DisplacementField":
         """The same transform sampled on another grid."""
+        if geometry == self.geometry:
+            return self
         return DisplacementField(geometry, _field_of(self.map, geometry).mm, self.affine)
 
     def inverse(

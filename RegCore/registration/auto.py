@@ -1,0 +1,178 @@
+"""The default registration: self-similarity finds the way, local correlation ends it where that is sound."""
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from RegCore.progress import Progress, part_of, silent
+from RegCore.registration.checks import check_not_negative
+from RegCore.registration.compositional import CorrelationSettings, raise_correlation, smooth_ddf
+from RegCore.registration.deformable import (
+    DeformableLevel,
+    DeformableTask,
+    DirectionResult,
+    Settings,
+    deform_task,
+    gathered,
+)
+from RegCore.registration.directions import averaged, start_ddf
+from RegCore.registration.pair import LABEL_WEIGHT
+from RegCore.resampler import (
+    field_of,
+    folding_fraction,
+    inverted,
+    reference_grid,
+    resample_ddf,
+    sample,
+    voxel_jacobian,
+)
+from RegCore.resampler.pyramid import working_geometry
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.transforms import DisplacementField
+
+MIND_CHANNELS = 12
+KEPT = 0.5  # share of what the first stage gained in MIND-SSC that the second must leave
+ROUGHEST = 0.5  # standard deviation of the log Jacobian beyond which a field is not believed
+MENDINGS = 5  # times that a folded field is smoothed before it is given up
+
+QUALITIES = {
+    "fast": (
+        Settings(symmetric=False, iterations=20),
+        CorrelationSettings(working_voxels=1_500_000, iterations=25, work=20_000_000),
+    ),
+    "balanced": (Settings(symmetric=False), CorrelationSettings()),
+    "best": (Settings(symmetric=True), CorrelationSettings(iterations=60, work=100_000_000)),
+}
+"""Quality -> settings of the two stages. ``best`` registers in both directions in both of them."""
+
+
+@dataclass(frozen=True)
+class AutoSettings:
+    """What can be set of the method ``auto``."""
+
+    quality: str = "balanced"
+    """``fast``, ``balanced`` or ``best``: from half the time to some four times as much."""
+    smoothness: float = 1.0
+    """Larger is smoother and less close; 1 is the default."""
+    label_weight: float = LABEL_WEIGHT
+    """Weight of the segmentations, if both are given."""
+    landmark_weight: float = 0.0
+    """Weight of the landmarks, mm^-2; at 0 they only measure."""
+
+    def __post_init__(self) -> None:
+        if self.quality not in QUALITIES:
+            raise InputError(f"setting quality is {self.quality!r}, expected one of {', '.join(QUALITIES)}")
+        for name in ("smoothness", "label_weight", "landmark_weight"):
+            check_not_negative(name, getattr(self, name))
+
+    def stages(self) -> tuple[Settings, CorrelationSettings]:
+        """The settings of the two stages."""
+        coarse, fine = QUALITIES[self.quality]
+        coarse = replace(
+            coarse,
+            smoothness=coarse.smoothness * self.smoothness,
+            label_weight=self.label_weight,
+            landmark_weight=self.landmark_weight,
+        )
+        # variances, not deviations, add up from step to step
+        return coarse, replace(fine, field_smoothing=fine.field_smoothing * self.smoothness**0.5)
+
+
+def feature_distances(level: DeformableLevel, ddf: torch.Tensor) -> torch.Tensor:
+    """Mean squared distance of each feature ``(C,)`` under a DDF of a level, where both images are known."""
+    at = reference_grid(level.fixed.shape[2:], device=ddf.device) + level.margin / level.stride
+    values = sample(level.moving, at + gathered(level, ddf))
+    known = values[:, -1:] * level.weight
+    distance = (level.fixed - values[:, :-1]).square_().mul_(known)
+    return distance.sum(dim=(0, 2, 3, 4)) / known.sum().clamp_min(1e-6)
+
+
+def roughness(ddf: torch.Tensor) -> float:
+    """Standard deviation of log det(I + forward differences) of a DDF ``(1, 3, I, J, K)`` without folds."""
+    if min(ddf.shape[2:]) < 2:
+        return 0.0
+    return float(voxel_jacobian(ddf).clamp_min_(1e-3).log_().std())
+
+
+def _sound(result: DirectionResult, ddf: torch.Tensor) -> bool:
+    """Whether what the correlation made of a field may stay, judged by what it did not look at.
+
+    Correlation can be had wherever two contrasts run along each other by chance, self-similarity can not: of
+    the fall of the MIND-SSC distance from the linear stage to the first field, half must be left. Structures
+    must not get further apart, nor landmarks that have a weight.
+    """
+    level, landmark_weight = result.level, result.objective.settings.landmark_weight
+    before, after = feature_distances(level, result.ddf), feature_distances(level, ddf)
+    linear = feature_distances(level, torch.zeros_like(ddf))
+    mind = [float(d[:MIND_CHANNELS].sum()) for d in (linear, before, after)]
+    if mind[0] - mind[2] < KEPT * (mind[0] - mind[1]):
+        return False
+    channels = level.label_channels
+    if channels and float(after[-channels:].sum()) > float(before[-channels:].sum()):
+        return False
+    if landmark_weight == 0:
+        return True
+    apart = [float(level.landmark_distance(gathered(level, u))) for u in (result.ddf, ddf)]
+    return apart[1] <= apart[0]
+
+
+def _mended(ddf: torch.Tensor, grid: Geometry, settings: CorrelationSettings) -> torch.Tensor | None:
+    """A DDF smoothed until no voxel folds; None if it still does after some times."""
+    for _ in range(MENDINGS):
+        if folding_fraction(ddf) == 0:
+            return ddf
+        ddf = smooth_ddf(ddf[0], grid, settings)[None]
+    return None
+
+
+def _correlated(
+    task: DeformableTask, result: DirectionResult, settings: CorrelationSettings, progress: Progress
+) -> tuple[torch.Tensor, Geometry]:
+    """The second stage: from the field of the first one, in both directions if the first one was."""
+    both, matrix, start, grid = task.settings.symmetric, task.linear.matrix, result.ddf, result.level.grid
+    common = {"settings": settings, "device": task.device}
+    part = part_of(progress, 0.0, 0.45 if both else 1.0)
+    forward, fixed = raise_correlation(task.fixed, task.moving, matrix, start, grid, progress=part, **common)
+    if not both:
+        return forward, fixed
+    back = task.linear.inverse()
+    moving = working_geometry(task.moving.image.geometry, task.settings.working_voxels)
+    inverse = inverted(field_of(task.linear, grid, start), moving, part_of(progress, 0.45, 0.5))
+    start = start_ddf(inverse, back.matrix, moving, task.device)
+    part = part_of(progress, 0.5, 0.95)
+    backward, moving = raise_correlation(
+        task.moving, task.fixed, back.matrix, start, moving, progress=part, **common
+    )
+    part = part_of(progress, 0.95, 1.0)
+    return averaged(forward, fixed, backward, moving, task.linear, stride=2, progress=part), fixed
+
+
+def deform_automatically(
+    task: DeformableTask, settings: CorrelationSettings, progress: Progress = silent
+) -> DisplacementField:
+    """A field from the two stages, the second of which is kept where it is sound.
+
+    First `RegCore.registration.deformable.deform`: self-similarity and diffusion on a coarse grid, which
+    bridges large motion and differences of contrast. Then `raise_correlation`: local correlation and composed
+    steps up to the resolution of the images.
+
+    Args:
+        task: the pair in one direction, with the settings of the first stage.
+        settings: of the second.
+        progress: told of stage, iteration and loss.
+
+    Returns:
+        x_moving = T(x_fixed), RAS mm, on the finest grid that was worked on.
+    """
+    result = deform_task(task, part_of(progress, 0.0, 0.5))
+    best, grid = result.ddf, result.level.grid
+    found, finer = _correlated(task, result, settings, part_of(progress, 0.5, 1.0))
+    mended = _mended(found, finer, settings)
+    if (
+        mended is not None
+        and roughness(mended) < ROUGHEST
+        and _sound(result, resample_ddf(mended, finer, grid))
+    ):
+        best, grid = mended, finer
+    field = field_of(task.linear, grid, best)
+    return DisplacementField(field.geometry, field.mm, task.linear)
