@@ -124,8 +124,10 @@ class Batches:
         samples = buffered_shuffle(samples, self.shuffle_buffer, Random(f"shuffle/{seed}/{epoch}"))
         return self._deal(samples, start_at=start_at)
 
-    def epoch(self, epoch: int = 0, *, seed: int = 0, start_at: int = 0) -> Iterator[dict | None]:
-        """The batches of one epoch, see `collate`.
+    def epoch(
+        self, epoch: int = 0, *, seed: int = 0, start_at: int = 0, most: int | None = None
+    ) -> Iterator[dict | None]:
+        """The batches of one epoch, see `collate`; the first `most` of them.
 
         Each has ``next_sample`` besides: the number of samples of the epoch used by then. Given as
         `start_at`, it makes the epoch go on behind this batch as if there had been no break. None stands for
@@ -133,7 +135,7 @@ class Batches:
 
         Raises InputError that names the file that can't be used.
         """
-        self._steps[:] = self.plan(epoch, seed=seed, start_at=start_at)
+        self._steps[:] = self.plan(epoch, seed=seed, start_at=start_at)[:most]
         steps = list(self._steps)
         found = self._read_by_workers() if self._ahead is not None else self._read_here(steps)
         for (next_sample, _), batch in zip(steps, found, strict=True):

@@ -6,7 +6,6 @@ where the training stands and its history; a training that is resumed ends with 
 not interrupted, bit by bit on the same machine and number of threads.
 """
 
-import inspect
 import logging
 import math
 import time
@@ -17,25 +16,20 @@ from pathlib import Path
 from random import Random
 
 import torch
-from torch import nn
 
-from RegCore.loaders import Batches, Loader, make_loader
-from RegCore.loaders.augmentation import AUGMENTATIONS, augment_each
+from RegCore.loaders.augmentation import augment_each
 from RegCore.networks.device import choose_device
-from RegCore.networks.model_file import Model, build
 from RegCore.progress import Cancelled, Progress, silent
-from RegCore.registration.optimisers import make_optimiser
 from RegCore.space.geometry import InputError
 from RegCore.training.batches import in_groups, on_device
 from RegCore.training.config import Config
 from RegCore.training.folder import RunFolder
 from RegCore.training.gradients import add_gradient, evaluate
-from RegCore.training.objective import Objective
-from RegCore.training.precision import bf16_pays
-from RegCore.training.processes import Group, processes
-from RegCore.training.records import TensorBoard
+from RegCore.training.prepare import Run, prepare
+from RegCore.training.processes import processes
 from RegCore.training.schedule import epochs_without_gain, factor
-from RegCore.training.state import Position, RunningMeans, TrainingState
+from RegCore.training.state import Position, RunningMeans
+from RegCore.training.statistics import FEWEST_STEPS, SAMPLES, norms_of, renew_statistics
 
 log = logging.getLogger(__name__)
 FINISHED, STOPPED_EARLY = "finished", "stopped early"
@@ -53,28 +47,6 @@ class Trained:
     model: Path
     history: list[dict]
     ended: str
-
-
-@dataclass
-class _Run:
-    """All that the loop works on."""
-
-    config: Config
-    folder: RunFolder
-    group: Group
-    state: TrainingState
-    trained: Model
-    model: nn.Module  # the network of `trained`, which adds up its gradients if there are several processes
-    objective: Objective | None
-    optimiser: torch.optim.Optimizer
-    augmentations: list
-    batches: Batches
-    valid: Batches | None
-    epochs: int
-    save_period: int
-    progress: Progress
-    began: float
-    boards: TensorBoard | None = None
 
 
 def train(
@@ -122,7 +94,7 @@ def train(
     """
     with processes(choose_device(device)) as group:
         folder = RunFolder.at(Path(log_dir).expanduser(), exp_name, resume, group)
-        run = _prepared(config, folder, group, start_from, resume, max_epochs, workers, progress)
+        run = prepare(config, folder, group, start_from, resume, max_epochs, workers, progress)
         try:
             return _epochs(run)
         finally:
@@ -134,114 +106,10 @@ def train(
                 run.boards.close()
 
 
-# ---- before the first step ---------------------------------------------------------------------------------
-
-
-def _prepared(config, folder, group: Group, start_from, resume, max_epochs, workers, progress) -> _Run:
-    """Everything read and checked; the folder holds the configuration and a first checkpoint."""
-    settings, dataset = config.train, config.to_dict()["dataset"]
-    options = config.to_dict()["train"]
-    loader = make_loader(dataset, "train", deepreg=settings.deepreg)
-    if loader is None:
-        raise InputError("dataset.train.dir: a folder of data for training was expected, but there is none")
-    valid = make_loader(dataset, "valid", deepreg=settings.deepreg)
-    state = folder.resumed() if resume else TrainingState.new(settings.seed)
-    torch.manual_seed(state.seed)
-    sizes = loader.fixed_image_shape, loader.moving_image_shape
-    trained = build(config.to_dict(), *sizes, loader.labeled, loader.axes)
-    trained.network.to(group.device)
-    optimiser = make_optimiser(options["optimizer"], trained.network.parameters())
-    if resume:
-        folder.load(config, trained, optimiser)
-    elif start_from is not None:
-        state = folder.started_from(start_from, state, trained, optimiser)
-    if hasattr(trained.network, "set_template"):
-        trained.network.set_template(loader)
-    labeled = loader.labeled and (valid is None or valid.labeled)
-    fewer = max_epochs or settings.epochs
-    run = _Run(
-        config=config,
-        folder=folder,
-        group=group,
-        state=state,
-        trained=trained,
-        model=group.wrapped(trained.network),
-        objective=_objective(trained.network, options["loss"], labeled, settings.deepreg),
-        optimiser=optimiser,
-        augmentations=_augmentations(settings.preprocess.data_augmentation, settings.deepreg),
-        batches=_batches(loader, config, group, workers, training=True),
-        valid=None if valid is None else _batches(valid, config, group, workers, training=False),
-        epochs=min(settings.epochs, fewer),
-        save_period=min(settings.save_period, fewer),
-        progress=progress if group.first else silent,
-        began=time.monotonic(),
-    )
-    return _opened(run, resume)
-
-
-def _opened(run: _Run, resume: bool) -> _Run:
-    """The run with its folder; that of a new one is made now that all else is in order."""
-    if not resume:
-        run.state = replace(run.state, bf16=_uses_bf16(run))
-        run.folder.make()
-        run.folder.begin(run.config, run.state, run.trained, run.optimiser)
-    run.boards = TensorBoard(run.folder.path) if run.group.first else None
-    return run
-
-
-def _objective(network: nn.Module, section, labeled: bool, deepreg: bool) -> Objective | None:
-    """The losses to minimise; None for a method that brings its own loss."""
-    if getattr(network, "own_loss", False):
-        return None
-    return Objective.from_config(section, labeled=labeled, deepreg=deepreg)
-
-
-def _batches(loader: Loader, config: Config, group: Group, workers, *, training: bool) -> Batches:
-    settings = config.train.preprocess
-    if training and len(loader) < group.size:
-        raise InputError(f"{len(loader)} training samples can't be shared by {group.size} processes")
-    return Batches(
-        loader,
-        settings.batch_size,
-        workers=config.dataset.workers if workers is None else workers,
-        shuffle_buffer=settings.batch_size * settings.shuffle_buffer_num_batch if training else 0,
-        drop_last=training,
-        rank=group.rank,
-        world_size=group.size,
-        cache_bytes=int(config.dataset.cache * 1e9),
-        pin_memory=group.device.startswith("cuda"),
-    )
-
-
-def _augmentations(parts, deepreg: bool) -> list:
-    augmentations = []
-    for part in parts:
-        make, options = AUGMENTATIONS[part.name], dict(part.options)
-        if deepreg and "deepreg" in inspect.signature(make).parameters:
-            options["deepreg"] = True
-        augmentations.append(make(**options))
-    return augmentations
-
-
-def _uses_bf16(run: _Run) -> bool:
-    """What the key ``mixed_precision`` amounts to on this machine; one process decides for all."""
-    wish = run.config.train.mixed_precision
-    if wish != "auto":
-        return wish == "bf16"
-    pays = False
-    if run.group.first:
-        batch = next(iter(run.batches.epoch(0, seed=run.state.seed)))
-        batch = on_device(batch, run.group.device)
-        network = run.trained.network.train()
-        pays = bf16_pays(network, lambda bf16: add_gradient(network, run.objective, batch, bf16=bf16))
-        log.info("bfloat16 %s on this machine", "is used: it is faster" if pays else "is not used")
-    return run.group.any(pays)
-
-
 # ---- the loop ----------------------------------------------------------------------------------------------
 
 
-def _epochs(run: _Run) -> Trained:
+def _epochs(run: Run) -> Trained:
     ended = FINISHED
     saved = run.state.position
     last_save = time.monotonic()
@@ -262,37 +130,40 @@ def _epochs(run: _Run) -> Trained:
     return Trained(run.folder.path, run.folder.best, run.state.history, ended)
 
 
-def _should_stop(run: _Run) -> bool:
+def _should_stop(run: Run) -> bool:
     rule = run.config.train.early_stopping
     return rule is not None and epochs_without_gain(run.state.losses, rule.min_delta) >= rule.patience
 
 
-def _train_epoch(run: _Run) -> None:
+def _train_epoch(run: Run) -> None:
     """Steps until all samples of the epoch were seen, from where the state stands."""
     state, position = run.state, run.state.position
     run.model.train()
     steps = run.batches.epoch(position.epoch, seed=state.seed, start_at=position.sample)
     total = run.batches.plan(position.epoch, seed=state.seed)[-1][0]
-    for pieces in in_groups(_prepared_batches(run, steps), run.config.train.accumulate):
+    augmented = _prepared_batches(run, steps, f"augmentation/{state.seed}/{position.epoch}", position.sample)
+    for pieces in in_groups(augmented, run.config.train.accumulate):
         numbers = _step(run, pieces)
         position = replace(position, sample=pieces[-1]["next_sample"], steps=position.steps + 1)
         run.state = replace(run.state, position=position, means=run.state.means.plus(numbers))
         _tell(run, "training", {"loss": run.state.means.values()["loss"]}, position.sample / total)
 
 
-def _prepared_batches(run: _Run, steps: Iterator) -> Iterator[dict]:
-    """Batches on the device, augmented. Each sample's randomness follows from its position in the epoch."""
-    first = run.state.position.sample
+def _prepared_batches(run: Run, steps: Iterator, key: str, first: int = 0) -> Iterator[dict]:
+    """Batches on the device, augmented. Each sample's randomness follows from the key and from its position.
+
+    first: samples of the epoch that were used before.
+    """
     for batch in steps:
         last, count = batch["next_sample"], len(batch["indices"])
         start = first + run.group.rank * (last - first) // run.group.size
         batch = on_device(batch, run.group.device)
-        keys = [f"augmentation/{run.state.seed}/{run.state.position.epoch}/{start + i}" for i in range(count)]
+        keys = [f"{key}/{start + i}" for i in range(count)]
         yield augment_each(batch, run.augmentations, keys) if run.augmentations else batch
         first = last
 
 
-def _step(run: _Run, pieces: list[dict]) -> RunningMeans:
+def _step(run: Run, pieces: list[dict]) -> RunningMeans:
     """One step of the optimiser with the gradient of the loss summed over all samples of all processes."""
     position, settings = run.state.position, run.config.train
     torch.manual_seed(Random(f"step/{run.state.seed}/{position.steps}").getrandbits(63))  # for dropout, say
@@ -324,11 +195,12 @@ def _step(run: _Run, pieces: list[dict]) -> RunningMeans:
     return totals
 
 
-def _close_epoch(run: _Run) -> dict:
+def _close_epoch(run: Run) -> dict:
     """Validate, put the epoch into the history, forget its sums; returns its row."""
     state = run.state
     means = state.means.over(run.group).values()
     row = {"epoch": state.position.epoch + 1, "learning_rate": run.optimiser.param_groups[0]["lr"], **means}
+    _renew_statistics(run)
     validation = _validated(run)
     row |= {f"val_{name}": value for name, value in validation.items()}
     position = Position(state.position.epoch + 1, 0, state.position.steps)
@@ -340,7 +212,32 @@ def _close_epoch(run: _Run) -> dict:
     return row
 
 
-def _validated(run: _Run) -> dict[str, float]:
+def _renew_statistics(run: Run) -> None:
+    """Batch normalisation gets the statistics of the present weights, over the same samples every time.
+
+    As DeepReg does not, they stay moving averages with ``deepreg``.
+    """
+    if run.config.train.deepreg or not norms_of(run.trained.network):
+        return
+    seed = run.state.seed
+    torch.manual_seed(Random(f"statistics/{seed}").getrandbits(63))  # for dropout, say
+    wanted = -(-SAMPLES // (run.config.train.preprocess.batch_size * run.group.size))
+    wanted = max(FEWEST_STEPS, min(wanted, len(run.batches.plan(0, seed=seed))))
+    renew_statistics(run.trained.network, run.objective, _first_batches(run, wanted))
+
+
+def _first_batches(run: Run, count: int) -> Iterator[dict]:
+    """So many augmented batches of training, from the first epoch on."""
+    epoch, seed = 0, run.state.seed
+    while count > 0:
+        steps = run.batches.epoch(epoch, seed=seed, most=count)
+        for batch in _prepared_batches(run, steps, f"statistics/{seed}/{epoch}"):
+            yield batch
+            count -= 1
+        epoch += 1
+
+
+def _validated(run: Run) -> dict[str, float]:
     if run.valid is None:
         return {}
     totals = RunningMeans()
@@ -352,7 +249,7 @@ def _validated(run: _Run) -> dict[str, float]:
     return totals.over(run.group).values()
 
 
-def _tell(run: _Run, stage: str, figures: Mapping, part: float = 0.0) -> None:
+def _tell(run: Run, stage: str, figures: Mapping, part: float = 0.0) -> None:
     """Tell how far the training is and how long it will still take at the speed of this session.
 
     If that asks the first process to stop, all keep a checkpoint and stop.
@@ -370,5 +267,7 @@ def _tell(run: _Run, stage: str, figures: Mapping, part: float = 0.0) -> None:
     except Cancelled:
         stop = True
     if run.group.any(stop):
+        if position.sample:  # else they are those of the epoch that has just ended
+            _renew_statistics(run)
         run.folder.save(run.state, run.trained, run.optimiser, keep=False)
         raise Cancelled

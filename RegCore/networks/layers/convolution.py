@@ -194,10 +194,14 @@ class BatchNorm3d(nn.BatchNorm3d):
             return super().forward(x)
         with torch.no_grad():
             self.num_batches_tracked += 1
-            self.running_mean.lerp_(x.detach().flatten().to(self.running_mean), self.momentum)
-            self.running_var.mul_(1 - self.momentum)
+            self.running_mean.lerp_(x.detach().flatten().to(self.running_mean), self._share())
+            self.running_var.mul_(1 - self._share())
         centred = (x - x.detach()) * 0  # the mean is the value itself: zero, and no gradient reaches x
         return centred * self.weight.view(1, -1, 1, 1, 1) + self.bias.view(1, -1, 1, 1, 1)
+
+    def _share(self) -> float:
+        """What a new value weighs in the moving averages; without momentum they are plain means."""
+        return 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
 
     def _over_processes(self, x: torch.Tensor) -> torch.Tensor:
         """Mean and variance over all processes; gradients go through both sums."""
@@ -212,8 +216,8 @@ class BatchNorm3d(nn.BatchNorm3d):
         variance = all_reduce((centred * centred).sum(axes)) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / max(count - 1, 1)), self.momentum)
+            self.running_mean.lerp_(mean, self._share())
+            self.running_var.lerp_(variance * (count / max(count - 1, 1)), self._share())
         scale = self.weight / torch.sqrt(variance + self.eps)
         return (centred * scale.view(one) + self.bias.view(one)).to(x.dtype)
 

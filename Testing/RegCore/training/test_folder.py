@@ -154,7 +154,7 @@ def test_an_earlier_run_stays_in_place_when_the_new_one_can_not_begin(pairs, don
     def refuse(*arguments, **options):
         raise InputError("no batches")
 
-    monkeypatch.setattr("RegCore.training.loop._batches", refuse)
+    monkeypatch.setattr("RegCore.training.prepare._batches", refuse)
     with pytest.raises(InputError, match="no batches"):
         train(configuration(pairs), log_dir=done.folder.parent, exp_name="run")
     assert (done.folder / "save" / "last.pt").is_file() and not done.folder.with_name("run-1").exists()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from RegCore.space.geometry import InputError
-from RegCore.training import loop, predict
+from RegCore.training import predict, prepare
 from RegCore.training.config import Config
 from RegCore.training.presets import TrainingPreset
 from RegCore.training.state import Position, RunningMeans, TrainingState
@@ -106,13 +106,13 @@ def test_a_process_that_is_not_the_first_leaves_half_precision_to_it(answer):
     group = SimpleNamespace(first=False, any=lambda own: asked.append(own) or answer)
     train = SimpleNamespace(mixed_precision="auto")
     run = SimpleNamespace(group=group, config=SimpleNamespace(train=train))
-    assert loop._uses_bf16(run) is answer and asked == [False]
+    assert prepare._uses_bf16(run) is answer and asked == [False]
 
 
 @pytest.mark.parametrize(("wish", "bf16"), [("bf16", True), ("off", False)])
 def test_a_wish_for_half_precision_is_followed(wish, bf16):
     run = SimpleNamespace(config=SimpleNamespace(train=SimpleNamespace(mixed_precision=wish)))
-    assert loop._uses_bf16(run) is bf16
+    assert prepare._uses_bf16(run) is bf16
 
 
 def test_a_state_is_read_back_also_by_the_names_of_older_checkpoints():

@@ -1,0 +1,150 @@
+"""Before the first step of a training: all that it needs is made and checked, then its folder."""
+
+import inspect
+import logging
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from RegCore.loaders import Batches, Loader, make_loader
+from RegCore.loaders.augmentation import AUGMENTATIONS
+from RegCore.networks.model_file import Model, build
+from RegCore.progress import Progress, silent
+from RegCore.registration.optimisers import make_optimiser
+from RegCore.space.geometry import InputError
+from RegCore.training.batches import on_device
+from RegCore.training.config import Config
+from RegCore.training.folder import RunFolder
+from RegCore.training.gradients import add_gradient
+from RegCore.training.objective import Objective
+from RegCore.training.precision import bf16_pays
+from RegCore.training.processes import Group
+from RegCore.training.records import TensorBoard
+from RegCore.training.state import TrainingState
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """All that the loop works on."""
+
+    config: Config
+    folder: RunFolder
+    group: Group
+    state: TrainingState
+    trained: Model
+    model: nn.Module  # the network of `trained`, which adds up its gradients if there are several processes
+    objective: Objective | None
+    optimiser: torch.optim.Optimizer
+    augmentations: list
+    batches: Batches
+    valid: Batches | None
+    epochs: int
+    save_period: int
+    progress: Progress
+    began: float
+    boards: TensorBoard | None = None
+
+
+def prepare(config, folder, group: Group, start_from, resume, max_epochs, workers, progress) -> Run:
+    """Everything read and checked; the folder holds the configuration and a first checkpoint."""
+    settings, dataset = config.train, config.to_dict()["dataset"]
+    options = config.to_dict()["train"]
+    loader = make_loader(dataset, "train", deepreg=settings.deepreg)
+    if loader is None:
+        raise InputError("dataset.train.dir: a folder of data for training was expected, but there is none")
+    valid = make_loader(dataset, "valid", deepreg=settings.deepreg)
+    state = folder.resumed() if resume else TrainingState.new(settings.seed)
+    torch.manual_seed(state.seed)
+    sizes = loader.fixed_image_shape, loader.moving_image_shape
+    trained = build(config.to_dict(), *sizes, loader.labeled, loader.axes)
+    trained.network.to(group.device)
+    optimiser = make_optimiser(options["optimizer"], trained.network.parameters())
+    if resume:
+        folder.load(config, trained, optimiser)
+    elif start_from is not None:
+        state = folder.started_from(start_from, state, trained, optimiser)
+    if hasattr(trained.network, "set_template"):
+        trained.network.set_template(loader)
+    labeled = loader.labeled and (valid is None or valid.labeled)
+    fewer = max_epochs or settings.epochs
+    run = Run(
+        config=config,
+        folder=folder,
+        group=group,
+        state=state,
+        trained=trained,
+        model=group.wrapped(trained.network),
+        objective=_objective(trained.network, options["loss"], labeled, settings.deepreg),
+        optimiser=optimiser,
+        augmentations=_augmentations(settings.preprocess.data_augmentation, settings.deepreg),
+        batches=_batches(loader, config, group, workers, training=True),
+        valid=None if valid is None else _batches(valid, config, group, workers, training=False),
+        epochs=min(settings.epochs, fewer),
+        save_period=min(settings.save_period, fewer),
+        progress=progress if group.first else silent,
+        began=time.monotonic(),
+    )
+    return _opened(run, resume)
+
+
+def _opened(run: Run, resume: bool) -> Run:
+    """The run with its folder; that of a new one is made now that all else is in order."""
+    if not resume:
+        run.state = replace(run.state, bf16=_uses_bf16(run))
+        run.folder.make()
+        run.folder.begin(run.config, run.state, run.trained, run.optimiser)
+    run.boards = TensorBoard(run.folder.path) if run.group.first else None
+    return run
+
+
+def _objective(network: nn.Module, section, labeled: bool, deepreg: bool) -> Objective | None:
+    """The losses to minimise; None for a method that brings its own loss."""
+    if getattr(network, "own_loss", False):
+        return None
+    return Objective.from_config(section, labeled=labeled, deepreg=deepreg)
+
+
+def _batches(loader: Loader, config: Config, group: Group, workers, *, training: bool) -> Batches:
+    settings = config.train.preprocess
+    if training and len(loader) < group.size:
+        raise InputError(f"{len(loader)} training samples can't be shared by {group.size} processes")
+    return Batches(
+        loader,
+        settings.batch_size,
+        workers=config.dataset.workers if workers is None else workers,
+        shuffle_buffer=settings.batch_size * settings.shuffle_buffer_num_batch if training else 0,
+        drop_last=training,
+        rank=group.rank,
+        world_size=group.size,
+        cache_bytes=int(config.dataset.cache * 1e9),
+        pin_memory=group.device.startswith("cuda"),
+    )
+
+
+def _augmentations(parts, deepreg: bool) -> list:
+    augmentations = []
+    for part in parts:
+        make, options = AUGMENTATIONS[part.name], dict(part.options)
+        if deepreg and "deepreg" in inspect.signature(make).parameters:
+            options["deepreg"] = True
+        augmentations.append(make(**options))
+    return augmentations
+
+
+def _uses_bf16(run: Run) -> bool:
+    """What the key ``mixed_precision`` amounts to on this machine; one process decides for all."""
+    wish = run.config.train.mixed_precision
+    if wish != "auto":
+        return wish == "bf16"
+    pays = False
+    if run.group.first:
+        batch = next(iter(run.batches.epoch(0, seed=run.state.seed)))
+        batch = on_device(batch, run.group.device)
+        network = run.trained.network.train()
+        pays = bf16_pays(network, lambda bf16: add_gradient(network, run.objective, batch, bf16=bf16))
+        log.info("bfloat16 %s on this machine", "is used: it is faster" if pays else "is not used")
+    return run.group.any(pays)
