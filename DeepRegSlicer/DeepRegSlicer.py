@@ -96,6 +96,8 @@ class DeepRegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def setParameters(self, parameters):
         """Bind the widgets to a parameter node, or to none."""
+        from DeepRegSlicerLib.parameters import refresh
+
         self.panel.set_parameters(None)  # what changes meanwhile is not the user's doing
         if self._parameters is not None and parameters is not self._parameters:
             self._parameters.disconnectGui(self._guiTag)
@@ -106,10 +108,7 @@ class DeepRegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._parameters = parameters
                 self._guiTag = parameters.connectGui(self.ui)
                 self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
-            # A node that was loaded can follow its references without an event. The wrapper keeps values and
-            # tells the widgets, in any order: at the second event the widgets get what it read at the first.
-            parameters.Modified()
-            parameters.Modified()
+            refresh(parameters)
         self.panel.set_parameters(parameters)
 
     def onParametersChanged(self, caller=None, event=None):
@@ -139,16 +138,11 @@ class DeepRegSlicerTest(ScriptedLoadableModuleTest):
         import RegCore
 
         if missing():
-            self.delayDisplay(f"Not tested: these Python packages are missing: {', '.join(missing())}")
-            return
+            return self.delayDisplay(f"Not tested: these Python packages are missing: {', '.join(missing())}")
         slicer.mrmlScene.Clear()
         made = add_phantom(RegCore.make_phantom(fixed_shape=(40, 36, 32), moving_shape=(38, 40, 34)))
-        result = register_volumes(
-            made.fixed,
-            made.moving,
-            fixed_landmarks=made.fixed_landmarks,
-            moving_landmarks=made.moving_landmarks,
-        )
+        landmarks = {"fixed_landmarks": made.fixed_landmarks, "moving_landmarks": made.moving_landmarks}
+        result = register_volumes(made.fixed, made.moving, **landmarks)
         distance = result.metrics["tre_mm"]
         self.assertLess(distance["after"], 0.5 * distance["before"])
         self.delayDisplay(f"Landmarks: {distance['before']:.1f} mm before, {distance['after']:.1f} mm after")

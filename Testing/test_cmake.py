@@ -151,6 +151,16 @@ def test_the_three_descriptions_of_the_extension_agree():
     assert entry["build_subdirectory"] == s4ext["build_subdirectory"] and entry["enabled"] is True
 
 
+def test_the_repository_is_called_as_the_extensions_index_wants_it():
+    """Its check: the name of the git repository begins with Slicer; that of the extension need not."""
+    url = json.loads((ROOT / "DeepRegSlicer.json").read_text(encoding="utf-8"))["scm_url"]
+    name = url.rsplit("/", 1)[1].removesuffix(".git")
+    assert name == "SlicerDeepReg"
+    for key in ("homepage", "iconurl", "screenshoturls"):
+        assert f"/{name}" in description()[key]
+    assert "## How to cite" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_pictures_of_the_description_are_in_the_repository():
     for key in ("iconurl", "screenshoturls"):
         path = ROOT / description()[key].split("/main/", 1)[1]

@@ -128,6 +128,7 @@ def register_volumes(
     create_images: bool = True,
     apply_to_moving: bool = False,
     keep_type: bool = True,
+    full_field: bool = False,
     settings: dict | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -150,39 +151,63 @@ def register_volumes(
     output_transform, warped_volume, warped_segmentation: nodes to write to; None: new ones.
     create_images: False to make the transform alone. apply_to_moving: put the moving volume, its segmentation
         and its landmarks under the transform. keep_type: give the warped volume the moving one's type of
-        voxels; False: float.
+        voxels; False: float. full_field: keep a displacement field on the fixed grid, however large it is;
+        else on one as fine as it was found on, which maps the same to 0.05 voxels.
     wait: True returns the RegistrationResult when it is there, False at once a RegistrationRun.
     progress(fraction, stage, values) is told how far it is and may raise `RegCore.Cancelled`; done(run) is
     called at the end. worker: another child process than the shared one.
     Raises InputError for nodes that can't be used, RegistrationError if the computation brings no result;
     the scene is as it was then.
     """
-    _check_pair(fixed, moving, fixed_landmarks, moving_landmarks)
+    inputs = _Inputs(
+        (fixed, moving),
+        (fixed_segmentation, moving_segmentation),
+        (fixed_landmarks, moving_landmarks),
+        (fixed_mask, moving_mask),
+        initial_transform,
+    )
     outputs = nodes.Outputs(
         output_transform, warped_volume, warped_segmentation, create_images, apply_to_moving, keep_type
     )
-    outputs.check([fixed, moving, fixed_segmentation, moving_segmentation, fixed_mask, moving_mask])
-    inputs = (fixed, moving, fixed_segmentation, moving_segmentation, initial_transform)
-    arguments, structures = _read(*inputs[:4], output_transform)
-    grid = arguments["fixed"].geometry
-    arguments |= {
-        "method": method,
-        "settings": settings,
-        "device": device,
-        "seed": seed,
-        "fixed_mask": fixed_mask and nodes.mask(fixed_mask, grid=grid),
-        "moving_mask": moving_mask
-        and nodes.mask(moving_mask, output_transform, arguments["moving"].geometry),
-        "landmarks": fixed_landmarks and nodes.landmarks(fixed_landmarks, moving_landmarks, output_transform),
-        "initial": initial_transform and nodes.initial_transform(initial_transform, grid),
-    }
-    placement = nodes.Placement.of(
-        fixed, moving, moving_segmentation, grid, output_transform, moving_landmarks
-    )
-    notes = _left_out(fixed_landmarks, moving_landmarks)
-    order = _Order(arguments, structures, placement, outputs, inputs, notes)
-    run = RegistrationRun(order, worker or process.shared_worker(), progress, done)
+    asked = {"method": method, "settings": settings, "device": device, "seed": seed, "full_field": full_field}
+    run = RegistrationRun(_order(inputs, outputs, asked), worker or process.shared_worker(), progress, done)
     return run.wait() if wait else run
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """The nodes to read; in pairs, the fixed one first."""
+
+    volumes: tuple
+    segmentations: tuple
+    landmarks: tuple
+    masks: tuple
+    initial: object
+
+
+def _order(inputs: _Inputs, outputs: nodes.Outputs, asked: dict) -> _Order:
+    """Read the nodes as arguments of `RegCore.register`, beside those that were asked for as they are."""
+    _check_pair(*inputs.volumes, *inputs.landmarks)
+    outputs.check([*inputs.volumes, *inputs.segmentations, *inputs.masks])
+    below = outputs.transform
+    fixed_labels, moving_labels, structures = nodes.label_volumes(*inputs.segmentations, below)
+    fixed, moving = nodes.volume(inputs.volumes[0]), nodes.volume(inputs.volumes[1], below)
+    arguments = asked | {
+        "fixed": fixed,
+        "moving": moving,
+        "fixed_labels": fixed_labels,
+        "moving_labels": moving_labels,
+        "fixed_mask": inputs.masks[0] and nodes.mask(inputs.masks[0], grid=fixed.geometry),
+        "moving_mask": inputs.masks[1] and nodes.mask(inputs.masks[1], below, moving.geometry),
+        "landmarks": inputs.landmarks[0] and nodes.landmarks(*inputs.landmarks, below),
+        "initial": inputs.initial and nodes.initial_transform(inputs.initial, fixed.geometry),
+    }
+    moving_nodes = (inputs.volumes[1], inputs.segmentations[1])
+    placement = nodes.Placement.of(
+        inputs.volumes[0], *moving_nodes, fixed.geometry, below, inputs.landmarks[1]
+    )
+    kept = (*inputs.volumes, *inputs.segmentations, inputs.initial)
+    return _Order(arguments, structures, placement, outputs, kept, _left_out(*inputs.landmarks))
 
 
 def _left_out(fixed_landmarks, moving_landmarks) -> tuple[str, ...]:
@@ -203,20 +228,6 @@ def _check_pair(fixed, moving, fixed_landmarks, moving_landmarks) -> None:
         raise InputError(f"'{fixed.GetName()}' is both the fixed and the moving volume; choose two.")
     if (fixed_landmarks is None) != (moving_landmarks is None):
         raise InputError("Landmarks are needed for both volumes, or for none.")
-
-
-def _read(fixed, moving, fixed_segmentation, moving_segmentation, output) -> tuple[dict, nodes.Structures]:
-    """The volumes and labels as arguments of `RegCore.register`."""
-    fixed_labels, moving_labels, structures = nodes.label_volumes(
-        fixed_segmentation, moving_segmentation, output
-    )
-    arguments = {
-        "fixed": nodes.volume(fixed),
-        "moving": nodes.volume(moving, output),
-        "fixed_labels": fixed_labels,
-        "moving_labels": moving_labels,
-    }
-    return arguments, structures
 
 
 def _with_names(metrics: dict, structures: nodes.Structures) -> dict:

@@ -21,6 +21,7 @@ from RegCore.space.names import DEVICES
 from .paths import typed_path
 
 SMOOTHNESS = 1.25  # RegCore's own default
+LANDMARK_WEIGHT = 0.1  # mm^-2, of landmarks that guide
 
 
 LABELS = {
@@ -82,8 +83,10 @@ class RegisterParameters:
     device: Device = Device.auto
     seed: Annotated[int, WithinRange(0, 99999)] = 0
     smoothness: Annotated[float, WithinRange(0.1, 10.0)] = SMOOTHNESS
+    landmarksGuide: bool = False
     createImages: bool = True
     keepType: bool = True
+    fullField: bool = False
     applyToMoving: bool = True
 
     def chosen(self) -> str:
@@ -101,6 +104,8 @@ class RegisterParameters:
         settings = {"refine": True} if self.method is Method.trained and self.refine else {}
         if self.deforms() and abs(self.smoothness - SMOOTHNESS) > 1e-6:
             settings["smoothness"] = self.smoothness
+        if self.deforms() and self.landmarksGuide and self.fixedLandmarks is not None:
+            settings["landmark_weight"] = LANDMARK_WEIGHT
         return settings or None
 
 
@@ -118,3 +123,13 @@ def parameters_of(node) -> RegisterParameters:
         known = RegisterParameters(node)
         _wrappers.append(known)
     return known
+
+
+def refresh(parameters: RegisterParameters) -> None:
+    """Have the wrapper and the widgets read the node again.
+
+    A node that was loaded can follow its references without an event. The wrapper keeps values and tells the
+    widgets, in any order: at the second event the widgets get what it read at the first.
+    """
+    parameters.Modified()
+    parameters.Modified()

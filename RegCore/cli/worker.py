@@ -33,7 +33,9 @@ from pathlib import Path
 import RegCore
 from RegCore.io import messages
 from RegCore.progress import Cancelled, Progress
+from RegCore.registration.compact import compacted
 from RegCore.space.geometry import InputError
+from RegCore.space.transforms import DisplacementField
 
 PACKAGES = {  # what the work needs beyond Slicer's own Python: name at import, name at the package index
     "torch": "torch",
@@ -92,11 +94,13 @@ def _first_line(error: Exception) -> str:
 def register_command(arguments: dict, progress: Progress) -> dict:
     """`RegCore.register` with the arguments of the request; the result by the names of `Registration`.
 
+    ``full_field``: give a displacement field on the fixed grid, however large it is; else see `compacted`.
     A moving segmentation without a fixed one can't guide the registration; it is just warped. Where the
     device was left to the program and the graphics card's memory does not suffice, the work is done again on
     the processor.
     """
     arguments = dict(arguments)
+    full = arguments.pop("full_field", False)
     fixed, moving = arguments.pop("fixed"), arguments.pop("moving")
     alone = arguments.pop("moving_labels", None) if arguments.get("fixed_labels") is None else None
     load_torch(progress)
@@ -109,8 +113,9 @@ def register_command(arguments: dict, progress: Progress) -> dict:
         log.warning("the graphics card has too little memory, going on with the processor: %s", error)
         progress(0.0, "graphics card full: starting again on the processor", {})
         done = RegCore.register(fixed, moving, **{**arguments, "device": "cpu"}, progress=progress)
+    is_field = isinstance(done.transform, DisplacementField)
     return {
-        "transform": done.transform,
+        "transform": done.transform if full or not is_field else compacted(done.transform),
         "warped": done.warped,
         "warped_labels": RegCore.warp(alone, done.transform, fixed.geometry) if alone else done.warped_labels,
         "metrics": done.metrics,

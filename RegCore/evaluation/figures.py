@@ -33,8 +33,8 @@ class Figure:
         """1 if the second value is better, -1 if it is worse, 0 if it reads the same or can't be compared."""
         if before is None or after is None or not math.isfinite(after - before):
             return 0
-        gain = (after - before) * self.better
-        return 0 if abs(gain) < 0.5 * 10**-self.digits else (1 if gain > 0 else -1)
+        gain = (round(after, self.digits) - round(before, self.digits)) * self.better
+        return (gain > 0) - (gain < 0)
 
 
 FIGURES = {

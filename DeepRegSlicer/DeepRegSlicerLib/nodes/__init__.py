@@ -3,6 +3,7 @@
 World coordinates are RAS mm. A node's parent transforms count: what is read is where the user sees it.
 """
 
+from .applying import apply_transform, transformable_nodes
 from .reading import affine_of_parents, initial_transform, landmarks, paired_landmarks, volume
 from .segments import Structures, label_volumes, mask
 from .transaction import is_automatic
@@ -14,12 +15,14 @@ __all__ = [
     "Structures",
     "Written",
     "affine_of_parents",
+    "apply_transform",
     "initial_transform",
     "is_automatic",
     "label_volumes",
     "landmarks",
     "mask",
     "paired_landmarks",
+    "transformable_nodes",
     "volume",
     "write",
 ]

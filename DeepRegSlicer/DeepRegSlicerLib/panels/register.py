@@ -13,9 +13,11 @@ from ..nodes.showing import show_over
 from ..parameters import Method
 from ..process import stop_shared_worker
 from . import results
+from .apply import ApplySection
 from .panel import Panel, Tone, handler
 
 INPUTS = ("fixedVolume", "movingVolume", "fixedSegmentation", "movingSegmentation", "initialTransform")
+PAIRED = ("Volume", "Segmentation", "Mask", "Landmarks")  # of the fixed and of the moving side
 OUTPUTS = ("outputTransform", "warpedVolume", "warpedSegmentation")
 
 
@@ -38,6 +40,9 @@ class RegisterPanel(Panel):
         ui.registerButton.clicked.connect(self.on_register)
         ui.cancelButton.clicked.connect(self.on_cancel)
         ui.installButton.clicked.connect(self.on_install)
+        ui.swapButton.clicked.connect(self.on_swap)
+        ui.applyButton.clicked.connect(self.on_apply)
+        self.applying = ApplySection(ui)
         self.look_for_packages()
 
     def close(self) -> None:
@@ -104,6 +109,7 @@ class RegisterPanel(Panel):
         self._release_outputs()
         ui, problem = self.ui, self.validate()
         ui.registerButton.enabled = not problem
+        ui.swapButton.enabled = self.parameters is not None and self.run is None
         ui.registerButton.toolTip = problem or _("Bring the moving volume onto the fixed one")
         ui.cancelButton.enabled = self.run is not None
         self.set_hint(problem or _("Ready"))
@@ -128,6 +134,7 @@ class RegisterPanel(Panel):
         for widget in (ui.warpedVolumeSelector, ui.warpedSegmentationSelector, ui.keepTypeCheckBox):
             widget.enabled = images
         ui.applyCheckBox.enabled = not images
+        ui.guideCheckBox.enabled = p is not None and p.deforms() and p.fixedLandmarks is not None
         trained = p is not None and p.method is Method.trained
         for widget in (ui.modelPathLabel, ui.modelPath, ui.refineCheckBoxLabel, ui.refineCheckBox):
             widget.visible = trained
@@ -156,6 +163,25 @@ class RegisterPanel(Panel):
         if p.method is Method.trained and not p.modelFile:
             return _("Choose the file of a trained model")
         return ""
+
+    @handler
+    def on_swap(self) -> None:
+        """Fixed becomes moving and moving fixed, with all that is theirs; the initial transform goes."""
+        p = self.parameters
+        if p is None:
+            return
+        with slicer.util.NodeModify(p):
+            for kind in PAIRED:
+                fixed, moving = getattr(p, f"fixed{kind}"), getattr(p, f"moving{kind}")
+                setattr(p, f"fixed{kind}", moving)
+                setattr(p, f"moving{kind}", fixed)
+            p.initialTransform = None  # it leads the other way
+
+    @handler
+    def on_apply(self) -> None:
+        """Put the ticked nodes under the chosen transform."""
+        self.set_status(self.applying.apply(), Tone.good)
+        self.log(self.ui.statusLabel.text)
 
     @handler
     def on_register(self) -> None:
@@ -195,6 +221,7 @@ class RegisterPanel(Panel):
             create_images=p.createImages,
             apply_to_moving=p.applyToMoving and not p.createImages,
             keep_type=p.keepType,
+            full_field=p.fullField,
             settings=p.settings(),
             device=p.device.value,
             seed=p.seed,
@@ -261,8 +288,10 @@ class RegisterPanel(Panel):
         results.fill(ui.resultTable, results.rows(result.metrics, result.seconds))
         seconds, name = time.monotonic() - self._started, result.transform.GetName()
         text = _("Done in {seconds:.1f} s. The result is in '{name}'.").format(seconds=seconds, name=name)
-        self.set_status(" ".join([text, *run.notes]), Tone.good)
-        self.log(text)
+        doubts = results.doubts(result.metrics)
+        self.set_status(" ".join([text, *doubts, *run.notes]), Tone.normal if doubts else Tone.good)
+        self.log(self.ui.statusLabel.text)
+        self.applying.refresh()
 
     def _explain(self, error: Exception) -> None:
         """Say why a run brought no result; offer what mends it."""

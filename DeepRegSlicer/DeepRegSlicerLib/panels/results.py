@@ -3,7 +3,7 @@
 import qt
 from slicer.i18n import tr as _
 
-from RegCore.evaluation.figures import FIGURES
+from RegCore.evaluation.figures import FIGURES, PAIRED
 
 from .panel import Tone, colour
 
@@ -50,6 +50,24 @@ def _row(key: str, title: str, value: dict | float) -> Row:
         first = "" if before is None else figure.text(before)
         return title, first, figure.text(after), figure.verdict(before, after)
     return title, "", figure.text(value), -1 if key == "fold_percent" and value > 0 else 0
+
+
+def doubts(metrics: dict) -> list[str]:
+    """Sentences on figures that speak against the result; none if there is nothing to doubt."""
+    found = []
+    folds = metrics.get("fold_percent") or 0.0
+    if folds > 0:
+        found.append(_("{share} of the voxels fold.").format(share=FIGURES["fold_percent"].text(folds)))
+    dice, figure = metrics.get("dice") or {}, FIGURES["dice"]
+    before = dice.get("before", {})
+    worse = [n for n, after in dice.get("after", {}).items() if figure.verdict(before.get(n), after) < 0]
+    if worse:
+        found.append(_("The overlap became worse: {names}.").format(names=", ".join(map(str, worse))))
+    pairs = {key: metrics[key] for key in PAIRED if isinstance(metrics.get(key), dict)}
+    verdicts = [FIGURES[key].verdict(pair.get("before"), pair.get("after")) for key, pair in pairs.items()]
+    if verdicts and max(verdicts) <= 0:
+        found.append(_("No figure improved."))
+    return found
 
 
 def fill(table, table_rows: list[Row]) -> None:

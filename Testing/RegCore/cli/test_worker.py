@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -211,6 +212,15 @@ def test_a_package_for_some_of_the_work_is_named_where_it_is_missed(tmp_path):
     event = served(failing(absent), tmp_path)
     assert (event["kind"], event["missing"]) == ("missing", ["scikit-image"])
     assert event["message"] == "Python packages are missing: scikit-image."
+
+
+def test_a_graphics_card_gets_its_memory_back_after_each_job(tmp_path, monkeypatch):
+    calls = []
+    cuda = SimpleNamespace(is_initialized=lambda: True, empty_cache=lambda: calls.append("emptied"))
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    served(lambda arguments, progress: {}, tmp_path)
+    served(failing(RuntimeError("odd")), tmp_path)
+    assert calls == ["emptied", "emptied"]
 
 
 @pytest.mark.parametrize(("device", "tried"), [("auto", ["auto", "cpu"]), ("cuda", ["cuda"])])

@@ -1,0 +1,70 @@
+"""The Train panel: folders however they are typed, folders that can't be used, and the room that it takes."""
+
+import pytest
+
+from Testing.RegCore.training.runs import write_pairs
+from Testing.Slicer.test_train_panel import STAND_IN, Train
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "pairs"
+    write_pairs(folder)
+    return folder
+
+
+@pytest.fixture
+def train(host, library, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(library("process"), "worker_command", lambda: STAND_IN)
+    return Train(host, tmp_path / "results")
+
+
+@pytest.mark.parametrize("form", ["~/pairs", "  {path} ", "file://{path}", '"{path}"'])
+@pytest.mark.parametrize("file_format", ["nifti", "h5"])
+def test_a_folder_is_found_however_it_is_typed(train, tmp_path, form, file_format):
+    from Testing.RegCore.loaders import data
+
+    home = tmp_path / "home" / "pairs"
+    data.write(home, "paired", file_format, channels=2)
+    ui = train.ui
+    ui.trainPath.currentPath = form.format(path=home)
+    assert ui.foundLabel.text.startswith("Found: ") and ui.trainButton.enabled
+    split = train.panel.preset().configuration()["dataset"]["train"]
+    assert split == {"dir": str(home), "format": file_format, "labeled": True}
+
+
+def test_a_folder_without_data_can_not_be_trained_on(train, pairs, tmp_path):
+    ui = train.ui
+    for line in (ui.trainPath, ui.validPath):
+        ui.trainPath.currentPath = str(pairs)
+        line.currentPath = str(tmp_path)
+        assert not ui.trainButton.enabled and "fixed_images and moving_images" in ui.trainButton.toolTip
+        assert train.status == ui.trainButton.toolTip
+        line.currentPath = ""
+    ui.trainPath.currentPath = str(pairs)
+    assert ui.trainButton.enabled and train.status == "Ready"
+
+
+def test_a_folder_that_must_not_be_written_to_leaves_the_panel_usable(train, pairs, library, monkeypatch):
+    def fail(*given, **named):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(library("panels.train"), "train", fail)
+    ui = train.fill(pairs).ui
+    ui.trainButton.click()
+    assert train.status.startswith("This failed unexpectedly (PermissionError: read-only)")
+    assert ui.trainButton.enabled and not ui.stopButton.enabled and not ui.trainProgressBar.visible
+
+
+@pytest.mark.parametrize("tab", [0, 1])
+def test_the_panels_fit_into_a_narrow_column(train, tab):
+    train.tabs.currentIndex = tab
+    train.ui.settingsSelector.currentIndex = 0
+    for section in ("inputsSection", "outputsSection", "advancedSection"):
+        getattr(train.module.ui, section).collapsed = False
+    for section in ("dataSection", "networkSection", "moreSection", "runSection"):
+        getattr(train.ui, section).collapsed = False
+    train.module.panel.show()
+    train.host.spin(0.05)
+    assert train.module.panel.layout().minimumSize().width() <= 400
