@@ -1,0 +1,170 @@
+"""The default method: two stages, the second of which has to earn its place."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from RegCore import register
+from RegCore.progress import Cancelled
+from RegCore.registration import auto
+from RegCore.registration.auto import AutoSettings, deform_automatically, feature_distances, roughness
+from RegCore.registration.compositional import CorrelationSettings
+from RegCore.registration.deformable import DeformableTask, Settings, deform, make_deformable_level
+from RegCore.registration.pair import LabelEncoding, PairSide
+from RegCore.resampler import folding_fraction
+from RegCore.space.geometry import InputError
+from RegCore.space.transforms import AffineTransform
+from RegCore.space.volume import Volume
+from Testing.RegCore.registration.blobs import FIXED, MOVING, density, scan
+
+IDENTITY = AffineTransform.identity()
+COARSE = Settings(iterations=12, levels=2, symmetric=False)
+FINE = CorrelationSettings(iterations=30, levels=1, field_smoothing=0.4)
+
+
+def bent(points: np.ndarray) -> np.ndarray:
+    """Points (..., 3) mm moved by up to 6 mm."""
+    return points + 4 * np.sin(points[..., [1, 2, 0]] / 25) + [1.0, -0.5, 0.7]
+
+
+def task(*, inverted: bool = False, settings: Settings = COARSE) -> DeformableTask:
+    return DeformableTask(
+        PairSide(scan(FIXED, bent)), PairSide(scan(MOVING, inverted=inverted, seed=1)), IDENTITY, settings
+    )
+
+
+def error(transform) -> float:
+    """Mean distance from the truth within the balls, mm."""
+    points = FIXED.world_grid()
+    apart = np.linalg.norm(transform.map(points) - bent(points), axis=-1)
+    return float(apart[density(points) > 0.5].mean())
+
+
+@pytest.mark.parametrize("inverted", [False, True], ids=["one contrast", "two contrasts"])
+def test_the_second_stage_betters_the_first(inverted):
+    short = replace(COARSE, iterations=3)
+    pair = task(inverted=inverted, settings=short)
+    first = deform(pair.fixed, pair.moving, IDENTITY, settings=short)
+    found = deform_automatically(pair, FINE)
+    assert error(found) < 0.8 * error(first) < 0.8 * error(IDENTITY)
+    assert (found.jacobian_determinant() > 0).all()
+
+
+def test_both_directions_give_fields_that_undo_each_other():
+    settings = replace(COARSE, symmetric=True)
+    pair = task(settings=settings)
+    forward = deform_automatically(pair, FINE)
+    backward = deform_automatically(pair.reversed(), FINE)
+    points = FIXED.world_grid()[density(FIXED.world_grid()) > 0.5]
+    apart = np.linalg.norm(backward.map(forward.map(points)) - points, axis=-1) / FIXED.spacing.mean()
+    assert apart.mean() < 0.25
+    assert error(forward) < 0.5 * error(IDENTITY)
+
+
+def wild(task, result, settings, progress):
+    """In place of the second stage: a field that is smooth and wrong."""
+    at = torch.stack(torch.meshgrid(*(torch.arange(float(n)) for n in FIXED.shape), indexing="ij"))[None]
+    return result.ddf + 2.5 * torch.sin(at / 4), FIXED
+
+
+def folding(task, result, settings, progress):
+    """In place of the second stage: a field torn in two."""
+    ddf = result.ddf.clone()
+    ddf[:, :, 13:] -= 60
+    return ddf, FIXED
+
+
+@pytest.mark.parametrize("stage", [wild, folding])
+def test_a_second_stage_that_spoils_the_first_is_refused(monkeypatch, stage):
+    pair = task()
+    first = deform(pair.fixed, pair.moving, IDENTITY, settings=COARSE)
+    monkeypatch.setattr(auto, "_correlated", stage)
+    np.testing.assert_array_equal(deform_automatically(pair, FINE).mm, first.mm)
+
+
+def test_structures_must_not_get_further_apart(monkeypatch):
+    """Noise with structures: correlation finds what it likes, the structures say that it is nothing."""
+    random, maps = np.random.default_rng(0), []
+    for geometry, mapping in ((FIXED, bent), (MOVING, lambda points: points)):
+        values = np.digitize(density(mapping(geometry.world_grid())), [0.3, 0.6, 0.9])
+        maps.append(Volume(values.astype(np.uint8), geometry, "labels"))
+    images = [Volume(random.normal(size=m.geometry.shape).astype(np.float32), m.geometry) for m in maps]
+    sides = [PairSide(image, labels) for image, labels in zip(images, maps, strict=True)]
+    encoding = LabelEncoding.of(*maps, 20.0, 0)
+    pair = DeformableTask(*sides, IDENTITY, COARSE, encoding=encoding)
+    first = deform(*sides, IDENTITY, settings=COARSE, encoding=encoding)
+    np.testing.assert_array_equal(deform_automatically(pair, FINE).mm, first.mm)
+    monkeypatch.setattr(auto, "KEPT", -1e9)  # with no say for the images
+    np.testing.assert_array_equal(deform_automatically(pair, FINE).mm, first.mm)
+
+
+def test_landmarks_with_a_weight_must_not_get_further_apart():
+    points = FIXED.world_grid()[density(FIXED.world_grid()) > 0.7][::40]
+    astray = np.hstack([points, points + [6.0, 6.0, 0]])
+    settings = replace(COARSE, landmark_weight=5.0)
+    pair = replace(task(settings=settings), landmarks=astray)
+    first = deform(pair.fixed, pair.moving, IDENTITY, settings=settings, landmarks=astray)
+    np.testing.assert_array_equal(deform_automatically(pair, FINE).mm, first.mm)
+
+
+def test_distances_of_features_are_taken_where_both_images_are_known():
+    pair = DeformableTask(PairSide(scan(FIXED)), PairSide(scan(FIXED)), IDENTITY, COARSE)
+    level = make_deformable_level(pair, FIXED, 0.0)
+    still = torch.zeros((1, 3, *FIXED.shape))
+    assert feature_distances(level, still).shape == (12,)
+    assert float(feature_distances(level, still).max()) < 1e-9
+    assert float(feature_distances(level, still + 1.5).min()) > 1e-3
+
+
+def test_roughness_is_that_of_the_jacobian():
+    at = torch.arange(12.0).view(1, 1, 12, 1, 1).expand(1, 3, 12, 5, 4)
+    u = torch.zeros((1, 3, 12, 5, 4))
+    assert roughness(u) == 0
+    u[:, :1] = torch.where(at[:, :1] < 6, 0.5 * at[:, :1], 3 + 0.0 * at[:, :1])
+    slope = torch.tensor([np.log(1.5)] * 6 + [0.0] * 5)
+    assert roughness(u) == pytest.approx(float(slope.repeat_interleave(12).std()), rel=1e-4)
+    assert roughness(torch.zeros((1, 3, 4, 1, 5))) == 0
+    assert folding_fraction(u) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"quality": "quick"}, "setting quality is 'quick', expected one of fast, balanced, best"),
+        ({"smoothness": -1.0}, "setting smoothness is -1.0, expected a number of at least 0"),
+        ({"smoothnes": 1.0}, "method auto has no setting 'smoothnes'"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings, sentence):
+    with pytest.raises(InputError, match=sentence):
+        register(scan(FIXED), scan(MOVING), "auto", settings=settings, device="cpu")
+
+
+def test_smoothness_reaches_both_stages():
+    coarse, fine = AutoSettings(smoothness=4.0, landmark_weight=2.0).stages()
+    plain, light = AutoSettings().stages()
+    assert coarse.smoothness == 4 * plain.smoothness and coarse.landmark_weight == 2
+    assert fine.field_smoothing == pytest.approx(2 * light.field_smoothing)
+
+
+def test_cancelling_stops_in_either_stage():
+    for name in ("deformable", "correlation"):
+
+        def stop(fraction, text, values, name=name):
+            if text.startswith(name):
+                raise Cancelled
+
+        with pytest.raises(Cancelled):
+            deform_automatically(task(), FINE, stop)
+
+
+def test_register_knows_it_and_gives_field_and_inverse():
+    settings = {"quality": "fast"}
+    result = register(scan(FIXED, bent), scan(MOVING, seed=1), "auto", settings=settings, device="cpu")
+    assert error(result.transform) < 0.5 * error(IDENTITY)
+    points = FIXED.world_grid()[6:-6, 6:-6, 6:-6]
+    back = result.inverse.map(result.transform.map(points))
+    assert np.linalg.norm(back - points, axis=-1).mean() < 0.1 * FIXED.spacing.mean()
+    assert result.metrics["method"] == "auto"
