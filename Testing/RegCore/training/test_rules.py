@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from RegCore import losses
 from RegCore.space.geometry import InputError
 from RegCore.training import loop, predict
 from RegCore.training.config import Config
@@ -113,3 +114,18 @@ def test_a_process_that_is_not_the_first_leaves_half_precision_to_it(answer):
 def test_a_wish_for_half_precision_is_followed(wish, half):
     run = SimpleNamespace(config=SimpleNamespace(train=SimpleNamespace(mixed_precision=wish)))
     assert loop._half_precision(run) is half
+
+
+def test_a_loss_of_both_directions_is_tried_on_two_fields_and_others_on_one(monkeypatch):
+    """As `inverse-consistency` needs it; both may stand in one list."""
+    both = changed("train.loss.regularization", [{"name": "inverse-consistency"}, {"name": "bending"}])
+    config = Config.from_dict(both)
+    assert [loss.name for loss in config.train.loss.regularization] == ["inverse-consistency", "bending"]
+    tried = []
+    monkeypatch.setitem(
+        losses.BIDIRECTIONAL_LOSSES, "inverse-consistency", lambda *fields: tried.append(fields)
+    )
+    monkeypatch.setitem(losses.DEFORMATION_LOSSES, "bending", lambda *fields: tried.append(fields))
+    Config.from_dict(both)
+    shapes = [[tuple(field.shape[:2]) for field in fields] for fields in tried]
+    assert shapes == [[(1, 3)] * 2, [(1, 3)]]
