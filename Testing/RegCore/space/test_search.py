@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from RegCore.space.geometry import Geometry
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.names import Lazy
 from RegCore.space.transforms import AffineTransform, DisplacementField
+from RegCore.space.volume import Volume, check_labels, looks_like_labels
 from Testing.RegCore.grids import LEFT_HANDED, OBLIQUE, affine
 
 
@@ -38,3 +40,44 @@ def test_transforms_are_compared_by_what_they_are_and_can_be_keys(transform):
     again = type(transform)(**vars(transform))
     assert transform == transform and transform != again
     assert {transform: 1, again: 2}[transform] == 1
+
+
+@pytest.mark.parametrize("value", [OBLIQUE, AffineTransform.identity(), Lazy("math", "pi")])
+def test_values_are_never_changed(value):
+    name = next(iter(vars(value)))
+    with pytest.raises(AttributeError, match=name):
+        setattr(value, name, 3)
+
+
+def test_the_affine_part_of_a_large_field_is_fitted_on_about_twenty_thousand_voxels():
+    """Noise, whose fit depends on the choice of voxels: here every second one, with both ends."""
+    grid = Geometry((54, 54, 56), affine(spacing=(-1.1, 1.7, 2.3)))
+    mm = np.random.default_rng(0).normal(size=(*grid.shape, 3)).astype(np.float32)
+    ticks = [np.linspace(0, n - 1, n // 2).round().astype(int) for n in grid.shape]
+    places = np.stack(np.meshgrid(*ticks, indexing="ij"), -1).reshape(-1, 3)
+    assert 18_000 < len(places) < 22_000
+    points = grid.to_world(places)
+    columns = np.c_[points, np.ones(len(points))]
+    expected = np.linalg.lstsq(columns, points + mm[tuple(places.T)], rcond=None)[0].T
+    found = DisplacementField(grid, mm).affine_part().matrix[:3]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "patches"), [((3, 3, 0, 0, 0), True), ((3, 3, 0, 0, 3, 0, 0), False), ((0, 3), False)]
+)
+def test_half_of_the_neighbours_off_the_background_must_be_equal(values, patches):
+    array = np.array(values, np.int16)[:, None, None].repeat(2, 1).repeat(3, 2)  # planes of one value each
+    assert looks_like_labels(array) is patches
+
+
+@pytest.mark.parametrize(("count", "fine"), [(256, True), (257, False)])
+def test_scattered_values_are_labels_up_to_256(count, fine):
+    values = np.random.default_rng(0).integers(1, count + 1, (20, 20, 20)).astype(np.int16)
+    values.flat[:count] = np.arange(1, count + 1)
+    volume = Volume(values, Geometry(values.shape, np.eye(4)), "labels")
+    if fine:
+        check_labels(volume, "seg")
+        return
+    with pytest.raises(InputError, match="257 values scattered like these are an image"):
+        check_labels(volume, "seg")

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from RegCore import losses
 from RegCore.space.geometry import InputError
 from RegCore.training import predict, prepare
 from RegCore.training.config import Config
@@ -125,3 +126,18 @@ def test_a_state_is_read_back_also_by_the_names_of_older_checkpoints():
     assert TrainingState.from_dict({older.get(name, name): value for name, value in values.items()}) == state
     with pytest.raises(InputError, match="the state of the training can't be read"):
         TrainingState.from_dict({"seed": 7})
+
+
+def test_a_loss_of_both_directions_is_tried_on_two_fields_and_others_on_one(monkeypatch):
+    """As `inverse-consistency` needs it; both may stand in one list."""
+    both = changed("train.loss.regularization", [{"name": "inverse-consistency"}, {"name": "bending"}])
+    config = Config.from_dict(both)
+    assert [loss.name for loss in config.train.loss.regularization] == ["inverse-consistency", "bending"]
+    tried = []
+    monkeypatch.setitem(
+        losses.BIDIRECTIONAL_LOSSES, "inverse-consistency", lambda *fields: tried.append(fields)
+    )
+    monkeypatch.setitem(losses.DEFORMATION_LOSSES, "bending", lambda *fields: tried.append(fields))
+    Config.from_dict(both)
+    shapes = [[tuple(field.shape[:2]) for field in fields] for fields in tried]
+    assert shapes == [[(1, 3)] * 2, [(1, 3)]]
