@@ -88,7 +88,8 @@ def read_one(path: Path) -> str:
             read_yaml(path)
         elif path.name.startswith("data"):
             file = H5File(path)
-            for key in file.keys():
+            keys = file.keys()
+            for key in keys:
                 file.read(key)
         elif path.name.split("-")[0] == "p":
             load_points(path)

@@ -1,4 +1,4 @@
-"""Inputs of real life, each after a public report, read as they should be; the numbers are those of the cases.
+"""Inputs of real life, each after a public report, are read as they should be; numbered as their folders.
 
 The small files lie in ../shared/cases; where they are not there, the tests are skipped. The same properties
 are tested with files made on the spot in test_places, test_formats, test_transforms, test_segmentations and
