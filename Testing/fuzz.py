@@ -78,8 +78,9 @@ def mutated(good: bytes, rng: np.random.Generator) -> bytes:
 
 def read_one(path: Path) -> str:
     """Read a file by what its name promises: "read", or "sentence" where it was refused as it should be."""
-    from RegCore.io import load, load_points
+    from RegCore.io import load
     from RegCore.io.h5 import H5File
+    from RegCore.io.points import load_points
     from RegCore.io.yaml import read_yaml
     from RegCore.space.geometry import InputError
 

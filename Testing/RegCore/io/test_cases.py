@@ -13,7 +13,8 @@ import pytest
 import SimpleITK as sitk
 
 from RegCore.cli import main
-from RegCore.io import load, load_landmarks, load_points
+from RegCore.io import load
+from RegCore.io.points import load_landmarks, load_points
 from RegCore.space.geometry import Geometry
 from Testing.paths import SHARED
 from Testing.RegCore.io.references import assert_same_in_space, by_slicer
