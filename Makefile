@@ -25,7 +25,7 @@ help:
 	@echo "make lint         check the style with ruff and the types with mypy"
 	@echo "make docs         build the documentation site (site/), strictly: a broken link is an error"
 	@echo "make bench        measure models that learn, SLIC-Reg and every real case; write their tables into Docs"
-	@echo "make soak         kill a training at random moments, resume it, compare the weights"
+	@echo "make soak         read 10 000 damaged files; kill a training at random moments and resume it"
 	@echo "make screenshots  picture the Slicer panel and slice views into Docs/screenshots/"
 	@echo "make clean        remove .venv and everything that was made here"
 
@@ -57,6 +57,7 @@ bench: $(TESTING)
 	$(PY) Testing/benchmarks/cases.py
 
 soak: $(TESTING)
+	$(PY) -m Testing.fuzz 10000
 	$(PY) Testing/soak.py
 	$(PY) -m pytest Testing/test_deepreg_scripts.py --all-merges
 

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from RegCore.deepreg.checkpoint import import_checkpoint as import_checkpoint
     from RegCore.evaluation.overview import overview as overview
     from RegCore.io import load as load
-    from RegCore.io import load_landmarks as load_landmarks
-    from RegCore.io import load_points as load_points
     from RegCore.io import save as save
+    from RegCore.io.points import load_landmarks as load_landmarks
+    from RegCore.io.points import load_points as load_points
     from RegCore.loaders import images_from_volumes as images_from_volumes
     from RegCore.loaders import make_loader as make_loader
     from RegCore.loaders import pairs_from_volumes as pairs_from_volumes
@@ -51,8 +51,8 @@ _HOME = {
     "DisplacementField": "space.transforms",
     "load": "io",
     "save": "io",
-    "load_landmarks": "io",
-    "load_points": "io",
+    "load_landmarks": "io.points",
+    "load_points": "io.points",
     "warp": "resampler",
     "images_from_volumes": "loaders",
     "make_loader": "loaders",

@@ -120,7 +120,7 @@ def register_files(
     Raises:
         InputError: a file that can't be used, or that does not overlap its image in space.
     """
-    from RegCore.io import load_landmarks
+    from RegCore.io.points import load_landmarks
 
     files = {"fixed": fixed, "moving": moving, **(optional or {})}
     landmarks = files.get("landmarks")

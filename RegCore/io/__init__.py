@@ -1,8 +1,9 @@
-"""Files in and out: volumes, transforms, landmarks. The only place that knows formats, LPS and nibabel.
+"""Files in and out: volumes, transforms, points. The only place that knows formats, LPS and nibabel.
 
-Volumes: .nii .nii.gz .nrrd .mha .npz (read also: .nhdr .mhd). Transforms: .h5 .nrrd .nii.gz .npz for
-displacement fields, .h5 .tfm .txt .npz for affine ones. Whatever the file holds (LPS, voxel order, byte
-order), what comes back is (I, J, K[, C]) with RAS mm. Every `InputError` is one sentence that names the file.
+Volumes: .nii .nii.gz .nrrd .mha .npz; read also: .mgz, folders of DICOM, and what SimpleITK knows.
+Transforms: .h5 .nrrd .nii.gz .npz for displacement fields, .h5 .tfm .txt .npz for affine ones; read also:
+.mat .xfm. Whatever the file holds (LPS, voxel order, byte order), what comes back is (I, J, K[, C]) with
+RAS mm. Every `InputError` is one sentence that names the file.
 """
 
 import os
@@ -14,21 +15,9 @@ import numpy as np
 
 from RegCore.io import itk, nifti, npz, nrrd, simpleitk
 from RegCore.io.files import RawImage
-from RegCore.io.points import Points, load_landmarks, load_points, save_points
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
 from RegCore.space.volume import Volume, slabs
-
-__all__ = [
-    "Points",
-    "load",
-    "load_landmarks",
-    "load_points",
-    "load_voxels",
-    "read_header",
-    "save",
-    "save_points",
-]
 
 READERS: dict[str, Callable] = {
     ".nii.gz": nifti.read,

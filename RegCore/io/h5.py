@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from RegCore.io.files import DEFLATE_LIMIT, atomic_write, in_words, native
+from RegCore.io.files import DEFLATE_LIMIT, atomic_write, check_length, in_words, native
 from RegCore.space.geometry import Geometry, InputError
 
 if TYPE_CHECKING:
     import h5py
 
+LONGEST_TEXT = 1000
 AFFINE = "affine"  # attribute of a dataset: 4×4, index to RAS mm; DeepReg's files have none
 
 
@@ -37,7 +39,10 @@ class H5File:
 
     def keys(self) -> list[str]:
         """The keys of the file as text, in HDF5's order (that of strings)."""
-        return list(self._file())
+        try:
+            return list(self._file())
+        except (OSError, RuntimeError, UnicodeDecodeError) as error:
+            raise InputError(f"{self.path}: the keys of the file are damaged ({error})") from error
 
     def header(self, key: str) -> tuple[tuple[int, ...], Geometry]:
         """Shape (I, J, K) or (I, J, K, C) and grid of a volume; the unit grid where the file gives none."""
@@ -49,7 +54,7 @@ class H5File:
         dataset = self._dataset(key)
         try:
             return native(dataset[()]), self._geometry(key, dataset)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError, TypeError) as error:
             raise InputError(f"{self.path}: the data of the key {key!r} are damaged ({error})") from error
 
     def close(self) -> None:
@@ -85,8 +90,12 @@ class H5File:
 
     def _geometry(self, key: str, dataset: h5py.Dataset) -> Geometry:
         try:
-            return Geometry(dataset.shape[:3], dataset.attrs.get(AFFINE, np.eye(4)))
-        except InputError as error:
+            if AFFINE not in dataset.attrs:
+                return Geometry(dataset.shape[:3], np.eye(4))
+            if dataset.attrs.get_id(AFFINE).dtype.kind not in "iuf":
+                raise InputError("numbers were expected")
+            return Geometry(dataset.shape[:3], dataset.attrs[AFFINE])
+        except (OSError, RuntimeError, InputError) as error:
             raise InputError(f"{self.path}: the attribute 'affine' of the key {key!r}: {error}") from None
 
 
@@ -99,8 +108,48 @@ def _opened(path: Path) -> h5py.File:
 
     try:
         return h5py.File(path, "r")
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise InputError(f"{path}: not an HDF5 file, or a damaged one ({error})") from error
+
+
+def text_of(path: Path, dataset: h5py.Dataset) -> str:
+    """The one short text of a dataset, of fixed or of variable length.
+
+    HDF5 itself may never return from a text of variable length in a damaged file, or allocate gigabytes for
+    it; so the global heap that holds it is read here, within bounds.
+
+    Raises:
+        InputError: there is no such text, or the file is damaged.
+    """
+    if dataset.size != 1:
+        raise InputError(f"one text was expected at {dataset.name}, but there are {dataset.size}")
+    if dataset.dtype.kind == "S" and dataset.dtype.itemsize <= LONGEST_TEXT:
+        return bytes(np.ravel(dataset[()])[0]).decode("ascii", errors="replace")
+    offset = dataset.id.get_offset()
+    if dataset.dtype.kind != "O" or offset is None:
+        raise InputError(f"a text was expected at {dataset.name}")
+    with open(path, "rb") as file:
+        file.seek(offset)
+        length, address, index = struct.unpack("<IQI", _exactly(file, 16))
+        file.seek(min(address, path.stat().st_size))
+        head = _exactly(file, 16)
+        if head[:5] != b"GCOL\x01":
+            raise InputError("the file is damaged: it has no heap of texts where it should be")
+        size = struct.unpack("<Q", head[8:])[0]
+        heap = file.read(min(size, 1 << 20))
+    place = 0
+    while place + 16 <= len(heap):
+        number, bytes_of_it = struct.unpack("<H6xQ", heap[place : place + 16])
+        if number == index and index > 0 and length <= min(bytes_of_it, LONGEST_TEXT):
+            return heap[place + 16 : place + 16 + length].rstrip(b"\0").decode("ascii", errors="replace")
+        place += 16 + -(-bytes_of_it // 8) * 8
+    raise InputError(f"the file is damaged: the text at {dataset.name} is not there")
+
+
+def _exactly(file: BinaryIO, count: int) -> bytes:
+    data = file.read(count)
+    check_length(count, len(data))
+    return data
 
 
 def write(path: str | os.PathLike, volumes: dict[str, tuple[np.ndarray, np.ndarray | None]]) -> None:

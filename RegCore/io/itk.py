@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from RegCore.io.files import DEFLATE_LIMIT, FLIP, atomic_write
-from RegCore.io.h5 import create_h5
+from RegCore.io.h5 import create_h5, text_of
 from RegCore.io.simpleitk import reason
 from RegCore.space.geometry import Geometry, InputError, homogeneous
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
@@ -43,33 +43,30 @@ def read_h5(path: Path) -> Transform:
 
     try:
         file = h5py.File(path, "r")
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise InputError(f"not an HDF5 file, or a damaged one ({error})") from None
     with file:
-        group = file.get("TransformGroup")
-        if not isinstance(group, h5py.Group) or not len(group):
-            raise InputError("not a transform of ITK: the group 'TransformGroup' is missing")
         try:
-            size = path.stat().st_size
-            return _joined([_read_part(group[name], size) for name in sorted(group, key=int)])
-        except (KeyError, ValueError, OSError) as error:
+            group = file.get("TransformGroup")
+            if not isinstance(group, h5py.Group) or not len(group):
+                raise InputError("not a transform of ITK: the group 'TransformGroup' is missing")
+            return _joined([_read_part(group[name], path) for name in sorted(group, key=int)])
+        except (KeyError, ValueError, OSError, RuntimeError, TypeError, AttributeError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"the transform file is damaged ({error})") from None
 
 
-def _read_part(part: h5py.Group, available: int) -> Transform | None:
-    kind = part["TransformType"]
-    if kind.size != 1:
-        raise InputError(f"one TransformType was expected, but the file names {kind.size}")
-    name = np.ravel(kind[()])[0]
-    name = name.decode() if isinstance(name, bytes) else str(name)
+def _read_part(part: h5py.Group, path: Path) -> Transform | None:
+    name = text_of(path, part["TransformType"])
     if name.startswith("CompositeTransform"):
         return None
     numbers = []
     for key in ("TransformParameters", "TransformFixedParameters"):
         dataset = part[key if key in part else OLD_SPELLING[key]]
-        limit = available * (DEFLATE_LIMIT if dataset.chunks else 1)
+        limit = path.stat().st_size * (DEFLATE_LIMIT if dataset.chunks else 1)
+        if dataset.dtype.kind not in "iuf":
+            raise InputError(f"{key} must be numbers, but they are {dataset.dtype}")
         if dataset.size * dataset.dtype.itemsize > limit:
             raise InputError(f"{key} promises {dataset.size} numbers, more than the file can hold")
         numbers.append(np.ravel(dataset[()]))

@@ -2,6 +2,8 @@
 
 import json
 import os
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -41,10 +43,18 @@ def write(path: str | os.PathLike, values: dict[str, Any]) -> None:
 
 
 def read(path: str | os.PathLike) -> dict[str, Any]:
-    """The values that `write` put into the file, by name. Nothing in the file can run code."""
-    with np.load(path, allow_pickle=False) as arrays:
-        description = json.loads(arrays[DESCRIPTION].tobytes().decode())
-        return {name: _unpack(name, what, arrays) for name, what in description.items()}
+    """The values that `write` put into the file, by name. Nothing in the file can run code.
+
+    Raises:
+        ValueError, KeyError: the file is damaged.
+        OSError: it can't be read.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            description = json.loads(arrays[DESCRIPTION].tobytes().decode())
+            return {name: _unpack(name, what, arrays) for name, what in description.items()}
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: the message is damaged ({error})") from error
 
 
 def _pack(name: str, value: Any, arrays: dict[str, np.ndarray]) -> dict[str, Any]:

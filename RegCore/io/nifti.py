@@ -263,6 +263,8 @@ def write_volume(path: Path, volume: Volume) -> None:
     header = _header(volume.array.shape, dtype, volume.geometry)
     if volume.kind == "labels":
         header.set_intent(LABELS)
+    if not _orthogonal(volume.geometry):
+        log.warning("%s: the grid is sheared, so Slicer and ITK won't read it; .nrrd holds it for them", path)
     _write(path, header, volume.array, dtype)
 
 

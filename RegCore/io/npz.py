@@ -6,6 +6,7 @@ Nothing is ever unpickled.
 """
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def read(path: Path) -> RawImage | Transform:
                 return DisplacementField(Geometry(mm.shape[:3], affine), mm)
             kind = str(_member(archive, "kind")) if "kind" in names else None
             return RawImage(_member(archive, "array"), affine, kind=kind)
-    except (zipfile.BadZipFile, EOFError) as error:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
         raise InputError(f"not a NumPy archive, or a damaged one ({error})") from None
 
 

@@ -16,6 +16,7 @@ from RegCore.space.geometry import InputError
 log = logging.getLogger(__name__)
 Key = tuple  # of the names and list numbers that lead to a value
 EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+MOST_VALUES = 100_000  # of a file, counted with what its aliases repeat
 TEXTS = ("dir", "name", "format", "type", "method")  # keys whose values are never numbers
 
 
@@ -82,6 +83,9 @@ def read_yaml(path: str | PurePath) -> tuple[dict, Places]:
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
+        if node is not None and (size := _size(node, {})) > MOST_VALUES:
+            text = f"its aliases stand for {size:,} values"
+            raise InputError(f"{path}: this is not a configuration: {text}")
         _find_lines(node, (), places)
         data = None if node is None else loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
@@ -89,6 +93,8 @@ def read_yaml(path: str | PurePath) -> tuple[dict, Places]:
         raise InputError(f"{path}{line}: this is not valid YAML: {error.problem or error.context}") from None
     except RecursionError:
         raise InputError(f"{path}: this is not a configuration: it is nested without end") from None
+    except InputError:
+        raise
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path}: this is not valid YAML: {' '.join(str(error).split())}") from None
     if data is None:
@@ -96,6 +102,18 @@ def read_yaml(path: str | PurePath) -> tuple[dict, Places]:
     if not isinstance(data, dict):
         raise InputError(f"{path}: the sections dataset and train were expected, not {shown(data)}")
     return plain(data, places), places
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node stands for, with those that aliases repeat; each node is visited once."""
+    if id(node) not in known:
+        inner: list[yaml.Node] = []
+        if isinstance(node, yaml.MappingNode):
+            inner = [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            inner = node.value
+        known[id(node)] = 1 + sum(_size(part, known) for part in inner)
+    return known[id(node)]
 
 
 def _find_lines(node: yaml.Node | None, key: Key, places: Places) -> None:

@@ -95,13 +95,13 @@ HUGE = (42, "<3h", (32000, 32000, 2000))
 # What is wrong: the argument, its file, how the file is made, the sentence (after the name of the file).
 BAD_FILES = {
     "missing file": ("fixed", "x.nii.gz", None, r"there is no such file"),
-    "folder": ("moving", "x.nii.gz", Path.mkdir, r"a file was expected, but this is a folder"),
+    "folder": ("moving", "x.nii.gz", Path.mkdir, r"this is a folder, but there is no DICOM series in it"),
     "empty file": ("fixed", "x.nii.gz", text(""), r"the file is empty \(0 bytes\)"),
     "no image, gz": ("fixed", "x.nii.gz", LETTER, r"not an image: .* not a NIfTI file.*"),
     "no image, nii": ("moving", "x.nii", LETTER, r".*NIfTI.*"),
     "no image, nrrd": ("moving", "x.nrrd", LETTER, r".*NRRD.*"),
-    "no image, mha": ("moving", "x.mha", LETTER, r".*MetaImage.*"),
-    "other ending": ("fixed", "x.jpg", LETTER, r"files with this ending can't be read \(possible: .*"),
+    "no image, mha": ("moving", "x.mha", LETTER, r"this is no image of a kind that can be read"),
+    "other ending": ("fixed", "x.jpg", LETTER, r"this is no image of a kind that can be read"),
     "cut short": ("fixed", "x.nii.gz", truncated, r"the file is cut short.*"),
     "2-D": ("fixed", "x.nii.gz", of(array(20, 30)), r"a 3-D volume was expected.*\(20, 30\)"),
     "one slice": ("fixed", "x.nii.gz", of(array(20, 30, 1)), r"a 3-D image was expected.*single slice"),

@@ -13,12 +13,13 @@ from RegCore.io import load, save
 from RegCore.space.geometry import Geometry
 from RegCore.space.transforms import AffineTransform, DisplacementField
 from RegCore.space.volume import Volume
+from Testing.RegCore.grids import affine
 
 SHAPE, FIXED_SHAPE = (7, 8, 9), (6, 9, 5)
 RANDOM = np.random.default_rng(3)
 IMAGE = (RANDOM.random(SHAPE) * 100).astype(np.float32)
 DDF = RANDOM.normal(0, 2, (*FIXED_SHAPE, 3)).astype(np.float32)
-OBLIQUE = np.array([[0.0, -1.9, 0.3, 10], [1.4, 0.2, 0.1, -20], [0.1, 0.4, 3.0, 5], [0, 0, 0, 1]])
+OBLIQUE = affine((0.2, -0.1, 1.4), (1.4, 1.9, 3.0), (10.0, -20.0, 5.0))
 
 
 def nifti(path, array, affine=None):
@@ -162,9 +163,13 @@ def with_nan(files):
     nifti(files / "bad.nii.gz", ddf)
 
 
+def letter(files):
+    (files / "letter.jpg").write_text("hello")
+
+
 BAD = {
     "there is no such file": (["-i", "nope.nii.gz", "-d", "ddf.nii.gz"], None),
-    "files with this ending": (["-i", "image.jpg", "-d", "ddf.nii.gz"], None),
+    "no image of a kind": (["-i", "letter.jpg", "-d", "ddf.nii.gz"], letter),
     "a DDF of shape (I, J, K, 3) was expected, but it is (7, 8, 9)": (
         ["-i", "image.nii.gz", "-d", "image.nii.gz"],
         None,

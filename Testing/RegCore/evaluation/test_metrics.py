@@ -10,7 +10,8 @@ from scipy.stats import entropy
 
 from RegCore.evaluation import metrics
 from RegCore.evaluation.metrics import dice, folding, mean_of_defined, ncc, nmi, sd_log_jacobian, summary, tre
-from RegCore.io import load, load_landmarks
+from RegCore.io import load
+from RegCore.io.points import load_landmarks
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
 from RegCore.space.volume import Volume

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from RegCore.cli import main
-from RegCore.io import load_landmarks, save
-from RegCore.io.points import Points, load_points, save_points
+from RegCore.io import save
+from RegCore.io.points import Points, load_landmarks, load_points, save_points
 from RegCore.space.geometry import InputError
 from Testing.RegCore.grids import LPS, OBLIQUE, points_inside, smooth_field, tilted_affine
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from RegCore.io import load, load_landmarks, save
+from RegCore.io import load, save
+from RegCore.io.points import load_landmarks
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.volume import Volume
 from Testing.paths import ROOT
