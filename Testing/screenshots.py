@@ -32,7 +32,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "Docs" / "screenshots")
-    parser.add_argument("--method", default="deformable")
+    parser.add_argument("--method", default="auto")
     parser.add_argument("--minutes", type=float, default=15, help="how long to wait for the registration")
     return parser.parse_args(arguments)
 

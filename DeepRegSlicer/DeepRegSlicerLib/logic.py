@@ -114,7 +114,7 @@ def register_volumes(
     fixed,
     moving,
     *,
-    method: str = "deformable",
+    method: str = "auto",
     fixed_segmentation=None,
     moving_segmentation=None,
     fixed_landmarks=None,

@@ -27,7 +27,7 @@ LANDMARK_WEIGHT = 0.1  # mm^-2, of landmarks that guide
 LABELS = {
     "rigid": _("Rigid: shift and turn"),
     "affine": _("Affine: shift, turn, scale and shear"),
-    "deformable": _("Deformable: organs bend and move"),
+    "deformable": _("Deformable by self-similarity alone"),
     "classical-affine": _("DeepReg classical affine"),
     "classical-nonrigid": _("DeepReg classical non-rigid"),
     "trained": _("Trained model: a network of your own"),
@@ -69,7 +69,7 @@ class RegisterParameters:
     movingVolume: vtkMRMLScalarVolumeNode
     fixedSegmentation: Labels
     movingSegmentation: Labels
-    method: Method = Method.deformable
+    method: Method = Method.auto
     modelFile: str = ""
     refine: bool = False
     outputTransform: vtkMRMLTransformNode
@@ -96,8 +96,9 @@ class RegisterParameters:
         return str(Path(typed_path(self.modelFile)).absolute())
 
     def deforms(self) -> bool:
-        """Whether the deformable method takes part."""
-        return self.method is Method.deformable or (self.method is Method.trained and self.refine)
+        """Whether a deformable method takes part."""
+        deformable = self.method in (Method.auto, Method.deformable)
+        return deformable or (self.method is Method.trained and self.refine)
 
     def settings(self) -> dict | None:
         """The settings of the method that differ from RegCore's own; None: none does."""

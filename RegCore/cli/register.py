@@ -65,7 +65,7 @@ def _add_demo(commands) -> None:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
     what = f"{', '.join(METHODS)}, or the path of a trained model"
-    parser.add_argument("--method", default="deformable", type=_method, metavar="METHOD", help=what)
+    parser.add_argument("--method", default="auto", type=_method, metavar="METHOD", help=what)
 
 
 def _method(text: str) -> str:

@@ -52,8 +52,9 @@ class AutoSettings:
 
     quality: str = "balanced"
     """``fast``, ``balanced`` or ``best``: from half the time to some four times as much."""
-    smoothness: float = 1.0
-    """Larger is smoother and less close; 1 is the default."""
+    smoothness: float = Settings.smoothness
+    """Weight of the squared gradient of the displacement in the first stage; the variance of the Gaussian of
+    the second grows with it."""
     label_weight: float = LABEL_WEIGHT
     """Weight of the segmentations, if both are given."""
     landmark_weight: float = 0.0
@@ -70,12 +71,12 @@ class AutoSettings:
         coarse, fine = QUALITIES[self.quality]
         coarse = replace(
             coarse,
-            smoothness=coarse.smoothness * self.smoothness,
+            smoothness=self.smoothness,
             label_weight=self.label_weight,
             landmark_weight=self.landmark_weight,
         )
-        # variances, not deviations, add up from step to step
-        return coarse, replace(fine, field_smoothing=fine.field_smoothing * self.smoothness**0.5)
+        wider = (self.smoothness / Settings.smoothness) ** 0.5
+        return coarse, replace(fine, field_smoothing=fine.field_smoothing * wider)
 
 
 def feature_distances(level: DeformableLevel, ddf: torch.Tensor) -> torch.Tensor:

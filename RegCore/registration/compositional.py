@@ -1,6 +1,6 @@
 """Deformable registration of like images: the local correlation climbed by composed, smoothed small steps.
 
-The scheme is that of greedy diffeomorphic registration (Yushkevich et al., Alzheimer's & Dementia 12, 2016)
+The scheme is that of greedy diffeomorphic registration (Yushkevich et al., Alzheimer's & Dementia 12 Suppl., 2016)
 with the local correlation of Avants et al. (Medical Image Analysis 12, 2008), whose derivative by the field
 Hermosillo et al. (IJCV 50, 2002) derive. Docs/how-it-works.md has the formulas.
 """

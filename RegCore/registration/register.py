@@ -64,7 +64,7 @@ def _on_grid(volume: Volume | None, geometry: Geometry) -> Volume | None:
 def register(
     fixed: Volume,
     moving: Volume,
-    method: str | Path | Model = "deformable",
+    method: str | Path | Model = "auto",
     *,
     fixed_labels: Volume | None = None,
     moving_labels: Volume | None = None,

@@ -111,12 +111,13 @@ def test_every_selector_and_button_explains_itself():
 def test_the_panel_offers_what_regcore_has(library):
     import RegCore
     from RegCore.cli import DEVICES
+    from RegCore.registration.auto import AutoSettings
     from RegCore.registration.deformable import Settings
 
     parameters = library("parameters")
     assert {method.value for method in parameters.Method} == {*RegCore.METHODS, "trained"}
     assert {device.value for device in parameters.Device} == set(DEVICES)
-    assert Settings().smoothness == parameters.SMOOTHNESS
+    assert AutoSettings().smoothness == Settings().smoothness == parameters.SMOOTHNESS
 
 
 def test_one_click_from_two_volumes_to_a_transform(panel):
@@ -186,7 +187,7 @@ def test_what_the_panel_is_set_to_is_what_is_asked_for(panel, stand_in, monkeypa
     ui.smoothnessSlider.value = 2.5
     ui.deviceSelector.currentIndex = 1
     panel.register()
-    assert (seen["method"], seen["device"], seen["seed"]) == ("deformable", "cpu", 7)
+    assert (seen["method"], seen["device"], seen["seed"]) == ("auto", "cpu", 7)
     assert seen["settings"] == {"smoothness": 2.5}
     ui.createImagesCheckBox.checked = False
     panel.parameters.warpedVolume = None

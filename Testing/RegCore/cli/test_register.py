@@ -113,7 +113,7 @@ def test_settings_are_handed_on_as_numbers_and_words(pair, tmp_path, monkeypatch
     monkeypatch.setattr(registration, "register", keep)
     main(arguments(pair, tmp_path, "--settings", "levels=3", "weight=0.5", "name=a b", "on=true", "--seed=9"))
     assert seen["settings"] == {"levels": 3, "weight": 0.5, "name": "a b", "on": True}
-    assert seen["seed"] == 9 and seen["device"] == "cpu" and seen["method"] == "deformable"
+    assert seen["seed"] == 9 and seen["device"] == "cpu" and seen["method"] == "auto"
     assert seen["fixed_labels"] is None and seen["fixed"].kind == "image"
 
 

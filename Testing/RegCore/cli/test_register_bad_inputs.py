@@ -203,7 +203,7 @@ def test_files_that_do_not_go_together_get_one_sentence(case, good, tmp_path, ca
 
 BAD_ARGUMENTS = {
     "unknown method": (["--method=deformabel"], r".* the method is .*did you mean deformable\?.*"),
-    "unlike any method": (["--method=xyz"], r".* one of rigid, affine, deformable, [a-z, -]+ \(.*"),
+    "unlike any method": (["--method=xyz"], r".* one of auto, rigid, affine, deformable, [a-z, -]+ \(.*"),
     "unknown device": (["--device=gpu"], r".* the device is 'gpu', expected one of auto, cpu, cuda, mps.*"),
     "bad seed": (["--seed=-1"], r".* a whole number of at least 0 was expected, not '-1'.*"),
     "settings without a value": (["--settings", "levels"], r".* KEY=VALUE was expected, not 'levels'"),
