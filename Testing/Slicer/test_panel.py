@@ -111,12 +111,19 @@ def test_every_selector_and_button_explains_itself():
 def test_the_panel_offers_what_regcore_has(library):
     import RegCore
     from RegCore.cli import DEVICES
+    from RegCore.registration.auto import AutoSettings
     from RegCore.registration.deformable import Settings
 
     parameters = library("parameters")
     assert {method.value for method in parameters.Method} == {*RegCore.METHODS, "trained"}
     assert {device.value for device in parameters.Device} == set(DEVICES)
-    assert Settings().smoothness == parameters.SMOOTHNESS
+    for choices, labels in (
+        (parameters.Method, parameters.METHOD_LABELS),
+        (parameters.Device, parameters.DEVICE_LABELS),
+    ):
+        assert {choice.value for choice in choices} == set(labels)
+        assert [choice.label() for choice in choices] == [labels[choice.value] for choice in choices]
+    assert Settings().smoothness == parameters.SMOOTHNESS and AutoSettings().smoothness == 1
 
 
 def test_one_click_from_two_volumes_to_a_transform(panel):
@@ -188,6 +195,9 @@ def test_what_the_panel_is_set_to_is_what_is_asked_for(panel, stand_in, monkeypa
     panel.register()
     assert (seen["method"], seen["device"], seen["seed"]) == ("deformable", "cpu", 7)
     assert seen["settings"] == {"smoothness": 2.5}
+    ui.methodSelector.currentIndex = ui.methodSelector.findText("Automatic", _contains(panel.host))
+    panel.register()
+    assert (seen["method"], seen["settings"]) == ("auto", {"smoothness": 2.0})  # relative to its default
     ui.createImagesCheckBox.checked = False
     panel.parameters.warpedVolume = None
     panel.register()
