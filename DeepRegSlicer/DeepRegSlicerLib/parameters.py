@@ -25,18 +25,18 @@ LANDMARK_WEIGHT = 0.1  # mm^-2, of landmarks that guide
 
 
 METHOD_LABELS = {
-    "auto": _("Automatic: bends as far as the images tell"),
+    "auto": _("Automatic"),
     "rigid": _("Rigid: shift and turn"),
-    "affine": _("Affine: shift, turn, scale and shear"),
-    "deformable": _("Deformable: organs bend and move"),
+    "affine": _("Affine: scale and shear"),
+    "deformable": _("Deformable: organs bend"),
     "classical-affine": _("DeepReg classical affine"),
     "classical-nonrigid": _("DeepReg classical non-rigid"),
-    "trained": _("Trained model: a network of your own"),
+    "trained": _("Trained model"),
 }
 DEVICE_LABELS = {
     "auto": _("Automatic"),
     "cpu": _("CPU"),
-    "cuda": _("NVIDIA or AMD graphics card (CUDA)"),
+    "cuda": _("Graphics card (CUDA)"),
     "mps": _("Apple graphics (MPS)"),
 }
 
