@@ -19,7 +19,7 @@ sys.path[:0] = [str(ROOT / "Testing"), str(ROOT)]
 
 import SlicerHost  # noqa: E402
 
-PANEL = (500, 560)  # pixels; grows with its contents
+PANEL = (400, 560)  # pixels; grows with its contents
 VIEW = (420, 400)
 CHART = (560, 380)
 TRAINING = {"epochs": 30, "size": 24, "images": 24}  # of the network in the pictures

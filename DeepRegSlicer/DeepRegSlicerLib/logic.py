@@ -188,6 +188,7 @@ class _Inputs:
 def _order(inputs: _Inputs, outputs: nodes.Outputs, asked: dict) -> _Order:
     """Read the nodes as arguments of `RegCore.register`, beside those that were asked for as they are."""
     _check_pair(*inputs.volumes, *inputs.landmarks)
+    _check_classes(inputs, outputs)
     outputs.check([*inputs.volumes, *inputs.segmentations, *inputs.masks])
     below = outputs.transform
     fixed_labels, moving_labels, structures = nodes.label_volumes(*inputs.segmentations, below)
@@ -208,6 +209,23 @@ def _order(inputs: _Inputs, outputs: nodes.Outputs, asked: dict) -> _Order:
     )
     kept = (*inputs.volumes, *inputs.segmentations, inputs.initial)
     return _Order(arguments, structures, placement, outputs, kept, _left_out(*inputs.landmarks))
+
+
+def _check_classes(inputs: _Inputs, outputs: nodes.Outputs) -> None:
+    """Raise InputError for a node of the wrong class.
+
+    Masks and segmentations, which may be of several classes, are checked where they are read.
+    """
+    for node, wanted, what in (
+        (inputs.landmarks[0], "vtkMRMLMarkupsNode", "a list of points"),
+        (inputs.landmarks[1], "vtkMRMLMarkupsNode", "a list of points"),
+        (inputs.initial, "vtkMRMLTransformNode", "a transform"),
+        (outputs.transform, "vtkMRMLTransformNode", "a transform"),
+        (outputs.volume, "vtkMRMLScalarVolumeNode", "a scalar volume"),
+        (outputs.segmentation, "vtkMRMLSegmentationNode", "a segmentation"),
+    ):
+        if node is not None and not node.IsA(wanted):
+            raise InputError(f"'{node.GetName()}' is a {node.GetClassName()}; {what} is expected.")
 
 
 def _left_out(fixed_landmarks, moving_landmarks) -> tuple[str, ...]:

@@ -24,36 +24,34 @@ SMOOTHNESS = 1.25  # RegCore's own default
 LANDMARK_WEIGHT = 0.1  # mm^-2, of landmarks that guide
 
 
-LABELS = {
+METHOD_LABELS = {
+    "auto": _("Automatic"),
     "rigid": _("Rigid: shift and turn"),
-    "affine": _("Affine: shift, turn, scale and shear"),
-    "deformable": _("Deformable by self-similarity alone"),
+    "affine": _("Affine: scale and shear"),
+    "deformable": _("Deformable: self-similarity"),
     "classical-affine": _("DeepReg classical affine"),
     "classical-nonrigid": _("DeepReg classical non-rigid"),
-    "trained": _("Trained model: a network of your own"),
+    "trained": _("Trained model"),
+}
+DEVICE_LABELS = {
     "auto": _("Automatic"),
     "cpu": _("CPU"),
-    "cuda": _("NVIDIA or AMD graphics card (CUDA)"),
+    "cuda": _("Graphics card (CUDA)"),
     "mps": _("Apple graphics (MPS)"),
 }
 
 
-class _Choice(enum.Enum):
-    """One of the names that RegCore knows."""
-
-    def label(self) -> str:
-        """What the panel shows."""
-        return LABELS.get(self.value, self.value)
-
-
-def _choice(name: str, values) -> type[_Choice]:
-    return _Choice(name, {value.replace("-", "_"): value for value in values}, module=__name__)
+def _choice(name: str, values, labels: dict[str, str]) -> type[enum.Enum]:
+    """An enum of names that RegCore knows; `label` gives what the panel shows."""
+    members = {value.replace("-", "_"): value for value in values}
+    made = enum.Enum(name, members, module=__name__)
+    made.label = lambda member: labels.get(member.value, member.value)
+    return made
 
 
-Method = _choice(
-    "Method", [*METHODS, "trained"]
-)  # what `RegCore.register` offers, and a network of the user's
-Device = _choice("Device", DEVICES)
+# What `RegCore.register` offers, and a network of the user's; where to compute.
+Method = _choice("Method", [*METHODS, "trained"], METHOD_LABELS)
+Device = _choice("Device", DEVICES, DEVICE_LABELS)
 
 
 # Slicer keeps None in a parameter of several classes only where None is one of them.
@@ -96,9 +94,10 @@ class RegisterParameters:
         return str(Path(typed_path(self.modelFile)).absolute())
 
     def deforms(self) -> bool:
-        """Whether a deformable method takes part."""
-        deformable = self.method in (Method.auto, Method.deformable)
-        return deformable or (self.method is Method.trained and self.refine)
+        """Whether a method that deforms takes part, whose smoothness can be set."""
+        if self.method is Method.trained:
+            return self.refine
+        return self.method in (Method.deformable, Method.auto)
 
     def settings(self) -> dict | None:
         """The settings of the method that differ from RegCore's own; None: none does."""

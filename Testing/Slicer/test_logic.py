@@ -151,6 +151,16 @@ def test_without_waiting_the_windows_live_and_done_is_told(logic, pair, host):
         ({"moving": "fixed"}, "'F' is both the fixed and the moving volume"),
         ({"warped_volume": "moving"}, "'M' can't be input and output"),
         ({"fixed_landmarks": "landmarks"}, "Landmarks are needed for both"),
+        (
+            {"fixed_landmarks": "landmarks", "moving_landmarks": "segmentation"},
+            "'FS' is a vtkMRMLSegmentationNode; a list of points is expected",
+        ),
+        ({"fixed_mask": "landmarks"}, "'L' is a vtkMRMLMarkupsFiducialNode; a mask is"),
+        ({"moving_segmentation": "landmarks"}, "'L' is a vtkMRMLMarkupsFiducialNode; a segmentation or"),
+        ({"initial_transform": "moving"}, "'M' is a vtkMRMLScalarVolumeNode; a transform is expected"),
+        ({"output_transform": "landmarks"}, "'L' is a vtkMRMLMarkupsFiducialNode; a transform is"),
+        ({"warped_volume": "segmentation"}, "'FS' is a vtkMRMLSegmentationNode; a scalar volume is"),
+        ({"warped_segmentation": "landmarks"}, "'L' is a vtkMRMLMarkupsFiducialNode; a segmentation is"),
     ],
 )
 def test_wrong_nodes_are_refused_before_anything_starts(logic, pair, stand_in, change, sentence):

@@ -117,6 +117,12 @@ def test_the_panel_offers_what_regcore_has(library):
     parameters = library("parameters")
     assert {method.value for method in parameters.Method} == {*RegCore.METHODS, "trained"}
     assert {device.value for device in parameters.Device} == set(DEVICES)
+    for choices, labels in (
+        (parameters.Method, parameters.METHOD_LABELS),
+        (parameters.Device, parameters.DEVICE_LABELS),
+    ):
+        assert {choice.value for choice in choices} == set(labels)
+        assert [choice.label() for choice in choices] == [labels[choice.value] for choice in choices]
     assert AutoSettings().smoothness == Settings().smoothness == parameters.SMOOTHNESS
 
 
