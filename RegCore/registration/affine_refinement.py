@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy.spatial.transform import Rotation
 
 from RegCore.registration.affine_level import AffineLevel
-from RegCore.resampler import reference_grid, sample
+from RegCore.resampler import box_mean, reference_grid, sample
 
 STILL = 1e-3  # pooled voxels; a step that moves no corner further ends the refinement
 STIFFER, SOFTER = 8.0, 0.25  # how the damping changes after a step that failed or helped
@@ -56,17 +56,19 @@ class _Pooled:
             ahead, behind = list(inner), list(inner)
             ahead[axis], behind[axis] = slice(2, None), slice(None, -2)
             slopes.append((padded[tuple(ahead)] - padded[tuple(behind)]) / 2)
-        weight = F.avg_pool3d(level.weight, factors)
+        fixed, weight, price = (F.avg_pool3d(x, factors) for x in (level.features, level.weight, level.price))
+        apart = box_mean((fixed - features).square().sum(1, keepdim=True), 1)
+        weight = weight / (1 + apart / price.clamp_min(1e-3)).square()
         pooling = np.diag([*factors, 1.0])
         pooling[:3, 3] = (np.array(factors) - 1) / 2  # a pooled voxel stands in the middle of those it pools
         normalise = np.eye(4)
         normalise[:3, 3] = -level.grid.centre
         normalise[:3] /= float(np.linalg.norm(np.array(level.grid.shape) * level.grid.spacing)) / 4
         return cls(
-            F.avg_pool3d(level.features, factors),
+            fixed,
             torch.cat([features, known, *slopes], 1).contiguous(memory_format=torch.channels_last_3d),
             weight / weight.sum(),
-            F.avg_pool3d(level.price, factors),
+            price,
             normalise,
             normalise @ level.grid.affine @ pooling,
         )
@@ -115,7 +117,8 @@ def refine(
     """Levenberg-Marquardt (SIAM J. 1963) about the centre on the distance of pooled features.
 
     The moving features are those of the image resampled through ``matrix``; only the small remainder is
-    searched for.
+    searched for. A voxel weighs less the worse it fits there (as Geman and McClure have it), so that what no
+    such matrix can bring together does not pull.
 
     Args:
         level: the pair.
