@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from RegCore.registration import METHODS
 from RegCore.space.geometry import InputError
 from RegCore.space.names import is_path
 from RegCore.space.segments import pair_segments
+
+log = logging.getLogger(__name__)
 
 
 def add_register(commands) -> None:
@@ -140,7 +143,7 @@ def register_files(
         "initial": _initial(files.get("initial")),
         "settings": settings,
     }
-    _check_places(files, given, method)
+    _check_places(files, given)
     paths = {name: str(files[name]) for name in ("fixed", "moving")}
     names = {s.label: s.name for side in segmentations[::-1] if side is not None for s in side.segments}
     _register_and_write(given, paths, names, method=method, out=out, device=device, seed=seed, quiet=quiet)
@@ -164,14 +167,14 @@ def _initial(path: Path | None) -> Any:
 
 
 def _image(path: Path, series: list[str] | None) -> Any:
-    """An image that can be registered. A label map in its place is refused: the roles were mixed up."""
+    """An image that can be registered; one that looks like a label map is named: roles may be mixed up."""
     from RegCore.io import load
     from RegCore.space.volume import check_image, looks_like_labels
 
     volume = load(path, "image", series=series if path.is_dir() else None)
     check_image(volume, str(path))
     if looks_like_labels(volume.array):
-        raise InputError(f"{path}: an image was expected, but this is a label map (whole numbers in patches)")
+        log.warning("%s: this looks like a label map, but is registered as an image", path)
     return volume
 
 
@@ -187,7 +190,7 @@ def _labels(path: Path | None) -> Any:
     return volume
 
 
-def _check_places(files: Mapping[str, Path | None], given: dict[str, Any], method: str) -> None:
+def _check_places(files: Mapping[str, Path | None], given: dict[str, Any]) -> None:
     """Segmentations and masks must overlap their image in space, and the images where --initial puts them."""
     from RegCore.space.volume import extent
 
@@ -197,18 +200,9 @@ def _check_places(files: Mapping[str, Path | None], given: dict[str, Any], metho
         if given[name] is not None and not extent(given[name]).overlaps(given[image].geometry):
             where = f"what it marks does not overlap the {image} image {files[image]} in space"
             raise InputError(f"{files[option]}: {where}")
-    fixed, moving = given["fixed"].geometry, given["moving"].geometry
-    if given["initial"] == "centres":
-        return
-    if given["initial"] is not None:
-        if not fixed.overlaps(moving, given["initial"].map):
-            what = "with this transform the two images do not overlap in space"
-            raise InputError(f"{files['initial']}: {what}")
-    elif not is_path(method) and not fixed.overlaps(moving):  # a network lays box on box
-        raise InputError(
-            f"{files['fixed']} and {files['moving']} do not overlap in space; if their positions mean "
-            "nothing, give a transform with --initial, or --initial centres to lay centre on centre"
-        )
+    fixed, moving, initial = given["fixed"].geometry, given["moving"].geometry, given["initial"]
+    if initial not in (None, "centres") and not fixed.overlaps(moving, initial.map):
+        raise InputError(f"{files['initial']}: with this transform the two images do not overlap in space")
 
 
 def _run_demo(arguments: argparse.Namespace) -> None:
@@ -252,6 +246,8 @@ def _register_and_write(
             written = write_results(folder, result, *volumes, about)
         finally:
             progress.end()
+    for note in result.metrics.get("notes", ()):
+        log.warning("%s", note)
     if not quiet:
         print(table(result.metrics, result.seconds, names))
         print(f"\n{out}: {', '.join(path.name for path in written)}")

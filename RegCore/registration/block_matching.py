@@ -1,6 +1,6 @@
 """Discrete search: the cost of moving each block of the fixed image by each of a cube of displacements."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +18,10 @@ def block_costs(
     fixed: torch.Tensor,
     moving: torch.Tensor,
     radius: int,
-    block: int,
+    block: int | Sequence[int],
     *,
     valid: torch.Tensor | None = None,
-    outside: float = 0.0,
+    outside: float | torch.Tensor = 0.0,
     tick: Callable[[], None] = lambda: None,
 ) -> torch.Tensor:
     """Squared feature distance, summed over channels, of each block to the moving image at each displacement.
@@ -30,14 +30,16 @@ def block_costs(
         fixed: features ``(1, C, I, J, K)``.
         moving: features on the same grid.
         radius: of the search, in voxels; ``D = (2 radius + 1)**3``.
-        block: side of a block in voxels.
+        block: side of a block in voxels, one number or three.
         valid: ``(1, 1, I, J, K)``, 1 where the moving features are known; elsewhere the distance counts as
             ``outside``.
+        outside: one number, or one for each fixed voxel, ``(1, 1, I, J, K)``.
         tick: called at each displacement; what it raises ends the search.
 
     Returns:
         ``(D, I // block, J // block, K // block)``, displacements in the order of `offsets`.
     """
+    blocks = (block,) * 3 if isinstance(block, int) else tuple(block)
     pad = (radius,) * 6
     moving = F.pad(moving, pad, mode="replicate")
     if valid is not None:
@@ -49,7 +51,7 @@ def block_costs(
         cost = (fixed - moving[..., i, j, k]).square_().sum(1, keepdim=True)
         if valid is not None:
             cost = (cost - outside).mul_(valid[..., i, j, k]).add_(outside)
-        rows.append(F.avg_pool3d(cost, block, block)[0, 0] if block > 1 else cost[0, 0])
+        rows.append(F.avg_pool3d(cost, blocks)[0, 0] if max(blocks) > 1 else cost[0, 0])
     return torch.stack(rows)
 
 

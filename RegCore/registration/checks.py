@@ -128,10 +128,11 @@ def check_start(fixed: Geometry, moving: Geometry, initial: Transform | str | No
     Args:
         fixed: the grid of the fixed image.
         moving: the grid of the moving image.
-        initial: fixed -> moving, RAS mm; the word ``centres`` for grid centre on grid centre; or None.
+        initial: fixed -> moving, RAS mm; the word ``centres`` for grid centre on grid centre; or None, which
+            stays None: images whose headers put them apart are laid centre on centre, see `apart`.
 
     Raises:
-        InputError: the images do not overlap in space, or not through the transform; another word.
+        InputError: the images do not overlap through the transform; another word.
     """
     if isinstance(initial, str):
         if initial != "centres":
@@ -139,15 +140,20 @@ def check_start(fixed: Geometry, moving: Geometry, initial: Transform | str | No
         matrix = np.eye(4)
         matrix[:3, 3] = moving.centre - fixed.centre
         return AffineTransform(matrix)
-    if initial is None and not fixed.overlaps(moving):
-        apart = float(np.linalg.norm(moving.centre - fixed.centre))
-        raise InputError(
-            f"the fixed and the moving volume do not overlap in space (centres {apart:.0f} mm apart); "
-            "if their positions mean nothing, give an initial transform that brings them together"
-        )
     if initial is not None and not fixed.overlaps(moving, initial.map):
         raise InputError("with the initial transform the two volumes do not overlap in space")
     return initial
+
+
+def apart(fixed: Geometry, moving: Geometry) -> str | None:
+    """One sentence about images that do not overlap by their headers; None where they do."""
+    if fixed.overlaps(moving):
+        return None
+    distance = float(np.linalg.norm(moving.centre - fixed.centre))
+    return (
+        f"the positions in the files put the two volumes apart (centres {distance:.0f} mm from each other), "
+        "so the registration did not begin from them but from the centres of the volumes"
+    )
 
 
 def as_mask(mask: Volume | None) -> Volume | None:

@@ -16,7 +16,9 @@ from RegCore.space.volume import Volume, common_labels
 MAX_LABEL_CHANNELS = 8  # channels for the structures of a segmentation; more structures share them
 Tick = Callable[[], None]  # called between steps of long work; what it raises ends the work
 LABEL_WEIGHT = 20.0  # of the segmentations beside the features of the images
-UNRELATED = 1.44  # what an unknown voxel costs: about the MIND distance of unrelated tissue
+UNRELATED = 1.44  # about the MIND distance of unrelated tissue, for want of a measurement
+PADDED = 0.01  # share of the voxels from which on one extreme value, far from all others, is no data
+HEADROOM = 1.0  # robust ranges below 0 and above 1 that are kept: only outliers lie beyond
 
 
 @dataclass(frozen=True)
@@ -92,13 +94,42 @@ class GridTensor:
         return resample_to(self.values, self.grid, target, matrix)
 
 
+def without_padding(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """An image in units of its robust range, outliers cut, and where it has data.
+
+    Scanners and converters fill what they have not measured with an extreme number, such as -32768. It is
+    known by this: many voxels hold exactly the smallest (or largest) value, and it is further from all
+    others than the range of these.
+
+    Args:
+        array: ``(I, J, K)``, any dtype and unit, finite.
+
+    Returns:
+        ``(I, J, K)`` float32, 0 at the 0.5 percentile and 1 at the 99.5 percentile of the data, padding
+        being at 0; and ``(I, J, K)`` bool, or None where there is no padding.
+    """
+    sampled = array[tuple(slice(None, None, -(-n // 64)) for n in array.shape)]
+    known, fill = np.ones(array.shape, bool), 0.0
+    for value in (array.min(), array.max()):
+        rest = sampled[(sampled != array.min()) & (sampled != array.max())].astype(np.float64)
+        if rest.size == 0 or np.mean(sampled == value) < PADDED:
+            continue
+        low, high = np.percentile(rest, [0.5, 99.5])
+        if min(abs(float(value) - low), abs(float(value) - high)) > high - low > 0:
+            known &= array != value
+            fill = low
+    padded = not known.all()
+    scaled = rescale_percentiles(np.where(known, array, array.dtype.type(fill)) if padded else array)
+    return np.clip(scaled, -HEADROOM, 1 + HEADROOM, out=scaled), known if padded else None
+
+
 @dataclass(frozen=True)
 class FeatureImage:
     """One side at about the spacing of a working grid, ready to be resampled onto it."""
 
     image: GridTensor  # one channel
     labels: GridTensor | None  # channels of a `LabelEncoding`
-    mask: GridTensor | None  # one channel
+    masks: tuple[GridTensor, ...] = ()  # one channel each; where all of them are 1 the image counts
 
     def resampled(
         self, target: Geometry, matrix: np.ndarray, contrast: float
@@ -117,13 +148,18 @@ class FeatureImage:
         if self.labels is not None:
             labels, inside = self.labels.resampled(target, matrix)
             parts.append(box_mean(labels * inside, 1))
-        if self.mask is not None:
-            known = known * (self.mask.resampled(target, matrix)[0] > 0.5)
+        for mask in self.masks:
+            known = known * (mask.resampled(target, matrix)[0] > 0.5)
         return torch.cat(parts, 1), known
 
 
 def make_feature_image(
-    side: PairSide, grid: Geometry, matrix: np.ndarray, encoding: LabelEncoding | None, device: Device
+    side: PairSide,
+    grid: Geometry,
+    matrix: np.ndarray,
+    encoding: LabelEncoding | None,
+    device: Device,
+    other: Geometry | None = None,
 ) -> FeatureImage:
     """A side of a pair, downsampled to about the spacing of a working grid.
 
@@ -133,6 +169,8 @@ def make_feature_image(
         matrix: 4x4, world of ``grid`` -> world of the side, RAS mm.
         encoding: of the structures that take part; None leaves the segmentation out.
         device: torch device.
+        other: the grid of the image that it will be compared with: where its slices are thicker than the
+            voxels of ``grid``, this side is smoothed alike.
 
     Raises:
         InputError: an empty mask.
@@ -141,10 +179,15 @@ def make_feature_image(
 
     def reduced(array: np.ndarray, geometry: Geometry) -> GridTensor:
         tensor = as_tensor(Volume(array, geometry), device=device)
-        return GridTensor(*downsample(tensor, geometry, spacing_along(grid, inverse @ geometry.direction)))
+        spacing = spacing_along(grid, inverse @ geometry.direction)
+        if other is not None:
+            spacing = np.maximum(spacing, spacing_along(other, inverse @ geometry.direction))
+        return GridTensor(*downsample(tensor, geometry, spacing))
 
-    image = reduced(rescale_percentiles(side.image.array), side.image.geometry)
-    labels = mask = None
+    scaled, known = without_padding(side.image.array)
+    image = reduced(scaled, side.image.geometry)
+    masks = [] if known is None else [reduced(known.astype(np.float32), side.image.geometry)]
+    labels = None
     if encoding is not None and side.labels is not None:
         channels = (encoding.channel(side.labels, n) for n in range(encoding.rows.shape[1]))
         parts = [reduced(channel, side.labels.geometry) for channel in channels]
@@ -152,8 +195,8 @@ def make_feature_image(
     if side.mask is not None:
         if not side.mask.array.any():
             raise InputError("a mask is empty: every voxel is 0, but some must say where the image counts")
-        mask = reduced((side.mask.array != 0).astype(np.float32), side.mask.geometry)
-    return FeatureImage(image, labels, mask)
+        masks.append(reduced((side.mask.array != 0).astype(np.float32), side.mask.geometry))
+    return FeatureImage(image, labels, tuple(masks))
 
 
 def local_agreement(fixed: FeatureImage, moving: FeatureImage, grid: Geometry, matrix: np.ndarray) -> float:

@@ -13,6 +13,7 @@ from RegCore.networks.model_file import Model
 from RegCore.progress import Progress, part_of, silent
 from RegCore.registration import METHODS
 from RegCore.registration.checks import (
+    apart,
     as_mask,
     check_landmarks,
     check_method,
@@ -42,7 +43,8 @@ class Registration:
         inverse: x_fixed = T(x_moving), for fields on the moving grid.
         warped: the moving image on the fixed grid.
         warped_labels: the moving segmentation on the fixed grid, if one was given.
-        metrics: of `RegCore.evaluation.metrics.summary`, with "method", "seconds" and "peak_memory_mib".
+        metrics: of `RegCore.evaluation.metrics.summary`, with "method", "seconds" and "peak_memory_mib", and
+            with "notes", sentences for the user, if there is something to say.
         seconds: time of the whole registration.
     """
 
@@ -91,7 +93,7 @@ def register(
         landmarks: ``(N, 6)`` RAS mm, fixed and moving place of each; measured, and used by the deformable
             method if its setting ``landmark_weight`` is positive.
         initial: transform to start from, fixed -> moving, or the word ``centres`` for grid centre on grid
-            centre; without it the volumes must overlap in space.
+            centre, which is also the start without it where the volumes do not overlap in space.
         settings: of the method, by name.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         seed: fixes all randomness; the same inputs and seed give the same transform.
@@ -131,7 +133,8 @@ def register(
     working = part_of(progress, 0.0, 0.85)
     task = Task(fixed_side, moving_side, landmarks, initial, settings or {}, device, seed, working)
     transform = METHODS[name](task) if model is None else trained_network(task, model)
-    return _finish(task, name, transform, began, part_of(progress, 0.85, 1.0))
+    note = apart(fixed.geometry, moving.geometry) if initial is None and not trained else None
+    return _finish(task, name, transform, began, note, part_of(progress, 0.85, 1.0))
 
 
 def _model(method: str | Path | Model, device: str) -> Model:
@@ -142,7 +145,9 @@ def _model(method: str | Path | Model, device: str) -> Model:
     return method
 
 
-def _finish(task: Task, method: str, transform: Transform, began: float, progress: Progress) -> Registration:
+def _finish(
+    task: Task, method: str, transform: Transform, began: float, note: str | None, progress: Progress
+) -> Registration:
     """Warp, invert and measure."""
     fixed, moving = task.fixed, task.moving
     warped = warp(moving.image, transform, fixed.image.geometry, progress=part_of(progress, 0.0, 0.3))
@@ -167,6 +172,7 @@ def _finish(task: Task, method: str, transform: Transform, began: float, progres
         fixed_mask=_on_grid(fixed.mask, fixed.image.geometry),
     )
     seconds = time.perf_counter() - began
+    found |= {"notes": [note]} if note else {}
     extra = {"method": method, "seconds": seconds, "peak_memory_mib": peak_memory_mib()}
     progress(1.0, "done", {})
     return Registration(transform, inverse, warped, labels, extra | found, seconds)

@@ -113,7 +113,6 @@ BAD_FILES = {
     "singular": ("fixed", "x.nrrd", directions("(2,0,0) (4,0,0) (0,0,3)"), r".*do not span a volume.*"),
     "terabytes": ("fixed", "x.nii", patched(HUGE), r"the header promises [\d.]+ TB of voxels.*"),
     "terabytes, gz": ("fixed", "x.nii.gz", patched(HUGE), r"the header promises [\d.]+ TB of voxels.*"),
-    "label map as image": ("moving", "x.nii.gz", of(labels(shape=(36, 30, 30))), r".* this is a label map.*"),
     "image as label map": ("moving_seg", "x.nii.gz", of(array(*SHAPE)), r".* must hold whole numbers.*"),
     "empty label map": ("fixed_seg", "x.nii.gz", of(0 * labels()), r"the label map is empty.*"),
     "empty mask": ("moving_mask", "x.nii.gz", of(0 * labels()), r"the label map is empty.*"),
@@ -127,12 +126,6 @@ BAD_FILES = {
 # What is wrong with two files together: the argument and its file, and the sentence.
 BAD_TOGETHER = {
     "other labels": ("moving_seg", labels((0, 8, 9)), affine(), r".* share no label \(1, 2 against 8, 9\)"),
-    "images that do not overlap": (
-        "moving",
-        array(*SHAPE, seed=1),
-        affine(500.0),
-        r".*fixed.nii.gz and .*bad.nii.gz do not overlap in space; .* --initial centres .*",
-    ),
     "segmentation elsewhere": ("fixed_seg", labels(), affine(300.0), r".*bad.nii.gz: .* the fixed image.*"),
     "mask that marks nothing here": (
         "fixed_mask",
@@ -230,12 +223,21 @@ def test_a_start_from_which_the_images_do_not_overlap_gets_one_sentence(good, tm
     assert not (tmp_path / "out").exists()
 
 
-def test_centre_on_centre_brings_images_together_that_do_not_overlap(good, tmp_path):
+@pytest.mark.parametrize("given", [["--initial=centres"], []], ids=["centres", "nothing"])
+def test_centre_on_centre_brings_images_together_that_do_not_overlap(given, good, tmp_path, caplog):
     nifti(tmp_path / "far.nii.gz", array(*SHAPE), affine((500.0, -300.0, 0.0)))
     pair = {"fixed": good["fixed"], "moving": tmp_path / "far.nii.gz"}
-    assert run(pair, tmp_path / "out", "--initial=centres", "--method=rigid") == 0
+    assert run(pair, tmp_path / "out", "--method=rigid", *given) == 0
+    assert ("put the two volumes apart" in caplog.text) == (not given)
     found = load(tmp_path / "out" / "transform.h5", "transform")
     np.testing.assert_allclose(found.matrix, affine((500.0, -300.0, 0.0), (1.0, 1.0, 1.0)), atol=0.1)
+
+
+def test_an_image_that_looks_like_a_label_map_is_named_and_registered(good, tmp_path, caplog):
+    nifti(tmp_path / "blocks.nii.gz", labels(shape=(36, 30, 30)))
+    pair = {"fixed": good["fixed"], "moving": tmp_path / "blocks.nii.gz"}
+    assert run(pair, tmp_path / "out", "--method=rigid") == 0
+    assert "blocks.nii.gz: this looks like a label map" in caplog.text
 
 
 @pytest.mark.parametrize("words", [[], ["registre"], ["register"], ["register", "--fixed=a.nii"]])

@@ -51,7 +51,6 @@ def shift(mm: float) -> AffineTransform:
 
 
 CHANNELS = Volume(np.ones((*SHAPE, 2), bool), OBLIQUE, "labels")
-NOT_OVERLAP = "the fixed and the moving volume do not overlap in space"
 
 REFUSED = {
     "constant": (
@@ -186,7 +185,6 @@ REFUSED = {
     "landmarks of words": ({"landmarks": [["a"] * 6]}, "landmarks are rows of 6 numbers, not of type list"),
     "no landmarks": ({"landmarks": np.zeros((0, 6))}, r"landmarks are rows of 6 numbers .* not \(0, 6\)"),
     "NaN landmarks": ({"landmarks": np.full((4, 6), np.nan)}, "landmarks must be finite numbers"),
-    "no overlap": ({"moving": image(RANDOM, far())}, NOT_OVERLAP + r" \(centres 700 mm apart\)"),
     "initial transform leads away": (
         {"initial": shift(700.0)},
         "with the initial transform the two volumes do not overlap in space",
@@ -215,6 +213,16 @@ def test_an_initial_transform_may_bring_far_volumes_together():
     moving = image(RANDOM, far())
     result = register(image(), moving, "rigid", initial=shift(700.0), device="cpu")
     np.testing.assert_allclose(result.transform.map(OBLIQUE.centre), moving.geometry.centre, atol=3)
+
+
+@pytest.mark.parametrize("method", ["rigid", "classical-affine"])
+def test_volumes_far_apart_by_their_files_are_laid_upon_each_other_and_that_is_said(method):
+    moving = image(RANDOM, far())
+    settings = {"max_iter": 1} if method == "classical-affine" else None
+    result = register(image(), moving, method, settings=settings, device="cpu")
+    np.testing.assert_allclose(result.transform.map(OBLIQUE.centre), moving.geometry.centre, atol=6)
+    assert [note for note in result.metrics["notes"] if "centres 700 mm from each other" in note]
+    assert "notes" not in register(image(), moving, method, settings=settings, initial="centres").metrics
 
 
 def test_a_field_that_leads_away_is_refused_as_an_affine_is():

@@ -4,17 +4,19 @@ import numpy as np
 import pytest
 import torch
 
+from RegCore.registration.affine import align
 from RegCore.registration.pair import (
     MAX_LABEL_CHANNELS,
     LabelEncoding,
     PairSide,
     local_agreement,
     make_feature_image,
+    without_padding,
 )
 from RegCore.space.geometry import InputError
 from RegCore.space.volume import Volume
 from Testing.RegCore.grids import LEFT_HANDED, OBLIQUE, SHAPE
-from Testing.RegCore.registration.blobs import FIXED, MOVING, motion, scan
+from Testing.RegCore.registration.blobs import FIXED, MOVING, corner_error, motion, scan
 
 
 def label_map(values, dtype=np.uint8, geometry=OBLIQUE, seed=0) -> Volume:
@@ -154,4 +156,41 @@ def test_make_feature_image_reduces_a_fine_volume_to_the_spacing_of_the_grid():
     coarse = FIXED.resized((9, 8, 7))
     reduced = make_feature_image(PairSide(scan(FIXED)), coarse, np.eye(4), None, "cpu")
     np.testing.assert_allclose(reduced.image.grid.spacing, coarse.spacing, rtol=0.25)
-    assert reduced.image.values.dtype == torch.float32 and reduced.labels is None and reduced.mask is None
+    assert reduced.image.values.dtype == torch.float32 and reduced.labels is None and reduced.masks == ()
+
+
+# ---- intensities -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [-32768, 30000])
+def test_padding_with_an_extreme_number_is_no_data(value):
+    image = (400 + 100 * np.random.default_rng(0).normal(size=(20, 18, 16))).astype(np.int16)
+    padded = image.copy()
+    padded[:4] = value
+    scaled, known = without_padding(padded)
+    np.testing.assert_array_equal(known, padded != value)
+    np.testing.assert_allclose(scaled[4:], without_padding(image[4:])[0], atol=0.1)
+    assert scaled[:4].min() >= -1 and scaled[:4].max() <= 0.1 and without_padding(image)[1] is None
+
+
+def test_single_outliers_are_cut_and_plain_background_is_data():
+    image = np.zeros((20, 20, 20), np.int16)
+    image[5:15, 5:15, 5:15] = 50 + np.random.default_rng(0).integers(0, 100, (10, 10, 10))
+    plain, known = without_padding(image)
+    assert known is None
+    image[10, 10, 10], image[0, 0, 0] = 32000, -32000
+    spiked, known = without_padding(image)
+    assert known is None and spiked.max() <= 2 and spiked.min() >= -1
+    others = np.abs(image.astype(int)) < 1000
+    np.testing.assert_allclose(spiked[others], plain[others], atol=0.02)
+
+
+def test_neither_padding_nor_outliers_move_the_result():
+    sides = scan(FIXED, motion(rigid=True).map), scan(MOVING, seed=1)
+    as_whole = [Volume((1000 * side.array).astype(np.int16), side.geometry) for side in sides]
+    spoilt = [Volume(side.array.copy(), side.geometry) for side in as_whole]
+    spoilt[0].array[:3], spoilt[1].array[:, :, -3:] = -32768, -32768
+    spoilt[1].array[12, 11, 10] = 30000
+    found = [align(*map(PairSide, pair), rigid=True) for pair in (as_whole, spoilt)]
+    assert corner_error(found[1], motion(rigid=True), FIXED) < 1
+    assert corner_error(found[1], found[0], FIXED) < 0.5

@@ -86,6 +86,9 @@ def test_patches_look_like_labels_and_images_do_not(order):
     for array, expected in [(blocks(), True), (ramp, False), (coarse, False), (ct, False), (noise(), False)]:
         assert looks_like_labels(np.asarray(array, order=order)) is expected
     assert looks_like_labels(blocks() > 1)
+    stripped = ct + 1000  # the background is the most frequent value, even where one voxel lies below it
+    stripped[0, 0, 0] = -1
+    assert not looks_like_labels(stripped)
 
 
 @pytest.mark.parametrize("folder", [DEEPREG / "data/test/nifti/paired/test", *REAL], ids=lambda f: f.name)
