@@ -157,13 +157,13 @@ def test_starting_imports_nothing_heavy():
 
 
 def served(command, tmp_path) -> dict:
-    """The error event of one request, served in this process."""
+    """The last event of one request, served in this process."""
     messages.write(tmp_path / "request.npz", {"fixed": 1, "moving": 2, "device": "auto"})
     events = io.StringIO()
 
     def requests():
         yield json.dumps({"id": 5, "command": "it", "folder": str(tmp_path)})
-        while '"event": "error"' not in events.getvalue():
+        while not any(f'"event": "{end}"' in events.getvalue() for end in ("error", "result")):
             time.sleep(0.001)  # the end of the requests would stop the work
 
     worker.Server(requests(), events, {"it": command}).serve()
