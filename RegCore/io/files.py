@@ -196,9 +196,15 @@ def second_file(path: Path, name: str) -> Path:
 
 
 def check_names(path: Path) -> None:
-    """Raise InputError if a header of text names a file of voxels outside of its own folder."""
+    """Raise InputError if a header of text names a file of voxels outside of its own folder.
+
+    Nor may a MetaImage name more axes than MetaIO has room for: it would write beyond its memory.
+    """
     with open(path, "rb") as file:
         head = file.read(1 << 20).decode("utf-8", errors="replace")
+    axes = re.search(r"(?im)^\s*NDims\s*[=:]\s*(\S*)", head)
+    if axes and axes[1] not in [str(count) for count in range(1, 11)]:
+        raise InputError(f"the header is damaged: it speaks of {shorten(axes[1])!r} axes")
     found = re.search(r"(?im)^\s*(?:ElementDataFile\s*[=:]|data ?file\s*:)(.*)", head)
     name = found[1].strip() if found else "LOCAL"
     names = head[found.end() :].split() if found and name.upper().startswith("LIST") else [name]

@@ -5,6 +5,7 @@ displacement field: `displacement` (I, J, K, 3) RAS mm and `affine`. An affine t
 Nothing is ever unpickled.
 """
 
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -52,7 +53,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
             version = np.lib.format.read_magic(stream)
             reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else None
             shape, _, dtype = (reader or np.lib.format.read_array_header_2_0)(stream)
-        except ValueError as error:
+        except (ValueError, SyntaxError, tokenize.TokenError) as error:
             raise InputError(f"{name!r} is not a NumPy array ({error})") from None
         if dtype.kind not in "biufU" or dtype.itemsize > 64:
             raise InputError(f"{name!r} must hold real numbers, but its type is {dtype}")
