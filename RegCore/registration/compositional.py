@@ -1,8 +1,8 @@
 """Deformable registration of like images: the local correlation climbed by composed, smoothed small steps.
 
-The scheme is that of greedy diffeomorphic registration (Yushkevich et al., Alzheimer's & Dementia 12 Suppl., 2016)
-with the local correlation of Avants et al. (Medical Image Analysis 12, 2008), whose derivative by the field
-Hermosillo et al. (IJCV 50, 2002) derive. Docs/how-it-works.md has the formulas.
+The scheme is that of greedy diffeomorphic registration (Yushkevich et al., Alzheimer's & Dementia 12 Suppl.,
+2016) with the local correlation of Avants et al. (Medical Image Analysis 12, 2008), whose derivative by the
+field Hermosillo et al. (IJCV 50, 2002) derive. Docs/how-it-works.md has the formulas.
 """
 
 import math
@@ -193,10 +193,10 @@ class CorrelationLevel:
         device: Device,
     ):
         self.grid = grid
-        still = make_feature_image(fixed, grid, np.eye(4), None, device)
-        image, weight = still.image.resampled(grid, np.eye(4))
-        if still.mask is not None:
-            weight = weight * (still.mask.resampled(grid, np.eye(4))[0] > 0.5)
+        reference = make_feature_image(fixed, grid, np.eye(4), None, device)
+        image, weight = reference.image.resampled(grid, np.eye(4))
+        if reference.mask is not None:
+            weight = weight * (reference.mask.resampled(grid, np.eye(4))[0] > 0.5)
         # where the fixed image is as it came, the moving one is hardly smoothed either
         native = grid == fixed.image.geometry
         spacing = grid.resized(tuple(2 * n - 1 for n in grid.shape)) if native else grid
