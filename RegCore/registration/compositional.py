@@ -1,8 +1,8 @@
 """Deformable registration of like images: the local correlation climbed by composed, smoothed small steps.
 
-The scheme is that of greedy diffeomorphic registration (Yushkevich et al., Alzheimer's & Dementia 12 Suppl., 2016)
-with the local correlation of Avants et al. (Medical Image Analysis 12, 2008), whose derivative by the field
-Hermosillo et al. (IJCV 50, 2002) derive. Docs/how-it-works.md has the formulas.
+The scheme is that of greedy diffeomorphic registration (Yushkevich et al., Alzheimer's & Dementia 12 Suppl.,
+2016) with the local correlation of Avants et al. (Medical Image Analysis 12, 2008), whose derivative by the
+field Hermosillo et al. (IJCV 50, 2002) derive. Docs/how-it-works.md has the formulas.
 """
 
 import math
@@ -193,15 +193,15 @@ class CorrelationLevel:
         device: Device,
     ):
         self.grid = grid
-        still = make_feature_image(fixed, grid, np.eye(4), None, device)
-        image, weight = still.image.resampled(grid, np.eye(4))
-        if still.mask is not None:
-            weight = weight * (still.mask.resampled(grid, np.eye(4))[0] > 0.5)
+        reference = make_feature_image(fixed, grid, np.eye(4), None, device)
+        image, weight = reference.image.resampled(grid, np.eye(4))
+        for mask in reference.masks:
+            weight = weight * (mask.resampled(grid, np.eye(4))[0] > 0.5)
         # where the fixed image is as it came, the moving one is hardly smoothed either
         native = grid == fixed.image.geometry
         spacing = grid.resized(tuple(2 * n - 1 for n in grid.shape)) if native else grid
         reduced = make_feature_image(moving, spacing, matrix, None, device)
-        self.moving, self.mask = reduced.image, reduced.mask
+        self.moving, self.masks = reduced.image, reduced.masks
         self.weight = weight[0, 0]
         self.per_cube = _per_cube(grid)
         radii = [max(1, round(radius * ratio)) for ratio in self.per_cube]
@@ -222,13 +222,13 @@ class CorrelationLevel:
             known = self.weight[part].clone()
             for row, n in enumerate(self.moving.grid.shape):
                 known *= (at[0, row] >= -0.5) & (at[0, row] <= n - 0.5)
-            if self.mask is not None:
-                known *= self._masked(self.mask, at)
+            for mask in self.masks:
+                known *= self._masked(mask, at)
             weight[part] = known
         return image, weight
 
     def _masked(self, mask: GridTensor, at: torch.Tensor) -> torch.Tensor:
-        """Where the moving mask holds, at indices of the moving image."""
+        """Where a mask of the moving image holds, at indices of the moving image."""
         matrix = torch.from_numpy(index_map(np.eye(4), self.moving.grid, mask.grid)).to(at)
         there = torch.einsum("rc,bcijk->brijk", matrix[:3, :3], at) + matrix[:3, 3].view(1, 3, 1, 1, 1)
         return sample(mask.values, there)[0, 0] > 0.5

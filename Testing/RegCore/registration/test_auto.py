@@ -123,10 +123,10 @@ def test_landmarks_with_a_weight_must_not_get_further_apart():
 def test_distances_of_features_are_taken_where_both_images_are_known():
     pair = DeformableTask(PairSide(scan(FIXED)), PairSide(scan(FIXED)), IDENTITY, COARSE)
     level = make_deformable_level(pair, FIXED, 0.0)
-    still = torch.zeros((1, 3, *FIXED.shape))
-    assert feature_distances(level, still).shape == (12,)
-    assert float(feature_distances(level, still).max()) < 1e-9
-    assert float(feature_distances(level, still + 1.5).min()) > 1e-3
+    nowhere = torch.zeros((1, 3, *FIXED.shape))
+    assert feature_distances(level, nowhere).shape == (12,)
+    assert float(feature_distances(level, nowhere).max()) < 1e-9
+    assert float(feature_distances(level, nowhere + 1.5).min()) > 1e-3
 
 
 def test_roughness_is_that_of_the_jacobian():

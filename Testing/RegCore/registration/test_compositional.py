@@ -104,10 +104,10 @@ def test_a_small_step_raises_the_correlation_by_what_the_slope_promises(turned):
     grid = MOVING if turned else FIXED
     moving = Volume(density(grid.world_grid() + 2.0).astype(np.float32), grid)
     level = CorrelationLevel(PairSide(scan(FIXED)), PairSide(moving), np.eye(4), FIXED, 2, "cpu")
-    still = torch.zeros((3, *FIXED.shape))
-    before, step = level.step(still, 1.75, 0.05)
-    assert level.value(composed(still, step)) > before
-    assert level.value(composed(still, -step)) < before
+    nowhere = torch.zeros((3, *FIXED.shape))
+    before, step = level.step(nowhere, 1.75, 0.05)
+    assert level.value(composed(nowhere, step)) > before
+    assert level.value(composed(nowhere, -step)) < before
     assert float((step[0] ** 2 + step[1] ** 2 + step[2] ** 2).max().sqrt()) < 0.06  # voxels are nearly cubes
 
 

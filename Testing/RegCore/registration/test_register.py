@@ -15,6 +15,7 @@ from Testing.RegCore.grids import points_inside
 
 LINEAR = {"rigid", "affine", "classical-affine"}
 QUICK = {
+    "auto": {"quality": "fast"},
     "rigid": {},
     "affine": {"label_weight": 2},
     "deformable": {"iterations": 20, "levels": 2},
@@ -229,6 +230,7 @@ def test_what_is_given_is_not_changed(case):
     kept = dict(settings)
     register(
         *volumes[:2],
+        "deformable",
         fixed_labels=volumes[2],
         moving_labels=volumes[3],
         landmarks=case.landmarks,
@@ -246,6 +248,7 @@ def test_a_displacement_field_as_the_start_takes_the_place_of_the_affine_stage(c
     result = register(
         case.fixed,
         case.moving,
+        "deformable",
         initial=case.truth,
         settings={"iterations": 2, "levels": 1},
         landmarks=case.landmarks,
@@ -318,7 +321,9 @@ def test_without_segmentations_and_landmarks_there_are_no_such_figures(case):
 def test_a_field_on_a_huge_grid_is_kept_on_a_coarser_one(case, monkeypatch):
     monkeypatch.setattr(methods, "FIELD_VOXELS", 3000)
     settings = {"iterations": 2, "levels": 1}
-    result = register(case.fixed, case.moving, initial=case.truth, settings=settings, device="cpu")
+    result = register(
+        case.fixed, case.moving, "deformable", initial=case.truth, settings=settings, device="cpu"
+    )
     for field, grid in ((result.transform, case.fixed.geometry), (result.inverse, case.moving.geometry)):
         assert field.geometry.voxels <= 3000
         np.testing.assert_allclose(field.geometry.centre, grid.centre)
