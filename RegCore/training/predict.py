@@ -16,7 +16,7 @@ from RegCore.networks.device import choose_device
 from RegCore.networks.model_file import Model
 from RegCore.networks.models import ConditionalModel, Prediction, warped
 from RegCore.progress import Progress, silent
-from RegCore.registration.learned import load_model, predict_batch, transform_of
+from RegCore.registration.learned import load_model, predict_batch, transform_of, warn_if_unlike
 from RegCore.resampler import warp
 from RegCore.space.geometry import InputError
 from RegCore.space.transforms import Transform
@@ -172,7 +172,10 @@ def _loader(trained: Model, config: Config, split: str) -> Loader:
     for key, value in (("sample_label", "all"), ("seed", 0)):
         dataset[key] = value if dataset.get(key) is None else dataset[key]
     deepreg = bool(was.get("deepreg", False))
-    loader = make_loader(dataset, split, deepreg=deepreg)
+    trained_on = trained.config.get("dataset") or {}
+    dataset["intensity"] = trained_on.get("intensity")
+    dataset["space"] = dataset.get("space") or trained_on.get("space")
+    loader = make_loader(dataset, split, deepreg=deepreg, axes=trained.axes)
     sizes = {"fixed": loader.fixed_image_shape, "moving": loader.moving_image_shape}
     for side, wanted in (("fixed", trained.fixed_size), ("moving", trained.moving_size)):
         if tuple(sizes[side]) != tuple(wanted):
@@ -243,6 +246,8 @@ def _one(
     folder = work.folder / pair_name(sample.indices)
     if not folder.exists():
         images = {name: batch[name] for name in ("fixed_image", "moving_image")}
+        sides = {name.removesuffix("_image"): image for name, image in images.items()}
+        warn_if_unlike(work.trained, sides, f"{pair_name(sample.indices)}: ")
         fields = {"pred_fixed_image": image, "ddf": prediction.ddf, "dvf": prediction.dvf}
         write_tensors(folder, images | fields, grids, work.formats)
         if prediction.theta is not None:

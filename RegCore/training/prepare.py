@@ -90,18 +90,25 @@ def prepare(config, folder, group: Group, start_from, resume, max_epochs, worker
 
 
 def _loaders(config: Config) -> tuple[Loader, Loader | None]:
-    """The data for training and, if there are any, for validation."""
+    """The data for training and, if there are any, for validation, with their axes as in training."""
     dataset, deepreg = config.to_dict()["dataset"], config.train.deepreg
     loader = make_loader(dataset, "train", deepreg=deepreg)
     if loader is None:
         raise InputError("dataset.train.dir: a folder of data for training was expected, but there is none")
-    return loader, make_loader(dataset, "valid", deepreg=deepreg)
+    return loader, make_loader(dataset, "valid", deepreg=deepreg, axes=loader.axes)
 
 
 def _built(config: Config, loader: Loader) -> Model:
-    """The model that the configuration describes, not yet trained."""
+    """The model, which knows how axes run and what intensities are like in the training."""
     sizes = loader.fixed_image_shape, loader.moving_image_shape
-    return build(config.to_dict(), *sizes, loader.labeled, loader.axes)
+    trained = build(config.to_dict(), *sizes, loader.labeled, loader.axes)
+    if not isinstance(loader, Loader):  # scans that a method of its own prepares
+        return trained
+    ranges = {side.name: side.intensity_range() for side in loader.sides}
+    loader.close()
+    return replace(
+        trained, seen={name: ranges.get(name, ranges.get("image")) for name in ("fixed", "moving")}
+    )
 
 
 def _opened(run: Run, resume: bool) -> Run:

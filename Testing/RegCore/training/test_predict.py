@@ -371,7 +371,8 @@ def test_an_answer_that_is_no_number_names_its_pair(known, pairs, tmp_path, monk
 
 
 def test_data_of_other_orientation_than_the_training_are_told_of(known, pairs, tmp_path, caplog):
-    config = configuration(pairs)
+    """Where the configuration says that voxels are to be taken in the order of their files."""
+    config = configuration(pairs, space="file")
     model = replace(model_of(config), axes=("RAS", "RAS"))
     predict(model, config, split="test", log_dir=tmp_path, save_nifti=False)
     axes = f"{FIXED.axis_codes} and {MOVING.axis_codes}"

@@ -1,9 +1,14 @@
-"""Prediction of what is odd: labels that were never drawn."""
+"""Prediction of what is odd: labels that were never drawn, intensities unlike those of the training."""
 
+import nibabel
+import numpy as np
 import pytest
 
+from RegCore.loaders.images import resized
+from RegCore.training import train
 from RegCore.training.config import Config
-from Testing.RegCore.known_networks import known
+from RegCore.training.predict import predict
+from Testing.RegCore.known_networks import MOVING_SIZE, known
 from Testing.RegCore.training.sets import configuration, figures
 from Testing.RegCore.training.test_predict import pairs, run
 
@@ -36,3 +41,24 @@ def test_with_deepreg_an_empty_label_counts_as_there(known, pairs, tmp_path):
     done = run(Config.from_dict(values), tmp_path)
     rows = {(tuple(row["pair_index"]), row["label_index"]): row for row in done.metrics}
     assert rows[(0,), 1]["label_binary_dice"] < 1e-3 and rows[(0,), 1]["label_tre"] >= 0
+
+
+def test_the_model_keeps_intensities_and_says_what_is_unlike_them(pairs, tmp_path, caplog):
+    """A model trained by percentiles: prediction uses them whatever its configuration says."""
+    backbone = {"name": "unet", "num_channel_initial": 1, "depth": 1}
+    config = configuration(pairs, backbone=backbone, intensity={"name": "percentiles", "low": 10, "high": 90})
+    trained = train(config, log_dir=tmp_path, exp_name="trained", max_epochs=1, device="cpu").model
+    other = configuration(pairs, backbone=backbone)
+    done = predict(trained, other, split="test", log_dir=tmp_path, exp_name="run", device="cpu")
+    found = nibabel.load(done.folder / "pair_0" / "moving_image.nii.gz").get_fdata()
+    image = nibabel.load(sorted((pairs / "moving_images").iterdir())[0]).get_fdata()
+    low, high = np.percentile(image, [10, 90])
+    wanted = resized(np.clip((image - low) / (high - low), 0, 1), MOVING_SIZE)[0].numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    assert "other intensities" not in caplog.text
+    for path in (pairs / "moving_images").iterdir():
+        image = nibabel.load(path)
+        bright = image.get_fdata() > np.percentile(image.get_fdata(), 97)
+        nibabel.save(nibabel.Nifti1Image(bright.astype(np.float32), image.affine), path)
+    predict(trained, other, split="test", log_dir=tmp_path, exp_name="few", device="cpu")
+    assert "pair_0: the moving image has other intensities than those of the training" in caplog.text
