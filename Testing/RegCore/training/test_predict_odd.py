@@ -1,16 +1,21 @@
 """Prediction of what is odd: labels that were never drawn, intensities unlike those of the training."""
 
+from dataclasses import replace
+
 import nibabel
 import numpy as np
 import pytest
 
 from RegCore.loaders.images import resized
+from RegCore.registration.learned import predicted_transform
+from RegCore.space.transforms import AffineTransform
+from RegCore.space.volume import Volume
 from RegCore.training import train
 from RegCore.training.config import Config
 from RegCore.training.predict import predict
 from Testing.RegCore.known_networks import MOVING_SIZE, known
-from Testing.RegCore.training.sets import configuration, figures
-from Testing.RegCore.training.test_predict import pairs, run
+from Testing.RegCore.training.sets import FIXED, configuration, figures
+from Testing.RegCore.training.test_predict import model_of, pairs, run
 
 __all__ = ["known", "pairs"]
 
@@ -62,3 +67,20 @@ def test_the_model_keeps_intensities_and_says_what_is_unlike_them(pairs, tmp_pat
         nibabel.save(nibabel.Nifti1Image(bright.astype(np.float32), image.affine), path)
     predict(trained, other, split="test", log_dir=tmp_path, exp_name="few", device="cpu")
     assert "pair_0: the moving image has other intensities than those of the training" in caplog.text
+
+
+def test_a_network_that_saw_pairs_in_space_registers_them_so(known, pairs):
+    """As if told to start from the identity in space; images that do not overlap lie box on box as before."""
+    config = configuration(pairs)
+    plain = model_of(config)
+    in_space = replace(plain, config={**plain.config, "dataset": {"space": "header"}})
+    rng = np.random.default_rng(0)
+    fixed, moving = (Volume(rng.random(g.shape), g) for g in (FIXED, FIXED.cropped((2, 1, 0), FIXED.shape)))
+    away = Volume(moving.array, moving.geometry.moved(np.eye(4) + 500 * np.eye(4, k=3)))
+    points = FIXED.world_grid()[2:-2, 2:-2, 2:-2]
+    found = predicted_transform(in_space, fixed, moving).map(points)
+    start = AffineTransform(np.eye(4))
+    np.testing.assert_allclose(found, predicted_transform(plain, fixed, moving, initial=start).map(points))
+    assert np.abs(found - predicted_transform(plain, fixed, moving).map(points)).max() > 0.5
+    laid = (predicted_transform(model, fixed, away).map(points) for model in (in_space, plain))
+    np.testing.assert_array_equal(*laid)
