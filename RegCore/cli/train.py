@@ -37,7 +37,7 @@ def add_train(commands) -> None:
     parser.add_argument("--resume", type=Path, metavar="DIR", help=what)
     what = "begin with the weights of this checkpoint or model file"
     parser.add_argument("--start-from", metavar="CKPT", help=what)
-    add_number(parser, "--max-epochs", help="fewer epochs, for a trial")
+    add_number(parser, "--max-epochs", help="number of epochs in place of that of the configuration")
     what = "processes that read data, in place of dataset.workers"
     add_number(parser, "--workers", least=0, help=what)
     add_preset(parser)
@@ -85,13 +85,25 @@ def run_train(arguments: argparse.Namespace) -> None:
 
 
 def device_of(gpus: tuple[int, ...] | None) -> str:
-    """The device for DeepReg's --gpu: numbers of cards that may be used, none for the CPU, None for any."""
+    """The device for DeepReg's --gpu: numbers of cards that may be used, none for the CPU, None for any.
+
+    Raises InputError where there is no such card.
+    """
+    from RegCore.networks.device import choose_device
+
     if gpus is None:
         return "auto"
     if not gpus:
         return "cpu"
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
-    return "auto"
+    named = os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
+    if len(gpus) > 1 and "WORLD_SIZE" not in os.environ:
+        log.warning("--gpu %s: one process uses one card; torchrun starts a process for each", named)
+    try:
+        return choose_device("cuda")
+    except InputError:
+        raise InputError(
+            f'--gpu {named}: PyTorch finds no such graphics card here; --gpu "" computes on the CPU'
+        ) from None
 
 
 def train_from_files(configs, plugins, options: dict, *, quiet: bool = False) -> None:
@@ -129,11 +141,9 @@ def train_from_files(configs, plugins, options: dict, *, quiet: bool = False) ->
             raise SystemExit(130) from None
         finally:
             line.end()
-    if first and not quiet:
-        best = min(done.history, key=lambda row: row.get("val_loss", row["loss"]), default=None)
-        if best:
-            what = "val_loss" if "val_loss" in best else "loss"
-            print(f"{done.folder}: {done.ended}, best epoch {best['epoch']} with {what} {best[what]:.5g}")
+    if first and not quiet and (best := done.best):
+        what = "val_loss" if "val_loss" in best else "loss"
+        print(f"{done.folder}: {done.ended}, best epoch {best['epoch']} with {what} {best[what]:.5g}")
 
 
 def _say_stopped(folder: Path, end: BaseException) -> None:

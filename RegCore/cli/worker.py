@@ -154,7 +154,7 @@ def train_command(arguments: dict, progress: Progress) -> dict:
         "folder": str(done.folder),
         "model": str(done.model),
         "method": config.train.method,
-        "history": done.history,
+        "history": done.history[done.inherited :],
         "ended": done.ended,
     }
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from RegCore.io.yaml import Key, dotted
 
-LABEL_LOSSES = {"mean-squared": "ssd", "dice_generalized": "dice"}
+LABEL_LOSSES = {"mean-squared": "ssd", "dice_generalized": "dice", "generalised_dice": "generalised-dice"}
 LOSS_OPTIONS = {"neg_weight": "background_weight", "loss_scales": "scales"}
 OPTIMISERS = {"adam": "Adam", "sgd": "SGD", "rms": "RMSprop"}
 ENERGIES = {
@@ -52,7 +52,10 @@ def upgraded(values: dict) -> Upgrade:
 
 
 def _dataset(dataset: dict, up: Upgrade) -> dict:
-    """``dir``, ``format`` and ``labeled`` of all splits: to each split."""
+    """``dir``, ``format`` and ``labeled`` of all splits: to each split. ``None`` is a text in YAML: null."""
+    if dataset.get("sample_label") == "None":
+        dataset["sample_label"] = None
+        up.note("dataset.sample_label was the text None and is now null")
     if not isinstance(dataset.get("dir"), dict):
         return dataset
     folders = dataset.pop("dir")

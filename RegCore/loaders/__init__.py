@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from RegCore.loaders.batches import Batches, batches
+from RegCore.loaders.intensity import intensity_of
 from RegCore.loaders.loader import Loader, Sample
 from RegCore.loaders.pairings import Grouped, Paired, Unpaired, grouped, paired, unpaired
 from RegCore.loaders.sources import H5Files, NiftiFiles, Source, Volumes
@@ -53,20 +54,25 @@ FILE_LOADERS = LazyTable(
 )
 """Each is called as ``(folders, name, grouped=False)`` and gives a `Source`."""
 SPLITS = ("train", "valid", "test")
-READING = ("cache", "workers")  # keys of the section that say how `Batches` are read
+READING = ("cache", "workers", "space", "intensity")  # keys of the section that hold for every loader
 COMMON = ("labeled", "sample_label", "seed", "skip_bad_files")  # what every loader takes
 
 
-def make_loader(dataset: Mapping, split: str, *, deepreg: bool = False) -> Loader | None:
+def make_loader(
+    dataset: Mapping, split: str, *, deepreg: bool = False, axes: tuple[str, str] | None = None
+) -> Loader | None:
     """The loader of one split of a configuration's ``dataset`` section; None where the split names no folder.
 
     Args:
         dataset: keys ``train``, ``valid``, ``test`` (each ``dir``, ``format``, ``labeled``), ``type``, those
             of the type, and optionally ``sample_label`` (default "sample" for training, else "all"),
             ``seed`` (default null for training, else 0) and ``skip_bad_files`` (default false). Values of
-            the last three hold for all splits.
+            the last three hold for all splits. ``space`` as in `Loader.place`,
+            ``intensity`` a dict as in `RegCore.loaders.intensity`.
         split: "train", "valid" or "test".
-        deepreg: count groups of h5 files as DeepReg does, by the text of their numbers.
+        deepreg: count groups of h5 files as DeepReg does, by the text of their numbers, and take voxels in
+            the order of their files unless ``space`` says otherwise.
+        axes: how the voxel axes of fixed and moving images ran in the training, see `Geometry.axis_codes`.
 
     Raises:
         InputError: one sentence that names the key or the file.
@@ -85,7 +91,7 @@ def make_loader(dataset: Mapping, split: str, *, deepreg: bool = False) -> Loade
     training = split == "train"
     sample_label = dataset.get("sample_label") or ("sample" if training else "all")
     skip_bad_files = bool(dataset.get("skip_bad_files", False))
-    return make(
+    made = make(
         partial(_usable, files, folders) if skip_bad_files else partial(files, folders),
         labeled=_true_or_false(part, "labeled", f"dataset.{split}"),
         sample_label=sample_label,
@@ -93,6 +99,11 @@ def make_loader(dataset: Mapping, split: str, *, deepreg: bool = False) -> Loade
         skip_bad_files=skip_bad_files,
         **options,
     )
+    if isinstance(made, Loader):
+        for side in made.sides:
+            side.intensity = intensity_of(dataset)
+        made.place(dataset.get("space") or ("file" if deepreg else "axes"), axes)
+    return made
 
 
 def loader_keys(make: Callable) -> dict[str, bool]:

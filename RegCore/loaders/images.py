@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from RegCore.loaders.intensity import Intensity, MinMax, quantiles
 from RegCore.loaders.sources import Source
 from RegCore.resampler import resize3d, tensor_of
-from RegCore.resampler.pyramid import normalize_array
+from RegCore.resampler.pyramid import as_tensor, resample_to
 from RegCore.space.geometry import Geometry, InputError
-from RegCore.space.volume import Volume
+from RegCore.space.volume import Volume, reoriented
 
 MOST_REMEMBERED = 2**28  # bytes of an array of labels that is kept for its next label
 ROUNDING = 1e-5  # by which a label scaled by its file's header may miss 0 and 1
@@ -24,6 +25,9 @@ class RoleImages:
     shape: the network's grid (I, J, K), to which images and labels are resized.
     grids, channels: the grid of each image as its file says, and how many labels it has.
     elsewhere: labels that lie on another grid than their images, found by `check`.
+    axes: how the voxel axes of all images run as the network gets them, see `Geometry.axis_codes`; None: as
+        in each file. What has no place in space (its affine is the identity) stays as in its file.
+    intensity: how intensities become numbers in [0, 1].
     """
 
     name: str
@@ -33,6 +37,8 @@ class RoleImages:
     grids: list[Geometry] = field(default_factory=list)
     channels: list[int] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
+    axes: str | None = None
+    intensity: Intensity = MinMax()
     _images: dict[int, torch.Tensor] = field(default_factory=dict)  # the last ones: a pair comes with each
     _labels: dict[int, np.ndarray] = field(default_factory=dict)  # of its labels, one after the other
 
@@ -68,35 +74,72 @@ class RoleImages:
         if self.labels is not None:
             label_shape, label_grid = self.labels.header(index)
             channels = label_shape[3] if len(label_shape) == 4 else 1
-            placed = not np.array_equal(label_grid.affine, np.eye(4))  # else the file says nothing of it
-            if label_grid.shape != grid.shape or placed and not label_grid.is_close(grid, 0.1):
+            if label_grid.shape != grid.shape or has_place(label_grid) and not label_grid.is_close(grid, 0.1):
                 self.elsewhere.append(self.labels.where(index))
         if whole:
-            normalised(self.images.read(index)[0], self.images.where(index))
+            self.intensity(self.images.read(index)[0], self.images.where(index))
             if self.labels is not None:
                 check_label(self.labels.read(index)[0], self.labels.where(index))
         return grid, channels
 
+    def grid(self, index: int) -> Geometry:
+        """The grid of an image with its axes as the network gets them."""
+        grid = self.grids[index]
+        return self._turned(np.broadcast_to(np.uint8(0), grid.shape), grid).geometry
+
     def image(self, index: int) -> torch.Tensor:
         """An image (1, I, J, K) on the network's grid, float32 in [0, 1]; an InputError names the file."""
         if index not in self._images:
-            array, _ = self.images.read(index)
-            _remember(self._images, index, resized(normalised(array, self.images.where(index)), self.shape))
+            array, grid = self.images.read(index)
+            array = self._turned(self.intensity(array, self.images.where(index)), grid).array
+            _remember(self._images, index, resized(array, self.shape))
         return self._images[index]
+
+    def intensity_range(self, most: int = 16) -> list[list[float]]:
+        """What `RegCore.loaders.intensity.is_unlike` compares with, from so many images at most."""
+        chosen = np.unique(np.linspace(0, len(self) - 1, most).round().astype(int))
+        found = np.array([quantiles(self.image(int(index)).numpy()) for index in chosen])
+        return [found.min(0).tolist(), found.max(0).tolist()]
 
     def label(self, index: int, channel: int) -> torch.Tensor:
         """A label (1, I, J, K) on the network's grid, float32 in [0, 1], soft at its border.
 
         Raises InputError that names the file where the labels are not in [0, 1].
         """
+        volume = self._label(index, channel)
+        return resized(self._turned(volume.array, volume.geometry).array, self.shape)
+
+    def seen_on(self, box: Geometry, index: int, channel: int | None) -> torch.Tensor:
+        """An image (channel None) or a label as it lies in space on another grid: (1, *box.shape), 0 outside.
+
+        Raises InputError that names the file.
+        """
+        if channel is None:
+            array, grid = self.images.read(index)
+            volume = Volume(self.intensity(array, self.images.where(index)), grid)
+        else:
+            volume = self._label(index, channel)
+        seen, inside = resample_to(as_tensor(volume), volume.geometry, box, np.eye(4))
+        return (seen * inside)[0]
+
+    def _label(self, index: int, channel: int) -> Volume:
+        """One label in the box of its image."""
         array = self._label_array(index)
-        return resized(array if array.ndim == 3 else array[..., channel], self.shape)
+        array = array if array.ndim == 3 else array[..., channel]
+        return Volume(array, self.grids[index].resized_box(array.shape))
+
+    def _turned(self, array: np.ndarray, grid: Geometry) -> Volume:
+        """An array on a grid with its axes as the network gets them."""
+        volume = Volume(array, grid)
+        return volume if self.axes is None or not has_place(grid) else reoriented(volume, self.axes)
 
     def _label_array(self, index: int) -> np.ndarray:
         array = self._labels.get(index)
         if array is None:
-            array, _ = self.labels.read(index)
+            array, grid = self.labels.read(index)
             check_label(array, self.labels.where(index))
+            if self.axes is not None and has_place(grid) and has_place(self.grids[index]):
+                array = reoriented(Volume(array, grid), self.grids[index].axis_codes).array
             if array.nbytes <= MOST_REMEMBERED:
                 _remember(self._labels, index, array)
         return array
@@ -108,11 +151,15 @@ class RoleImages:
 
     def label_volume(self, index: int, channel: int) -> Volume:
         """A label as its file holds it, in the box of its image: if binary as labels, if soft as an image."""
-        array = self._label_array(index)
-        array = array if array.ndim == 3 else array[..., channel]
-        grid = self.grids[index].resized_box(array.shape)
+        label = self._label(index, channel)
+        array, grid = label.array, label.geometry
         binary = bool(((array == 0) | (array == 1)).all())
         return Volume(array.astype(np.uint8 if binary else np.float32), grid, "labels" if binary else "image")
+
+
+def has_place(grid: Geometry) -> bool:
+    """Whether a file says where its voxels are; one that says nothing has the identity as its affine."""
+    return not np.array_equal(grid.affine, np.eye(4))
 
 
 def _remember(last: dict, index: int, value) -> None:
@@ -120,11 +167,6 @@ def _remember(last: dict, index: int, value) -> None:
     if len(last) > 1:
         del last[next(iter(last))]
     last[index] = value
-
-
-def normalised(array: np.ndarray, where: str) -> np.ndarray:
-    """`RegCore.resampler.pyramid.normalize_array` without a window."""
-    return normalize_array(array, where=where)
 
 
 def check_label(array: np.ndarray, where: str) -> None:

@@ -1,21 +1,23 @@
 """Loaders of paired, unpaired and grouped images: what is sampled in an epoch, and what a sample holds."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from random import Random
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from RegCore.loaders.images import RoleImages
+from RegCore.loaders.images import RoleImages, has_place
 from RegCore.loaders.samplers import label_indices
 from RegCore.loaders.sources import Source
-from RegCore.space.geometry import InputError
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.names import check_name
 from RegCore.space.volume import Volume
 
 log = logging.getLogger(__name__)
 LABEL_SAMPLINGS = ("sample", "all")
+SPACES = ("file", "axes", "header")
 
 
 class Sample(NamedTuple):
@@ -47,6 +49,7 @@ class Loader:
     can't be used.
     """
 
+    space = "file"  # what places in space are used for, see `place`
     num_indices = 0  # numbers that name a sample: DeepReg's indices of the images, and the label's
 
     def __init__(
@@ -96,13 +99,26 @@ class Loader:
 
         None if images of one side differ, or if a file has no place in space (its affine is the identity).
         """
-        found = []
-        for side in (self.fixed, self.moving):
-            codes = {grid.axis_codes for grid in side.grids}
-            if len(codes) != 1 or any(np.array_equal(grid.affine, np.eye(4)) for grid in side.grids):
-                return None
-            found += codes
-        return tuple(found)
+        fixed, moving = (side_axes(side) for side in (self.fixed, self.moving))
+        return None if fixed is None or moving is None else (fixed, moving)
+
+    def place(self, space: str, axes: tuple[str, str] | None = None) -> None:
+        """Say what the places of the images in space, as their files have them, are used for.
+
+        Args:
+            space: one of `SPACES`. "file": nothing, voxels are taken in the order of their files. "axes": the
+                voxel axes of all images of a side are made to run alike. "header": besides, the moving image
+                is seen in the box of the fixed one, where their boxes meet.
+            axes: how the axes of fixed and of moving images shall run, see `Geometry.axis_codes`; by default
+                as in most files of a side.
+        """
+        check_name(space, SPACES, "dataset.space:")
+        self.space = space
+        for number, side in enumerate((self.fixed, self.moving)):
+            codes = Counter(grid.axis_codes for grid in side.grids if has_place(grid)).most_common(1)
+            common = codes[0][0] if codes else None
+            side.axes = None if space == "file" else common if axes is None else axes[number]
+        self.close()
 
     def __len__(self) -> int:
         """Number of pairs in an epoch, as DeepReg counts them."""
@@ -162,18 +178,26 @@ class Loader:
         """
         part = part or read_part
         loaded = {"indices": [*sample.indices, sample.label]}
-        for role, side, index in (
-            ("fixed", self.fixed, sample.fixed),
-            ("moving", self.moving, sample.moving),
+        names = [("image", None)] + [("label", sample.label)] * self.labeled
+        for role, side, index, box in (
+            ("fixed", self.fixed, sample.fixed, None),
+            ("moving", self.moving, sample.moving, self._shared_box(sample)),
         ):
-            loaded[f"{role}_image"] = part(side, index, None)
-            if self.labeled:
-                loaded[f"{role}_label"] = part(side, index, sample.label)
-            grid = side.grids[index]
-            loaded[f"{role}_geometry"] = grid.resized_box(side.shape)
-            loaded[f"{role}_file_geometry"] = grid
+            for name, channel in names:
+                seen = part(side, index, channel) if box is None else side.seen_on(box, index, channel)
+                loaded[f"{role}_{name}"] = seen
+            loaded[f"{role}_geometry"] = box or side.grid(index).resized_box(side.shape)
+            loaded[f"{role}_file_geometry"] = side.grids[index]
             loaded[f"{role}_name"] = "/".join(side.images.names[index][1:])
         return loaded
+
+    def _shared_box(self, sample: Sample) -> Geometry | None:
+        """The network's moving grid laid over the fixed image, if the moving one is to be seen there."""
+        if self.space != "header":
+            return None
+        fixed, moving = self.fixed.grid(sample.fixed), self.moving.grid(sample.moving)
+        overlap = has_place(fixed) and has_place(moving) and fixed.overlaps(moving)
+        return fixed.resized_box(self.moving.shape) if overlap else None
 
     def volumes(self, sample: Sample) -> dict[str, Volume]:
         """The same sample as its files hold it: fixed_image, moving_image, fixed_label, moving_label."""
@@ -237,6 +261,12 @@ def check_channels(one: RoleImages, first: int, other: RoleImages, second: int) 
             "images that meet must have the same number of labels, but "
             f"{one.labels.where(first)} has {counts[0]} and {other.labels.where(second)} has {counts[1]}"
         )
+
+
+def side_axes(side: RoleImages) -> str | None:
+    """How the voxel axes of all images of a side run, as the network gets them; None if they differ."""
+    codes = {side.axes or grid.axis_codes for grid in side.grids}
+    return codes.pop() if len(codes) == 1 and all(map(has_place, side.grids)) else None
 
 
 def read_part(side: RoleImages, index: int, channel: int | None) -> torch.Tensor:

@@ -9,6 +9,7 @@ The file is what ``torch.save`` makes of a dict of plain values and tensors::
     moving_size
     labeled     whether labels took part in the training
     state       weights and moving averages by name
+    seen        optional: for "fixed" and "moving" the range of intensities, see `RegCore.loaders.intensity`
     axes        optional: where the voxel axes of fixed and moving images ran in the training, as "RAS"
     training    of a checkpoint: what a training needs to go on
 
@@ -20,7 +21,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,7 @@ class Model:
     the images are resized to before the network sees them. labeled: whether labels took part in the training.
     network: as `RegCore.networks.models.build_model` makes it. axes: where the voxel axes of the fixed and
     the moving images of the training ran (`Geometry.axis_codes`), if it is known and was the same for all.
+    seen: the intensities of the fixed and of the moving images of the training, as the loaders measure them.
     """
 
     config: dict
@@ -58,6 +60,7 @@ class Model:
     labeled: bool
     network: nn.Module
     axes: tuple[str, str] | None = None
+    seen: dict[str, list[list[float]]] | None = None
 
     def register(
         self,
@@ -136,6 +139,8 @@ def save_model(path, trained: Model, training: Mapping | None = None) -> None:
     }
     if trained.axes is not None:
         content["axes"] = list(trained.axes)
+    if trained.seen is not None:
+        content["seen"] = plain(trained.seen, "the intensities")
     if training is not None:
         content["training"] = training
     with atomic_write(path) as side, open(side, "wb") as file:
@@ -167,7 +172,7 @@ def read_model(path, device="cpu") -> Model:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path}: its weights do not fit the network it describes: {reason}") from None
     made.network.to(device).eval()
-    return made
+    return replace(made, seen=content.get("seen"))
 
 
 def plain(value, what: str):

@@ -1,5 +1,6 @@
 """A trained network applied to one pair: what it says in voxels becomes a transform in space."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,16 +11,18 @@ from torch import nn
 from RegCore.deepreg.checkpoint import import_checkpoint
 from RegCore.deepreg.tfbundle import index_path, is_bundle
 from RegCore.loaders.images import resized
+from RegCore.loaders.intensity import intensity_of, is_unlike
 from RegCore.networks.device import choose_device
 from RegCore.networks.model_file import Model, read_model
 from RegCore.networks.models import ConditionalModel, Prediction
 from RegCore.progress import Progress, silent
 from RegCore.resampler import warp
-from RegCore.resampler.pyramid import normalize_array, padded
+from RegCore.resampler.pyramid import padded
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
 from RegCore.space.volume import Volume, reoriented
 
+log = logging.getLogger(__name__)
 LABELS_ONLY = "this model predicts labels, not a transform; it goes with a data set: regcore predict"
 
 
@@ -126,7 +129,8 @@ def predicted_transform(
     Their axes are put in the order of the training, or those of the moving image in that of the fixed one
     where it is not known. Then both are normalised and resized as the loaders do it: the box of the one image
     lies on that of the other, wherever they are in space. With a transform to start from, the moving image is
-    first seen through it in the box of the fixed one.
+    first seen through it in the box of the fixed one; so it is, where it lies, by a network that was trained
+    with ``dataset.space: header``.
 
     A network that finds transforms in a way of its own has a method ``find_transform(fixed, moving, *,
     device, progress)``, which gets the volumes as they are and gives x_moving = T(x_fixed) in RAS mm.
@@ -146,6 +150,8 @@ def predicted_transform(
     if isinstance(trained.network, ConditionalModel):
         raise InputError(LABELS_ONLY)
     progress(0.0, "preparing the images", {})
+    if initial is None and _seen_in_space(trained, fixed.geometry, moving.geometry):
+        initial = AffineTransform(np.eye(4))
     start = moving if initial is None else warp(moving, initial, fixed.geometry)
     own_way = getattr(trained.network, "find_transform", None)
     if own_way is not None:
@@ -154,13 +160,15 @@ def predicted_transform(
         return _after(initial, found, onto)
     fixed_axes, moving_axes = trained.axes or [fixed.geometry.axis_codes] * 2
     fixed, moving = reoriented(fixed, fixed_axes), reoriented(start, moving_axes)
+    intensity = intensity_of(trained.config.get("dataset"))
     images = [
-        resized(normalize_array(volume.array, where=f"the {side} image"), size)[None]
+        resized(intensity(volume.array, f"the {side} image"), size)[None]
         for volume, side, size in (
             (fixed, "fixed", trained.fixed_size),
             (moving, "moving", trained.moving_size),
         )
     ]
+    warn_if_unlike(trained, dict(zip(("fixed", "moving"), images, strict=True)), "")
     progress(0.2, "network", {})
     prediction = predict_batch(trained, *images)
     progress(0.7, "displacements", {})
@@ -168,6 +176,30 @@ def predicted_transform(
     found = _after(initial, transform_of(prediction, 0, *grids), onto)
     progress(1.0, "displacements", {})
     return found
+
+
+def warn_if_unlike(trained: Model, images: Mapping[str, torch.Tensor], where: str) -> None:
+    """Warn of images whose intensities are far from all that the network saw in its training.
+
+    Args:
+        trained: the network.
+        images: "fixed" and "moving" as the network gets them.
+        where: what stands before the sentence.
+    """
+    for side, image in images.items():
+        if trained.seen is not None and is_unlike(image.numpy(), trained.seen[side]):
+            log.warning(
+                "%sthe %s image has other intensities than those of the training: another sequence or unit,"
+                " or a few voxels of extreme values; check the result",
+                where,
+                side,
+            )
+
+
+def _seen_in_space(trained: Model, fixed: Geometry, moving: Geometry) -> bool:
+    """Whether the training saw moving images where they lie, and these two meet."""
+    dataset = trained.config.get("dataset") or {}
+    return dataset.get("space") == "header" and fixed.overlaps(moving)
 
 
 def _after(initial: Transform | None, found: Transform, onto: Geometry | None) -> Transform:

@@ -62,10 +62,10 @@ def as_tensor(volume: Volume, *, device: Device = None) -> torch.Tensor:
     return tensor_of(array)[None, None].to(device)
 
 
-def _robust_range(array: np.ndarray) -> tuple[float, float]:
-    """The 0.5 and 99.5 percentiles of a sample of the voxels, or the extremes if these agree."""
+def robust_range(array: np.ndarray, lower: float = 0.5, upper: float = 99.5) -> tuple[float, float]:
+    """Two percentiles of a sample of the voxels, or the extremes if these agree."""
     sampled = array[tuple(slice(None, None, -(-n // 64)) for n in array.shape)]
-    low, high = (float(value) for value in np.percentile(sampled.astype(np.float64), [0.5, 99.5]))
+    low, high = (float(value) for value in np.percentile(sampled.astype(np.float64), [lower, upper]))
     return (low, high) if high > low else (float(array.min()), float(array.max()))
 
 
@@ -81,7 +81,7 @@ def rescale_percentiles(array: np.ndarray) -> np.ndarray:
     Returns:
         ``(I, J, K)`` float32, not cut at 0 and 1.
     """
-    low, high = _robust_range(array)
+    low, high = robust_range(array)
     span = high - low if high > low else 1.0
     exact = np.float32 if array.dtype.itemsize <= 2 else np.float64
     out = np.empty(array.shape, np.float32)

@@ -4,7 +4,7 @@ config.yaml          the configuration that was used
 metrics.csv          a line for each epoch
 save/ckpt-<n>.pt     model and state of the training after epoch n, every ``save_period`` epochs
 save/last.pt         the same, the newest
-save/best.pt         the model of the epoch with the smallest validation loss
+save/best.pt         the model of that epoch of this run which has the smallest validation loss
 """
 
 import errno
@@ -172,7 +172,7 @@ class RunFolder:
         before = TrainingState.from_dict(content["training"]["state"])
         self.epochs_before = before.position.epoch
         position = replace(before.position, sample=0)
-        return replace(state, position=position, history=before.history)
+        return replace(state, position=position, history=before.history, inherited=len(before.history))
 
     # ---- writing ----
 
@@ -194,7 +194,7 @@ class RunFolder:
     def record(self, state: TrainingState, trained: Model) -> None:
         """The figures of all epochs, and the model of the last one if it is the best so far."""
         write_table(self.path / "metrics.csv", state.history)
-        if state.losses[-1] <= min(state.losses):
+        if state.is_best:
             save_model(self.save_path / BEST, trained)
 
 
@@ -273,6 +273,13 @@ def _fill(path: Path, network: nn.Module, weights) -> None:
 
 def _fill_optimiser(path: Path, optimiser: torch.optim.Optimizer, kept: dict) -> None:
     try:
+        states = optimiser.state_dict(), kept
+        own, other = (sorted({*state["param_groups"][0]} - {"initial_lr"}) for state in states)
+        if own != other:  # torch takes the options of one optimiser for those of another
+            raise ValueError(f"it has {', '.join(other)}, not {', '.join(own)}")
         optimiser.load_state_dict(kept)
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: it was trained with another optimiser ({error})") from None
+        raise InputError(
+            f"{path}: it was trained with another optimiser ({error}); a training with the one configured can"
+            " begin with the weights alone, of best.pt beside it"
+        ) from None

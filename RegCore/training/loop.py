@@ -41,12 +41,20 @@ class Trained:
 
     folder: its files. model: the file of the best epoch by validation loss (by training loss without
     validation data). history: one dict of figures for each epoch. ended: ``finished`` or ``stopped early``.
+    inherited: how many rows of the history another run made, whose checkpoint this one began with.
     """
 
     folder: Path
     model: Path
     history: list[dict]
     ended: str
+    inherited: int = 0
+
+    @property
+    def best(self) -> dict | None:
+        """The figures of the epoch whose model is `model`; None without an epoch."""
+        own = self.history[self.inherited :]
+        return min(reversed(own), key=lambda row: row.get("val_loss", row["loss"]), default=None)
 
 
 def train(
@@ -68,9 +76,11 @@ def train(
         log_dir, exp_name: the run's folder is ``log_dir/exp_name``, the time of day without a name. An
             earlier run there is moved aside to ``exp_name-1``, unless it is resumed.
         start_from: a checkpoint of another run (or a model file, or one of TensorFlow) to begin with; of a
-            checkpoint the training goes on after its epoch, as DeepReg's does.
+            checkpoint the training goes on after its epoch, as DeepReg's does. The best epoch is one of
+            this run.
         resume: go on with the run in that folder where it was interrupted.
-        max_epochs: fewer epochs than configured, for a trial; the learning rates are those of all.
+        max_epochs: epochs in place of those configured; with fewer, as for a trial, the learning rates are
+            those of the whole training.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         workers: processes that read data; by default what ``dataset.workers`` says.
         progress: told of every step with ``epoch``, ``epochs``, ``loss``, and of every epoch with its
@@ -127,7 +137,7 @@ def _epochs(run: Run) -> Trained:
         _tell(run, "validated" if run.valid else "epoch done", row)
     if saved != run.state.position:
         run.folder.save(run.state, run.trained, run.optimiser, keep=True)
-    return Trained(run.folder.path, run.folder.best, run.state.history, ended)
+    return Trained(run.folder.path, run.folder.best, run.state.history, ended, run.state.inherited)
 
 
 def _should_stop(run: Run) -> bool:
@@ -245,7 +255,7 @@ def _validated(run: Run) -> dict[str, float]:
     for batch in run.valid.epoch(0, seed=run.state.seed):
         if batch is not None:
             batch = on_device(batch, run.group.device)
-            totals = totals.plus(RunningMeans.of(evaluate(network, run.objective, batch)))
+            totals = totals.plus(RunningMeans.of(evaluate(network, run.valid_objective, batch)))
     return totals.over(run.group).values()
 
 

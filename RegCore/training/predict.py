@@ -16,7 +16,7 @@ from RegCore.networks.device import choose_device
 from RegCore.networks.model_file import Model
 from RegCore.networks.models import ConditionalModel, Prediction, warped
 from RegCore.progress import Progress, silent
-from RegCore.registration.learned import load_model, predict_batch, transform_of
+from RegCore.registration.learned import load_model, predict_batch, transform_of, warn_if_unlike
 from RegCore.resampler import warp
 from RegCore.space.geometry import InputError
 from RegCore.space.transforms import Transform
@@ -24,7 +24,7 @@ from RegCore.space.volume import Volume
 from RegCore.training import predict_tables as tables
 from RegCore.training.config import Config, load_config
 from RegCore.training.folder import next_free_folder
-from RegCore.training.predict_figures import in_space, on_network_grid
+from RegCore.training.predict_figures import in_space, is_placeholder, on_network_grid
 from RegCore.training.predict_outputs import Formats, pair_name, write_affine, write_in_space, write_tensors
 
 log = logging.getLogger(__name__)
@@ -54,6 +54,7 @@ class _Work:
     known: dict[tuple, tuple[Prediction, Transform | None]] = field(default_factory=dict)
     rows: list[dict] = field(default_factory=list)
     rows_mm: list[dict] = field(default_factory=list)
+    placeholders: list[str] = field(default_factory=list)
 
 
 def predict(
@@ -170,7 +171,11 @@ def _loader(trained: Model, config: Config, split: str) -> Loader:
     dataset = config.to_dict()["dataset"]
     for key, value in (("sample_label", "all"), ("seed", 0)):
         dataset[key] = value if dataset.get(key) is None else dataset[key]
-    loader = make_loader(dataset, split, deepreg=bool(was.get("deepreg", False)))
+    deepreg = bool(was.get("deepreg", False))
+    trained_on = trained.config.get("dataset") or {}
+    dataset["intensity"] = trained_on.get("intensity")
+    dataset["space"] = dataset.get("space") or trained_on.get("space")
+    loader = make_loader(dataset, split, deepreg=deepreg, axes=trained.axes)
     sizes = {"fixed": loader.fixed_image_shape, "moving": loader.moving_image_shape}
     for side, wanted in (("fixed", trained.fixed_size), ("moving", trained.moving_size)):
         if tuple(sizes[side]) != tuple(wanted):
@@ -197,6 +202,9 @@ def _predict_all(work: _Work, batches: Batches, progress: Progress) -> None:
             alone = {k: v[number : number + 1] for k, v in batch.items() if k != "next_sample"}
             _one(work, sample, alone, *answer)
         progress(done / total, "predicting", {"pairs": total})
+    if work.placeholders:
+        text = "%d labels are empty in the fixed or the moving image and count nowhere (%s)"
+        log.warning(text, len(work.placeholders), work.placeholders[0])
 
 
 def _answers(
@@ -238,6 +246,8 @@ def _one(
     folder = work.folder / pair_name(sample.indices)
     if not folder.exists():
         images = {name: batch[name] for name in ("fixed_image", "moving_image")}
+        sides = {name.removesuffix("_image"): image for name, image in images.items()}
+        warn_if_unlike(work.trained, sides, f"{pair_name(sample.indices)}: ")
         fields = {"pred_fixed_image": image, "ddf": prediction.ddf, "dvf": prediction.dvf}
         write_tensors(folder, images | fields, grids, work.formats)
         if prediction.theta is not None:
@@ -249,9 +259,12 @@ def _one(
         labels = {name: batch[name] for name in ("fixed_label", "moving_label")}
         folder = folder / f"label_{sample.label}"
         write_tensors(folder, labels | {"pred_fixed_label": label}, grids, work.formats)
+    nothing = label is not None and is_placeholder(batch) and not work.deepreg
+    if nothing:
+        work.placeholders.append(f"{pair_name(sample.indices)}, label {sample.label}")
     if transform is not None:
         pair = (None, None) if label is None else _labels_in_space(work, sample, transform, folder)
-        work.rows_mm.append(in_space(transform, *pair) | names)
+        work.rows_mm.append(in_space(transform, *((None, None) if nothing else pair)) | names)
 
 
 def _labels_in_space(

@@ -21,20 +21,26 @@ def on_network_grid(
     """The figures of one pair with one label as DeepReg defines them.
 
     ``image_ssd``: mean squared difference of images in [0, 1]. ``label_binary_dice``: of labels cut at one
-    half. ``label_tre``: distance of their centroids in voxels; NaN where either is empty, unless `deepreg`.
+    half. ``label_tre``: distance of their centroids in voxels. Both are left out of a pair that
+    `is_placeholder`, unless `deepreg`.
 
     Args:
-        batch: ``fixed_image`` and, with labels, ``fixed_label``, ``(1, 1, I, J, K)``.
+        batch: ``fixed_image`` and, with labels, ``fixed_label`` and ``moving_label``, ``(1, 1, I, J, K)``.
         image, label: what is predicted for them; what is None has no figure.
     """
     metrics = {}
     if image is not None:
         metrics["image_ssd"] = losses.ssd(batch["fixed_image"], image)
-    if label is not None:
+    if label is not None and (deepreg or not is_placeholder(batch)):
         # DeepReg's own score, which calls two empty labels 1: its tables are held against recorded ones
         metrics["label_binary_dice"] = -losses.dice(batch["fixed_label"], label, binary=True)
         metrics["label_tre"] = losses.centroid_distance(batch["fixed_label"], label, deepreg=deepreg)
     return {name: float(value.squeeze()) for name, value in metrics.items()}
+
+
+def is_placeholder(batch: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a label is empty in the fixed or in the moving image, as one that was never drawn."""
+    return not all(bool(batch[f"{side}_label"].any()) for side in ("fixed", "moving"))
 
 
 def in_space(

@@ -38,6 +38,7 @@ class Run:
     trained: Model
     model: nn.Module  # the network of `trained`, which adds up its gradients if there are several processes
     objective: Objective | None
+    valid_objective: Objective | None
     optimiser: torch.optim.Optimizer
     augmentations: list
     batches: Batches
@@ -51,26 +52,22 @@ class Run:
 
 def prepare(config, folder, group: Group, start_from, resume, max_epochs, workers, progress) -> Run:
     """Everything read and checked; the folder holds the configuration and a first checkpoint."""
-    settings, dataset = config.train, config.to_dict()["dataset"]
-    options = config.to_dict()["train"]
-    loader = make_loader(dataset, "train", deepreg=settings.deepreg)
-    if loader is None:
-        raise InputError("dataset.train.dir: a folder of data for training was expected, but there is none")
-    valid = make_loader(dataset, "valid", deepreg=settings.deepreg)
+    config = _with_epochs(config, max_epochs)
+    settings, options = config.train, config.to_dict()["train"]
+    epochs = max_epochs or settings.epochs
+    loader, valid = _loaders(config)
     state = folder.resumed() if resume else TrainingState.new(settings.seed)
     torch.manual_seed(state.seed)
-    sizes = loader.fixed_image_shape, loader.moving_image_shape
-    trained = build(config.to_dict(), *sizes, loader.labeled, loader.axes)
+    trained = _built(config, loader)
     trained.network.to(group.device)
     optimiser = make_optimiser(options["optimizer"], trained.network.parameters())
     if resume:
         folder.load(config, trained, optimiser)
     elif start_from is not None:
         state = folder.started_from(start_from, state, trained, optimiser)
+        _check_something_left(start_from, state, epochs)
     if hasattr(trained.network, "set_template"):
         trained.network.set_template(loader)
-    labeled = loader.labeled and (valid is None or valid.labeled)
-    fewer = max_epochs or settings.epochs
     run = Run(
         config=config,
         folder=folder,
@@ -78,17 +75,40 @@ def prepare(config, folder, group: Group, start_from, resume, max_epochs, worker
         state=state,
         trained=trained,
         model=group.wrapped(trained.network),
-        objective=_objective(trained.network, options["loss"], labeled, settings.deepreg),
+        objective=_objective(trained.network, options["loss"], loader.labeled, settings.deepreg),
+        valid_objective=_valid_objective(trained.network, options["loss"], valid, settings.deepreg),
         optimiser=optimiser,
         augmentations=_augmentations(settings.preprocess.data_augmentation, settings.deepreg),
         batches=_batches(loader, config, group, workers, training=True),
         valid=None if valid is None else _batches(valid, config, group, workers, training=False),
-        epochs=min(settings.epochs, fewer),
-        save_period=min(settings.save_period, fewer),
+        epochs=epochs,
+        save_period=min(settings.save_period, epochs),
         progress=progress if group.first else silent,
         began=time.monotonic(),
     )
     return _opened(run, resume)
+
+
+def _loaders(config: Config) -> tuple[Loader, Loader | None]:
+    """The data for training and, if there are any, for validation, with their axes as in training."""
+    dataset, deepreg = config.to_dict()["dataset"], config.train.deepreg
+    loader = make_loader(dataset, "train", deepreg=deepreg)
+    if loader is None:
+        raise InputError("dataset.train.dir: a folder of data for training was expected, but there is none")
+    return loader, make_loader(dataset, "valid", deepreg=deepreg, axes=loader.axes)
+
+
+def _built(config: Config, loader: Loader) -> Model:
+    """The model, which knows how axes run and what intensities are like in the training."""
+    sizes = loader.fixed_image_shape, loader.moving_image_shape
+    trained = build(config.to_dict(), *sizes, loader.labeled, loader.axes)
+    if not isinstance(loader, Loader):  # scans that a method of its own prepares
+        return trained
+    ranges = {side.name: side.intensity_range() for side in loader.sides}
+    loader.close()
+    return replace(
+        trained, seen={name: ranges.get(name, ranges.get("image")) for name in ("fixed", "moving")}
+    )
 
 
 def _opened(run: Run, resume: bool) -> Run:
@@ -106,6 +126,46 @@ def _objective(network: nn.Module, section, labeled: bool, deepreg: bool) -> Obj
     if getattr(network, "own_loss", False):
         return None
     return Objective.from_config(section, labeled=labeled, deepreg=deepreg)
+
+
+def _valid_objective(network: nn.Module, section, valid: Loader | None, deepreg: bool) -> Objective | None:
+    """What is measured in validation, with the losses of labels if its data have any.
+
+    Raises InputError where nothing is left that compares the images: smoothness alone would choose the model.
+    """
+    if valid is None or getattr(network, "own_loss", False):
+        return None
+    if not valid.labeled and not any(part.get("weight", 1) for part in _listed(section.get("image"))):
+        raise InputError(
+            "dataset.valid.labeled is false, but train.loss compares labels alone, so that validation has"
+            " nothing to compare: set dataset.valid.labeled to true, or leave out dataset.valid"
+        )
+    if not valid.labeled and any(part.get("weight", 1) for part in _listed(section.get("label"))):
+        log.warning("dataset.valid.labeled is false: val_loss and the best epoch lack the loss of labels")
+    return Objective.from_config(section, labeled=valid.labeled, deepreg=deepreg)
+
+
+def _listed(parts) -> list[dict]:
+    """The losses of a section, one or several or none, as a list."""
+    return [parts] if isinstance(parts, dict) else list(parts or ())
+
+
+def _with_epochs(config: Config, max_epochs: int | None) -> Config:
+    """The configuration with more epochs where more are asked for: schedule and resuming know them."""
+    if max_epochs is None or max_epochs <= config.train.epochs:
+        return config
+    values = config.to_dict()
+    values["train"]["epochs"] = max_epochs
+    return replace(config, train=replace(config.train, epochs=max_epochs), values=values)
+
+
+def _check_something_left(checkpoint, state: TrainingState, epochs: int) -> None:
+    """Raise InputError where a checkpoint has all epochs behind it already."""
+    if state.position.epoch >= epochs:
+        raise InputError(
+            f"{checkpoint}: this checkpoint has {state.position.epoch} epochs behind it, and the training is"
+            f" to have {epochs}, so that none is left; ask for more (train.epochs or --max_epochs)"
+        )
 
 
 def _batches(loader: Loader, config: Config, group: Group, workers, *, training: bool) -> Batches:

@@ -131,7 +131,10 @@ class TrainingPreset:
         if self.kind == "grouped":
             dataset |= {"intra_group_prob": 1, "intra_group_option": "unconstrained"}
             dataset["sample_image_in_group"] = True
-        return {"dataset": dataset | {"cache": 1.0}, "train": self._train()}
+        return {
+            "dataset": dataset | {"intensity": {"name": "percentiles"}, "cache": 1.0},
+            "train": self._train(),
+        }
 
     def _split(self, folder: str) -> dict:
         found = inspect_dataset(Path(folder))

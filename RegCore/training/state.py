@@ -80,6 +80,8 @@ class TrainingState:
     """Whether the network computes in bfloat16; None before that is known."""
     history: list[dict] = field(default_factory=list)
     """A row of metrics for each epoch done."""
+    inherited: int = 0
+    """Rows of the history that another run made, whose checkpoint this one began with."""
 
     @staticmethod
     def new(seed: int | None) -> "TrainingState":
@@ -90,6 +92,11 @@ class TrainingState:
     def losses(self) -> list[float]:
         """Validation loss of each epoch, or training loss where there is no validation."""
         return [row.get("val_loss", row["loss"]) for row in self.history]
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the last epoch is the best that this run has made so far."""
+        return self.losses[-1] <= min(self.losses[self.inherited :])
 
     def to_dict(self) -> dict:
         """Plain values for a checkpoint."""

@@ -10,7 +10,8 @@ from random import Random
 import numpy as np
 
 from RegCore.loaders import FILE_LOADERS, LOADERS, Loader, images_from_volumes
-from RegCore.loaders.images import RoleImages, normalised
+from RegCore.loaders.images import RoleImages
+from RegCore.loaders.intensity import MinMax
 from RegCore.loaders.samplers import all_pairs, label_indices
 from RegCore.space.geometry import InputError
 from Testing.paths import DEEPREG
@@ -85,7 +86,7 @@ def _head(loader: Loader, count: int) -> list[dict]:
 
 
 def _original(side: RoleImages, index: int, label: int) -> tuple[np.ndarray, np.ndarray | None]:
-    image = normalised(side.images.read(index)[0], "image")
+    image = MinMax()(side.images.read(index)[0], "image")
     if side.labels is None:
         return image, None
     labels, _ = side.labels.read(index)

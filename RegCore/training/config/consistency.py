@@ -104,14 +104,16 @@ def _check_objective(dataset: Dataset, train: Train, places: Places) -> None:
             raise places.error(key, f"names the loss {loss.name}, but the method {train.method} has its own")
         return
     labeled = dataset.train is None or dataset.train.labeled
+    measured = dataset.valid is not None and dataset.valid.labeled
     used = []
     for key, loss in _losses(train):
         section = key[2]
         if loss.weight == 0:
             log.info("%s: the loss %s has the weight 0 and is left out", places.of(key), loss.name)
         elif section == "label" and not labeled:
-            text = "%s: the loss %s of labels is not used, since the data for training have no labels"
-            log.warning(text, places.of(key), loss.name)
+            where = "in validation only" if measured else "nowhere"
+            text = "%s: the loss %s of labels is used %s, since the data for training have no labels"
+            log.warning(text, places.of(key), loss.name, where)
         elif section not in USED.get(train.method, LOSS_TABLES):
             text = "%s: the %s loss %s is not used by the method %s"
             log.info(text, places.of(key), section, loss.name, train.method)

@@ -5,10 +5,11 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Annotated, get_args, get_origin, get_type_hints
 
 from RegCore.io.yaml import Key, Places, dotted, shown
+from RegCore.space.geometry import InputError
 from RegCore.space.names import nearest, not_among
 from RegCore.training.config.registries import LOADER, Registry
 from RegCore.training.config.schema import (
-    SCHEDULES,
+    BY_NAME,
     Component,
     Dataset,
     Loss,
@@ -54,7 +55,7 @@ class Reader:
         origin, parts = get_origin(hint), get_args(hint)
         if origin in UNIONS and any(is_dataclass(part) for part in parts):
             classes = [part for part in parts if is_dataclass(part)]
-            return self.schedule(key, value) if len(classes) > 1 else self.read(key, values, classes[0])
+            return self.named(key, value, classes) if len(classes) > 1 else self.read(key, values, classes[0])
         if origin is tuple and get_origin(parts[0]) is Annotated:
             return self.several(key, value, parts[0])
         if origin is Annotated and isinstance(parts[1], Registry):
@@ -195,14 +196,20 @@ class Reader:
             return tuple(self.part((*key, i), value, cls, table) for i, value in enumerate(values))
         return (self.part(key, values, cls, table),)
 
-    def schedule(self, key: Key, values):
-        """A schedule of the learning rate, whose keys depend on its name."""
+    def named(self, key: Key, values, classes: list[type]):
+        """A section whose keys depend on its name, such as a schedule of the learning rate."""
         self.check_keys(key, values, None)
+        table = next(table for table in BY_NAME if classes[0] in table.values())
         name = values.get("name")
-        if not isinstance(name, str) or name not in SCHEDULES:
-            raise self.places.error((*key, "name"), not_among(name, SCHEDULES))
-        names = [item.name for item in fields(SCHEDULES[name])]
-        return self.section(SCHEDULES[name], key, values, ["name", *names])
+        if not isinstance(name, str) or name not in table:
+            raise self.places.error((*key, "name"), not_among(name, table))
+        names = [item.name for item in fields(table[name])]
+        self.check_keys(key, values, ["name", *names])
+        given = self.fields(table[name], key, values)
+        try:
+            return table[name](**given)
+        except InputError as error:
+            raise self.places.error(key, f"can't be used: {error}") from None
 
     def configuration(self, values: dict) -> tuple[Dataset, Train]:
         """Both sections."""

@@ -7,6 +7,7 @@ and nowhere else. A key without a default must be given; ``null`` stands for the
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from RegCore.loaders.intensity import INTENSITIES, IntensityWindow, MinMax, Percentiles, ZScore
 from RegCore.training.config.registries import (
     AUGMENTATION,
     FILE_LOADER,
@@ -69,6 +70,13 @@ class Dataset:
     seed: int | None = None
     """Of the order of pairs, then the same in each epoch. None: new orders for train, 0 otherwise."""
     # Keys that DeepReg lacks.
+    space: Literal["file", "axes", "header"] | None = None
+    """file: voxels in the order of their files, as DeepReg; axes: the axes of all images run alike; header:
+    besides, the moving image is seen where its header puts it in the fixed one. None: axes."""
+    intensity: MinMax | IntensityWindow | Percentiles | ZScore | None = None
+    """How intensities become numbers from 0 to 1; kept by the model. None: ``minmax``, as DeepReg."""
+    space: Literal["file", "axes", "header"] | None = None
+    """What the places of images in space are used for. None: ``axes``; with ``train.deepreg``: ``file``."""
     skip_bad_files: bool = False
     """Leave out what can't be read, with a warning that names it, instead of stopping."""
     cache: Annotated[float, Range(0)] = 0.0
@@ -182,6 +190,8 @@ class Plateau:
 
 
 SCHEDULES: dict[str, type] = {"cosine": Cosine, "step": Step, "one_cycle": OneCycle, "plateau": Plateau}
+BY_NAME = (SCHEDULES, INTENSITIES)
+"""Tables of sections whose keys depend on their name."""
 
 
 @dataclass(frozen=True)

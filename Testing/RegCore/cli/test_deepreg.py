@@ -1,6 +1,7 @@
 """DeepReg's commands: their flags and default values, their logs, and how they end."""
 
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from RegCore.cli import deepreg, deepreg_arguments, main
+from RegCore.cli.train import device_of
 from RegCore.samples import datasets
+from RegCore.space.geometry import InputError
 from Testing.paths import ROOT
 
 COMMANDS = ("train", "predict", "warp", "vis", "download")
@@ -158,3 +161,17 @@ def test_a_folder_that_can_not_be_made_is_named(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert deepreg.download(["-d", str(tmp_path / "file")]) == 2
     assert "can't be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("gpus", "named"), [((0,), "0"), ((0, 1), "0,1")])
+def test_a_gpu_that_is_asked_for_must_be_there(monkeypatch, caplog, gpus, named):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(
+        InputError, match=f'--gpu {named}: PyTorch finds no such graphics card here; --gpu ""'
+    ):
+        device_of(gpus)
+    assert ("one process uses one card" in caplog.text) == (len(gpus) > 1)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert device_of(gpus) == "cuda" and os.environ["CUDA_VISIBLE_DEVICES"] == named

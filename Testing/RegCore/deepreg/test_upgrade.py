@@ -77,3 +77,15 @@ def test_nonsense_is_left_for_the_checks(key, junk):
 def test_a_present_file_is_left_alone():
     up = upgraded(UNPAIRED)
     assert up.values == UNPAIRED and not up.changes and not up.moved
+
+
+def test_spellings_of_the_manual_are_understood():
+    """Its list of label losses says generalised_dice, its comment on sample_label None."""
+    given = {
+        "dataset": {"type": "paired", "sample_label": "None"},
+        "train": {"loss": {"label": {"name": "generalised_dice", "weight": 2.0}}},
+    }
+    up = upgraded(given)
+    assert up.values["dataset"]["sample_label"] is None
+    assert up.values["train"]["loss"]["label"] == {"name": "generalised-dice", "weight": 2.0}
+    assert len(up.changes) == 2 and given["dataset"]["sample_label"] == "None"

@@ -133,7 +133,7 @@ def test_labels_are_asked_for_where_they_are_needed():
 def test_label_losses_without_labels_are_a_warning(caplog):
     with caplog.at_level(logging.INFO):
         Config.from_dict(changed("dataset.train.labeled", False))
-        assert "the loss dice of labels is not used" in caplog.text
+        assert "the loss dice of labels is used in validation only" in caplog.text
         Config.from_dict(changed("train.method", "conditional"))
         assert "the image loss lncc is not used by the method conditional" in caplog.text
 

@@ -7,21 +7,25 @@ from pathlib import Path
 import pytest
 import yaml
 
+from RegCore.loaders import intensity
 from RegCore.training.config import Config, schema
 from Testing.paths import ROOT
 
 PAGE = ROOT / "Docs" / "configuration.md"
+MODULES = (schema, intensity)
 SECTIONS = {
     name: cls
-    for name, cls in vars(schema).items()
-    if is_dataclass(cls) and cls.__module__ == schema.__name__ and isinstance(cls, type)
+    for module in MODULES
+    for name, cls in vars(module).items()
+    if is_dataclass(cls) and cls.__module__ == module.__name__ and isinstance(cls, type)
 }
 
 
 def documented() -> dict[str, dict[str, str]]:
     """Class -> field -> the text on the line below it."""
     found = {}
-    for node in ast.parse(Path(schema.__file__).read_text(encoding="utf-8")).body:
+    sources = (Path(module.__file__).read_text(encoding="utf-8") for module in MODULES)
+    for node in (node for source in sources for node in ast.parse(source).body):
         if not isinstance(node, ast.ClassDef):
             continue
         pairs = zip(node.body, [*node.body[1:], None], strict=True)

@@ -1,0 +1,102 @@
+"""What a training goes on from, for how long, and what each split is measured by."""
+
+import csv
+import logging
+
+import pytest
+import torch
+
+from RegCore.networks.model_file import read_model
+from RegCore.space.geometry import InputError
+from RegCore.training import train
+from RegCore.training.config import Config, load_config
+from Testing.RegCore.training.runs import configuration, write_pairs
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    write_pairs(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(pairs, tmp_path_factory):
+    return train(configuration(pairs), log_dir=tmp_path_factory.mktemp("logs"), exp_name="whole")
+
+
+def test_a_continued_run_has_the_best_of_its_own_epochs(pairs, whole, tmp_path):
+    """Steps far too large make it worse than what it began with; its best is its own all the same."""
+    config = configuration(pairs, epochs=5, optimizer={"name": "Adam", "learning_rate": 3.0})
+    run = train(config, log_dir=tmp_path, exp_name="more", start_from=whole.folder / "save" / "ckpt-3")
+    losses = [row["val_loss"] for row in run.history]
+    assert len(losses) == 5 and run.inherited == 3 and min(losses[3:]) > min(losses[:3])
+    assert run.model.name == "best.pt" and run.best["val_loss"] == min(losses[3:])
+    kept, file = read_model(run.model), run.folder / "save" / f"ckpt-{run.best['epoch']}.pt"
+    if file.is_file():
+        states = kept.network.state_dict(), read_model(file).network.state_dict()
+        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_more_epochs_than_configured_replace_them(pairs, tmp_path):
+    """They are trained, written down, and the schedule reaches over all of them."""
+    config = configuration(pairs, epochs=1, learning_rate_schedule={"name": "cosine"})
+    run = train(config, log_dir=tmp_path, exp_name="run", max_epochs=3)
+    assert [row["epoch"] for row in run.history] == [1, 2, 3]
+    rates = [row["learning_rate"] for row in run.history]
+    assert rates[0] > rates[1] > rates[2] > 0
+    assert load_config(run.folder / "config.yaml").train.epochs == 3
+    resumed = train(load_config(run.folder / "config.yaml"), log_dir=tmp_path, exp_name="run", resume=True)
+    assert resumed.history == run.history and resumed.model == run.model
+
+
+def test_a_checkpoint_that_leaves_nothing_to_train_is_an_error(pairs, whole, tmp_path):
+    checkpoint = whole.folder / "save" / "ckpt-3"
+    with pytest.raises(InputError, match="ckpt-3: this checkpoint has 3 epochs behind it.*to have 2, so"):
+        train(configuration(pairs), log_dir=tmp_path, exp_name="run", start_from=checkpoint, max_epochs=2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_averages_of_another_optimiser_are_no_start(pairs, whole, tmp_path):
+    config = configuration(pairs, epochs=5, optimizer={"name": "SGD"})
+    with pytest.raises(InputError, match="ckpt-3.pt: it was trained with another optimiser"):
+        train(config, log_dir=tmp_path, exp_name="run", start_from=whole.folder / "save" / "ckpt-3")
+
+
+def split(config: Config, **labeled: bool) -> Config:
+    """The configuration with other values of ``labeled``."""
+    values = config.to_dict()
+    for name, value in labeled.items():
+        values["dataset"][name] = {**values["dataset"][name], "labeled": value}
+    return Config.from_dict(values)
+
+
+@pytest.mark.parametrize("labeled", [{"train": True, "valid": False}, {"train": False, "valid": True}])
+def test_each_split_is_measured_by_its_own_labels(pairs, tmp_path, labeled):
+    run = train(split(configuration(pairs, epochs=1), **labeled), log_dir=tmp_path, exp_name="run")
+    (row,) = csv.DictReader((run.folder / "metrics.csv").open())
+    for name, prefix in (("train", ""), ("valid", "val_")):
+        terms = {k for k in row if k.startswith(f"{prefix}loss/") and k.endswith("_weighted")}
+        assert (f"{prefix}loss/label_DiceScoreLoss_weighted" in terms) == labeled[name]
+        assert (f"{prefix}metric/TRE" in row) == labeled[name]
+        total = sum(float(row[term]) for term in terms)
+        assert float(row[f"{prefix}loss"]) == pytest.approx(total, rel=1e-5)
+
+
+def test_training_without_labels_in_validation_is_that_with_them(pairs, whole, tmp_path):
+    """The weights after the last epoch are the same: validation has no part in them."""
+    run = train(split(configuration(pairs), valid=False), log_dir=tmp_path, exp_name="run")
+    one, other = (read_model(r.folder / "save" / "last.pt").network for r in (run, whole))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    assert [row["loss"] for row in run.history] == [row["loss"] for row in whole.history]
+
+
+def test_smoothness_alone_never_chooses_the_model(pairs, tmp_path, caplog):
+    config = split(configuration(pairs, epochs=1), valid=False)
+    with caplog.at_level(logging.WARNING):
+        train(config, log_dir=tmp_path, exp_name="image")
+    assert "val_loss and the best epoch lack the loss of labels" in caplog.text
+    values = config.to_dict()
+    del values["train"]["loss"]["image"]
+    with pytest.raises(InputError, match="valid.labeled is false, but train.loss compares labels alone"):
+        train(Config.from_dict(values), log_dir=tmp_path, exp_name="labels")

@@ -1,0 +1,86 @@
+"""Prediction of what is odd: labels that were never drawn, intensities unlike those of the training."""
+
+from dataclasses import replace
+
+import nibabel
+import numpy as np
+import pytest
+
+from RegCore.loaders.images import resized
+from RegCore.registration.learned import predicted_transform
+from RegCore.space.transforms import AffineTransform
+from RegCore.space.volume import Volume
+from RegCore.training import train
+from RegCore.training.config import Config
+from RegCore.training.predict import predict
+from Testing.RegCore.known_networks import MOVING_SIZE, known
+from Testing.RegCore.training.sets import FIXED, configuration, figures
+from Testing.RegCore.training.test_predict import model_of, pairs, run
+
+__all__ = ["known", "pairs"]
+
+
+def test_an_empty_label_counts_nowhere_and_is_said(known, pairs, tmp_path, caplog):
+    """The second structure of the first fixed image was never drawn: no figures, and not in the means."""
+    done = run(configuration(pairs), tmp_path)
+    for table, columns in (
+        ("metrics", ("label_binary_dice", "label_tre")),
+        ("metrics_mm", ("label_dice", "label_tre_mm")),
+    ):
+        rows = {(row["pair_index"], row["label_index"]): row for row in figures(done.folder / f"{table}.csv")}
+        for key, row in rows.items():
+            assert [bool(row[column]) for column in columns] == [key != ("[0]", "1")] * 2
+    means = {row["label_index"]: row for row in figures(done.folder / "metrics_stats_per_label.csv")}
+    (drawn,) = (row for row in done.metrics if row["pair_index"] == [1] and row["label_index"] == 1)
+    assert float(means["1"]["label_binary_dice_mean"]) == pytest.approx(drawn["label_binary_dice"], rel=1e-6)
+    assert (
+        "1 labels are empty in the fixed or the moving image and count nowhere (pair_0, label 1)"
+        in caplog.text
+    )
+
+
+def test_with_deepreg_an_empty_label_counts_as_there(known, pairs, tmp_path):
+    config = configuration(pairs)
+    values = config.to_dict()
+    values["train"]["deepreg"] = True
+    done = run(Config.from_dict(values), tmp_path)
+    rows = {(tuple(row["pair_index"]), row["label_index"]): row for row in done.metrics}
+    assert rows[(0,), 1]["label_binary_dice"] < 1e-3 and rows[(0,), 1]["label_tre"] >= 0
+
+
+def test_the_model_keeps_intensities_and_says_what_is_unlike_them(pairs, tmp_path, caplog):
+    """A model trained by percentiles: prediction uses them whatever its configuration says."""
+    backbone = {"name": "unet", "num_channel_initial": 1, "depth": 1}
+    config = configuration(pairs, backbone=backbone, intensity={"name": "percentiles", "low": 10, "high": 90})
+    trained = train(config, log_dir=tmp_path, exp_name="trained", max_epochs=1, device="cpu").model
+    other = configuration(pairs, backbone=backbone)
+    done = predict(trained, other, split="test", log_dir=tmp_path, exp_name="run", device="cpu")
+    found = nibabel.load(done.folder / "pair_0" / "moving_image.nii.gz").get_fdata()
+    image = nibabel.load(sorted((pairs / "moving_images").iterdir())[0]).get_fdata()
+    low, high = np.percentile(image, [10, 90])
+    wanted = resized(np.clip((image - low) / (high - low), 0, 1), MOVING_SIZE)[0].numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+    assert "other intensities" not in caplog.text
+    for path in (pairs / "moving_images").iterdir():
+        image = nibabel.load(path)
+        bright = image.get_fdata() > np.percentile(image.get_fdata(), 97)
+        nibabel.save(nibabel.Nifti1Image(bright.astype(np.float32), image.affine), path)
+    predict(trained, other, split="test", log_dir=tmp_path, exp_name="few", device="cpu")
+    assert "pair_0: the moving image has other intensities than those of the training" in caplog.text
+
+
+def test_a_network_that_saw_pairs_in_space_registers_them_so(known, pairs):
+    """As if told to start from the identity in space; images that do not overlap lie box on box as before."""
+    config = configuration(pairs)
+    plain = model_of(config)
+    in_space = replace(plain, config={**plain.config, "dataset": {"space": "header"}})
+    rng = np.random.default_rng(0)
+    fixed, moving = (Volume(rng.random(g.shape), g) for g in (FIXED, FIXED.cropped((2, 1, 0), FIXED.shape)))
+    away = Volume(moving.array, moving.geometry.moved(np.eye(4) + 500 * np.eye(4, k=3)))
+    points = FIXED.world_grid()[2:-2, 2:-2, 2:-2]
+    found = predicted_transform(in_space, fixed, moving).map(points)
+    start = AffineTransform(np.eye(4))
+    np.testing.assert_allclose(found, predicted_transform(plain, fixed, moving, initial=start).map(points))
+    assert np.abs(found - predicted_transform(plain, fixed, moving).map(points)).max() > 0.5
+    laid = (predicted_transform(model, fixed, away).map(points) for model in (in_space, plain))
+    np.testing.assert_array_equal(*laid)
