@@ -81,9 +81,13 @@ class SmootherWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.calls.append("apply " + self.parameterNode.inputVolume.GetName())
 
 
+KEPT = slicer.__dict__.setdefault("smoother_parameters", [])  # Slicer 5.10 crashes where a wrapper is collected
+
+
 class SmootherLogic(ScriptedLoadableModuleLogic):
     def getParameterNode(self):
-        return SmootherParameterNode(super().getParameterNode())
+        KEPT.append(SmootherParameterNode(super().getParameterNode()))
+        return KEPT[-1]
 
 
 class SmootherTest(ScriptedLoadableModuleTest):
