@@ -81,7 +81,8 @@ class SmootherWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.calls.append("apply " + self.parameterNode.inputVolume.GetName())
 
 
-KEPT = slicer.__dict__.setdefault("smoother_parameters", [])  # Slicer 5.10 crashes where a wrapper is collected
+# Slicer 5.10 crashes where a wrapper is collected.
+KEPT = slicer.__dict__.setdefault("smoother_parameters", [])
 
 
 class SmootherLogic(ScriptedLoadableModuleLogic):
