@@ -110,7 +110,7 @@ def test_from_the_form_to_a_model_that_registers(real, pairs):
     ui.stopButton.click()
     assert real.finish() == "Stopped. Resume goes on from the checkpoint."
     folder = real.results / "training-1"
-    done = read_content(folder / "save" / "last.pt")["training"]["state"]["place"]["epoch"]
+    done = read_content(folder / "save" / "last.pt")["training"]["state"]["position"]["epoch"]
     written = load_config(folder / "config.yaml").to_dict()
     written["train"]["epochs"] = done + 2  # as a user may do by hand
     (folder / "config.yaml").write_text(yaml.safe_dump(written))

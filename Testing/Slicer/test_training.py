@@ -156,7 +156,7 @@ def test_who_leaves_a_training_finds_its_checkpoint_later(host, training, pairs,
     assert not run.running
     child.wait(timeout=20)
     state = read_content(tmp_path / "run" / "save" / "last.pt")["training"]["state"]
-    assert state["place"]["epoch"] >= 1
+    assert state["position"]["epoch"] >= 1
 
 
 def test_a_new_training_never_gets_the_folder_of_another(training, tmp_path):

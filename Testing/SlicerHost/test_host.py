@@ -81,9 +81,14 @@ class SmootherWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.calls.append("apply " + self.parameterNode.inputVolume.GetName())
 
 
+# Slicer 5.10 crashes where a wrapper is collected.
+KEPT = slicer.__dict__.setdefault("smoother_parameters", [])
+
+
 class SmootherLogic(ScriptedLoadableModuleLogic):
     def getParameterNode(self):
-        return SmootherParameterNode(super().getParameterNode())
+        KEPT.append(SmootherParameterNode(super().getParameterNode()))
+        return KEPT[-1]
 
 
 class SmootherTest(ScriptedLoadableModuleTest):

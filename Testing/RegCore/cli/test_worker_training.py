@@ -79,7 +79,7 @@ def test_every_epoch_is_told_with_its_figures_however_fast(child, pairs, tmp_pat
 def test_stopping_keeps_a_checkpoint_from_which_the_next_request_goes_on(child, pairs, tmp_path):
     stopped(child, 1, tmp_path, configuration(pairs, **LONG).to_dict())
     state = read_content(tmp_path / "run" / "save" / "last.pt")["training"]["state"]
-    assert state["place"]["epoch"] >= 2
+    assert state["position"]["epoch"] >= 2
     before = [row["epoch"] for row in state["history"]]
     ask(
         child,
@@ -105,7 +105,7 @@ def test_a_training_whose_parent_is_gone_ends_by_itself_with_a_checkpoint(pairs,
         pipe.close()
     child.process.wait(timeout=20)
     assert time.monotonic() - started < worker.GRACES["train"]
-    assert read_content(tmp_path / "run" / "save" / "last.pt")["training"]["state"]["place"]["epoch"] >= 1
+    assert read_content(tmp_path / "run" / "save" / "last.pt")["training"]["state"]["position"]["epoch"] >= 1
 
 
 def test_folders_are_looked_for_near_the_file(child, pairs, tmp_path):
