@@ -195,13 +195,13 @@ class CorrelationLevel:
         self.grid = grid
         still = make_feature_image(fixed, grid, np.eye(4), None, device)
         image, weight = still.image.resampled(grid, np.eye(4))
-        if still.mask is not None:
-            weight = weight * (still.mask.resampled(grid, np.eye(4))[0] > 0.5)
+        for mask in still.masks:
+            weight = weight * (mask.resampled(grid, np.eye(4))[0] > 0.5)
         # where the fixed image is as it came, the moving one is hardly smoothed either
         native = grid == fixed.image.geometry
         spacing = grid.resized(tuple(2 * n - 1 for n in grid.shape)) if native else grid
         reduced = make_feature_image(moving, spacing, matrix, None, device)
-        self.moving, self.mask = reduced.image, reduced.mask
+        self.moving, self.masks = reduced.image, reduced.masks
         self.weight = weight[0, 0]
         self.per_cube = _per_cube(grid)
         radii = [max(1, round(radius * ratio)) for ratio in self.per_cube]
@@ -222,8 +222,8 @@ class CorrelationLevel:
             known = self.weight[part].clone()
             for row, n in enumerate(self.moving.grid.shape):
                 known *= (at[0, row] >= -0.5) & (at[0, row] <= n - 0.5)
-            if self.mask is not None:
-                known *= self._masked(self.mask, at)
+            for mask in self.masks:
+                known *= self._masked(mask, at)
             weight[part] = known
         return image, weight
 
