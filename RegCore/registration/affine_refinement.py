@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from RegCore.registration.affine_level import AffineLevel
 from RegCore.resampler import box_mean, reference_grid, sample
 
+DENSE = 100_000  # voxels up to which features are not pooled
 STILL = 1e-3  # pooled voxels; a step that moves no corner further ends the refinement
 STIFFER, SOFTER = 8.0, 0.25  # how the damping changes after a step that failed or helped
 
@@ -47,7 +48,7 @@ class _Pooled:
 
     @classmethod
     def of(cls, level: AffineLevel, matrix: np.ndarray) -> "_Pooled":
-        factors = [2 if n >= 8 else 1 for n in level.grid.shape]
+        factors = [2 if n >= 8 and level.grid.voxels > DENSE else 1 for n in level.grid.shape]
         features, known = (F.avg_pool3d(x, factors) for x in level.resampled(matrix))
         padded = F.pad(features, (1,) * 6, mode="replicate")
         slopes = []

@@ -125,7 +125,7 @@ def run_kind(kind: str, images: list[Volume], pairs: int, seed: int) -> str:
         sides = PairSide(fixed), PairSide(moving)
         found = align(*sides, rigid=True)
         errors.append(error(found, truth, fixed, moving.geometry))
-        good.append(errors[-1] < max(SUCCESS, moving.geometry.spacing.max() / 2))
+        good.append(bool(errors[-1] < max(SUCCESS, moving.geometry.spacing.max() / 2)))
         gains.append(make_affine_level(*sides, COARSE_VOXELS, None, "cpu").gain(found.matrix))
     seconds = (time.process_time() - began) / pairs
     told = [
