@@ -138,7 +138,7 @@ def test_a_training_begins_with_a_checkpoint_of_tensorflow(tmp_path, deepreg):
     optimiser = torch.optim.SGD(begun.network.parameters())
     folder = RunFolder(tmp_path, Group("cpu"))
     state = folder.started_from(prefix, TrainingState.new(0), begun, optimiser)
-    assert state.place.epoch == 2
+    assert state.position.epoch == 2
     with torch.no_grad():
         expected, found = network(*images()).ddf, begun.network.eval()(*images()).ddf
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)

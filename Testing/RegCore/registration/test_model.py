@@ -123,7 +123,7 @@ def test_a_path_without_a_model(case, tmp_path):
     for name in ("none.pt", "save/ckpt-2"):
         with pytest.raises(InputError, match=f"{name}: there is no such file"):
             register(case.fixed, case.moving, tmp_path / name)
-    with pytest.raises(InputError, match="unknown method 'model'; it is one of rigid"):
+    with pytest.raises(InputError, match="unknown method 'model'; it is one of auto"):
         register(case.fixed, case.moving, "model")
 
 
