@@ -93,7 +93,7 @@ REFUSED = {
     ),
     "unknown method": (
         {"method": "defromable"},
-        "unknown method 'defromable'; it is one of rigid, affine, .*, did you mean deformable?",
+        "unknown method 'defromable'; it is one of auto, rigid, affine, .*, did you mean deformable?",
     ),
     "a method in capitals": ({"method": "AFFINE"}, "unknown method 'AFFINE'; .*, did you mean affine?"),
     "a method unlike any": ({"method": "xyz"}, r"unknown method 'xyz'; .*, classical-nonrigid$"),
@@ -196,7 +196,13 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_used_gets_one_sentence(name):
     given, sentence = REFUSED[name]
-    given = {"fixed": image(), "moving": image(RANDOM[::-1].copy()), "device": "cpu", **given}
+    given = {
+        "fixed": image(),
+        "moving": image(RANDOM[::-1].copy()),
+        "method": "deformable",
+        "device": "cpu",
+        **given,
+    }
     told = []
     with pytest.raises(InputError, match=sentence) as error:
         register(given.pop("fixed"), given.pop("moving"), progress=lambda *event: told.append(event), **given)
