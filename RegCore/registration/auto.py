@@ -31,7 +31,7 @@ from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import DisplacementField
 
 MIND_CHANNELS = 12
-KEPT = 0.5  # share of what the first stage gained in MIND-SSC that the second must leave
+RISE = 1.25  # factor by which the second stage may raise the MIND-SSC distance that the first one left
 ROUGHEST = 0.5  # standard deviation of the log Jacobian beyond which a field is not believed
 MENDINGS = 5  # times that a folded field is smoothed before it is given up
 
@@ -98,15 +98,15 @@ def roughness(ddf: torch.Tensor) -> float:
 def _sound(result: DirectionResult, ddf: torch.Tensor) -> bool:
     """Whether what the correlation made of a field may stay, judged by what it did not look at.
 
-    Correlation can be had wherever two contrasts run along each other by chance, self-similarity can not: of
-    the fall of the MIND-SSC distance from the linear stage to the first field, half must be left. Structures
-    must not get further apart, nor landmarks that have a weight.
+    Correlation can be had where two contrasts run along each other by chance. So the MIND-SSC distance must
+    not rise above both what the linear stage left and a quarter more than what the first field did.
+    Structures must not get further apart, nor landmarks that have a weight.
     """
     level, landmark_weight = result.level, result.objective.settings.landmark_weight
     before, after = feature_distances(level, result.ddf), feature_distances(level, ddf)
     linear = feature_distances(level, torch.zeros_like(ddf))
     mind = [float(d[:MIND_CHANNELS].sum()) for d in (linear, before, after)]
-    if mind[0] - mind[2] < KEPT * (mind[0] - mind[1]):
+    if mind[2] > max(mind[0], RISE * mind[1]):
         return False
     channels = level.label_channels
     if channels and float(after[-channels:].sum()) > float(before[-channels:].sum()):

@@ -199,7 +199,13 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_used_gets_one_sentence(name):
     given, sentence = REFUSED[name]
-    given = {"fixed": image(), "moving": image(RANDOM[::-1].copy()), "device": "cpu", **given}
+    given = {
+        "fixed": image(),
+        "moving": image(RANDOM[::-1].copy()),
+        "method": "deformable",
+        "device": "cpu",
+        **given,
+    }
     told = []
     with pytest.raises(InputError, match=sentence) as error:
         register(given.pop("fixed"), given.pop("moving"), progress=lambda *event: told.append(event), **given)
