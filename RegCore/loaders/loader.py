@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -138,7 +138,7 @@ class Loader:
 
         Labels drawn at random differ between epochs even if the loader has a seed of its own.
         """
-        chosen = []
+        chosen: list[Sample] = []
         for moving, fixed, indices in self.sample_indices(epoch, seed):
             moving, fixed = self._number(moving), self._number(fixed)
             labels = [-1]
@@ -177,7 +177,7 @@ class Loader:
         Raises InputError that names the file.
         """
         part = part or read_part
-        loaded = {"indices": [*sample.indices, sample.label]}
+        loaded: dict[str, Any] = {"indices": [*sample.indices, sample.label]}
         names = [("image", None)] + [("label", sample.label)] * self.labeled
         for role, side, index, box in (
             ("fixed", self.fixed, sample.fixed, None),

@@ -104,11 +104,9 @@ def _built(config: Config, loader: Loader) -> Model:
     trained = build(config.to_dict(), *sizes, loader.labeled, loader.axes)
     if not isinstance(loader, Loader):  # scans that a method of its own prepares
         return trained
-    ranges = {side.name: side.intensity_range() for side in loader.sides}
+    ranges = {id(side): side.intensity_range() for side in loader.sides}
     loader.close()
-    return replace(
-        trained, seen={name: ranges.get(name, ranges.get("image")) for name in ("fixed", "moving")}
-    )
+    return replace(trained, seen={"fixed": ranges[id(loader.fixed)], "moving": ranges[id(loader.moving)]})
 
 
 def _opened(run: Run, resume: bool) -> Run:
