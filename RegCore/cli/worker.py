@@ -298,7 +298,8 @@ class Server:
             self._idle.clear()
             self._work(job)
             release_memory()
-            self._jobs.pop(job.number, None)
+            if self._jobs.get(job.number) is job:  # else the next request has its number already
+                del self._jobs[job.number]
             self._idle.set()
 
     def tell(self, event: dict) -> None:
