@@ -13,6 +13,11 @@ class Parser(argparse.ArgumentParser):
     """A parser whose complaints are `InputError`s, so that they look like all others."""
 
     def error(self, message: str) -> NoReturn:
+        """Report a wrong command line, in argparse's words.
+
+        Raises:
+            InputError: always; the sentence ends with where to find help.
+        """
         raise InputError(f"{message} (see {self.prog} --help)")
 
 

@@ -87,10 +87,12 @@ class Loader:
 
     @property
     def fixed_image_shape(self) -> tuple[int, int, int]:
+        """The network's grid (I, J, K) of fixed images."""
         return self.fixed.shape
 
     @property
     def moving_image_shape(self) -> tuple[int, int, int]:
+        """The network's grid (I, J, K) of moving images."""
         return self.moving.shape
 
     @property

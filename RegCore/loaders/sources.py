@@ -89,9 +89,11 @@ class NiftiFiles(Source):
         super().__init__(dict(sorted(found.items())), grouped, name)
 
     def header(self, index: int) -> tuple[tuple[int, ...], Geometry]:
+        """Shape (I, J, K) or (I, J, K, C) and grid, by the header alone."""
         return read_header(self.places[index])
 
     def read(self, index: int) -> tuple[np.ndarray, Geometry]:
+        """The voxels (I, J, K) or (I, J, K, C) and their grid."""
         return load_voxels(self.places[index])
 
 
@@ -141,18 +143,22 @@ class H5Files(Source):
         super().__init__({key: found[key] for key in order}, grouped, name)
 
     def where(self, index: int) -> str:
+        """The file of a volume and its key in it, for messages."""
         file, key = self.places[index]
         return f"{file.path}: the key {key!r}"
 
     def header(self, index: int) -> tuple[tuple[int, ...], Geometry]:
+        """Shape (I, J, K) or (I, J, K, C) and grid of a key, without its voxels."""
         file, key = self.places[index]
         return file.header(key)
 
     def read(self, index: int) -> tuple[np.ndarray, Geometry]:
+        """The voxels (I, J, K) or (I, J, K, C) of a key, and their grid."""
         file, key = self.places[index]
         return file.read(key)
 
     def close(self) -> None:
+        """Close the files; they are opened again when they are needed."""
         for file in {id(file): file for file, _ in self.places}.values():
             file.close()
 
@@ -188,14 +194,17 @@ class Volumes(Source):
         super().__init__(found, groups is not None, name)
 
     def where(self, index: int) -> str:
+        """What the volume is and its number, for messages."""
         return f"{self.name}[{self.names[index][-1]}]"
 
     def header(self, index: int) -> tuple[tuple[int, ...], Geometry]:
+        """Shape (I, J, K), or (I, J, K, C) with a channel for each structure, and grid."""
         volume = self.places[index]
         channels = () if self._as_they_are(volume) else (len(self.structures),)
         return (*volume.array.shape, *channels), volume.geometry
 
     def read(self, index: int) -> tuple[np.ndarray, Geometry]:
+        """The voxels as they are, or a mask (I, J, K, C) of a channel per structure, and their grid."""
         volume = self.places[index]
         if self._as_they_are(volume):
             return volume.array, volume.geometry

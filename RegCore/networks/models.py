@@ -189,6 +189,7 @@ class DDFModel(nn.Module):
         moving_image: torch.Tensor,
         moving_label: torch.Tensor | None = None,
     ) -> Prediction:
+        """Images ``(B, 1, …)`` -> `Prediction` with the DDF and, of an affine network, theta."""
         answer = self.backbone(stacked(fixed_image, moving_image))
         theta = None
         if isinstance(answer, tuple):
@@ -219,6 +220,7 @@ class DVFModel(nn.Module):
         moving_image: torch.Tensor,
         moving_label: torch.Tensor | None = None,
     ) -> Prediction:
+        """Images ``(B, 1, …)`` -> `Prediction` with the velocity field and its integral, the DDF."""
         dvf = _checked(self.backbone(stacked(fixed_image, moving_image)), 3, fixed_image)
         if self.control_points:
             dvf = control_point_field(dvf, self.control_points, deepreg=self.deepreg)
@@ -252,6 +254,11 @@ class ConditionalModel(nn.Module):
         moving_image: torch.Tensor,
         moving_label: torch.Tensor | None = None,
     ) -> Prediction:
+        """Images and moving label ``(B, 1, …)`` -> `Prediction` with the fixed label ``(B, 1, I, J, K)``.
+
+        Raises:
+            InputError: the moving label is not given.
+        """
         if moving_label is None:
             raise InputError("the method conditional needs the moving label, which is not given")
         answer = self.backbone(stacked(fixed_image, moving_image, moving_label))

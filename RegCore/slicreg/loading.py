@@ -31,11 +31,13 @@ class ScanFiles(Source):
         super().__init__({(folders[0], path.stem): path for path in paths}, grouped, name)
 
     def read(self, index: int) -> tuple[np.ndarray, Geometry]:
+        """The image (I, J, K) of a prepared scan, in the network's units; its grid is the unit grid."""
         image = read_scan(self.places[index]).image
         return image, Geometry(image.shape, np.eye(4))
 
     @property
     def template(self) -> Template:
+        """The template that the scans were prepared with."""
         return read_template(self.folder.parent)
 
 

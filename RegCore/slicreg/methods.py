@@ -61,9 +61,11 @@ class Headed(nn.Module):
         return self.backbone(image)[:, :, ::STRIDE, ::STRIDE, ::STRIDE]
 
     def scores(self, context: torch.Tensor) -> torch.Tensor:
+        """What `context` gave to scores ``(B, L, classes, ⌈I/2⌉, ⌈J/2⌉, ⌈K/2⌉)`` before softmax."""
         return self.head(context)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Image ``(B, 1, I, J, K)`` to scores ``(B, L, classes, ⌈I/2⌉, ⌈J/2⌉, ⌈K/2⌉)`` before softmax."""
         return self.scores(self.context(image))
 
 

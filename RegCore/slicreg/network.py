@@ -135,6 +135,7 @@ class Backbone(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image ``(B, 1, I, J, K)`` to features ``(B, C, …)`` of half and of a quarter of its resolution."""
         fine = _kept(self.stem, image, self.checkpointing)
         return fine, _kept(self.body, fine, self.checkpointing)
 

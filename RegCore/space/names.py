@@ -36,12 +36,15 @@ class LazyTable(dict[str, Any]):
         return value
 
     def get(self, name: str, default: Any = None) -> Any:
+        """The entry of a name, fetched now; `default` where there is none."""
         return self[name] if name in self else default  # noqa: SIM401 - that would be this method
 
     def values(self) -> list[Any]:  # type: ignore[override]
+        """All entries, fetched now."""
         return [self[name] for name in self]
 
     def items(self) -> list[tuple[str, Any]]:  # type: ignore[override]
+        """All names with their entries, fetched now."""
         return [(name, self[name]) for name in self]
 
 

@@ -18,6 +18,7 @@ def in_groups(batches: Iterator[dict], size: int) -> Iterator[list[dict]]:
 
 
 def on_device(batch: Mapping, device: str) -> dict:
+    """The batch with its tensors on the device; all else stays as it is."""
     if device == "cpu":
         return dict(batch)
     return {

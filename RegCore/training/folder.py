@@ -110,6 +110,7 @@ class RunFolder:
 
     @property
     def save_path(self) -> Path:
+        """The folder of the checkpoints."""
         return self.path / "save"
 
     @property

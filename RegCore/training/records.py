@@ -49,5 +49,6 @@ class TensorBoard:
             self.writers[part].flush()
 
     def close(self) -> None:
+        """Close the files of the log."""
         for writer in self.writers.values():
             writer.close()

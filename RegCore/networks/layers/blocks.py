@@ -66,6 +66,7 @@ class Conv3dBlock(_Block):
         self.layer, self.norm = self._layer(Conv3d), Norm(self.filters, self.norm_name)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, in_channels, I, J, K)`` -> ``(B, filters, i, j, k)``, convolved, normalised and activated."""
         return self.act(self.norm(self.layer(x)))
 
 
@@ -76,6 +77,7 @@ class Deconv3dBlock(_Block):
         self.layer, self.norm = self._layer(Deconv3d), Norm(self.filters, self.norm_name)
 
     def forward(self, x: torch.Tensor, shape: Sequence[int] | None = None) -> torch.Tensor:
+        """``(B, in_channels, i, j, k)`` -> ``(B, filters, *shape)``; `shape` as for `Deconv3d.forward`."""
         return self.act(self.norm(self.layer(x, shape)))
 
 
@@ -105,6 +107,7 @@ class ResidualConv3dBlock(nn.Module):
         self.act = lookup(ACTIVATIONS, activation, "activation")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, C, I, J, K)`` -> the same shape; the input is added before the last activation."""
         out = x
         for i, (layer, norm) in enumerate(zip(self.layers, self.norms, strict=True), 1):
             out = norm(layer(out))
@@ -141,6 +144,7 @@ class AdditiveUpSampling(_Block):
         )
 
     def forward(self, x: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        """``(B, in_channels, i, j, k)`` -> ``(B, filters, *shape)``."""
         summed = reduce(torch.add, x.split(self.filters, 1))  # stays channels-last, unlike by `sum`
         return resize3d(summed, shape, align_corners=False) + self.deconv3d(x, shape)
 
@@ -162,6 +166,7 @@ class Conv3dWithResize(nn.Module):
         self.output_shape = tuple(output_shape)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, in_channels, i, j, k)`` -> ``(B, filters, *output_shape)``, resized trilinearly."""
         return resize3d(self.act(self.layer(x)), self.output_shape, align_corners=False)
 
 
@@ -178,6 +183,7 @@ class DownSampleResnetBlock(nn.Module):
         self.pool = None if pooling else Conv3dBlock(filters, filters, 2, 2)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """``(B, in_channels, I, J, K)`` -> pooled to half the size, and ``(B, filters, I, J, K)``."""
         skip = self.residual(self.conv(x))
         return max_pool3d_same(skip, 2, 2) if self.pool is None else self.pool(skip), skip
 
@@ -197,6 +203,7 @@ class UpSampleResnetBlock(nn.Module):
         self.residual = ResidualConv3dBlock(filters, kernel_size)
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The coarse features and the skip ``(B, filters, I, J, K)`` -> ``(B, filters, I, J, K)``."""
         x, skip = inputs
         up = self.deconv(x, skip.shape[2:])
         return self.residual(self.conv(torch.cat([up, skip], 1) if self.concat else up + skip))
@@ -212,6 +219,7 @@ class LocalNetResidual3dBlock(nn.Module):
         self.act = ACTIVATIONS["relu"]
 
     def forward(self, x: torch.Tensor, added: torch.Tensor | None = None) -> torch.Tensor:
+        """``(B, in_channels, I, J, K)`` -> ``(B, filters, I, J, K)``; adds `added`, or else `x`."""
         return self.act(self.norm(self.layer(x)) + (x if added is None else added))
 
 
@@ -230,6 +238,7 @@ class LocalNetUpSampleResnetBlock(nn.Module):
         self.residual = LocalNetResidual3dBlock(filters, filters)
 
     def forward(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The coarse features and the skip ``(B, filters, I, J, K)`` -> ``(B, filters, I, J, K)``."""
         x, skip = inputs
         up = self.deconv(x, skip.shape[2:])
         return self.residual(self.conv(up), up + skip)

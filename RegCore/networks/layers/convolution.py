@@ -126,6 +126,7 @@ class Conv3d(nn.Module):
         lookup(INITIALISERS, kernel_initializer, "initialiser")(self.weight.data)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, in_channels, I, J, K)`` -> ``(B, filters, i, j, k)``."""
         pads = [(0, 0)] * 3
         if self.padding == "same":
             pads = _paddings(x, self.kernel_size, self.strides)
@@ -161,6 +162,7 @@ class Deconv3d(nn.Module):
         lookup(INITIALISERS, kernel_initializer, "initialiser")(self.weight.data)
 
     def forward(self, x: torch.Tensor, shape: Sequence[int] | None = None) -> torch.Tensor:
+        """``(B, in_channels, i, j, k)`` -> ``(B, filters, *shape)``; see the class for its default."""
         if self.padding == "valid" and shape is None:
             return deconvolve(x, self.weight, self.bias, self.strides)
         if shape is None:
@@ -188,6 +190,7 @@ class BatchNorm3d(nn.BatchNorm3d):
         super().__init__(channels, eps=1e-3, momentum=0.01)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, C, I, J, K)`` -> the same shape, normalised channel by channel."""
         if self.training and self.synchronised:
             return self._over_processes(x)
         if not self.training or x.numel() > x.shape[1]:
@@ -230,6 +233,7 @@ class LayerNorm(nn.Module):
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, C, …)`` -> the same shape, normalised over the channels of each voxel."""
         channels_last = x.movedim(1, -1)
         normed = F.layer_norm(channels_last, (x.shape[1],), self.weight, self.bias, eps=1e-3)
         return normed.movedim(-1, 1)

@@ -49,6 +49,7 @@ class Extraction(nn.Module):
         self.act = lookup(ACTIVATIONS, out_activation, "activation")
 
     def forward(self, levels: Sequence[torch.Tensor], shape: Sequence[int]) -> torch.Tensor:
+        """Features ``(B, C, i, j, k)`` of all levels -> their mean answer ``(B, out_channels, *shape)``."""
         total = 0
         for place, (convolution,) in zip(self.places, self.layers, strict=True):
             made = self.act(convolution(levels[place])).contiguous()  # few channels are resized faster so
@@ -76,6 +77,11 @@ class AffineHead(nn.Module):
         self.dense.bias.data = torch.eye(4, 3).flatten()
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Deepest features ``(B, C, i, j, k)`` -> DDF ``(B, 3, I, J, K)`` in voxels, and theta ``(B, 4, 3)``.
+
+        Raises:
+            InputError: the features have another shape than those of the images the network was built for.
+        """
         if tuple(x.shape[2:]) != self.in_shape:
             raise InputError(
                 f"this network was built for images of {self.image_size} voxels, whose deepest level has"
@@ -93,6 +99,7 @@ class IntDVF(nn.Module):
         self.num_steps, self.border = num_steps, border
 
     def forward(self, dvf: torch.Tensor) -> torch.Tensor:
+        """Velocity field ``(B, 3, I, J, K)`` in voxels per unit time -> DDF of the same shape in voxels."""
         return integrate(dvf, self.num_steps, border=self.border)
 
 
@@ -104,4 +111,5 @@ class Warping(nn.Module):
         self.border, self.nearest = border, nearest
 
     def forward(self, ddf: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """DDF ``(B, 3, I, J, K)`` in voxels, image ``(B, C, i, j, k)`` -> warped ``(B, C, I, J, K)``."""
         return warp_image_ddf(image, ddf, border=self.border, nearest=self.nearest)

@@ -228,6 +228,7 @@ class ConvStage(nn.Sequential):
         super().__init__(block, residual)
 
     def forward(self, x: torch.Tensor, recompute: bool = False) -> torch.Tensor:
+        """``(B, in_channels, I, J, K)`` -> ``(B, filters, I, J, K)``; `recompute` keeps only ``x``."""
         block, residual = self
         layers, norms = [block.layer, *residual.layers], [block.norm, *residual.norms]
         if self._is_plain(x, layers, norms):

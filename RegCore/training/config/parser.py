@@ -72,10 +72,12 @@ class Reader:
         return tuple(values[name]) if isinstance(values[name], list) else values[name]
 
     def misfit(self, key: Key, value, wanted: str):
+        """The error of a value that is not what is wanted, to be raised; it proposes the nearest word."""
         close = nearest(value, wanted.split(" or ")) if isinstance(value, str) else ""
         return self.places.error(key, f"is {shown(value)}, but {wanted} was expected{close}")
 
     def missing(self, key: Key, hint=FREE):
+        """The error of a key that is missing, to be raised; it says what `hint`, a type, asks for."""
         wanted = described(hint)
         return self.places.error(key, "is missing" + ("" if wanted == "something else" else f": {wanted}"))
 
