@@ -87,7 +87,8 @@ def run_train(arguments: argparse.Namespace) -> None:
 def device_of(gpus: tuple[int, ...] | None) -> str:
     """The device for DeepReg's --gpu: numbers of cards that may be used, none for the CPU, None for any.
 
-    Raises InputError where there is no such card.
+    Raises:
+        InputError: there is no such card.
     """
     from RegCore.networks.device import choose_device
 
@@ -109,7 +110,8 @@ def device_of(gpus: tuple[int, ...] | None) -> str:
 def train_from_files(configs, plugins, options: dict, *, quiet: bool = False) -> None:
     """Train with `RegCore.training.train`; the first process shows progress and a closing line.
 
-    configs: YAML files, or the plain values of a configuration.
+    Args:
+        configs: YAML files, or the plain values of a configuration.
     """
     from RegCore.training import train
     from RegCore.training.config import Config, load_config

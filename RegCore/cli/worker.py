@@ -94,10 +94,14 @@ def _first_line(error: Exception) -> str:
 def register_command(arguments: dict, progress: Progress) -> dict:
     """`RegCore.register` with the arguments of the request; the result by the names of `Registration`.
 
-    ``full_field``: give a displacement field on the fixed grid, however large it is; else see `compacted`.
     A moving segmentation without a fixed one can't guide the registration; it is just warped. Where the
     device was left to the program and the graphics card's memory does not suffice, the work is done again on
     the processor.
+
+    Args:
+        arguments: of the request. ``full_field`` asks for a displacement field on the fixed grid, however
+            large it is; else see `compacted`.
+        progress: told how far the work is.
     """
     arguments = dict(arguments)
     full = arguments.pop("full_field", False)
@@ -126,10 +130,11 @@ def register_command(arguments: dict, progress: Progress) -> dict:
 def train_command(arguments: dict, progress: Progress) -> dict:
     """`RegCore.training.train`; every epoch ends with a progress event that holds its figures.
 
-    arguments: ``config``, paths of YAML files or what they would say; ``folder`` of the run; and optionally
-    ``plugins``, paths, and ``resume``, ``start_from``, ``max_epochs``, ``device``, as `train` takes them.
-    A relative folder of data that is not in the working directory is looked for beside the first YAML file
-    and above it.
+    Args:
+        arguments: ``config``, paths of YAML files or what they would say; ``folder`` of the run; and
+            optionally ``plugins``, paths, and ``resume``, ``start_from``, ``max_epochs``, ``device``, as
+            `train` takes them. A relative folder of data that is not in the working directory is looked for
+            beside the first YAML file and above it.
     """
     load_torch(progress)
     from RegCore.training import train
@@ -265,7 +270,11 @@ class Request:
         self._last_time, self._last_stage = 0.0, None
 
     def stop_if_asked(self) -> None:
-        """Raise Cancelled if a message or the cancel file says so."""
+        """Return unless the work is to end.
+
+        Raises:
+            Cancelled: a message or the cancel file says so.
+        """
         if self.cancelled.is_set() or (self.folder / "cancel").exists():
             raise Cancelled
 

@@ -62,7 +62,10 @@ def read_weights(prefix) -> dict[str, np.ndarray]:
     """Weights and moving averages of the network in a checkpoint of DeepReg, by DeepReg's attributes.
 
     The paths begin below the network: ``encode_convs.0.0.layer.kernel``. Layouts are those of Keras. What the
-    optimiser keeps, counters and metrics are left out. Raises InputError if it holds other weights.
+    optimiser keeps, counters and metrics are left out.
+
+    Raises:
+        InputError: it holds other weights.
     """
     index, nodes = index_path(prefix), read_object_graph(prefix)
     keys = _paths(nodes, _network(nodes))

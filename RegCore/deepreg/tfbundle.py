@@ -1,12 +1,9 @@
 """Reads TensorFlow's checkpoints (``ckpt-N.index`` and ``ckpt-N.data-00000-of-00001``) with numpy alone.
 
 A checkpoint, TensorFlow's "tensor bundle", is a table of keys in the index file, LevelDB's sorted string
-table, and the tensors one after the other in one or more data files. A value of the table is a protocol
-buffer that says type, shape, place and checksum of one tensor. Sources: LevelDB, doc/table_format.md;
-TensorFlow, core/protobuf/tensor_bundle.proto and trackable_object_graph.proto; RFC 3720 (CRC-32C).
-
-Nothing in the files can run code, and what they claim about sizes is held against the files' own sizes
-before memory is taken.
+table, and the tensors in data files. A value of the table is a protocol buffer: type, shape, place, checksum.
+Nothing in the files can run code; sizes they claim are held against the files' own before memory is taken.
+Sources: LevelDB doc/table_format.md; TensorFlow tensor_bundle.proto, trackable_object_graph.proto; RFC 3720.
 """
 
 import functools
@@ -52,9 +49,10 @@ class _Entry:
 class Node:
     """An object of the saved program: its attributes that are objects, and its variables.
 
-    children: name of the attribute to the number of its node. keys: name of a saved value, as
-    ``VARIABLE_VALUE``, to its key in the bundle. full_names: the same to the variable's own name.
-    slots: numbers of the nodes that an optimiser keeps for variables.
+    Args:
+        children: name of the attribute to the number of its node.
+        keys, full_names: a saved value's name (``VARIABLE_VALUE``) to its key and to the variable's own name.
+        slots: numbers of the nodes that an optimiser keeps for variables.
     """
 
     children: dict[str, int]
@@ -81,10 +79,13 @@ def index_path(prefix) -> Path:
 def read_bundle(prefix, keys: Collection[str] | None = None) -> dict[str, np.ndarray]:
     """The tensors of a checkpoint by key; strings as arrays of bytes objects, bfloat16 as float32.
 
-    prefix: path without ``.index``; the path of one of the files will do, too. keys: only these are read.
-    Every checksum of what is read is checked. Raises InputError if there is no such checkpoint, if one of its
-    files is damaged or missing, for a key that it lacks, and for what is not read: compressed tables,
-    big-endian machines, variables saved in slices, types that numpy lacks.
+    Args:
+        prefix: path without ``.index``; the path of one of the files will do, too.
+        keys: only these are read. Every checksum of what is read is checked.
+
+    Raises:
+        InputError: there is no such checkpoint, a file of it is damaged or missing, a key is not in it, or it
+            has compressed tables, big-endian numbers, variables in slices or types that numpy lacks.
     """
     index = index_path(prefix)
     with _speaking_of(index):
@@ -104,7 +105,8 @@ def read_bundle(prefix, keys: Collection[str] | None = None) -> dict[str, np.nda
 def read_object_graph(prefix) -> list[Node]:
     """The objects of the program that saved the checkpoint; node 0 is the one that was saved.
 
-    Raises InputError as `read_bundle` does, and for a checkpoint of TensorFlow 1, which has no such graph.
+    Raises:
+        InputError: as `read_bundle`, and for a checkpoint of TensorFlow 1, which has no such graph.
     """
     index = index_path(prefix)
     value = read_bundle(prefix, [GRAPH_KEY])[GRAPH_KEY]
@@ -355,8 +357,7 @@ def _text(data: bytes) -> str:
 def crc32c(data: bytes, before: int = 0) -> int:
     """CRC-32C (Castagnoli) of the bytes that follow those whose CRC-32C is `before`.
 
-    Without table steps of a byte each, which Python can't do fast: the register after a message is linear in
-    its bits, so neighbouring words are joined, all pairs of the message at once, ⌈log2(words)⌉ times.
+    It is linear in the bits, so all pairs of neighbouring words are joined at once, ⌈log2(words)⌉ times.
     """
     padded = bytes(-len(data) % 4) + data  # zeros in front leave an empty register as it is
     words = np.frombuffer(padded, "<u4")

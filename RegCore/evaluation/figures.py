@@ -11,10 +11,12 @@ DASH = "–"
 class Figure:
     """How one figure is shown, wherever it is shown.
 
-    key: its name in `RegCore.evaluation.metrics.summary`, ``metrics.json`` and the tables of ``predict``.
-    title: for people; "{name}" in it stands for a structure.
-    unit: behind the number, "" for none. digits: after the decimal point.
-    better: 1 if larger is better, -1 if smaller is, 0 if neither.
+    Args:
+        key: its name in `RegCore.evaluation.metrics.summary`, ``metrics.json`` and the tables of ``predict``.
+        title: for people; "{name}" in it stands for a structure.
+        unit: behind the number, "" for none.
+        digits: after the decimal point.
+        better: 1 if larger is better, -1 if smaller is, 0 if neither.
     """
 
     key: str

@@ -23,7 +23,10 @@ def prepared_folder(folder: Path) -> Iterator[Path]:
     """A folder that exists and can be written to, made if need be; yields it as a path.
 
     To be entered before the long work begins. If the work fails, folders that were made here and stayed
-    empty are removed again. Raises InputError where the folder can't be made or written to.
+    empty are removed again.
+
+    Raises:
+        InputError: the folder can't be made or written to.
     """
     folder = Path(folder).absolute()
     made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -67,7 +70,10 @@ def write_results(
     metrics.json holds the figures and `about` (method, seed, names of files ...); overview.png is the
     picture.
     Everything is first written into a private folder inside, then moved to its place, so that on any error
-    what was there before stays as it was. Raises InputError, one sentence, if it can't be written.
+    what was there before stays as it was.
+
+    Raises:
+        InputError: the results can't be written.
     """
     folder = Path(folder)
     try:

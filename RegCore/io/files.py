@@ -48,7 +48,11 @@ class RawImage:
 
 
 class GzipReader:
-    """A gzip or zlib stream, read forward; gzip may have several members. Raises InputError if damaged."""
+    """A gzip or zlib stream, read forward; gzip may have several members.
+
+    Raises:
+        InputError: the stream is damaged.
+    """
 
     def __init__(self, stream: BufferedReader, block: int = BLOCK):
         self.stream, self.engine, self.pending = stream, zlib.decompressobj(47), b""
@@ -101,13 +105,21 @@ def ends_after(file: BufferedReader, count: int) -> bool:
 
 
 def check_length(promised: int, found: int) -> None:
-    """Raise InputError if a file holds fewer bytes than its header promises."""
+    """Check that a file holds as many bytes as its header promises.
+
+    Raises:
+        InputError: it holds fewer.
+    """
     if found < promised:
         raise InputError(f"the file is cut short: {in_words(promised)} promised, {in_words(found)} found")
 
 
 def byte_count(shape: Sequence[int], dtype: np.dtype) -> int:
-    """Bytes of an array, in whole numbers of any size. Raises InputError for an axis without voxels."""
+    """Bytes of an array, in whole numbers of any size.
+
+    Raises:
+        InputError: an axis has no voxels.
+    """
     total = dtype.itemsize
     for n in shape:
         if n < 1:
@@ -196,9 +208,12 @@ def second_file(path: Path, name: str) -> Path:
 
 
 def check_names(path: Path) -> None:
-    """Raise InputError if a header of text names a file of voxels outside of its own folder.
+    """Check that a header of text names no file of voxels outside of its own folder.
 
     Nor may a MetaImage name more axes than MetaIO has room for: it would write beyond its memory.
+
+    Raises:
+        InputError: it names such a file, or too many axes.
     """
     with open(path, "rb") as file:
         head = file.read(1 << 20).decode("utf-8", errors="replace")

@@ -338,7 +338,11 @@ def _fill(file: h5py.File, transform: Transform) -> None:
 
 
 def write_text(path: Path, transform: Transform) -> None:
-    """An affine transform as text. Raises InputError for a displacement field."""
+    """An affine transform as text.
+
+    Raises:
+        InputError: the transform is a displacement field.
+    """
     if not isinstance(transform, AffineTransform):
         raise InputError(f"{path}: a displacement field can't be saved as text; use .h5, .nrrd or .nii.gz")
     lines = [

@@ -37,9 +37,10 @@ def shown(value: object) -> str:
 class Places:
     """Where each key was written.
 
-    default: the name of the whole, for what has no place of its own.
-    lines: file and line (None if unknown) of each key.
-    moved: the key under which an older file has what now stands under another.
+    Args:
+        default: the name of the whole, for what has no place of its own.
+        lines: file and line (None if unknown) of each key.
+        moved: the key under which an older file has what now stands under another.
     """
 
     default: str

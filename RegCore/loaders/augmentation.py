@@ -106,8 +106,10 @@ def random_ddf(
 class Deformation:
     """An augmentation that pulls images and labels through a field, linearly and once.
 
-    draw: ``(images by side, generator)`` -> a DDF ``(B, 3, I, J, K)`` by side, of the images' sizes.
-    deepreg: whether what DeepReg blanks is blank, else values are 0 from half a voxel outside the image on.
+    Args:
+        draw: ``(images by side, generator)`` -> a DDF ``(B, 3, I, J, K)`` by side, of the images' sizes.
+        deepreg: whether what DeepReg blanks is blank, else values are 0 from half a voxel outside the image
+            on.
     """
 
     draw: Callable[[Fields, Generator], Fields]

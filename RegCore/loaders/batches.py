@@ -82,7 +82,8 @@ class Batches:
         pin_memory: put batches into page-locked memory, for a GPU.
         start_method: of the worker processes: "fork", "spawn" or "forkserver"; None is the system's.
 
-    Raises InputError for numbers that make no sense.
+    Raises:
+        InputError: a number makes no sense.
     """
 
     def __init__(
@@ -133,7 +134,8 @@ class Batches:
         `start_at`, it makes the epoch go on behind this batch as if there had been no break. None stands for
         a last step of which this process gets nothing.
 
-        Raises InputError that names the file that can't be used.
+        Raises:
+            InputError: a file can't be used; the message names it.
         """
         self._steps[:] = self.plan(epoch, seed=seed, start_at=start_at)[:most]
         steps = list(self._steps)

@@ -19,9 +19,10 @@ SHARED = Path("/dev/shm")  # where Linux keeps shared memory; a container may ha
 class VolumeCache:
     """Images and labels of a loader, each read once and then kept as far as there is room.
 
-    loader: whose volumes these are.
-    limit: bytes to be used at most.
-    context: of multiprocessing, if worker processes use the store; None for this process alone.
+    Args:
+        loader: whose volumes these are.
+        limit: bytes to be used at most.
+        context: of multiprocessing, if worker processes use the store; None for this process alone.
     """
 
     def __init__(self, loader: Loader, limit: int, context=None):

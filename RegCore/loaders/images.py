@@ -20,14 +20,15 @@ ROUNDING = 1e-5  # by which a label scaled by its file's header may miss 0 and 1
 class RoleImages:
     """Images of one role and, if there are any, their labels.
 
-    name: "fixed", "moving", or "image" where both roles have the same images.
-    images, labels: sources with the same names; labels None for unlabelled data.
-    shape: the network's grid (I, J, K), to which images and labels are resized.
-    grids, channels: the grid of each image as its file says, and how many labels it has.
-    elsewhere: labels that lie on another grid than their images, found by `check`.
-    axes: how the voxel axes of all images run as the network gets them, see `Geometry.axis_codes`; None: as
-        in each file. What has no place in space (its affine is the identity) stays as in its file.
-    intensity: how intensities become numbers in [0, 1].
+    Args:
+        name: "fixed", "moving", or "image" where both roles have the same images.
+        images, labels: sources with the same names; labels None for unlabelled data.
+        shape: the network's grid (I, J, K), to which images and labels are resized.
+        grids, channels: the grid of each image as its file says, and how many labels it has.
+        elsewhere: labels that lie on another grid than their images, found by `check`.
+        axes: how the voxel axes of all images run as the network gets them, see `Geometry.axis_codes`; None:
+            as in each file. What has no place in space (its affine is the identity) stays as in its file.
+        intensity: how intensities become numbers in [0, 1].
     """
 
     name: str
@@ -64,7 +65,8 @@ class RoleImages:
     def check(self, index: int, *, whole: bool) -> tuple[Geometry, int]:
         """Grid of an image and number of its labels (0 without labels), by the headers or by all that is in.
 
-        Raises InputError, one sentence that names the file.
+        Raises:
+            InputError: the file can't be used; the message names it.
         """
         shape, grid = self.images.header(index)
         if len(shape) != 3:
@@ -104,7 +106,8 @@ class RoleImages:
     def label(self, index: int, channel: int) -> torch.Tensor:
         """A label (1, I, J, K) on the network's grid, float32 in [0, 1], soft at its border.
 
-        Raises InputError that names the file where the labels are not in [0, 1].
+        Raises:
+            InputError: the labels are not in [0, 1]; the message names the file.
         """
         volume = self._label(index, channel)
         return resized(self._turned(volume.array, volume.geometry).array, self.shape)
@@ -112,7 +115,8 @@ class RoleImages:
     def seen_on(self, box: Geometry, index: int, channel: int | None) -> torch.Tensor:
         """An image (channel None) or a label as it lies in space on another grid: (1, *box.shape), 0 outside.
 
-        Raises InputError that names the file.
+        Raises:
+            InputError: the file can't be used; the message names it.
         """
         if channel is None:
             array, grid = self.images.read(index)
@@ -170,7 +174,11 @@ def _remember(last: dict, index: int, value) -> None:
 
 
 def check_label(array: np.ndarray, where: str) -> None:
-    """Raise InputError that begins with `where` if the values of a label are not in [0, 1]."""
+    """Check that the values of a label are in [0, 1].
+
+    Raises:
+        InputError: they are not; the sentence begins with `where`.
+    """
     low, high = array.min(), array.max()
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):
         raise InputError(

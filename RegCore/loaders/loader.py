@@ -23,8 +23,9 @@ SPACES = ("file", "axes", "header")
 class Sample(NamedTuple):
     """What is loaded as one sample: images by their number in the sources, and a label.
 
-    indices: how DeepReg names the pair: (i,), (moving, fixed) or (group, image, group, image).
-    label: the channel; -1 without labels.
+    Args:
+        indices: how DeepReg names the pair: (i,), (moving, fixed) or (group, image, group, image).
+        label: the channel; -1 without labels.
     """
 
     moving: int
@@ -45,8 +46,8 @@ class Loader:
             the seed of the run.
         skip_bad_files: read every file now, and leave out, with a warning that names it, what can't be used.
 
-    Raises InputError, one sentence that names the file, for images and labels that don't belong together or
-    can't be used.
+    Raises:
+        InputError: images and labels do not belong together or can't be used; the message names the file.
     """
 
     space = "file"  # what places in space are used for, see `place`
@@ -131,7 +132,8 @@ class Loader:
     def sample_indices(self, epoch: int = 0, seed: int = 0) -> list[tuple]:
         """The pairs of an epoch in order: (moving, fixed, indices), as DeepReg's recorded orders have them.
 
-        seed: of the run; used only where the loader itself has none.
+        Args:
+            seed: of the run; used only where the loader itself has none.
         """
         return list(self._pairs(self._rng(epoch, seed)))
 
@@ -176,7 +178,8 @@ class Loader:
             whole numbers; ``fixed_geometry`` (the network's grid in space), ``fixed_file_geometry`` (the
             image's own), ``fixed_name``, and the same of ``moving``.
 
-        Raises InputError that names the file.
+        Raises:
+            InputError: the file can't be used; the message names it.
         """
         part = part or read_part
         loaded: dict[str, Any] = {"indices": [*sample.indices, sample.label]}
@@ -256,7 +259,11 @@ class Loader:
 
 
 def check_channels(one: RoleImages, first: int, other: RoleImages, second: int) -> None:
-    """Raise InputError that names both files if two images that may meet have different numbers of labels."""
+    """Check that two images that may meet have the same number of labels.
+
+    Raises:
+        InputError: they have not; the message names both files.
+    """
     counts = one.channels[first], other.channels[second]
     if counts[0] != counts[1]:
         raise InputError(
@@ -279,8 +286,12 @@ def read_part(side: RoleImages, index: int, channel: int | None) -> torch.Tensor
 def match_names(sources: list[Source], skip: bool) -> None:
     """Bring all sources to the same names in the same order.
 
-    Raises InputError, which names the file, if one of them has a name that another lacks; with `skip` that
-    name is left out, with a warning.
+    Args:
+        sources: those of images and of labels.
+        skip: leave out a name that one of them lacks, with a warning.
+
+    Raises:
+        InputError: one of them has a name that another lacks; the message names the file.
     """
     common = set.intersection(*(set(source.names) for source in sources))
     for source in sources:

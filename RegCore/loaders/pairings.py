@@ -169,7 +169,11 @@ def one_side(open_files: OpenFiles, labeled: bool, shape, *, grouped: bool) -> R
 
 
 def checked_shape(shape, key: str) -> tuple[int, int, int]:
-    """A grid of the configuration as a tuple. Raises InputError that names the key."""
+    """A grid of the configuration as a tuple.
+
+    Raises:
+        InputError: it is no such grid; the message names the key.
+    """
     numbers = list(shape) if isinstance(shape, list | tuple) else [shape]
     whole = all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in numbers)
     if len(numbers) != 3 or not whole:

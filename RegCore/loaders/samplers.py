@@ -27,7 +27,11 @@ def unpaired_order(count: int, rng: Random) -> list[tuple[int, int]]:
 
 
 def check_grouped(sizes: list[int], probability: float, option: str, sampled: bool) -> None:
-    """Raise InputError where groups of these sizes give no pairs, or the options contradict each other."""
+    """Check that groups of these sizes give pairs, and that the options do not contradict each other.
+
+    Raises:
+        InputError: they give none, or the options do.
+    """
     if option not in OPTIONS:
         raise InputError(f"intra_group_option must be one of {', '.join(OPTIONS)}, but it is {option!r}")
     if not 0 <= probability <= 1:

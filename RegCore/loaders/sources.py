@@ -18,11 +18,13 @@ Name = tuple[str, ...]
 class Source:
     """Volumes in a fixed order. A file loader of one's own derives from it and defines `read`.
 
-    names: what tells the volumes apart: (folder, name), or (folder, group, name) where they are in groups.
-        Images and their labels have the same names. Sorted, so that a group's volumes stand together.
-    places: for each volume what `header` and `read` need to find it.
-    grouped: whether there are groups: volumes whose names agree but for the last part.
-    title: what they are, for messages: "images", "fixed labels".
+    Attributes:
+        names: what tells the volumes apart: (folder, name), or (folder, group, name) where they are in
+            groups. Images and their labels have the same names. Sorted, so that a group's volumes stand
+            together.
+        places: for each volume what `header` and `read` need to find it.
+        grouped: whether there are groups: volumes whose names agree but for the last part.
+        title: what they are, for messages: "images", "fixed labels".
     """
 
     def __init__(self, found: dict[Name, object], grouped: bool, title: str):
@@ -50,12 +52,20 @@ class Source:
         return str(self.places[index])
 
     def header(self, index: int) -> tuple[tuple[int, ...], Geometry]:
-        """Shape (I, J, K) or (I, J, K, C) and grid, quickly if can be. Raises InputError naming the file."""
+        """Shape (I, J, K) or (I, J, K, C) and grid, quickly if can be.
+
+        Raises:
+            InputError: the file can't be used; the message names it.
+        """
         array, grid = self.read(index)
         return array.shape, grid
 
     def read(self, index: int) -> tuple[np.ndarray, Geometry]:
-        """The voxels (I, J, K) or (I, J, K, C) and their grid. Raises InputError that names the file."""
+        """The voxels (I, J, K) or (I, J, K, C) and their grid.
+
+        Raises:
+            InputError: the file can't be used; the message names it.
+        """
         raise NotImplementedError
 
     def close(self) -> None:
@@ -66,7 +76,9 @@ class NiftiFiles(Source):
     """One volume in each file ``folder/name/**/<observation>.nii.gz``; .nii, .nrrd and .mha are read as well.
 
     Grouped: the folders that hold files are the groups. Sorted by their paths, as text.
-    Raises InputError for a folder that is missing or empty, and for two files of one name.
+
+    Raises:
+        InputError: a folder is missing or empty, or two files have one name.
     """
 
     def __init__(self, folders: list[str], name: str, grouped: bool = False):
@@ -122,7 +134,9 @@ class H5Files(Source):
     """Volumes by their keys in ``folder/name.h5``; in groups, the keys are ``group-<number>-<number>``.
 
     Sorted by key as text; groups and their images by number (DeepReg: as text, so that 10 comes before 2).
-    Raises InputError for a file that is missing, damaged or empty, and for keys of another form.
+
+    Raises:
+        InputError: a file is missing, damaged or empty, or a key has another form.
     """
 
     def __init__(self, folders: list[str], name: str, grouped: bool = False, *, deepreg: bool = False):
@@ -173,12 +187,13 @@ def _numbers(file: H5File, key: str) -> Name:
 class Volumes(Source):
     """Volumes or arrays in memory.
 
-    volumes: `Volume` or array, (I, J, K) or, for labels, (I, J, K, C) with values in [0, 1]. A label map
-        `Volume` (I, J, K) of whole numbers gets one channel for each of `structures`. An array lies on the
-        unit grid.
-    name: what they are, for messages.
-    groups: the group of each volume, any text; None without groups.
-    structures: the label values that become channels; None takes arrays as they are.
+    Args:
+        volumes: `Volume` or array, (I, J, K) or, for labels, (I, J, K, C) with values in [0, 1]. A label map
+            `Volume` (I, J, K) of whole numbers gets one channel for each of `structures`. An array lies on
+            the unit grid.
+        name: what they are, for messages.
+        groups: the group of each volume, any text; None without groups.
+        structures: the label values that become channels; None takes arrays as they are.
     """
 
     def __init__(self, volumes: list, name: str = "images", *, groups=None, structures=None):

@@ -24,7 +24,8 @@ def pairs_from_volumes(
         fixed_image_shape, moving_image_shape: the network's grids; the second is by default the first.
         sample_label, seed: as for `Loader`.
 
-    Raises InputError that names the volume by its role and number.
+    Raises:
+        InputError: a volume can't be used; the message names it by its role and number.
     """
     lengths = {len(pair) for pair in pairs}
     if not lengths <= {2, 4} or len(lengths) != 1:
@@ -65,7 +66,8 @@ def images_from_volumes(
             are those of `orders.grouped_order`.
         sample_label, seed: as for `Loader`.
 
-    Raises InputError that names the volume by its number.
+    Raises:
+        InputError: a volume can't be used; the message names it by its number.
     """
     grid = checked_shape(image_shape, "image_shape")
     side = RoleImages("image", Volumes(images, "images", groups=groups), None, grid)

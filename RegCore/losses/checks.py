@@ -7,7 +7,11 @@ from RegCore.space.geometry import InputError
 
 
 def check_pair(fixed: torch.Tensor, warped: torch.Tensor) -> None:
-    """Raise InputError unless both are floating ``(B, C, I, J, K)`` of one shape."""
+    """Check that both are floating ``(B, C, I, J, K)`` of one shape.
+
+    Raises:
+        InputError: they are not.
+    """
     if fixed.shape != warped.shape or fixed.ndim != 5:
         raise InputError(
             "a loss compares two tensors (B, C, I, J, K) of one shape, "
@@ -20,7 +24,11 @@ def check_pair(fixed: torch.Tensor, warped: torch.Tensor) -> None:
 
 
 def check_field(field: torch.Tensor) -> None:
-    """Raise InputError unless a displacement or velocity field is ``(B, 3, I, J, K)``."""
+    """Check that a displacement or velocity field is ``(B, 3, I, J, K)``.
+
+    Raises:
+        InputError: it is not.
+    """
     if field.ndim != 5 or field.shape[1] != 3:
         raise InputError(
             f"a displacement field has the shape (B, 3, I, J, K), but it is {tuple(field.shape)}"
@@ -28,7 +36,11 @@ def check_field(field: torch.Tensor) -> None:
 
 
 def check_share(value: float, name: str) -> None:
-    """Raise InputError unless a number lies between 0 and 1."""
+    """Check that a number lies between 0 and 1.
+
+    Raises:
+        InputError: it does not.
+    """
     if not 0 <= value <= 1:
         raise InputError(f"{name} must lie between 0 and 1, but it is {value}")
 

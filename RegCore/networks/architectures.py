@@ -236,8 +236,10 @@ class _EncoderDecoder(_Encoder):
 class UNet(_EncoderDecoder):
     """A U-Net (Ronneberger et al., MICCAI 2015) in three dimensions with residual blocks, as DeepReg's.
 
-    ``(B, in_channels, I, J, K)`` -> ``(B, out_channels, I, J, K)``. Raises InputError for arguments that do
-    not fit together.
+    ``(B, in_channels, I, J, K)`` -> ``(B, out_channels, I, J, K)``.
+
+    Raises:
+        InputError: the arguments do not fit together.
     """
 
     _: KW_ONLY

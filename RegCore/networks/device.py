@@ -10,7 +10,9 @@ def choose_device(device: str) -> str:
     """The torch device for a name: ``auto`` takes CUDA where there is one, else the CPU.
 
     Apple's MPS must be asked for: not every PyTorch samples volumes on it.
-    Raises InputError for an unknown name and for a device that this machine or this PyTorch lacks.
+
+    Raises:
+        InputError: the name is unknown, or this machine or this PyTorch lacks the device.
     """
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":

@@ -47,11 +47,15 @@ BROKEN += (LookupError, TypeError, AttributeError, struct.error)
 class Model:
     """A network and what it needs to be told to do its work.
 
-    config: the configuration of the training as plain values. fixed_size, moving_size: voxels (I, J, K) that
-    the images are resized to before the network sees them. labeled: whether labels took part in the training.
-    network: as `RegCore.networks.models.build_model` makes it. axes: where the voxel axes of the fixed and
-    the moving images of the training ran (`Geometry.axis_codes`), if it is known and was the same for all.
-    seen: the intensities of the fixed and of the moving images of the training, as the loaders measure them.
+    Args:
+        config: the configuration of the training as plain values.
+        fixed_size, moving_size: voxels (I, J, K) that the images are resized to before the network sees them.
+        labeled: whether labels took part in the training.
+        network: as `RegCore.networks.models.build_model` makes it.
+        axes: where the voxel axes of the fixed and the moving images of the training ran
+            (`Geometry.axis_codes`), if it is known and was the same for all.
+        seen: the intensities of the fixed and of the moving images of the training, as the loaders measure
+            them.
     """
 
     config: dict
@@ -105,7 +109,9 @@ def build(config: Mapping, fixed_size, moving_size, labeled: bool, axes=None) ->
     """The model that the section ``train`` of a configuration describes, not yet trained.
 
     The other arguments are those of `Model`; `RegCore.loaders.Loader` knows the axes of its images.
-    Raises InputError for what is not a configuration, and as `RegCore.networks.models.build_model`.
+
+    Raises:
+        InputError: it is not a configuration, or `RegCore.networks.models.build_model` refuses it.
     """
     train = config.get("train")
     if not isinstance(train, Mapping):
@@ -123,9 +129,14 @@ def build(config: Mapping, fixed_size, moving_size, labeled: bool, axes=None) ->
 def save_model(path, trained: Model, training: Mapping | None = None) -> None:
     """Write a model to a file, under another name first, so that the file is there whole or not at all.
 
-    training: for a checkpoint, what the training needs to go on: plain values and tensors.
-    Raises InputError where the file can't be written, TypeError for a configuration of other things than
-    dicts, lists, texts, numbers and None.
+    Args:
+        path: of the file.
+        trained: the model.
+        training: for a checkpoint, what the training needs to go on: plain values and tensors.
+
+    Raises:
+        InputError: the file can't be written.
+        TypeError: the configuration holds other things than dicts, lists, texts, numbers and None.
     """
     path = Path(path)
     content = {
@@ -155,8 +166,9 @@ def save_model(path, trained: Model, training: Mapping | None = None) -> None:
 def read_model(path, device="cpu") -> Model:
     """The model of a file, its network on the device and set to predict.
 
-    Raises InputError, which names the file, if there is none, if it is not a model file, a newer or a damaged
-    one, or if it needs a network or method that is not known here.
+    Raises:
+        InputError: there is no such file, it is not a model file, a newer or a damaged one, or it needs a
+            network or method that is not known here; the message names the file.
     """
     path = Path(path)
     content = read_content(path)
@@ -178,7 +190,8 @@ def read_model(path, device="cpu") -> Model:
 def plain(value, what: str):
     """A copy of values that JSON or YAML can say, mappings as dicts and sequences as lists.
 
-    Raises TypeError, which names the place, for anything else.
+    Raises:
+        TypeError: a value is anything else; the message names the place.
     """
     if isinstance(value, Mapping):
         return {key: plain(inner, f"{what}.{key}") for key, inner in value.items()}
@@ -190,7 +203,11 @@ def plain(value, what: str):
 
 
 def read_content(path: Path) -> dict:
-    """What a model file holds, as listed above; tensors on the CPU. Raises InputError as `read_model`."""
+    """What a model file holds, as listed above; tensors on the CPU.
+
+    Raises:
+        InputError: as `read_model`.
+    """
     if not path.is_file():
         if _of_tensorflow(path):
             raise _tensorflow(path)

@@ -31,9 +31,11 @@ from RegCore.space.names import Lazy, LazyTable, check_name, options_of, select
 class Prediction:
     """What a model says about a batch of pairs; what its method does not give is None.
 
-    ddf: displacement field ``(B, 3, I, J, K)`` in voxels. dvf: the velocity field that it is the integral of,
-    alike, in voxels per unit time. theta: affine map ``(B, 4, 3)``, moving index = [i j k 1] @ theta.
-    label: predicted fixed label ``(B, 1, I, J, K)`` in [0, 1].
+    Args:
+        ddf: displacement field ``(B, 3, I, J, K)`` in voxels.
+        dvf: the velocity field that it is the integral of, alike, in voxels per unit time.
+        theta: affine map ``(B, 4, 3)``, moving index = [i j k 1] @ theta.
+        label: predicted fixed label ``(B, 1, I, J, K)`` in [0, 1].
     """
 
     ddf: torch.Tensor | None = None
@@ -138,7 +140,9 @@ def stacked(
     """What a network reads: moving image, fixed image, moving label, if any, as channels of the fixed grid.
 
     The moving ones are resized trilinearly, box onto box. ``(B, 1, …)`` each -> ``(B, 2 or 3, I, J, K)``.
-    Raises InputError for other shapes.
+
+    Raises:
+        InputError: the images have other shapes.
     """
     given = {"fixed image": fixed_image, "moving image": moving_image, "moving label": moving_label}
     for what, x in given.items():
@@ -165,6 +169,8 @@ def _checked(field: torch.Tensor, channels: int, fixed_image: torch.Tensor) -> t
 class DDFModel(nn.Module):
     """Predicts a displacement field, or an affine map where the network answers with (ddf, theta).
 
+    ``forward(fixed_image, moving_image, moving_label=None)`` -> `Prediction`.
+
     Args:
         backbone: name and arguments of the network; with ``control_points``, one or three distances in
             voxels, the field is that of cubic B-splines on a coarse grid of such points.
@@ -172,7 +178,8 @@ class DDFModel(nn.Module):
         labeled: whether there are labels; makes no difference here.
         deepreg: as DeepReg: zeros where it has them, and its order of extracted levels.
 
-    ``forward(fixed_image, moving_image, moving_label=None)`` -> `Prediction`. Raises InputError.
+    Raises:
+        InputError: the arguments do not fit the network or each other.
     """
 
     def __init__(self, backbone: Mapping, fixed_size, moving_size, *, labeled: bool, deepreg: bool = False):
@@ -232,7 +239,10 @@ class ConditionalModel(nn.Module):
     """Predicts the fixed label from both images and the moving label, without a field.
 
     Hu et al., Conditional segmentation in lieu of image registration, MICCAI 2019. Arguments as `DDFModel`,
-    but without ``control_points``; raises InputError where there are no labels.
+    but without ``control_points``.
+
+    Raises:
+        InputError: there are no labels.
     """
 
     def __init__(self, backbone: Mapping, fixed_size, moving_size, *, labeled: bool, deepreg: bool = False):

@@ -50,7 +50,11 @@ def _a(thing: object) -> str:
 
 
 def check_method(method: object, known: Iterable[str]) -> str:
-    """The name of a method. Raises InputError for an unknown one; the sentence proposes the nearest name."""
+    """The name of a method.
+
+    Raises:
+        InputError: there is no such method; the sentence proposes the nearest name.
+    """
     if not isinstance(method, str) or method not in known:
         hint = nearest(method, known)
         raise InputError(f"unknown method {method!r}; it is one of {', '.join(known)}{hint}")
@@ -90,13 +94,21 @@ def take_settings(given: Mapping, kinds: Mapping[str, type], method: str) -> dic
 
 
 def check_not_negative(name: str, value: float) -> None:
-    """Raise InputError unless a setting is a finite number of at least 0."""
+    """Check that a setting is a finite number of at least 0.
+
+    Raises:
+        InputError: it is not.
+    """
     if not 0 <= value < float("inf"):
         raise InputError(f"setting {name} is {value}, expected a number of at least 0")
 
 
 def check_pair(fixed: PairSide, moving: PairSide) -> None:
-    """Raise InputError unless every volume is fit for its role, by itself and with the others."""
+    """Check that every volume is fit for its role, by itself and with the others.
+
+    Raises:
+        InputError: one is not.
+    """
     for name, side in (("fixed", fixed), ("moving", moving)):
         check_image(side.image, f"the {name} volume")
         if side.labels is not None:
@@ -165,7 +177,11 @@ def as_mask(mask: Volume | None) -> Volume | None:
 
 
 def check_landmarks(landmarks: ArrayLike | None) -> np.ndarray | None:
-    """Landmarks as ``(N, 6)`` RAS mm, fixed and moving place of each. Raises InputError for anything else."""
+    """Landmarks as ``(N, 6)`` RAS mm, fixed and moving place of each.
+
+    Raises:
+        InputError: they are anything else.
+    """
     if landmarks is None:
         return None
     try:

@@ -23,7 +23,9 @@ DENSER = 90.0  # Hounsfield units that lungs gain on breathing out
 class Structure:
     """An ellipsoid of one tissue, painted over those before it.
 
-    label: its number in a segmentation, 0 for none. within: only where the structure of that name is.
+    Args:
+        label: its number in a segmentation, 0 for none.
+        within: only where the structure of that name is.
     """
 
     name: str
@@ -39,9 +41,10 @@ class Structure:
 class Anatomy:
     """A part of the body.
 
-    scale: its size as a share of a torso's; noise and displacements have wavelengths in this proportion.
-    tissues: for each modality the intensity of every tissue, "air" for what lies around.
-    texture: for each modality the amplitude of the structure inside tissues.
+    Args:
+        scale: its size as a share of a torso's; noise and displacements have wavelengths in this proportion.
+        tissues: for each modality the intensity of every tissue, "air" for what lies around.
+        texture: for each modality the amplitude of the structure inside tissues.
     """
 
     scale: float
@@ -187,17 +190,29 @@ TORSO_MODALITIES = ("ct", "mr", "us")
 
 
 def labels_of(part: str) -> dict[int, str]:
-    """Name of each label value of a part of the body. Raises InputError for an unknown one."""
+    """Name of each label value of a part of the body.
+
+    Raises:
+        InputError: the part is unknown.
+    """
     return LABELS if part == "torso" else _part(part).labels
 
 
 def modalities_of(part: str) -> tuple[str, ...]:
-    """How it can be scanned. Raises InputError for an unknown part."""
+    """How it can be scanned.
+
+    Raises:
+        InputError: the part is unknown.
+    """
     return TORSO_MODALITIES if part == "torso" else tuple(_part(part).tissues)
 
 
 def scale_of(part: str) -> float:
-    """Its size as a share of a torso's. Raises InputError for an unknown part."""
+    """Its size as a share of a torso's.
+
+    Raises:
+        InputError: the part is unknown.
+    """
     return 1.0 if part == "torso" else _part(part).scale
 
 
@@ -210,8 +225,10 @@ def _part(name: str) -> Anatomy:
 def appearance(part: str, points: np.ndarray, noise: Noise, modality: str) -> tuple[np.ndarray, np.ndarray]:
     """Intensity (float32), without a scanner's noise, and label (uint8) at points (..., 3) RAS mm.
 
-    part: a name of `PARTS` or "torso". noise: what makes this patient differ from another. modality: one of
-    `modalities_of`.
+    Args:
+        part: a name of `PARTS` or "torso".
+        noise: what makes this patient differ from another.
+        modality: one of `modalities_of`.
     """
     if part == "torso":
         image, labels = anatomy(points, noise, "ct" if modality == "ct" else "mr")

@@ -93,7 +93,9 @@ class ScanProtocol:
 class Patient:
     """One synthetic patient; the same numbers give the same patient.
 
-    variation_mm: mean displacement of the organs against the common anatomy, which `Noise` varies besides.
+    Args:
+        variation_mm: mean displacement of the organs against the common anatomy, which `Noise` varies
+            besides.
     """
 
     def __init__(self, seed: int, number: int, variation_mm: float):
@@ -105,7 +107,9 @@ class Patient:
     ) -> tuple[Volume, Volume | None]:
         """Image and segmentation; in another visit the organs are displaced by `motion_mm` on average.
 
-        lying: how the patient lies, if otherwise than usual: a map from points of the scanner to the body's.
+        Args:
+            lying: how the patient lies, if otherwise than usual: a map from points of the scanner to the
+                body's.
         """
         scale = scale_of(scan.part)
         points = scan.geometry.world_grid()
@@ -155,7 +159,8 @@ def _look(image: np.ndarray, scan: ScanProtocol, channels: np.ndarray | None, ra
 class DatasetCase:
     """A file of a data set: its name, the group it belongs to ("" for none), its key in h5, its volumes.
 
-    volumes: by the folder or h5 file they belong into: "images", "labels", "moving_images" …
+    Args:
+        volumes: by the folder or h5 file they belong into: "images", "labels", "moving_images" …
     """
 
     name: str
@@ -179,18 +184,21 @@ def make_cases(
 ) -> list[DatasetCase]:
     """The cases of one split (or fold) of a synthetic data set.
 
-    kind: "paired" (each patient with a moving image as `scan` and a fixed one as `fixed`), "unpaired" (each
-        patient once) or "grouped" (a group for each patient, an image for each visit).
-    scan: of grouped data also several, for one visit after the other.
-    fixed: of paired data; by default as `scan`.
-    count: patients, numbered from `first` on: splits with other numbers hold other patients.
-    visits: images in a group.
-    variation_mm: mean displacement of the organs of a patient against the common anatomy.
-    motion_mm: the same between two scans of one patient.
-    shift_mm: of paired and unpaired data; standard deviation, along each axis, of how much further a patient
-        lies in the fixed image, or in his only one: two scanners never see quite the same place.
-    seed: another one makes other patients.
-    Raises InputError for an unknown kind.
+    Args:
+        kind: "paired" (each patient with a moving image as `scan` and a fixed one as `fixed`), "unpaired"
+            (each patient once) or "grouped" (a group for each patient, an image for each visit).
+        scan: of grouped data also several, for one visit after the other.
+        fixed: of paired data; by default as `scan`.
+        count: patients, numbered from `first` on: splits with other numbers hold other patients.
+        visits: images in a group.
+        variation_mm: mean displacement of the organs of a patient against the common anatomy.
+        motion_mm: the same between two scans of one patient.
+        shift_mm: of paired and unpaired data; standard deviation, along each axis, of how much further a
+            patient lies in the fixed image, or in his only one: two scanners never see quite the same place.
+        seed: another one makes other patients.
+
+    Raises:
+        InputError: the kind is unknown.
     """
     if kind not in KINDS:
         raise InputError(f"data sets are {', '.join(KINDS)}, not {kind!r}")
@@ -202,7 +210,8 @@ def make_cases(
 def write_dataset(folder, cases: Sequence[DatasetCase], file_format: str = "nifti") -> list[Path]:
     """Write cases into a folder, in the format "nifti" or "h5", and return the files.
 
-    Raises InputError for an unknown format, and where the folder can't be written to.
+    Raises:
+        InputError: the format is unknown, or the folder can't be written to.
     """
     writers = {"nifti": _write_nifti, "h5": _write_h5}
     if file_format not in writers:
@@ -282,7 +291,9 @@ def write_examples(folder, patients: int = 5) -> None:
     The configurations are those that come with the package; one that is there and differs stays as it is,
     with a warning. The data are synthetic: paired MR and ultrasound, unpaired and grouped MR, three labels,
     each as NIfTI and as h5, for training with that many patients (half as many groups), for tests with two.
-    Raises InputError where the folder can't be written to.
+
+    Raises:
+        InputError: the folder can't be written to.
     """
     folder = Path(folder)
     write_configurations(folder)

@@ -25,10 +25,11 @@ log = logging.getLogger(__name__)
 class DemoData:
     """How the data of a demo are made.
 
-    kind, scans, visits, variation_mm, motion_mm, shift_mm: as in `make_cases`; of paired data the scans are
-        the moving and the fixed one.
-    file_format: "nifti" or "h5".
-    parts: for each folder below ``dataset`` how many patients it has.
+    Args:
+        kind, scans, visits, variation_mm, motion_mm, shift_mm: as in `make_cases`; of paired data the scans
+            are the moving and the fixed one.
+        file_format: "nifti" or "h5".
+        parts: for each folder below ``dataset`` how many patients it has.
     """
 
     kind: str
@@ -144,7 +145,9 @@ def make_pair(name: str) -> dict[str, Volume]:
     """The pair of a demo without training: ``fixed_image``, ``moving_image``, label maps of their structures.
 
     A head in CT that lies turned, shifted and larger in the moving image; the prostates of two men in MR.
-    Raises InputError for an unknown name.
+
+    Raises:
+        InputError: the name is unknown.
     """
     if name not in PAIRS:
         raise InputError(f"demos of a pair are {', '.join(PAIRS)}, not {name!r}{nearest(name, PAIRS)}")
@@ -168,8 +171,11 @@ def make_pair(name: str) -> dict[str, Volume]:
 def write_demo(name: str, folder=".", *, patients: int | None = None) -> list[Path]:
     """Write the data of a demo to ``folder/demos/<name>/dataset`` and return the files.
 
-    patients: of each part, fewer than the demo has, for a trial; they are its first ones.
-    Raises InputError for an unknown name, and where the folder can't be written to.
+    Args:
+        patients: of each part, fewer than the demo has, for a trial; they are its first ones.
+
+    Raises:
+        InputError: the name is unknown, or the folder can't be written to.
     """
     known = (*DEMOS, *PAIRS)
     if name not in known:

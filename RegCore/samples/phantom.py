@@ -59,8 +59,9 @@ STEEPEST = 0.9  # largest norm of du/dx that is allowed: below 1 the transform c
 class PhantomPair:
     """A pair to register and its exact answer.
 
-    landmarks: (N, 6) RAS mm, a point of the fixed image and its counterpart in the moving one.
-    truth: T with x_moving = T(x_fixed), on the fixed grid.
+    Args:
+        landmarks: (N, 6) RAS mm, a point of the fixed image and its counterpart in the moving one.
+        truth: T with x_moving = T(x_fixed), on the fixed grid.
     """
 
     fixed: Volume
@@ -82,10 +83,17 @@ def make_phantom(
     """Two scans of a torso of 27 × 22 × 23 cm, on oblique grids of different shape, spacing and orientation.
 
     The grids cover the same torso whatever their shape, so a smaller shape means larger voxels. The
-    deformation has a mean length of about `displacement_mm` inside the body: a rigid part with a slight
-    stretch, and a smooth part of wavelengths above 12 cm. modalities: "ct" or "mr" for fixed and moving.
-    The same seed gives the same case.
-    Raises InputError for an unknown modality or a deformation so large that it could fold.
+    deformation is a rigid part with a slight stretch, and a smooth part of wavelengths above 12 cm.
+
+    Args:
+        seed: the same seed gives the same case.
+        fixed_shape, moving_shape: voxels (I, J, K).
+        modalities: "ct" or "mr" for fixed and moving.
+        displacement_mm: about the mean length of the deformation inside the body.
+        landmarks: how many pairs of points.
+
+    Raises:
+        InputError: a modality is unknown, or the deformation so large that it could fold.
 
     Examples:
         >>> import RegCore
@@ -158,7 +166,13 @@ def _grid(
 def random_deformation(grid: Geometry, mean_mm: float, random: np.random.Generator) -> DisplacementField:
     """A slightly stretched rigid motion and a smooth random deformation, on the grid of the fixed image.
 
-    Raises InputError for a mean length inside the body, in mm, with which it could fold.
+    Args:
+        grid: of the fixed image.
+        mean_mm: mean length inside the body.
+        random: where its numbers come from.
+
+    Raises:
+        InputError: the mean length is such that it could fold.
     """
     matrix = np.eye(4)
     matrix[:3, :3] = Rotation.from_rotvec(random.uniform(-0.04, 0.04, 3)).as_matrix()
@@ -194,7 +208,8 @@ def _strength(rigid: np.ndarray, smooth: np.ndarray, mean_mm: float) -> float:
 def anatomy(points: np.ndarray, noise: Noise, modality: str) -> tuple[np.ndarray, np.ndarray]:
     """Intensity (float32), without a scanner's noise, and label (uint8) at points (..., 3) RAS mm.
 
-    noise: what makes this patient's organs and their texture differ from another's.
+    Args:
+        noise: what makes this patient's organs and their texture differ from another's.
     """
     value = TISSUE[modality]
     points = points.astype(np.float32)
@@ -221,7 +236,8 @@ def anatomy(points: np.ndarray, noise: Noise, modality: str) -> tuple[np.ndarray
 class Painter:
     """An image and a label map that are painted over, tissue by tissue.
 
-    edge: mm over which a tissue gives way to the next, as in a scan of finite resolution.
+    Args:
+        edge: mm over which a tissue gives way to the next, as in a scan of finite resolution.
     """
 
     def __init__(self, image: np.ndarray, texture: np.ndarray, edge: float = EDGE):

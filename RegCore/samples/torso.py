@@ -57,8 +57,9 @@ LEAST = 0.15  # no subject's map shrinks a volume to less than this share: it ca
 class Torso:
     """A scan, its structures, and where each of its points belongs in the anatomy.
 
-    image, labels: on one grid; `LABELS` names the structures.
-    anatomy: x_canonical = anatomy(x_scan), RAS mm, on a lattice larger than the scan.
+    Args:
+        image, labels: on one grid; `LABELS` names the structures.
+        anatomy: x_canonical = anatomy(x_scan), RAS mm, on a lattice larger than the scan.
     """
 
     image: Volume
@@ -75,12 +76,15 @@ def make_torso(
 ) -> Torso:
     """The scan of one torso: fat, wall, spine, lungs and the seven structures of `LABELS`.
 
-    seed: who it is: position, size, shape, texture and noise; 0 is the anatomy itself, upright and in the
-        middle, a natural template. The same seed is the same scan.
-    shape: of a scan of 38 cm along each axis around the origin, so fewer voxels are larger ones.
-    modality: "ct" (Hounsfield units) or "mr"; brightness varies by ± 8 % between subjects.
-    geometry: any other grid to scan the same torso on, in place of `shape`.
-    Raises InputError for an unknown modality.
+    Args:
+        seed: who it is: position, size, shape, texture and noise; 0 is the anatomy itself, upright and in the
+            middle, a natural template. The same seed is the same scan.
+        shape: of a scan of 38 cm along each axis around the origin, so fewer voxels are larger ones.
+        modality: "ct" (Hounsfield units) or "mr"; brightness varies by ± 8 % between subjects.
+        geometry: any other grid to scan the same torso on, in place of `shape`.
+
+    Raises:
+        InputError: the modality is unknown.
     """
     if modality not in BODY.tissues:
         raise InputError(f"a torso can be scanned as {' or '.join(BODY.tissues)}, not as {modality!r}")
@@ -114,7 +118,9 @@ def write_torsos(
 
     ``template.nii.gz`` and its ``template_seg.nii.gz``; ``train`` has scans alone; ``test`` has ``images``,
     ``labels`` of the structures `LABELS`, and ``truth``, the exact map from the template to each scan.
-    Raises InputError where the folder can't be written to.
+
+    Raises:
+        InputError: the folder can't be written to.
     """
     folder = Path(folder) / "demos" / DATASET / "dataset"
     seeds = [0, *range(1, trained + 1), *range(FIRST_TESTED, FIRST_TESTED + tested)]

@@ -18,7 +18,9 @@ def read_matrix(path) -> np.ndarray:
 
     The file holds its transpose: four rows of four numbers, the translation in the last row. Its last column
     is 0 0 0 1 within the accuracy of a fit in single precision, and is not used.
-    Raises InputError that names the file.
+
+    Raises:
+        InputError: the file can't be used; the message names it.
     """
     try:
         rows = [line.split() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.split()]
@@ -50,9 +52,13 @@ def read_control_points(path, shape) -> np.ndarray:
     """The control points of a `…_displacements.dat`, (3, I // g, J // g, K // g) float32 voxels, i j k.
 
     The file is three blocks of little-endian float32 with the first axis fastest: displacements along axis
-    1, axis 0 and axis 2. Raises InputError that names the file.
+    1, axis 0 and axis 2.
 
-    shape: (I, J, K) of the fixed image, array order as deeds read it from its NIfTI file.
+    Args:
+        shape: (I, J, K) of the fixed image, array order as deeds read it from its NIfTI file.
+
+    Raises:
+        InputError: the file can't be used; the message names it.
     """
     try:
         raw = Path(path).read_bytes()
@@ -74,9 +80,13 @@ def read_deeds(displacements, matrix, shape) -> np.ndarray:
     p_moving = A p + u(p). Control point c of axis a lies at voxel c n / (n // g); u is interpolated linearly
     between them and constant beyond the last one. `DisplacementField.from_voxels` puts it into millimetres.
 
-    displacements: path of `…_displacements.dat`. matrix: path of `…_matrix.txt`.
-    shape: (I, J, K) of the fixed image.
-    Raises InputError that names the file if one is missing, damaged or of another shape.
+    Args:
+        displacements: path of `…_displacements.dat`.
+        matrix: path of `…_matrix.txt`.
+        shape: (I, J, K) of the fixed image.
+
+    Raises:
+        InputError: a file is missing, damaged or of another shape; the message names it.
     """
     control = read_control_points(displacements, shape)
     affine = read_matrix(matrix)

@@ -22,7 +22,8 @@ from RegCore.space.volume import Volume, check_labels
 class LabelledScan:
     """A scan with a segmentation that measures, and the true map from the template to it where it is known.
 
-    truth: x_scan = T(x_template), RAS mm.
+    Args:
+        truth: x_scan = T(x_template), RAS mm.
     """
 
     name: str
@@ -39,10 +40,14 @@ RegistrationMethod = Callable[[LabelledScan, LabelledScan], Transform]
 class Evaluation:
     """What came out.
 
-    methods: their names. structures: name of each label value. scans: their names.
-    dice: (methods, scans, structures); NaN for a structure that neither the template nor the warped scan has,
-        which means leave out, see `RegCore.evaluation.metrics.dice`.
-    folds: (methods, scans) percent. seconds: (methods, scans).
+    Args:
+        methods: their names.
+        structures: name of each label value.
+        scans: their names.
+        dice: (methods, scans, structures); NaN for a structure that neither the template nor the warped scan
+            has, which means leave out, see `RegCore.evaluation.metrics.dice`.
+        folds: (methods, scans) percent.
+        seconds: (methods, scans).
     """
 
     methods: list[str]
@@ -65,7 +70,8 @@ class Evaluation:
     def table(self, averages: Mapping[str, Sequence[int]] | None = None) -> str:
         """A line for each structure and a column for each method, Dice in percent, as Markdown.
 
-        averages: further lines of means over these labels, by title; that over all is always there.
+        Args:
+            averages: further lines of means over these labels, by title; that over all is always there.
         """
         lines = [f"| Dice | {' | '.join(self.methods)} |", "|---" * (len(self.methods) + 1) + "|"]
         groups = {f"{name} ({label})": [label] for label, name in self.structures.items()}
@@ -102,7 +108,9 @@ def _percent(part: float) -> str:
 def overlap(template: Volume, scan: Volume, transform: Transform, labels: Sequence[int]) -> list[float]:
     """Dice of structures of a scan that is warped onto the template; NaN where neither has the structure.
 
-    template, scan: segmentations. transform: x_scan = T(x_template).
+    Args:
+        template, scan: segmentations.
+        transform: x_scan = T(x_template).
     """
     return list(dice(template, warp(scan, transform, template.geometry), labels).values())
 
@@ -151,7 +159,8 @@ def evaluate(
 def best_affine(template: LabelledScan, scan: LabelledScan) -> Transform:
     """The affine map nearest to the true one, which no affine registration can know: a bound for them.
 
-    Raises InputError for a scan whose true map is not known.
+    Raises:
+        InputError: the true map of the scan is not known.
     """
     if scan.truth is None:
         raise InputError(f"{scan.name}: the true map from the template is not known")

@@ -47,9 +47,10 @@ FEWEST = 2  # scans to train with
 class Propagator:
     """What propagates the template's supervoxels to a scan; `RegCore.slicreg.label_propagation` makes some.
 
-    name: kept with the settings, so that no folder is made by two of them.
-    propagate: called as ``propagate(path, scan, template, progress)`` with the scan's file and both as they
-        were prepared; gives x_template = T(x_scan), RAS mm.
+    Args:
+        name: kept with the settings, so that no folder is made by two of them.
+        propagate: called as ``propagate(path, scan, template, progress)`` with the scan's file and both as
+            they were prepared; gives x_template = T(x_scan), RAS mm.
     """
 
     name: str
@@ -89,10 +90,7 @@ class FolderSettings:
 
 @dataclass(frozen=True)
 class Template:
-    """The template as the network sees it.
-
-    image: in the network's units. supervoxels: on the same grid. modality: "ct" or "mr".
-    """
+    """The template as the network sees it: image in its units, supervoxels on the same grid, of CT or MR."""
 
     image: Volume
     supervoxels: Supervoxels
@@ -103,9 +101,11 @@ class Template:
 class TrainingScan:
     """A scan to learn from.
 
-    image: (I, J, K) float32 in the network's units. supervoxels: (L, I, J, K) uint8 or uint16.
-    places: (3, i, j, k) float32, where in the template every second voxel belongs, in half extents of its
-    grid from its middle.
+    Args:
+        image: (I, J, K) float32 in the network's units.
+        supervoxels: (L, I, J, K) uint8 or uint16.
+        places: (3, i, j, k) float32, where in the template every second voxel belongs, in half extents of its
+            grid from its middle.
     """
 
     image: np.ndarray
@@ -172,7 +172,10 @@ def prepare_folder(
 def write_scan(path: Path, scan: PreparedScan, field: DisplacementField, template: Supervoxels) -> None:
     """Write what a training needs of a scan.
 
-    scan: on the common grid. field: x_template = T(x_scan). template: supervoxels on the network's grid.
+    Args:
+        scan: on the common grid.
+        field: x_template = T(x_scan).
+        template: supervoxels on the network's grid.
     """
     small = downsample2(scan)
     grid = small.image.geometry
@@ -316,7 +319,11 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_settings(folder) -> dict:
-    """What was asked for: ``settings.json``. Raises InputError that names the folder if it is no such."""
+    """What was asked for: ``settings.json``.
+
+    Raises:
+        InputError: it is no such folder; the message names it.
+    """
     path = Path(folder) / SETTINGS
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -334,7 +341,11 @@ def read_settings(folder) -> dict:
 
 
 def read_template(folder) -> Template:
-    """The template of a prepared folder. Raises InputError that names the file."""
+    """The template of a prepared folder.
+
+    Raises:
+        InputError: the file can't be used; the message names it.
+    """
     settings = read_settings(folder)["settings"]
     path = Path(folder) / TEMPLATE
     image, supervoxels, affine = _read(path, ("image", "supervoxels", "affine"))
@@ -344,13 +355,13 @@ def read_template(folder) -> Template:
 
 
 def read_scan(path) -> TrainingScan:
-    """A scan of a prepared folder. Raises InputError that names the file."""
+    """A scan of a prepared folder; errors as for `read_template`."""
     image, supervoxels, places = _read(Path(path), ("image", "supervoxels", "places"))
     return TrainingScan(image.astype(np.float32), supervoxels, places.astype(np.float32))
 
 
 def read_oversegmentation(path, title: str) -> Oversegmentation:
-    """A scan of a prepared folder as it can be shown. Raises InputError that names the file."""
+    """A scan of a prepared folder as it can be shown; errors as for `read_template`."""
     image, labels, affine = _read(Path(path), ("image", "supervoxels", "affine"))
     grid = Geometry(image.shape, affine)
     count = read_settings(Path(path).parents[1])["settings"]["count"]
@@ -360,7 +371,8 @@ def read_oversegmentation(path, title: str) -> Oversegmentation:
 def scan_files(folder) -> list[Path]:
     """The files of a part of a prepared folder (``prepared/train``), in the order of their names.
 
-    Raises InputError if the preparation is not finished, or if there are none.
+    Raises:
+        InputError: the preparation is not finished, or there are none.
     """
     folder = Path(folder)
     settings = read_settings(folder.parent)

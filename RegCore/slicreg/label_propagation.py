@@ -30,8 +30,12 @@ def image_propagator(device: str = "cpu") -> Propagator:
 def deeds_propagator(folder, template) -> Propagator:
     """What the program deeds found: ``<scan>_matrix.txt`` and ``<scan>_displacements.dat`` of each scan.
 
-    folder: of these files. template: the file that deeds had as its moving image; the scan was the fixed one.
-    Raises InputError if the folder is missing.
+    Args:
+        folder: of these files.
+        template: the file that deeds had as its moving image; the scan was the fixed one.
+
+    Raises:
+        InputError: the folder is missing.
     """
     folder, moving = Path(folder), read_header(template)[1]
     if not folder.is_dir():

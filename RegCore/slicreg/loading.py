@@ -20,7 +20,8 @@ COARSE = 6  # points along each axis between which a random deformation is smoot
 class ScanFiles(Source):
     """The scans of ``prepared/train`` or ``prepared/valid``.
 
-    Raises InputError if the preparation is not finished; see `RegCore.slicreg.folder`.
+    Raises:
+        InputError: the preparation is not finished; see `RegCore.slicreg.folder`.
     """
 
     def __init__(self, folders: list[str], name: str, grouped: bool = False):
@@ -44,7 +45,8 @@ class ScanFiles(Source):
 class Scans:
     """The loader of ``dataset.type: supervoxels``: each scan by itself, `repeats` times in an epoch.
 
-    template: what the scans' supervoxels come from.
+    Attributes:
+        template: what the scans' supervoxels come from.
     """
 
     num_indices = 1
@@ -83,7 +85,11 @@ class Scans:
         """One scan: ``image`` (1, I, J, K) float32, ``supervoxels`` (L, I, J, K) whole numbers, ``places``
         (3, i, j, k) as in `RegCore.slicreg.folder.TrainingScan`, ``indices`` and ``name``.
 
-        part: as other loaders have it; not used. Raises InputError that names the file.
+        Args:
+            part: as other loaders have it; not used.
+
+        Raises:
+            InputError: the file can't be used; the message names it.
         """
         if sample.fixed not in self._kept:
             loaded = self._read(sample)

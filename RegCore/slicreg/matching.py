@@ -55,8 +55,9 @@ class MatchSettings:
 class Keypoints:
     """Where the displacement is sought, and which points are tied.
 
-    points: ``(N, 3)`` voxels of the fixed grid.
-    edges: ``(E, 2)`` each tied pair once.
+    Args:
+        points: ``(N, 3)`` voxels of the fixed grid.
+        edges: ``(E, 2)`` each tied pair once.
     """
 
     points: torch.Tensor
@@ -85,7 +86,9 @@ def features(labels: np.ndarray, codes: np.ndarray, device="cpu") -> torch.Tenso
     One-hot codes, mean over 3³ voxels at every second one (feature k is centred on voxel 2k), then over 5³ of
     these. Every layer sums to 1.
 
-    labels: (L, I, J, K) whole numbers. codes: (L, classes) of `random_codes`.
+    Args:
+        labels: (L, I, J, K) whole numbers.
+        codes: (L, classes) of `random_codes`.
     """
     channels, out = torch.arange(int(codes.max()) + 1, device=device).view(-1, 1, 1, 1), []
     for layer, code in zip(labels, codes, strict=True):
@@ -101,8 +104,11 @@ def features(labels: np.ndarray, codes: np.ndarray, device="cpu") -> torch.Tenso
 def choose_keypoints(mask: np.ndarray, spacing, settings: MatchSettings) -> Keypoints:
     """Random voxels of a mask (I, J, K), each tied to its nearest others (and to those it is nearest to).
 
-    spacing: (3,) mm, by which distances are measured.
-    Raises InputError if the mask has fewer than five voxels.
+    Args:
+        spacing: (3,) mm, by which distances are measured.
+
+    Raises:
+        InputError: the mask has fewer than five voxels.
     """
     places = np.argwhere(mask)
     if len(places) < 5:

@@ -12,7 +12,8 @@ from RegCore.space.geometry import InputError
 def connected_parts(labels: np.ndarray) -> np.ndarray:
     """A number for each 6-connected region of one label, 1.. in order of the first voxels; 0 stays 0.
 
-    labels: (I, J, K) whole numbers, 0 for the background.
+    Args:
+        labels: (I, J, K) whole numbers, 0 for the background.
     """
     index = np.arange(labels.size).reshape(labels.shape)
     first, second = [], []
@@ -68,8 +69,11 @@ def merge_to(labels: np.ndarray, count: int) -> np.ndarray:
     result is determined. A region that touches no other is given to the background once it is the smallest.
     No border between two labels is moved.
 
-    labels: (I, J, K) whole numbers, 0 for the background, which is no region.
-    Raises InputError if there are fewer regions than asked for.
+    Args:
+        labels: (I, J, K) whole numbers, 0 for the background, which is no region.
+
+    Raises:
+        InputError: there are fewer regions than asked for.
     """
     if count < 1:
         raise InputError(f"at least one supervoxel is needed, but {count} were asked for")

@@ -222,7 +222,8 @@ class SlicNet(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Image ``(B, 1, I, J, K)`` to scores ``(B, L, classes, ⌈I/2⌉, ⌈J/2⌉, ⌈K/2⌉)`` before softmax.
 
-        Raises InputError for a batch of one in training with batch normalisation.
+        Raises:
+            InputError: a batch holds one image in training with batch normalisation.
         """
         if self.training and self.settings.norm == "batch" and len(image) < 2:
             raise InputError("batch normalisation needs batches of at least 2 scans; choose norm group for 1")

@@ -23,8 +23,9 @@ STRENGTH = 0.62  # of the colours over the grey image
 class Oversegmentation:
     """A scan and its supervoxels on one grid, with the words above them.
 
-    image: (I, J, K) on an upright grid, i, j, k along R, A, S, as `RegCore.slicreg.preparation` makes it.
-    supervoxels: layers (L, I, J, K) on the same grid.
+    Args:
+        image: (I, J, K) on an upright grid, i, j, k along R, A, S, as `RegCore.slicreg.preparation` makes it.
+        supervoxels: layers (L, I, J, K) on the same grid.
     """
 
     title: str
@@ -37,7 +38,9 @@ def supervoxel_picture(scans: Sequence[Oversegmentation], layers: Sequence[int] 
 
     The coronal plane through the middle of the grid, every scan 300 pixels high, RGB.
 
-    scans: at least one. layers: numbers of the layers that are shown from 0, a row for each.
+    Args:
+        scans: at least one.
+        layers: numbers of the layers that are shown from 0, a row for each.
     """
     columns = [_column(scan, layers) for scan in scans]
     widths = [column[0].width for column in columns]

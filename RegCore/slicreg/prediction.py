@@ -14,9 +14,11 @@ PLANES = 4  # read at a time
 def targets(labels: torch.Tensor, *, as_published: bool = False) -> torch.Tensor:
     """The supervoxel that each cell of the output should tell, ``(..., ⌈I/2⌉, ⌈J/2⌉, ⌈K/2⌉)``.
 
-    Cell c is centred on voxel 2 c, whose label it gets. as_published: that of voxel 2 c + 1, as published.
+    Cell c is centred on voxel 2 c, whose label it gets.
 
-    labels: ``(..., I, J, K)``.
+    Args:
+        labels: ``(..., I, J, K)``.
+        as_published: the label of voxel 2 c + 1, as published.
     """
     for dim in (-3, -2, -1):
         size = labels.shape[dim]

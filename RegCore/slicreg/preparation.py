@@ -32,11 +32,12 @@ LEAST = 2e4  # mm³: less tissue than this is no body
 class PreparedScan:
     """A scan on the common grid; its intensities are still those of the scanner.
 
-    image: on an upright isotropic grid whose centre is that of the body. What was cropped is known from the
-        grids: they share their space, so a field on this grid holds for the scan as it came.
-    known: bool (I, J, K), False where the grid reaches beyond the scan and border voxels are repeated.
-    source: the grid of the scan as it came.
-    modality: "ct" or "mr".
+    Args:
+        image: on an upright isotropic grid whose centre is that of the body. What was cropped is known from
+            the grids: they share their space, so a field on this grid holds for the scan as it came.
+        known: bool (I, J, K), False where the grid reaches beyond the scan and border voxels are repeated.
+        source: the grid of the scan as it came.
+        modality: "ct" or "mr".
     """
 
     image: Volume
@@ -46,7 +47,11 @@ class PreparedScan:
 
 
 def check_modality(modality: str) -> None:
-    """Raise InputError for a modality that there is not."""
+    """Check that there is such a modality.
+
+    Raises:
+        InputError: there is not.
+    """
     if modality not in MODALITIES:
         raise InputError(f"the modality is {modality!r}, expected {' or '.join(MODALITIES)}")
 
@@ -173,7 +178,8 @@ def labels_on(labels: Volume, prepared: PreparedScan) -> Volume:
 def common_shape(geometries: list[Geometry], spacing: float, multiple: int = 16) -> tuple[int, int, int]:
     """A shape that holds the middle sized of the given scans, rounded up to a multiple of voxels.
 
-    Raises InputError without any scan.
+    Raises:
+        InputError: there is no scan.
     """
     if not geometries:
         raise InputError("at least one scan is needed to choose a common shape")

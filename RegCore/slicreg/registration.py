@@ -26,7 +26,8 @@ SAME_IMAGE = 0.005  # mean difference of intensities between two readings of one
 def prepare_for_model(method: Method, volume: Volume, name: str = "the scan") -> PreparedScan:
     """A scan on the common grid of those that a model was trained with, of twice the network's resolution.
 
-    Raises InputError for a model that was not trained, and as `RegCore.slicreg.preparation.prepare`.
+    Raises:
+        InputError: the model was not trained, or `RegCore.slicreg.preparation.prepare` refuses the scan.
     """
     grid = method.supervoxels.geometry
     shape = tuple(2 * n for n in grid.shape)
@@ -44,7 +45,8 @@ def register_prepared(
 ) -> DisplacementField:
     """The field between two prepared scans by what the model tells of both; neither need be the template.
 
-    passes: see `register_to_template`.
+    Args:
+        passes: see `register_to_template`.
 
     Returns:
         x_moving = T(x_fixed), RAS mm, on the network's grid of the fixed scan.
@@ -121,7 +123,11 @@ def register_scans(
 
     By `register_to_template` if the fixed scan is the template, else by `register_prepared`.
 
-    Returns x_moving = T(x_fixed), RAS mm, on the network's grid. Raises InputError as `prepare_for_model`.
+    Returns:
+        x_moving = T(x_fixed), RAS mm, on the network's grid.
+
+    Raises:
+        InputError: as `prepare_for_model`.
     """
     prepared_fixed = prepare_for_model(method, fixed, "the fixed image")
     prepared_moving = prepare_for_model(method, moving, "the moving image")

@@ -27,10 +27,13 @@ ITERATIONS = 5  # of SLIC's k-means
 class Supervoxels:
     """Layers of supervoxels on one grid.
 
-    labels: (L, I, J, K) uint8 or uint16; 0 is the background, 1..count are the supervoxels of each layer.
-    geometry: the grid.
-    count: supervoxels of each layer, so there are count + 1 classes.
-    Raises InputError if these do not fit together.
+    Args:
+        labels: (L, I, J, K) uint8 or uint16; 0 is the background, 1..count are the supervoxels of each layer.
+        geometry: the grid.
+        count: supervoxels of each layer, so there are count + 1 classes.
+
+    Raises:
+        InputError: these do not fit together.
     """
 
     labels: np.ndarray
@@ -160,7 +163,8 @@ def oversegment(
 def propagate_supervoxels(supervoxels: Supervoxels, transform: Transform, onto: Geometry) -> Supervoxels:
     """The supervoxels of a template on the grid of a scan, nearest voxel, background beyond the template.
 
-    transform: x_template = T(x_scan), RAS mm.
+    Args:
+        transform: x_template = T(x_scan), RAS mm.
     """
     layers = np.moveaxis(supervoxels.labels, 0, -1)
     maps = [
@@ -182,7 +186,11 @@ def save_supervoxels(supervoxels: Supervoxels, path) -> None:
 
 
 def load_supervoxels(path) -> Supervoxels:
-    """Read what `save_supervoxels` wrote. Raises InputError that names a file that is no such."""
+    """Read what `save_supervoxels` wrote.
+
+    Raises:
+        InputError: the file is no such; the message names it.
+    """
     path = Path(path)
     try:
         with np.load(path, allow_pickle=False) as archive:

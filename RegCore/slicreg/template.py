@@ -15,8 +15,11 @@ from RegCore.space.geometry import Geometry, InputError
 class Method(nn.Module):
     """What the methods share: the network, and the template as part of the weights.
 
-    template: its supervoxels (L, I, J, K). image: by which it is known again. affine: of its grid, index to
-    RAS mm. metadata: number of its modality, and whether all this is known.
+    Attributes:
+        template: its supervoxels (L, I, J, K).
+        image: by which it is known again.
+        affine: of its grid, index to RAS mm.
+        metadata: number of its modality, and whether all this is known.
     """
 
     own_loss = True
@@ -39,7 +42,11 @@ class Method(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def set_template(self, loader: Scans) -> None:
-        """Take the template from the loader of a training. Raises InputError where it does not fit."""
+        """Take the template from the loader of a training.
+
+        Raises:
+            InputError: it does not fit.
+        """
         if not isinstance(loader, Scans):
             raise InputError(
                 "dataset.type: the methods of SLIC-Reg need supervoxels, made by regcore slicreg prepare"
@@ -64,7 +71,11 @@ class Method(nn.Module):
 
     @property
     def supervoxels(self) -> Supervoxels:
-        """Those of the template. Raises InputError for a model that was never trained."""
+        """Those of the template.
+
+        Raises:
+            InputError: the model was never trained.
+        """
         if not self.metadata[1]:
             raise InputError("this model of SLIC-Reg has no template: it was not trained")
         labels = self.template.cpu().numpy().astype("uint8" if self.count < 256 else "uint16")

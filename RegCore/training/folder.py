@@ -44,7 +44,8 @@ FIXED = ("method", "backbone", "optimizer", "deepreg")  # keys of train that a r
 class RunFolder:
     """The files of one run; only the first of several processes writes.
 
-    epochs_before: epochs done before this session, of which its speed says nothing.
+    Args:
+        epochs_before: epochs done before this session, of which its speed says nothing.
     """
 
     path: Path
@@ -55,7 +56,11 @@ class RunFolder:
 
     @staticmethod
     def at(log_dir: Path, exp_name: str, resume: bool, group: Group) -> "RunFolder":
-        """The folder of a run. Raises InputError where there is nothing to resume."""
+        """The folder of a run.
+
+        Raises:
+            InputError: there is nothing to resume.
+        """
         name = [exp_name or datetime.now().strftime("%Y%m%d-%H%M%S")]
         if group.size > 1:
             torch.distributed.broadcast_object_list(name, src=0)
@@ -122,7 +127,11 @@ class RunFolder:
     # ---- reading ----
 
     def resumed(self) -> TrainingState:
-        """Where the interrupted training stands. Raises InputError if it is not interrupted, but running."""
+        """Where the interrupted training stands.
+
+        Raises:
+            InputError: it is not interrupted, but running.
+        """
         self._hold()
         state = TrainingState.from_dict(self._training(self.save_path / LAST)["state"])
         self.epochs_before = state.position.epoch
@@ -138,7 +147,8 @@ class RunFolder:
     def load(self, config: Config, trained: Model, optimiser: torch.optim.Optimizer) -> None:
         """Weights and optimiser of the interrupted training; a changed configuration is written down.
 
-        Raises InputError where they do not fit, or where the configuration asks for another network.
+        Raises:
+            InputError: they do not fit, or the configuration asks for another network.
         """
         path = self.save_path / LAST
         content = read_content(path)
@@ -202,7 +212,8 @@ class RunFolder:
 def checkpoint_at(path) -> Path | None:
     """Our file that a checkpoint's name means, ``save/ckpt-2`` say; None for one of TensorFlow.
 
-    Raises InputError where there is neither.
+    Raises:
+        InputError: there is neither.
     """
     path = Path(path).expanduser()
     for candidate in (path, path.with_name(path.name + ".pt")):

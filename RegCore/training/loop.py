@@ -39,9 +39,12 @@ FINISHED, STOPPED_EARLY = "finished", "stopped early"
 class Trained:
     """What a training leaves.
 
-    folder: its files. model: the file of the best epoch by validation loss (by training loss without
-    validation data). history: one dict of figures for each epoch. ended: ``finished`` or ``stopped early``.
-    inherited: how many rows of the history another run made, whose checkpoint this one began with.
+    Args:
+        folder: its files.
+        model: the file of the best epoch by validation loss (by training loss without validation data).
+        history: one dict of figures for each epoch.
+        ended: ``finished`` or ``stopped early``.
+        inherited: how many rows of the history another run made, whose checkpoint this one began with.
     """
 
     folder: Path

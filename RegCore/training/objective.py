@@ -35,7 +35,13 @@ LOGGED = {
 
 @dataclass(frozen=True)
 class Term:
-    """One weighted loss. section: what it looks at; name: in the configuration; logged: in the log."""
+    """One weighted loss.
+
+    Args:
+        section: what it looks at.
+        name: in the configuration.
+        logged: in the log.
+    """
 
     section: str
     name: str

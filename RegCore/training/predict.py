@@ -35,7 +35,9 @@ FOLDER = "test"  # DeepReg's name, whatever the split
 class Predicted:
     """What a prediction leaves.
 
-    folder: its files. metrics: a dict for each pair and label, with the columns of ``metrics.csv``.
+    Args:
+        folder: its files.
+        metrics: a dict for each pair and label, with the columns of ``metrics.csv``.
     """
 
     folder: Path

@@ -48,8 +48,10 @@ def in_space(
 ) -> dict[str, float]:
     """Figures on the original fixed grid, by the keys `RegCore.evaluation.figures.IN_SPACE`.
 
-    ``fold_percent``: share of the network's voxels where the transform folds. With labels on one grid
-    ``label_dice`` and ``label_tre_mm``, distance of their centroids; NaN where there is nothing to measure.
+    Returns:
+        ``fold_percent``, share of the network's voxels where the transform folds. With labels on one grid
+        ``label_dice`` and ``label_tre_mm``, distance of their centroids; NaN where there is nothing to
+        measure.
     """
     metrics = {"fold_percent": folding(transform)}
     if fixed_label is not None and warped_label is not None:

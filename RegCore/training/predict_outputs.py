@@ -32,8 +32,10 @@ def write_tensors(
 ) -> None:
     """Tensors of one pair as ``<name>.nii.gz``, float32, and as ``<name>/depth<k>_<name>.png``.
 
-    tensors: by name, ``(1, C, I, J, K)``; fields stay in voxels, channels i, j, k. None is passed over.
-    grids: of the fixed and the moving side; a name that begins with "moving" lies on that of the moving one.
+    Args:
+        tensors: by name, ``(1, C, I, J, K)``; fields stay in voxels, channels i, j, k. None is passed over.
+        grids: of the fixed and the moving side; a name that begins with "moving" lies on that of the moving
+            one.
     """
     folder.mkdir(exist_ok=True, parents=True)
     for name, tensor in tensors.items():
@@ -51,8 +53,9 @@ def write_tensors(
 def write_slices(folder: Path, array: np.ndarray, *, as_it_is: bool) -> None:
     """The slices along the last axis of space as PNG files, grey for an image, three colours for a field.
 
-    array: (I, J, K) or (I, J, K, 3). Rows run along i. as_it_is: values are from 0 to 1; else the smallest
-    becomes black and the largest white.
+    Args:
+        array: (I, J, K) or (I, J, K, 3). Rows run along i.
+        as_it_is: values are from 0 to 1; else the smallest becomes black and the largest white.
     """
     folder.mkdir(exist_ok=True)
     if not as_it_is:

@@ -20,8 +20,9 @@ INDICES = ("pair_index", "label_index")
 def samples(rows: Sequence[dict], names: Sequence[str] = DEEPREG) -> str:
     """One line for each sample: the figures, then the pair and the label that they belong to.
 
-    rows: figures by name, NaN or left out where there is none; ``pair_index`` a list of whole numbers,
-    ``label_index`` one of them, -1 without labels.
+    Args:
+        rows: figures by name, NaN or left out where there is none; ``pair_index`` a list of whole numbers,
+            ``label_index`` one of them, -1 without labels.
     """
     lines = [[*names, *INDICES]]
     for row in rows:

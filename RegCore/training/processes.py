@@ -22,7 +22,8 @@ from RegCore.space.geometry import InputError
 class Group:
     """The processes of a training and which of them this is; alone by default.
 
-    device: what this process computes on, ``cuda:1`` say.
+    Args:
+        device: what this process computes on, ``cuda:1`` say.
     """
 
     device: str
@@ -68,8 +69,11 @@ class Group:
 def processes(device: str) -> Iterator[Group]:
     """The processes that torchrun started, known by its environment variables; one alone without them.
 
-    device: ``cpu`` or ``cuda``; each process of a machine takes a graphics card of its own.
-    Raises InputError where a machine has fewer cards than processes.
+    Args:
+        device: ``cpu`` or ``cuda``; each process of a machine takes a graphics card of its own.
+
+    Raises:
+        InputError: a machine has fewer cards than processes.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 or dist.is_initialized():

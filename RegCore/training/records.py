@@ -14,7 +14,8 @@ log = logging.getLogger(__name__)
 def write_table(path: Path, rows: list[dict]) -> None:
     """One line for each epoch, ``epoch`` first; written aside, then put in place.
 
-    Raises InputError where the file can't be written.
+    Raises:
+        InputError: the file can't be written.
     """
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO(newline="")

@@ -25,8 +25,11 @@ SEARCHED = 4_000_000  # voxels looked at to find where the structures are; large
 class Sheet:
     """A plane of the fixed grid as points.
 
-    index: (H, W, 3) fixed voxel indices; world: the same in RAS mm; pixel_mm: their distance;
-    letters: the sides of the patient at the left, right, top and bottom.
+    Args:
+        index: (H, W, 3) fixed voxel indices.
+        world: the same in RAS mm.
+        pixel_mm: their distance.
+        letters: the sides of the patient at the left, right, top and bottom.
     """
 
     name: str
@@ -47,8 +50,10 @@ class Sheet:
 class Samples:
     """What there is on a sheet; arrays (H, W), NaN where an image does not reach.
 
-    mm: u of the transform, (H, W, 3). outlines: the edges of the structures as masks, under the names
-    "fixed", "before" and "after"; a name is absent where there are no labels.
+    Args:
+        mm: u of the transform, (H, W, 3).
+        outlines: the edges of the structures as masks, under the names "fixed", "before" and "after"; a name
+            is absent where there are no labels.
     """
 
     fixed: np.ndarray

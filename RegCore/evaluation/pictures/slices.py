@@ -40,13 +40,16 @@ COLOURS = (
 class Scene:
     """An image, and what is drawn over its slices.
 
-    image: (I, J, K), or (I, J, K, 3) that is shown in colours.
-    labels: outlines of these structures are drawn, each in its colour, where they are in space.
-    overlay: a second image (I, J, K), shown where it is in space: as a "blend", the image green and the
-        overlay magenta, grey where they agree, or as a "checkerboard" of the two.
-    raw: rows run along i and columns along j, and voxels are squares, as DeepReg shows a slice; else it is
-        seen as a doctor sees it, in its true proportions.
-    Raises InputError for other numbers of channels and other styles.
+    Args:
+        image: (I, J, K), or (I, J, K, 3) that is shown in colours.
+        labels: outlines of these structures are drawn, each in its colour, where they are in space.
+        overlay: a second image (I, J, K), shown where it is in space: as a "blend", the image green and the
+            overlay magenta, grey where they agree, or as a "checkerboard" of the two.
+        raw: rows run along i and columns along j, and voxels are squares, as DeepReg shows a slice; else it
+            is seen as a doctor sees it, in its true proportions.
+
+    Raises:
+        InputError: an image has another number of channels, or the style is another.
     """
 
     image: Volume
@@ -86,7 +89,11 @@ def _window(array: np.ndarray) -> Window:
 
 
 def check_slices(geometry: Geometry, numbers: Sequence[int], name: str) -> None:
-    """Raise InputError, a sentence that begins with `name`, if a grid lacks a slice of these numbers."""
+    """Check that a grid has the slices of these numbers.
+
+    Raises:
+        InputError: it lacks one; the sentence begins with `name`.
+    """
     count = geometry.shape[2]
     for number in numbers:
         if not 0 <= number < count:
@@ -127,7 +134,8 @@ def slice_frames(scene: Scene, size: Size = ANIMATION) -> Frames:
 def tiled_frames(scenes: Sequence[Scene], rows: int, columns: int, size: Size = ANIMATION) -> Frames:
     """Pictures of several images in rows, slice by slice; with fewer slices an image goes on more slowly.
 
-    Raises InputError if the number of images is not rows · columns.
+    Raises:
+        InputError: the number of images is not rows · columns.
     """
     if len(scenes) != rows * columns:
         needed = f"{rows} × {columns} tiles need {rows * columns} images"
@@ -163,8 +171,9 @@ def warp_frames(
 ) -> Frames:
     """Pictures of a slice that is bent step by step, from not at all to by the whole displacement.
 
-    ddf: (I, J, K, 3) voxels on the grid `onto`; moving index = fixed index + share · ddf. The overlay of the
-        scene stays where it is, the labels are bent with the image.
+    Args:
+        ddf: (I, J, K, 3) voxels on the grid `onto`; moving index = fixed index + share · ddf. The overlay of
+            the scene stays where it is, the labels are bent with the image.
     """
 
     def ends(sheet: Sheet) -> tuple[np.ndarray, np.ndarray]:

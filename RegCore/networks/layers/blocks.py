@@ -119,8 +119,10 @@ class ResidualConv3dBlock(nn.Module):
 class AdditiveUpSampling(_Block):
     """Deconvolution block plus the resized input, whose channel groups are summed (Hu et al., MedIA 2018).
 
-    ``forward(x, shape)``: ``(B, in_channels, i, j, k)`` -> ``(B, filters, *shape)``. Raises InputError unless
-    ``in_channels`` is a multiple of ``filters``.
+    ``forward(x, shape)``: ``(B, in_channels, i, j, k)`` -> ``(B, filters, *shape)``.
+
+    Raises:
+        InputError: ``in_channels`` is not a multiple of ``filters``.
     """
 
     strides: Sizes = 2
@@ -173,7 +175,7 @@ class Conv3dWithResize(nn.Module):
 class DownSampleResnetBlock(nn.Module):
     """Convolution and residual block, then half the size by max pooling or by a convolution block.
 
-    Returns (pooled, skip): ``(B, filters, ceil(I / 2), …)`` and ``(B, filters, I, J, K)``.
+    ``(B, in_channels, I, J, K)`` -> pooled ``(B, filters, ceil(I / 2), …)``, skip ``(B, filters, I, J, K)``.
     """
 
     def __init__(self, in_channels: int, filters: int, kernel_size: Sizes = 3, *, pooling: bool = True):

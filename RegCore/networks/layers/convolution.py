@@ -49,12 +49,20 @@ INITIALISERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def lookup(table: dict, name, what: str):
-    """The entry of a table by name. Raises InputError that lists the names."""
+    """The entry of a table by name.
+
+    Raises:
+        InputError: there is no such name; the message lists those that there are.
+    """
     return select(table, name, (), f"the {what}")
 
 
 def three(value: Sizes, what: str) -> tuple[int, int, int]:
-    """One positive whole number, or three of them, as three. Raises InputError."""
+    """One positive whole number, or three of them, as three.
+
+    Raises:
+        InputError: the value is anything else.
+    """
     values = tuple(value) if isinstance(value, Sequence) else (value,) * 3
     if len(values) != 3 or not all(isinstance(v, int) and v > 0 for v in values):
         raise InputError(f"{what} must be one or three positive whole numbers, but it is {value!r}")
@@ -96,6 +104,8 @@ def max_pool3d_same(x: torch.Tensor, size, strides) -> torch.Tensor:
 class Conv3d(nn.Module):
     """Convolution with "same" or "valid" padding.
 
+    ``(B, in_channels, I, J, K)`` -> ``(B, filters, i, j, k)``.
+
     Args:
         in_channels, filters: channels of input and output.
         kernel_size, strides: one or three whole numbers.
@@ -103,7 +113,8 @@ class Conv3d(nn.Module):
         use_bias: whether a bias, begun at zero, is added.
         kernel_initializer: name in `INITIALISERS`.
 
-    ``(B, in_channels, I, J, K)`` -> ``(B, filters, i, j, k)``. Raises InputError for an unknown option.
+    Raises:
+        InputError: an option is unknown.
     """
 
     def __init__(
@@ -181,7 +192,8 @@ class BatchNorm3d(nn.BatchNorm3d):
     eps 1e-3, moving averages keep 0.99 of the old value. One value per channel, as at the bottom of a deep
     network on a small image, has zero variance and gives the bias; torch alone would refuse it.
 
-    synchronised: whether mean and variance are those of the batches of all processes of a training.
+    Attributes:
+        synchronised: whether mean and variance are those of the batches of all processes of a training.
     """
 
     synchronised = False

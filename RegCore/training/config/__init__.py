@@ -99,7 +99,11 @@ class Config:
         return yaml.dump(self.to_dict(), Dumper=_Dumper, **options)
 
     def dump(self, path) -> None:
-        """Write `text` to a .yaml file, whole or not at all. Raises InputError where that can't be done."""
+        """Write `text` to a .yaml file, whole or not at all.
+
+        Raises:
+            InputError: that can't be done.
+        """
         path = Path(path)
         if path.suffix.lower() not in (".yaml", ".yml"):
             raise InputError(f"{path}: the name of a configuration must end in .yaml")
@@ -109,7 +113,8 @@ class Config:
     def split(self, name: str) -> Split:
         """The section ``dataset.train``, ``valid`` or ``test``, for work that can't do without it.
 
-        Raises InputError if it is absent or names no folder, or if the method needs labels that it has not.
+        Raises:
+            InputError: the section is absent or names no folder, or the method needs labels that it has not.
         """
         check_name(name, SPLITS, "the split")
         split = getattr(self.dataset, name)

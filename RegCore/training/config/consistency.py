@@ -28,9 +28,15 @@ SMALL = 12  # voxels along each axis of the volumes that losses are tried with
 
 
 def check(dataset: Dataset, train: Train, plain: Mapping, places: Places) -> None:
-    """Raise InputError, with the place and the key, for parts that do not go together.
+    """Check that the parts go together. What is odd but can be done is only a warning.
 
-    plain: the same configuration as plain values. What is odd but can be done is only a warning.
+    Args:
+        dataset, train: the two sections.
+        plain: the same configuration as plain values.
+        places: where each key was written.
+
+    Raises:
+        InputError: they do not; the message names the place and the key.
     """
     _check_groups(dataset, places)
     _check_labels(dataset, train, places)

@@ -43,7 +43,8 @@ LOADER_KEYS = (
 class Reader:
     """Reads sections out of plain values, in which it writes words and numbers as they were understood.
 
-    All its functions raise InputError with the place of the key, the key, its value and what was expected.
+    Raises:
+        InputError: by all its functions, with the place of the key, the key, its value and what was expected.
     """
 
     def __init__(self, places: Places):

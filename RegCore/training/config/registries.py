@@ -17,10 +17,11 @@ from RegCore.training.config.types import FREE, Argument, arguments
 class Registry:
     """Names and what they stand for.
 
-    kind: what they are, for messages.
-    names: gives all of them, looked up anew each time, since plugins add to them.
-    arguments: the further keys that a name takes, from what it stands for; None for any.
-    own: whether a user can add to them.
+    Args:
+        kind: what they are, for messages.
+        names: gives all of them, looked up anew each time, since plugins add to them.
+        arguments: the further keys that a name takes, from what it stands for; None for any.
+        own: whether a user can add to them.
     """
 
     kind: str
