@@ -66,7 +66,7 @@ def run_case(data: Path, case: str) -> dict:
     if case in STEERED:
         sides = ("fixed", "moving")
         labels = {f"{side}_labels": RegCore.load(folder / f"{side}_seg.nii.gz", "labels") for side in sides}
-    done = RegCore.register(fixed, moving, "deformable", device="cpu", **labels)
+    done = RegCore.register(fixed, moving, device="cpu", **labels)
     grid = fixed.geometry.world_grid()
     field = (done.transform.map(grid) - grid).astype(np.float32)
     evaluate = judge(data).evaluate
