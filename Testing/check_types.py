@@ -23,7 +23,7 @@ CLEAN = {
     "registration",
     "evaluation",
 }
-ELSEWHERE = 200  # errors in all other rooms together
+ELSEWHERE = 197  # errors in all other rooms together
 
 
 def errors() -> list[str]:

@@ -1,6 +1,7 @@
 """The default registration: self-similarity finds the way, local correlation ends it where that is sound."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
@@ -131,9 +132,9 @@ def _correlated(
 ) -> tuple[torch.Tensor, Geometry]:
     """The second stage: from the field of the first one, in both directions if the first one was."""
     both, matrix, start, grid = task.settings.symmetric, task.linear.matrix, result.ddf, result.level.grid
-    common = {"settings": settings, "device": task.device}
+    climb = partial(raise_correlation, settings=settings, device=task.device)
     part = part_of(progress, 0.0, 0.45 if both else 1.0)
-    forward, fixed = raise_correlation(task.fixed, task.moving, matrix, start, grid, progress=part, **common)
+    forward, fixed = climb(task.fixed, task.moving, matrix, start, grid, progress=part)
     if not both:
         return forward, fixed
     back = task.linear.inverse()
@@ -141,9 +142,7 @@ def _correlated(
     inverse = inverted(field_of(task.linear, grid, start), moving, part_of(progress, 0.45, 0.5))
     start = start_ddf(inverse, back.matrix, moving, task.device)
     part = part_of(progress, 0.5, 0.95)
-    backward, moving = raise_correlation(
-        task.moving, task.fixed, back.matrix, start, moving, progress=part, **common
-    )
+    backward, moving = climb(task.moving, task.fixed, back.matrix, start, moving, progress=part)
     part = part_of(progress, 0.95, 1.0)
     return averaged(forward, fixed, backward, moving, task.linear, stride=2, progress=part), fixed
 

@@ -272,7 +272,7 @@ def composed(u: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
 
 def smooth_ddf(u: torch.Tensor, grid: Geometry, settings: CorrelationSettings) -> torch.Tensor:
     """A DDF ``(3, I, J, K)`` smoothed as it is after each step."""
-    sigmas = settings.field_smoothing * _per_cube(grid)
+    sigmas = [float(sigma) for sigma in settings.field_smoothing * _per_cube(grid)]
     return torch.stack([smooth_inside(channel, sigmas) for channel in u])
 
 

@@ -58,7 +58,7 @@ def handicap(matrix: np.ndarray, given: np.ndarray, grid: Geometry) -> float:
     shift = np.linalg.norm(apart[:3, :3] @ grid.centre + apart[:3, 3] - grid.centre)
     far = shift / (np.linalg.norm(np.array(grid.shape) * grid.spacing) / 8)
     turned, pulled, moved = (min(share, 1.0) ** 2 for share in (angle / TURN, stretch, far))
-    return HELD * (turned + pulled) + SHIFTED * moved
+    return float(HELD * (turned + pulled) + SHIFTED * moved)
 
 
 # ---- moments -----------------------------------------------------------------------------------------------

@@ -40,7 +40,8 @@ def on_network_grid(
 
 def is_placeholder(batch: Mapping[str, torch.Tensor]) -> bool:
     """Whether a label is empty in the fixed or in the moving image, as one that was never drawn."""
-    return not all(bool(batch[f"{side}_label"].any()) for side in ("fixed", "moving"))
+    labels = [batch[name] for name in ("fixed_label", "moving_label") if name in batch]
+    return not all(bool(label.any()) for label in labels)
 
 
 def in_space(

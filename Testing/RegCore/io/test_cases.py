@@ -96,7 +96,8 @@ def test_segments_of_the_same_name_are_paired(tmp_path, number):
     signs = np.array([-1.0, -1, 1])
     moved = np.array([transform.TransformPoint(place) for place in places * signs]) * signs
     shift = load(case(number, "fixed.nrrd")).geometry.affine[:3, :3] @ [3, -2, 1]
-    assert np.linalg.norm(moved - places - shift, axis=1).mean() < 0.3
+    # in 33 the moving kidney is drawn twice as large as the fixed one, so the structures pull a little
+    assert np.linalg.norm(moved - places - shift, axis=1).mean() < {31: 0.3, 33: 0.5}[number]
     structures = json.loads((tmp_path / "metrics.json").read_text())["structures"]
     assert set(structures.values()) == {"Liver", "Kidney"}
 

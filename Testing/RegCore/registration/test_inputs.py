@@ -101,7 +101,7 @@ REFUSED = {
     "a device that is no word": ({"device": ["cpu"]}, r"the device is \['cpu'\], expected one of auto"),
     "unknown device": ({"device": "gpu"}, "the device is 'gpu', expected one of auto, cpu, cuda, mps"),
     "unknown setting": (
-        {"method": "deformable", "settings": {"smothness": 1.0}},
+        {"settings": {"smothness": 1.0}},
         "method deformable has no setting 'smothness'; it has .* did you mean smoothness?",
     ),
     "setting of another method": (
@@ -109,15 +109,15 @@ REFUSED = {
         "method rigid has no setting 'iterations'; it has label_weight",
     ),
     "word for a number": (
-        {"method": "deformable", "settings": {"smoothness": "high"}},
+        {"settings": {"smoothness": "high"}},
         "setting smoothness of method deformable is 'high', expected a number",
     ),
     "fraction for a whole number": (
-        {"method": "deformable", "settings": {"iterations": 2.5}},
+        {"settings": {"iterations": 2.5}},
         "setting iterations of method deformable is 2.5, expected a whole number",
     ),
     "truth for a number": (
-        {"method": "deformable", "settings": {"levels": True}},
+        {"settings": {"levels": True}},
         "setting levels of method deformable is True, expected a whole number",
     ),
     "negative label weight": (
@@ -132,7 +132,7 @@ REFUSED = {
         {"settings": ["levels", 3]},
         "the settings are of type list, expected a dict of names and values",
     ),
-    "a setting without a name": ({"settings": {3: 1}}, "method auto has no setting 3; it has quality"),
+    "a setting without a name": ({"settings": {3: 1}}, "method deformable has no setting 3; it has"),
     "array as image": ({"fixed": RANDOM}, "the fixed volume is of type ndarray, expected a Volume, such as"),
     "no image": ({"moving": None}, "the moving volume is None, expected a Volume"),
     "file name as image": ({"moving": "a.nii.gz"}, "the moving volume is of type str, expected a Volume"),
@@ -148,7 +148,7 @@ REFUSED = {
     "negative seed": ({"seed": -1}, "the seed is -1, expected a whole number of at least 0"),
     "word as seed": ({"seed": "7"}, "the seed is '7', expected a whole number of at least 0"),
     "setting out of range": (
-        {"method": "deformable", "settings": {"levels": 0}},
+        {"settings": {"levels": 0}},
         "setting levels is 0, expected at least 1",
     ),
     "unknown loss": (

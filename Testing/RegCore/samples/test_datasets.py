@@ -234,6 +234,7 @@ def test_the_examples_say_what_those_of_deepreg_say():
         text["train"].get("preprocess", {}).setdefault("num_parallel_calls", -1)
         ours[name]["train"] = ours[name].get("train") or {}
         ours[name]["train"].get("preprocess", {}).setdefault("num_parallel_calls", -1)
+        ours[name].get("dataset", {}).pop("intensity", None)  # the window of the demos with CT is an addition
         assert ours[name] == text, name
 
 
