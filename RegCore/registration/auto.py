@@ -34,6 +34,7 @@ from RegCore.space.transforms import DisplacementField
 MIND_CHANNELS = 12
 RISE = 1.25  # factor by which the second stage may raise the MIND-SSC distance that the first one left
 ROUGHEST = 0.5  # standard deviation of the log Jacobian beyond which a field is not believed
+LOOSER = 0.7  # factor of the Gaussian that smooths the field where both images are of one modality
 MENDINGS = 5  # times that a folded field is smoothed before it is given up
 
 QUALITIES = {
@@ -165,6 +166,8 @@ def deform_automatically(
         x_moving = T(x_fixed), RAS mm, on the finest grid that was worked on.
     """
     result = deform_task(task, part_of(progress, 0.0, 0.5))
+    if result.alike:
+        settings = replace(settings, field_smoothing=LOOSER * settings.field_smoothing)
     best, grid = result.ddf, result.level.grid
     found, finer = _correlated(task, result, settings, part_of(progress, 0.5, 1.0))
     mended = _mended(found, finer, settings)

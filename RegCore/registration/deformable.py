@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from RegCore.progress import Progress, part_of, silent
 from RegCore.registration.checks import check_not_negative
 from RegCore.registration.directions import averaged, start_ddf
-from RegCore.registration.minimise import minimise
+from RegCore.registration.minimise import Adam, minimise
 from RegCore.registration.pair import (
     LABEL_WEIGHT,
     LabelEncoding,
@@ -239,7 +239,7 @@ def descend(
     """
     objective = PairObjective(level, settings)
     parameters = start.clone().requires_grad_(True)
-    adam = torch.optim.Adam([parameters], lr=settings.rate, fused=True)
+    adam = Adam(parameters, settings.rate)
     stage = f"deformable: {'x'.join(f'{s:.1f}' for s in level.grid.spacing)} mm"
 
     def tell(n: int, value: float) -> None:
@@ -271,6 +271,7 @@ class DirectionResult:
     level: DeformableLevel
     objective: PairObjective
     start_cost: float  # of the start at the finest level
+    alike: bool  # whether both images are of one modality
 
     def cost(self, ddf: torch.Tensor) -> float:
         """The objective of a DDF on the finest grid."""
@@ -282,7 +283,8 @@ def _one_direction(task: DeformableTask, progress: Progress) -> DirectionResult:
     """From coarse to fine in one direction."""
     settings = task.settings
     grids = _grids(task.fixed.image.geometry, settings)
-    contrast = settings.contrast if _same_modality(task) else 0.0
+    alike = _same_modality(task)
+    contrast = settings.contrast if alike else 0.0
     start = start_ddf(task.initial, task.linear.matrix, grids[-1], task.device)
     ddf, grid = start, grids[-1]
     work = np.cumsum([0.0, *(g.voxels + 40_000 for g in grids)])
@@ -302,7 +304,7 @@ def _one_direction(task: DeformableTask, progress: Progress) -> DirectionResult:
         again = part_of(progress, work[-1] + 0.07 * n, work[-1] + 0.07 * (n + 1))
         u = descend(level, smooth(u), -(-settings.iterations // 3), settings, again)
         ddf = _spread(level, u)
-    result = DirectionResult(ddf, level, PairObjective(level, settings), 0.0)
+    result = DirectionResult(ddf, level, PairObjective(level, settings), 0.0, alike)
     start_cost = result.cost(start)
     return replace(result, start_cost=start_cost, ddf=ddf if result.cost(ddf) < start_cost else start)
 

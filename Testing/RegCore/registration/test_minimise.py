@@ -1,11 +1,14 @@
 """The loop of descent: its steps by their closed form, what it keeps, what it tells, how it ends."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 from RegCore.progress import Cancelled
-from RegCore.registration.minimise import minimise
+from RegCore.registration.minimise import Adam, minimise
 
 WEIGHTS = torch.tensor([[0.25, 1.0], [0.5, 1.75]], dtype=torch.float64)
 START = torch.tensor([[3.0, -2.0], [1.0, 4.0]], dtype=torch.float64)
@@ -69,3 +72,31 @@ def test_what_tell_raises_ends_the_descent():
     with pytest.raises(Cancelled):
         descend(0.1, 10, tell=tell)
     assert told == [0, 1, 2]
+
+
+def test_adam_takes_the_steps_of_the_one_in_torch():
+    def objective(x):
+        return (WEIGHTS * (x - 1) ** 2).sum() + x.sin().sum()
+
+    ours, theirs = (START.clone().requires_grad_(True) for _ in range(2))
+    reference = torch.optim.Adam([theirs], lr=0.3)
+    minimise(ours, lambda: objective(ours), Adam(ours, 0.3), 25)
+    minimise(theirs, lambda: objective(theirs), reference, 25)
+    np.testing.assert_allclose(ours.detach(), theirs.detach(), rtol=1e-12)
+
+
+def test_adam_leaves_alone_what_has_no_gradient():
+    parameters = START.clone().requires_grad_(True)
+    Adam(parameters, 0.3).step()
+    assert torch.equal(parameters, START)
+
+
+def test_registering_does_not_import_the_compiler_of_torch():
+    code = (
+        "import sys, RegCore\n"
+        "pair = RegCore.make_phantom(fixed_shape=(24, 20, 18), moving_shape=(22, 21, 20))\n"
+        "RegCore.register(pair.fixed, pair.moving, device='cpu')\n"
+        "print('torch._dynamo' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"], done.stderr
