@@ -36,6 +36,7 @@ class RawImage:
         kind: "image" or "labels" where the file says so.
         rounding: how far storing in integers with a scale factor may have moved a value.
         segments: what the file says of the structures of a label map.
+        padding: the value that the file gives to voxels which were not measured.
     """
 
     array: np.ndarray
@@ -45,6 +46,7 @@ class RawImage:
     kind: str | None = None
     rounding: float = 0.0
     segments: tuple[Segment, ...] = ()
+    padding: float | None = None
 
 
 class GzipReader:
