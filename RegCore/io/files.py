@@ -236,6 +236,13 @@ def shorten(text: str, length: int = 60) -> str:
     return shown if len(shown) <= length else f"{shown[: length - 1]}…"
 
 
+def sweep_parts(*folders: Path) -> None:
+    """Remove the side files that killed runs left in folders in which nobody else is writing."""
+    for folder in folders:
+        for path in folder.glob(".*.part"):
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Give a side file in the folder of `path` to write to; it becomes `path` when all went well.
