@@ -17,9 +17,11 @@ from pathlib import Path
 import qt
 
 from RegCore.io import messages
+from RegCore.io.scratch import Scratch, sweep
 
 from .child import Child
 
+PREFIX = "deepregslicer-"  # of the private folders of requests
 POLL_MILLISECONDS = 50
 IDLE_POLL_MILLISECONDS = 2000
 IDLE_SECONDS = 300.0  # after these an idle process is ended, since it holds memory that others may want
@@ -52,7 +54,7 @@ class Job:
     """One request. `result` or `error` is there as soon as `running` is false."""
 
     number: int
-    folder: Path
+    scratch: Scratch
     on_progress: Callable[[float, str, dict], None]
     on_done: Callable[["Job"], None]
     result: dict | None = None
@@ -61,6 +63,11 @@ class Job:
     cancelled_at: float | None = None
     message: dict | None = None  # the request as it was sent
     answered: bool = False  # whether anything came back
+
+    @property
+    def folder(self) -> Path:
+        """Where request and result are."""
+        return self.scratch.path
 
 
 # `python -m` and `-c` put the working directory, where a user's random.py may lie, before all other places to
@@ -114,15 +121,17 @@ class Worker:
         """
         if self.job is not None:
             raise WorkerError("A computation is already running: wait for its end or cancel it.")
-        folder = Path(tempfile.mkdtemp(prefix="deepregslicer-"))
+        places = Path(tempfile.gettempdir())
+        sweep(places, PREFIX)  # what a Slicer that was killed left there
+        scratch = Scratch(places, PREFIX)
         self._numbers += 1
-        job = Job(self._numbers, folder, on_progress, on_done)
+        job = Job(self._numbers, scratch, on_progress, on_done)
         try:
-            messages.write(folder / "request.npz", arguments)
-            job.message = {"id": job.number, "command": command, "folder": str(folder)}
+            messages.write(job.folder / "request.npz", arguments)
+            job.message = {"id": job.number, "command": command, "folder": str(job.folder)}
             self._send(job.message)
         except BaseException as error:
-            shutil.rmtree(folder, ignore_errors=True)
+            scratch.remove()
             if isinstance(error, OSError):
                 text = f"The computing process could not be started: {error}"
                 raise WorkerError(text, repr(error)) from error
@@ -274,7 +283,7 @@ class Worker:
         job, self.job = self.job, None
         self._idle_since = time.monotonic()
         self._watch(IDLE_POLL_MILLISECONDS if self._child is not None else None)
-        shutil.rmtree(job.folder, ignore_errors=True)
+        job.scratch.remove()
         job.result, job.error, job.running = result, error, False
         job.on_done(job)
 

@@ -7,9 +7,11 @@ and sets ``run``, the function that gets the arguments. A new family is entered 
 import argparse
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from RegCore.cli.arguments import Parser
 from RegCore.cli.checkpoint import add_import
@@ -43,15 +45,15 @@ def _run_worker(arguments: argparse.Namespace) -> None:
 FAMILIES = (add_register, add_train, add_predict, add_slicreg, add_warp, add_vis, add_download, add_import)
 FAMILIES += (add_points, add_worker)
 LOG_LEVEL = "DEEPREG_LOG_LEVEL"
-BAD_INPUT, FAILED, CANCELLED = 2, 1, 130
+BAD_INPUT, FAILED, CANCELLED, TERMINATED = 2, 1, 130, 143
 NO_MEMORY = "error: there is not enough memory for volumes of this size, or for this network and batch"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``regcore`` with these arguments (default: those of the process) and return its exit code.
 
-    0: done; 2: something given can't be used, said in one sentence on standard error; 130: cancelled;
-    1: out of memory, or a package is missing.
+    0: done; 2: something given can't be used, said in one sentence on standard error; 130: cancelled; 143:
+    ended by a signal; 1: out of memory, a package is missing, or nobody takes what is printed.
     """
     return run(_parser, argv)
 
@@ -63,8 +65,15 @@ def run(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] 
     parser = make_parser()
     try:
         arguments = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
-        with _logging():
+        with _logging(), _ended_by_signals():
             arguments.run(arguments)
+            _flush()
+    except (BrokenPipeError, _Unheard) as error:
+        _silence()
+        reason = error.args[-1]
+        return _complain(parser, f"error: standard output can't be written to ({reason})", FAILED)
+    except _Ended as end:
+        return _complain(parser, f"ended by {end}, nothing was written", TERMINATED)
     except InputError as error:
         return _complain(parser, f"error: {error}", BAD_INPUT)
     except (Cancelled, KeyboardInterrupt):
@@ -86,6 +95,50 @@ def run(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] 
     return 0
 
 
+class _Ended(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: everything is cleaned up on the way out, as after Ctrl-C."""
+
+
+class _Unheard(Exception):
+    """Nobody takes what is printed: the reader of a pipe is gone, or a disk is full."""
+
+
+@contextmanager
+def _ended_by_signals():
+    """Turn SIGTERM (of schedulers, containers and logouts) and SIGHUP into an exception, once."""
+
+    def end(number, frame):
+        signal.signal(number, signal.SIG_IGN)
+        raise _Ended(signal.Signals(number).name)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {n: signal.signal(n, end) for n in numbers if signal.getsignal(n) == signal.SIG_DFL}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _flush() -> None:
+    """Send what was printed on its way. Raises _Unheard where it can't go."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        raise _Unheard(error.strerror or error) from error
+
+
+def _silence() -> None:
+    """Let what Python still wants to print at its end go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
 @contextmanager
 def _logging():
     """Show what RegCore logs on standard error, from the level on that DEEPREG_LOG_LEVEL (0 to 5) names."""
@@ -105,7 +158,8 @@ def _logging():
 
 
 def _complain(parser: argparse.ArgumentParser, sentence: str, code: int) -> int:
-    print(f"{parser.prog}: {' '.join(sentence.split())}", file=sys.stderr)
+    with suppress(OSError):  # nobody may be there to read it; the code says it, too
+        print(f"{parser.prog}: {' '.join(sentence.split())}", file=sys.stderr)
     return code
 
 

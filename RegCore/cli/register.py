@@ -126,6 +126,7 @@ def register_files(
     from RegCore.io.points import load_landmarks
 
     files = {"fixed": fixed, "moving": moving, **(optional or {})}
+    _check_kept(out, files)
     landmarks = files.get("landmarks")
     if isinstance(landmarks, Path | str):
         landmarks = [landmarks]
@@ -147,6 +148,17 @@ def register_files(
     paths = {name: str(files[name]) for name in ("fixed", "moving")}
     names = {s.label: s.name for side in segmentations[::-1] if side is not None for s in side.segments}
     _register_and_write(given, paths, names, method=method, out=out, device=device, seed=seed, quiet=quiet)
+
+
+def _check_kept(out: Path, files: Mapping[str, Any]) -> None:
+    """No result may take the place of what it is made of."""
+    from RegCore.evaluation.results import RESULTS
+
+    results = {(out / name).resolve() for name in RESULTS}
+    for given in files.values():
+        for path in given if isinstance(given, list | tuple) else [given]:
+            if isinstance(path, Path) and path.resolve() in results:
+                raise InputError(f"{path}: a result in {out} would take its place; choose another --out")
 
 
 def _load_plugins(paths: list[Path]) -> None:
@@ -230,10 +242,10 @@ def _register_and_write(
 ) -> None:
     """Register, write the six files and print the table; the folder is made sure of before the work."""
     from RegCore.evaluation.report import table
-    from RegCore.evaluation.results import prepared_folder, write_results
+    from RegCore.evaluation.results import RESULTS, prepared_folder, write_results
 
     progress = ProgressLine(sys.stderr, quiet)
-    with prepared_folder(out) as folder:
+    with prepared_folder(out, RESULTS) as folder:
         progress(0.0, "loading PyTorch", {})
         from RegCore.registration.register import register
 

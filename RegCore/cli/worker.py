@@ -321,14 +321,21 @@ class Server:
             log.warning("nobody listens any more: %s", error)
 
     def _listen(self) -> None:
-        for line in self._requests:
-            if line.strip():
+        try:
+            for line in filter(str.strip, self._requests):
                 self._receive(line)
+        finally:
+            self._end()
+
+    def _end(self) -> None:  # whatever ends the requests
         jobs = list(self._jobs.values())
         for job in jobs:
             job.cancelled.set()
         self._queue.put(None)
-        if not self._idle.wait(max((GRACES.get(job.command, GRACE) for job in jobs), default=GRACE)):
+        done = self._idle.wait(max((GRACES.get(job.command, GRACE) for job in jobs), default=GRACE))
+        for job in jobs:
+            messages.discard(job.folder)
+        if not done:
             os._exit(0)  # nobody is there to wait for work that does not look at its progress
 
     def _receive(self, line: str) -> None:
@@ -338,11 +345,10 @@ class Server:
                 if message["cancel"] in self._jobs:
                     self._jobs[message["cancel"]].cancelled.set()
                 return
-            job = Request(message["id"], message["command"], Path(message["folder"]))
-        except (ValueError, KeyError, TypeError) as error:
+            job = Request(int(message["id"]), str(message["command"]), Path(message["folder"]))
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             told = {"kind": "request", "message": f"A request was not understood: {line.strip()[:200]}"}
-            self.tell({"event": "error", "id": None, **told, "details": repr(error), "missing": []})
-            return
+            return self.tell({"event": "error", "id": None, **told, "details": repr(error), "missing": []})
         self._jobs[job.number] = job
         self._queue.put(job)
 
@@ -370,10 +376,7 @@ class Server:
 
 def _numbers(values: dict) -> dict:
     """The figures of the moment as JSON can say them."""
-    return {
-        name: value if isinstance(value, str | int | float) else float(value)
-        for name, value in values.items()
-    }
+    return {n: x if isinstance(x, str | int | float) else float(x) for n, x in values.items()}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -383,7 +386,7 @@ def main(arguments: list[str] | None = None) -> int:
     it that reads, can't come between.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO)
-    requests = os.fdopen(os.dup(0), "r", encoding="utf-8")
+    requests = os.fdopen(os.dup(0), "r", encoding="utf-8", errors="replace")
     events = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

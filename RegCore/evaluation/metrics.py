@@ -157,6 +157,7 @@ def summary(
     warped_labels: Volume | None = None,
     landmarks: np.ndarray | None = None,
     fixed_mask: Volume | None = None,
+    known: tuple[np.ndarray | None, np.ndarray | None] = (None, None),
     before: Transform = IDENTITY,
 ) -> dict[str, Any]:
     """All that can be said of a registration; {"before": x, "after": y} for what has both.
@@ -168,6 +169,8 @@ def summary(
         fixed_labels, moving_labels: label maps, each on its own grid.
         landmarks: (N, 6) RAS mm, a fixed point and its moving counterpart in each row.
         fixed_mask: on the grid of the fixed image, where similarity and folding count.
+        known: of the fixed and of the moving image, ``(I, J, K)`` bool, where they hold measurements: only
+            there similarity counts.
         before: the transform at the start.
 
     Returns:
@@ -184,7 +187,7 @@ def summary(
         if not fixed_mask.geometry.is_close(fixed.geometry):
             raise InputError("the fixed mask must be on the grid of the fixed volume")
         mask = np.asarray(fixed_mask.array.reshape(*fixed.geometry.shape, -1).any(-1))
-    result = _similarity(transform, fixed, moving, warped, mask, before)
+    result = _similarity(transform, fixed, moving, warped, mask, known, before)
     if fixed_labels is not None and moving_labels is not None and warped_labels is not None:
         result |= _overlaps(fixed_labels, moving_labels, warped_labels, before)
     if landmarks is not None:
@@ -203,21 +206,26 @@ def _similarity(
     moving: Volume,
     warped: Volume,
     mask: np.ndarray | None,
+    known: tuple[np.ndarray | None, np.ndarray | None],
     before: Transform,
 ) -> dict[str, dict[str, float]]:
     """NCC and NMI before and after, on a regular part of the voxels of a large volume."""
     stride = int(np.ceil((fixed.geometry.voxels / MOST_SAMPLES) ** (1 / 3)))
     index = np.stack(np.meshgrid(*(np.arange(0, n, stride) for n in fixed.geometry.shape), indexing="ij"), -1)
     index = index.reshape(-1, 3)
-    if mask is not None:
-        index = index[mask[tuple(index.T)]]
+    for inside in (mask, known[0]):
+        if inside is not None:
+            index = index[inside[tuple(index.T)]]
     values = {"after": _array(warped)[tuple(index.T)]}
     reference, world = fixed.array[tuple(index.T)], fixed.geometry.to_world(index)
     result: dict[str, dict[str, float]] = {"ncc": {}, "nmi": {}}
     for when, mapping in (("before", before), ("after", transform)):
         place = moving.geometry.to_index(mapping.map(world))
         seen = np.asarray(((place >= 0) & (place <= np.array(moving.geometry.shape) - 1)).all(-1))
+        if known[1] is not None:
+            seen &= sample(known[1][..., None].astype(np.float32), place)[:, 0] > 0.999
         value = values[when] if when in values else sample(moving.array[..., None], place)[:, 0]
+        seen &= np.isfinite(value)
         result["ncc"][when] = ncc(reference, value, seen)
         result["nmi"][when] = nmi(reference, value, seen)
     return result

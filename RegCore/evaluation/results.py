@@ -11,22 +11,28 @@ from typing import Any
 
 from RegCore.evaluation.overview import overview
 from RegCore.io import save
+from RegCore.io.scratch import check_no_folders, put_in_place, scratch
 from RegCore.space.geometry import InputError
 from RegCore.space.volume import Volume
 
 FILES = ("transform.h5", "inverse.h5", "warped.nii.gz", "warped_seg.nii.gz", "metrics.json", "overview.png")
 NAMED = "warped_seg.seg.nrrd"  # in place of warped_seg.nii.gz, which can't hold the names of structures
+RESULTS = (*FILES, NAMED)
 
 
 @contextmanager
-def prepared_folder(folder: Path) -> Iterator[Path]:
+def prepared_folder(folder: Path, names: tuple[str, ...] = ()) -> Iterator[Path]:
     """A folder that exists and can be written to, made if need be; yields it as a path.
 
     To be entered before the long work begins. If the work fails, folders that were made here and stayed
     empty are removed again.
 
+    Args:
+        folder: the folder.
+        names: of files that will be written into it.
+
     Raises:
-        InputError: the folder can't be made or written to.
+        InputError: the folder can't be made or written to, or a folder in it has one of the names.
     """
     folder = Path(folder).absolute()
     made = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -39,6 +45,7 @@ def prepared_folder(folder: Path) -> Iterator[Path]:
     except OSError as error:
         _remove_empty(made)
         raise InputError(f"{folder}: the results can't be written ({error.strerror or error})") from error
+    check_no_folders(folder, names)
     try:
         yield folder
     except BaseException:
@@ -77,8 +84,7 @@ def write_results(
     """
     folder = Path(folder)
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as name:
-            side = Path(name)
+        with scratch(folder) as side:
             save(registration.transform, side / "transform.h5")
             save(registration.inverse, side / "inverse.h5")
             save(registration.warped, side / "warped.nii.gz")
@@ -89,24 +95,12 @@ def write_results(
             (side / "metrics.json").write_text(_json(figures), encoding="utf-8")
             picture = overview(registration, fixed, moving, fixed_labels, moving_labels)
             picture.save(side / "overview.png")
-            return _put_in_place(side, folder)
+            return put_in_place(side, folder, RESULTS)
     except InputError as error:
         words = str(error).replace(f"{side}{os.sep}", f"{folder}{os.sep}")
         raise InputError(words) from error
     except OSError as error:
         raise InputError(f"{folder}: the results can't be written ({error.strerror or error})") from error
-
-
-def _put_in_place(side: Path, folder: Path) -> list[Path]:
-    """Move the finished files into the folder; of the six, those that this run did not make are removed."""
-    written = []
-    for name in (*FILES, NAMED):
-        if (side / name).exists():
-            os.replace(side / name, folder / name)
-            written.append(folder / name)
-        else:
-            (folder / name).unlink(missing_ok=True)
-    return written
 
 
 def _json(figures: dict[str, Any]) -> str:

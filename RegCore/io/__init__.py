@@ -244,7 +244,8 @@ def _as_kind(found: RawImage | Transform, kind: str | None) -> Volume | Transfor
         raise InputError(f"one 3-D image was expected, but the file holds {frames} frames {array.shape}")
     array = _whole_numbers(array, found.rounding) if kind == "labels" else array
     segments = found.segments if kind == "labels" else ()
-    return Volume(array, _grid(array.shape, found.affine), kind, segments)
+    padding = found.padding if kind == "image" else None
+    return Volume(array, _grid(array.shape, found.affine), kind, segments, padding)
 
 
 _EXPECTED = {"image": "an image", "labels": "a label map"}

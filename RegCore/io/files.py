@@ -36,6 +36,7 @@ class RawImage:
         kind: "image" or "labels" where the file says so.
         rounding: how far storing in integers with a scale factor may have moved a value.
         segments: what the file says of the structures of a label map.
+        padding: the value that the file gives to voxels which were not measured.
     """
 
     array: np.ndarray
@@ -45,6 +46,7 @@ class RawImage:
     kind: str | None = None
     rounding: float = 0.0
     segments: tuple[Segment, ...] = ()
+    padding: float | None = None
 
 
 class GzipReader:
@@ -232,6 +234,13 @@ def shorten(text: str, length: int = 60) -> str:
     """A text for a message: printable, and not longer than this."""
     shown = "".join(letter if letter.isprintable() else "�" for letter in text)
     return shown if len(shown) <= length else f"{shown[: length - 1]}…"
+
+
+def sweep_parts(*folders: Path) -> None:
+    """Remove the side files that killed runs left in folders in which nobody else is writing."""
+    for folder in folders:
+        for path in folder.glob(".*.part"):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

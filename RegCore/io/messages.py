@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from RegCore.io.scratch import LOCK
 from RegCore.space.geometry import Geometry
 from RegCore.space.transforms import AffineTransform, DisplacementField
 from RegCore.space.volume import Segment, Volume
@@ -55,6 +57,12 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
             return {name: _unpack(name, what, arrays) for name, what in description.items()}
     except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: the message is damaged ({error})") from error
+
+
+def discard(folder: Path) -> None:
+    """Remove the private folder of a request whose sender is gone; a folder of another kind stays."""
+    if (folder / LOCK).is_file():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _pack(name: str, value: Any, arrays: dict[str, np.ndarray]) -> dict[str, Any]:

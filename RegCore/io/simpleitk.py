@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 POSITION, SERIES, TITLE = "0020|0032", "0020|000e", "0008|103e"  # DICOM tags
+PADDING, SIGNED, SLOPE, OFFSET = "0028|0120", "0028|0103", "0028|1053", "0028|1052"
 UNEVEN = 0.01  # mm: slices further from even steps along their normal are worth a warning
 ELEMENT_TYPES = {"i1": "CHAR", "u1": "UCHAR", "i2": "SHORT", "u2": "USHORT", "i4": "INT", "u4": "UINT"}
 ELEMENT_TYPES |= {"i8": "LONG_LONG", "u8": "ULONG_LONG", "f4": "FLOAT", "f8": "DOUBLE"}
@@ -44,7 +45,8 @@ def read(path: Path) -> RawImage:
     if reader.HasMetaDataKey("nifti_type") and reader.GetMetaData("nifti_type") == "0":
         log.warning("%s: an Analyze file does not say where it lies; it is placed as in Slicer", path)
     slope = float(reader.GetMetaData("scl_slope")) if reader.HasMetaDataKey("scl_slope") else 0.0
-    return RawImage(array, affine, LPS if vector else None, declared, rounding=abs(slope) / 2)
+    vectors, padding = LPS if vector else None, _padding(reader)
+    return RawImage(array, affine, vectors, declared, rounding=abs(slope) / 2, padding=padding)
 
 
 def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
@@ -160,7 +162,7 @@ def read_folder(folder: Path, series: Sequence[str] | None = None) -> RawImage:
     if places is not None:
         affine[:3, 2] = (places[-1] - places[0]) / (len(places) - 1)
         _warn_of_gaps(folder, np.diff(places, axis=0), np.cross(affine[:3, 0], affine[:3, 1]))
-    return RawImage(_voxels(image), FLIP @ affine, kind="image")
+    return RawImage(_voxels(image), FLIP @ affine, kind="image", padding=_padding(_tags(files[0])))
 
 
 def _series(folder: Path) -> tuple[str, ...]:
@@ -190,6 +192,19 @@ def _uid(file: str) -> str:
 def _tag(file: str, tag: str) -> str:
     tags = _tags(file)
     return tags.GetMetaData(tag).strip(" \0") if tags.HasMetaDataKey(tag) else ""
+
+
+def _padding(header: sitk.ImageFileReader) -> float | None:
+    """The value of voxels that were not measured, as the header names it, in the unit of the voxels read."""
+    named, signed, slope, offset = (
+        float(header.GetMetaData(tag)) if header.HasMetaDataKey(tag) else otherwise
+        for tag, otherwise in ((PADDING, None), (SIGNED, 0.0), (SLOPE, 1.0), (OFFSET, 0.0))
+    )
+    if named is None or slope is None or offset is None:
+        return None
+    if signed and named >= 1 << 15:  # the tag has two types, which some writers mix up
+        named -= 1 << 16
+    return named * slope + offset
 
 
 def _slice_places(files: tuple[str, ...]) -> np.ndarray | None:

@@ -372,6 +372,6 @@ def deform(
 def _same_modality(task: DeformableTask) -> bool:
     """Whether local contrasts agree well enough, at a coarse resolution, to be compared directly."""
     grid, matrix = working_geometry(task.fixed.image.geometry, 20_000), task.linear.matrix
-    fixed = make_feature_image(PairSide(task.fixed.image), grid, np.eye(4), None, task.device)
-    moving = make_feature_image(PairSide(task.moving.image), grid, matrix, None, task.device)
+    fixed = make_feature_image(task.fixed, grid, np.eye(4), None, task.device)
+    moving = make_feature_image(task.moving, grid, matrix, None, task.device)
     return local_agreement(fixed, moving, grid, matrix) >= SAME_MODALITY

@@ -3,7 +3,7 @@
 `RegCore.METHODS` names them; a new method is one more entry there, also one of a plugin.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_type_hints
 
 import numpy as np
@@ -19,6 +19,7 @@ from RegCore.registration.learned import predicted_transform
 from RegCore.registration.pair import LABEL_WEIGHT, LabelEncoding, PairSide
 from RegCore.space.geometry import Geometry
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
+from RegCore.space.volume import Volume, finite
 
 FIELD_VOXELS = 2**24  # a field on more voxels than this is kept on a coarser grid over the same corners
 
@@ -170,8 +171,8 @@ def trained_network(task: Task, model: Model) -> Transform:
     refine = settings.pop("refine", False)
     found = predicted_transform(
         model,
-        task.fixed.image,
-        task.moving.image,
+        finite(task.fixed.image),
+        finite(task.moving.image),
         initial=task.initial,
         onto=field_grid(task.fixed.image.geometry),
         progress=part_of(task.progress, 0.0, 0.3 if refine else 1.0),
@@ -199,6 +200,12 @@ _CLASSICAL = {
 }
 
 
+def _filled(task: Task) -> list[Volume]:
+    """The two images, what is no measurement being replaced."""
+    sides = (task.fixed, task.moving)
+    return [replace(side.image, array=side.measured.filled(side.image.array)) for side in sides]
+
+
 def _classical_start(task: Task) -> Transform:
     """The initial transform, or a position that is no mirror image (DeepReg lays array on array)."""
     return task.initial or given_position(task.fixed, task.moving, task.device)
@@ -207,8 +214,7 @@ def _classical_start(task: Task) -> Transform:
 def classical_affine(task: Task) -> AffineTransform:
     """DeepReg's classical affine registration: gradient descent on the 12 parameters."""
     return classical.register_classical_affine(
-        task.fixed.image,
-        task.moving.image,
+        *_filled(task),
         **take_settings(task.settings, _CLASSICAL, "classical-affine"),
         initial=_linear_start(_classical_start(task)),
         device=task.device,
@@ -220,8 +226,7 @@ def classical_nonrigid(task: Task) -> DisplacementField:
     """DeepReg's classical non-rigid registration: Adam on a free DDF."""
     kinds = {**_CLASSICAL, "deform_loss": dict, "weight_deform_loss": float}
     return classical.register_classical_nonrigid(
-        task.fixed.image,
-        task.moving.image,
+        *_filled(task),
         **take_settings(task.settings, kinds, "classical-nonrigid"),
         initial=_classical_start(task),
         device=task.device,

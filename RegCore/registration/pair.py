@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 
+from RegCore.registration.measured import Measured, measured
 from RegCore.resampler import box_mean
 from RegCore.resampler.descriptors import local_contrast, mind_ssc
 from RegCore.resampler.grids import Device
@@ -17,7 +19,6 @@ MAX_LABEL_CHANNELS = 8  # channels for the structures of a segmentation; more st
 Tick = Callable[[], None]  # called between steps of long work; what it raises ends the work
 LABEL_WEIGHT = 20.0  # of the segmentations beside the features of the images
 UNRELATED = 1.44  # about the MIND distance of unrelated tissue, for want of a measurement
-PADDED = 0.01  # share of the voxels from which on one extreme value, far from all others, is no data
 HEADROOM = 1.0  # robust ranges below 0 and above 1 that are kept: only outliers lie beyond
 
 
@@ -28,6 +29,11 @@ class PairSide:
     image: Volume
     labels: Volume | None = None
     mask: Volume | None = None
+
+    @cached_property
+    def measured(self) -> Measured:
+        """Which voxels of the image are measurements; the others are unknown to every stage."""
+        return measured(self.image)
 
 
 @dataclass(frozen=True)
@@ -94,33 +100,33 @@ class GridTensor:
         return resample_to(self.values, self.grid, target, matrix)
 
 
-def without_padding(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """An image in units of its robust range, outliers cut, and where it has data.
+def _scaled(side: PairSide) -> np.ndarray:
+    """An image in units of its robust range, outliers cut: 0 at the 0.5 percentile, 1 at the 99.5 one.
 
-    Scanners and converters fill what they have not measured with an extreme number, such as -32768. It is
-    known by this: many voxels hold exactly the smallest (or largest) value, and it is further from all
-    others than the range of these.
+    ``(I, J, K)`` float32; 0 where nothing is known.
+    """
+    found, array = side.measured, side.image.array
+    bounds = None if found.known is None else (found.low, found.high)
+    scaled = rescale_percentiles(found.filled(array), bounds)
+    return np.clip(scaled, -HEADROOM, 1 + HEADROOM, out=scaled)
+
+
+def _continued(image: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """An image whose unknown voxels continue the known ones, so that no edge is seen between them.
 
     Args:
-        array: ``(I, J, K)``, any dtype and unit, finite.
-
-    Returns:
-        ``(I, J, K)`` float32, 0 at the 0.5 percentile and 1 at the 99.5 percentile of the data, padding
-        being at 0; and ``(I, J, K)`` bool, or None where there is no padding.
+        image: ``(1, 1, I, J, K)``, 0 where nothing is known; means over windows may mix both.
+        known: the same means of 1 where the image is known and 0 elsewhere.
     """
-    sampled = array[tuple(slice(None, None, -(-n // 64)) for n in array.shape)]
-    known, fill = np.ones(array.shape, bool), 0.0
-    for value in (array.min(), array.max()):
-        rest = sampled[(sampled != array.min()) & (sampled != array.max())].astype(np.float64)
-        if rest.size == 0 or np.mean(sampled == value) < PADDED:
-            continue
-        low, high = np.percentile(rest, [0.5, 99.5])
-        if min(abs(float(value) - low), abs(float(value) - high)) > high - low > 0:
-            known &= array != value
-            fill = low
-    padded = not known.all()
-    scaled = rescale_percentiles(np.where(known, array, array.dtype.type(fill)) if padded else array)
-    return np.clip(scaled, -HEADROOM, 1 + HEADROOM, out=scaled), known if padded else None
+    out, radius = image / known.clamp_min(1e-6), 1
+    empty = known < 0.5
+    while bool(empty.any()) and radius < 2 * max(image.shape[2:]):
+        share = box_mean((~empty).float(), radius)
+        near = box_mean(out.masked_fill(empty, 0.0), radius) / share.clamp_min(1e-6)
+        found = empty & (share > 1e-4)
+        out = torch.where(found, near, out)
+        empty, radius = empty & ~found, 2 * radius
+    return out
 
 
 @dataclass(frozen=True)
@@ -148,9 +154,14 @@ class FeatureImage:
         if self.labels is not None:
             labels, inside = self.labels.resampled(target, matrix)
             parts.append(box_mean(labels * inside, 1))
+        return torch.cat(parts, 1), known * self.counted(target, matrix)
+
+    def counted(self, target: Geometry, matrix: np.ndarray) -> torch.Tensor | float:
+        """Where all masks are 1 on a grid, ``(1, 1, I, J, K)``; the number 1 where there is no mask."""
+        inside: torch.Tensor | float = 1.0
         for mask in self.masks:
-            known = known * (mask.resampled(target, matrix)[0] > 0.5)
-        return torch.cat(parts, 1), known
+            inside = inside * (mask.resampled(target, matrix)[0] > 0.5)
+        return inside
 
 
 def make_feature_image(
@@ -184,9 +195,10 @@ def make_feature_image(
             spacing = np.maximum(spacing, spacing_along(other, inverse @ geometry.direction))
         return GridTensor(*downsample(tensor, geometry, spacing))
 
-    scaled, known = without_padding(side.image.array)
-    image = reduced(scaled, side.image.geometry)
+    image, known = reduced(_scaled(side), side.image.geometry), side.measured.known
     masks = [] if known is None else [reduced(known.astype(np.float32), side.image.geometry)]
+    if masks:
+        image = GridTensor(_continued(image.values, masks[0].values), image.grid)
     labels = None
     if encoding is not None and side.labels is not None:
         channels = (encoding.channel(side.labels, n) for n in range(encoding.rows.shape[1]))
@@ -213,6 +225,7 @@ def local_agreement(fixed: FeatureImage, moving: FeatureImage, grid: Geometry, m
     """
     a, known_a = fixed.image.resampled(grid, np.eye(4))
     b, known_b = moving.image.resampled(grid, matrix)
-    a, b, known = local_contrast(a), local_contrast(b), known_a * known_b
+    known = known_a * known_b * fixed.counted(grid, np.eye(4)) * moving.counted(grid, matrix)
+    a, b = local_contrast(a), local_contrast(b)
     norm = ((known * a * a).sum() * (known * b * b).sum()).sqrt()
     return float((known * a * b).sum() / norm) if norm > 0 else 0.0

@@ -133,8 +133,16 @@ def register(
     working = part_of(progress, 0.0, 0.85)
     task = Task(fixed_side, moving_side, landmarks, initial, settings or {}, device, seed, working)
     transform = METHODS[name](task) if model is None else trained_network(task, model)
-    note = apart(fixed.geometry, moving.geometry) if initial is None and not trained else None
-    return _finish(task, name, transform, began, note, part_of(progress, 0.85, 1.0))
+    notes = [] if trained else _notes(task)
+    return _finish(task, name, transform, began, notes, part_of(progress, 0.85, 1.0))
+
+
+def _notes(task: Task) -> list[str]:
+    """What the user should know of a pair: that it lies apart, and which voxels do not count."""
+    fixed, moving = task.fixed, task.moving
+    found = [apart(fixed.image.geometry, moving.image.geometry) if task.initial is None else None]
+    found += [fixed.measured.sentence("the fixed volume"), moving.measured.sentence("the moving volume")]
+    return [sentence for sentence in found if sentence]
 
 
 def _model(method: str | Path | Model, device: str) -> Model:
@@ -146,7 +154,7 @@ def _model(method: str | Path | Model, device: str) -> Model:
 
 
 def _finish(
-    task: Task, method: str, transform: Transform, began: float, note: str | None, progress: Progress
+    task: Task, method: str, transform: Transform, began: float, notes: list[str], progress: Progress
 ) -> Registration:
     """Warp, invert and measure."""
     fixed, moving = task.fixed, task.moving
@@ -170,9 +178,10 @@ def _finish(
         warped_labels=labels,
         landmarks=task.landmarks,
         fixed_mask=_on_grid(fixed.mask, fixed.image.geometry),
+        known=(fixed.measured.known, moving.measured.known),
     )
     seconds = time.perf_counter() - began
-    found |= {"notes": [note]} if note else {}
+    found |= {"notes": notes} if notes else {}
     extra = {"method": method, "seconds": seconds, "peak_memory_mib": peak_memory_mib()}
     progress(1.0, "done", {})
     return Registration(transform, inverse, warped, labels, extra | found, seconds)

@@ -69,7 +69,7 @@ def robust_range(array: np.ndarray, lower: float = 0.5, upper: float = 99.5) -> 
     return (low, high) if high > low else (float(array.min()), float(array.max()))
 
 
-def rescale_percentiles(array: np.ndarray) -> np.ndarray:
+def rescale_percentiles(array: np.ndarray, bounds: tuple[float, float] | None = None) -> np.ndarray:
     """An image in units of its robust range: 0 is its 0.5 percentile and 1 its 99.5 percentile.
 
     Optimisers square intensities, which overflows or vanishes in float32 where the unit is extreme. No second
@@ -77,11 +77,12 @@ def rescale_percentiles(array: np.ndarray) -> np.ndarray:
 
     Args:
         array: ``(I, J, K)``, any dtype and unit.
+        bounds: what becomes 0 and 1, in place of the two percentiles.
 
     Returns:
         ``(I, J, K)`` float32, not cut at 0 and 1.
     """
-    low, high = robust_range(array)
+    low, high = bounds or robust_range(array)
     span = high - low if high > low else 1.0
     exact = np.float32 if array.dtype.itemsize <= 2 else np.float64
     out = np.empty(array.shape, np.float32)

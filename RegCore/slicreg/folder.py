@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from RegCore.io import load, read_header
-from RegCore.io.files import atomic_write
+from RegCore.io.files import atomic_write, shorten, sweep_parts
+from RegCore.io.scratch import in_turn
 from RegCore.progress import Progress, part_of, silent
 from RegCore.slicreg.network import STRIDE
 from RegCore.slicreg.picture import Oversegmentation, supervoxel_picture
@@ -150,22 +151,24 @@ def prepare_folder(
     scans["train"] = _by_name([*scans["train"].values(), template])
     settings = _with_shape(settings or FolderSettings(), list(scans["train"].values()))
     _begin(folder, _record(template, scans, settings, propagator.name))
-    prepared_template = _prepare(template, settings)
-    divided = _template(folder, prepared_template, settings, part_of(progress, 0.0, 0.1))
-    todo = [(part, name, path) for part in PARTS for name, path in scans[part].items()]
-    todo = [item for item in todo if not (folder / item[0] / f"{item[1]}.npz").exists()]
-    for number, (part, name, path) in enumerate(todo):
-        inner = part_of(progress, 0.1 + 0.9 * number / len(todo), 0.1 + 0.9 * (number + 1) / len(todo))
-        inner(0.0, name, {"scan": number + 1, "scans": len(todo)})
-        scan = _prepare(path, settings)
-        if path == template:
-            field = DisplacementField.from_affine(AffineTransform.identity(), scan.image.geometry)
-        else:
-            field = propagator.propagate(path, scan, prepared_template, inner)
-        write_scan(folder / part / f"{name}.npz", scan, field, divided)
-    if todo or not (folder / PICTURE).exists():
-        _draw(folder)
-    progress(1.0, "done", {})
+    with in_turn(folder):
+        sweep_parts(folder, *(folder / part for part in PARTS))
+        prepared_template = _prepare(template, settings)
+        divided = _template(folder, prepared_template, settings, part_of(progress, 0.0, 0.1))
+        every = ((part, name, path) for part in PARTS for name, path in scans[part].items())
+        todo = [item for item in every if not (folder / item[0] / f"{item[1]}.npz").exists()]
+        for number, (part, name, path) in enumerate(todo):
+            inner = part_of(progress, 0.1 + 0.9 * number / len(todo), 0.1 + 0.9 * (number + 1) / len(todo))
+            inner(0.0, name, {"scan": number + 1, "scans": len(todo)})
+            scan = _prepare(path, settings)
+            if path == template:
+                field = DisplacementField.from_affine(AffineTransform.identity(), scan.image.geometry)
+            else:
+                field = propagator.propagate(path, scan, prepared_template, inner)
+            write_scan(folder / part / f"{name}.npz", scan, field, divided)
+        if todo or not (folder / PICTURE).exists():
+            _draw(folder)
+        progress(1.0, "done", {})
     return folder
 
 
@@ -255,10 +258,9 @@ def _begin(folder: Path, record: dict) -> None:
         there = read_settings(folder)
         for key, value in record.items():
             if there.get(key) != value:
-                raise InputError(
-                    f"{path}: this folder holds a preparation with another {key}: {_short(there.get(key))} "
-                    f"instead of {_short(value)}; choose another folder, or remove this one"
-                )
+                instead = f"{_short(there.get(key))} instead of {_short(value)}"
+                why = f"this folder holds a preparation with another {key}: {instead}"
+                raise InputError(f"{path}: {why}; choose another folder, or remove this one")
         return
     if folder.is_dir() and any(folder.iterdir()):
         raise InputError(f"{folder}: this folder holds other things; choose a new one")
@@ -272,8 +274,7 @@ def _begin(folder: Path, record: dict) -> None:
 
 
 def _short(value) -> str:
-    text = ", ".join(value) if isinstance(value, dict) and "file" not in value else str(value)
-    return text if len(text) < 120 else f"{text[:120]}…"
+    return shorten(", ".join(value) if isinstance(value, dict) and "file" not in value else str(value), 120)
 
 
 def _prepare(path: Path, settings: FolderSettings) -> PreparedScan:
@@ -381,13 +382,12 @@ def scan_files(folder) -> list[Path]:
     paths = [folder / f"{name}.npz" for name in settings[folder.name]]
     there = [path for path in paths if path.is_file()]
     if len(there) < len(paths) or not (folder.parent / TEMPLATE).is_file():
-        raise InputError(
-            f"{folder.parent}: the preparation was interrupted, {len(there)} of {len(paths)} scans of "
-            f"{folder.name} are there; call regcore slicreg prepare as before, and it goes on"
-        )
-    if not paths:
-        raise InputError(f"{folder}: the preparation had no scans for this part")
-    return paths
+        there_are = f"{len(there)} of {len(paths)} scans of {folder.name} are there"
+        how = "call regcore slicreg prepare as before, and it goes on"
+        raise InputError(f"{folder.parent}: the preparation was interrupted, {there_are}; {how}")
+    if paths:
+        return paths
+    raise InputError(f"{folder}: the preparation had no scans for this part")
 
 
 def _read(path: Path, names: tuple[str, ...]) -> list[np.ndarray]:

@@ -51,6 +51,7 @@ class Volume:
         kind: "image" or "labels". Labels are (I, J, K) of integers or booleans with 0 for the background, or
             (I, J, K, C) with one binary channel per structure (structures may overlap).
         segments: what is known of the structures of a label map: names, colours and the like.
+        padding: the value of voxels that were not measured, where the file names one.
 
     Raises:
         InputError: these do not fit together.
@@ -70,6 +71,7 @@ class Volume:
     geometry: Geometry
     kind: str = "image"
     segments: tuple[Segment, ...] = ()
+    padding: float | None = None
 
     def __post_init__(self) -> None:
         array = np.asarray(self.array)
@@ -171,14 +173,23 @@ def looks_like_labels(array: np.ndarray) -> bool:
     return total > 0 and equal >= PATCHED * total
 
 
+def finite(volume: Volume) -> Volume:
+    """The image with its smallest finite value where it is NaN or infinite."""
+    array = volume.array
+    if np.isfinite(array.min()) and np.isfinite(array.max()):
+        return volume
+    known = np.isfinite(array)
+    return replace(volume, array=np.where(known, array, array[known].min()))
+
+
 def check_image(volume: Volume, name: str) -> None:
     """Check that a volume can be registered as an image.
 
     An image of whole numbers that `looks_like_labels` is let through: only who chose it knows its role.
 
     Raises:
-        InputError: one sentence that begins with `name`, for labels, several channels, a single slice, NaN
-            or infinite voxels, one value everywhere.
+        InputError: one sentence that begins with `name`, for labels, several channels, a single slice, one
+            value everywhere. Voxels that are NaN or infinite do not count; some must be neither.
     """
     array = volume.array
     if volume.kind != "image":
@@ -189,8 +200,10 @@ def check_image(volume: Volume, name: str) -> None:
         raise InputError(f"{name}: a 3-D image was expected, but {array.shape} is a single slice")
     low, high = array.min(), array.max()  # either is NaN if one voxel is
     if not (np.isfinite(low) and np.isfinite(high)):
-        bad = array.size - sum(int(np.count_nonzero(np.isfinite(slab))) for slab in slabs(array))
-        raise InputError(f"{name}: all voxels must be finite, but {bad} are NaN or infinite")
+        finite = array[np.isfinite(array)]
+        if not finite.size:
+            raise InputError(f"{name}: all voxels are NaN or infinite, there is nothing to align")
+        low, high = finite.min(), finite.max()
     if low == high:
         raise InputError(f"{name}: the image is constant (every voxel is {low:g}), there is nothing to align")
 

@@ -22,6 +22,7 @@ from torch import nn
 
 from RegCore.deepreg.checkpoint import import_checkpoint
 from RegCore.deepreg.tfbundle import is_bundle
+from RegCore.io.files import sweep_parts
 from RegCore.networks.model_file import Model, read_content, save_model
 from RegCore.space.geometry import InputError
 from RegCore.training.config import Config
@@ -133,6 +134,8 @@ class RunFolder:
             InputError: it is not interrupted, but running.
         """
         self._hold()
+        if self.group.first:
+            sweep_parts(self.path, self.save_path)
         state = TrainingState.from_dict(self._training(self.save_path / LAST)["state"])
         self.epochs_before = state.position.epoch
         return state

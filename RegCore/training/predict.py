@@ -2,7 +2,6 @@
 
 import logging
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,6 +10,7 @@ from pathlib import Path
 from RegCore.evaluation.figures import IN_SPACE
 from RegCore.evaluation.results import prepared_folder
 from RegCore.io import save
+from RegCore.io.scratch import in_turn, scratch
 from RegCore.loaders import Batches, Loader, Sample, make_loader
 from RegCore.networks.device import choose_device
 from RegCore.networks.model_file import Model
@@ -112,12 +112,13 @@ def predict(
     deepreg = bool(trained.config["train"].get("deepreg", False))
     with prepared_folder(Path(log_dir).expanduser() / name) as folder:
         try:
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as side:
-                work = _Work(trained, loader, Path(side) / FOLDER, Formats(save_nifti, save_png), deepreg)
+            with scratch(folder) as side:
+                work = _Work(trained, loader, side / FOLDER, Formats(save_nifti, save_png), deepreg)
                 work.folder.mkdir()
                 _predict_all(work, batches, progress)
                 _write_tables(work)
-                _put_in_place(work.folder, folder / FOLDER)
+                with in_turn(folder):
+                    _put_in_place(work.folder, folder / FOLDER)
         except InputError as error:
             raise InputError(str(error).replace(f"{side}{os.sep}", f"{folder}{os.sep}")) from error
         except OSError as error:

@@ -117,6 +117,18 @@ def test_35_warping_keeps_names_colours_and_terminology(tmp_path):
     assert [segment.name for segment in load(out).segments] == ["Liver", "Kidney"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "suffix"), [(42, "nii.gz"), (63, "nrrd")])
+def test_42_and_63_what_is_no_measurement_does_not_count(tmp_path, caplog, number, suffix):
+    files = [f"--{side}={case(number, f'{side}.{suffix}')}" for side in ("fixed", "moving")]
+    assert main(["register", *files, "--method=rigid", "--quiet", "--device=cpu", f"--out={tmp_path}"]) == 0
+    fixed = load(case(number, f"fixed.{suffix}"))
+    shift = fixed.geometry.affine[:3, :3] @ [3, -2, 1]
+    found = load(tmp_path / "transform.h5").map(fixed.geometry.centre) - fixed.geometry.centre
+    assert np.linalg.norm(found - shift) < {42: 0.1, 63: 0.3}[number] * fixed.geometry.spacing.mean()
+    assert "of the voxels hold no measurement" in caplog.text
+
+
 def test_44_landmarks_of_slicer_and_transformix():
     for names in (("fixed.fcsv", "moving.mrk.json"), ("fixed.mrk.json", "moving.fcsv")):
         pairs = load_landmarks(*(case(44, name) for name in names))

@@ -257,7 +257,7 @@ def test_what_nobody_can_read_is_named(tmp_path, name):
 # ---- DICOM -------------------------------------------------------------------------------------------------
 
 
-def dicom(folder, uid="1.2.3.4", skip=(), tilt=0.0, title="head"):
+def dicom(folder, uid="1.2.3.4", skip=(), tilt=0.0, title="head", more=None):
     """Slices of `VOXELS` 2.5 mm apart as DICOM files; `tilt` shifts each in its plane, mm a slice."""
     folder.mkdir(exist_ok=True)
     row, column = OBLIQUE.direction[:, 0] * LPS, OBLIQUE.direction[:, 1] * LPS
@@ -276,7 +276,7 @@ def dicom(folder, uid="1.2.3.4", skip=(), tilt=0.0, title="head"):
             "0020|0032": "\\".join(f"{x:.6f}" for x in place),
             "0020|0037": "\\".join(f"{x:.6f}" for x in [*row, *column]),
         }  # fmt: skip
-        for tag, value in tags.items():
+        for tag, value in (tags | (more or {})).items():
             image.SetMetaData(tag, value)
         writer.SetFileName(str(folder / f"{uid}-{(k * 5) % 9}.dcm"))
         writer.Execute(image)
@@ -292,6 +292,12 @@ def ordered(folder) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def series(tmp_path_factory):
     return dicom(tmp_path_factory.mktemp("dicom") / "one")
+
+
+def test_the_padding_value_of_a_dicom_header_is_known_in_the_unit_of_the_voxels(tmp_path, series):
+    assert load(series).padding is None
+    tags = {"0028|0120": "-2000", "0028|1052": "-1024", "0028|1053": "1"}
+    assert load(dicom(tmp_path / "padded", more=tags)).padding == -3024
 
 
 def test_a_folder_of_dicom_is_a_volume_as_in_slicer(series, caplog):

@@ -25,8 +25,8 @@ def labels(values=(0, 1), geometry=OBLIQUE) -> Volume:
     return Volume(array, geometry, "labels")
 
 
-def spoilt(value: float) -> Volume:
-    array = RANDOM.copy()
+def alone(value: float) -> Volume:
+    array = RANDOM * np.nan
     array[1, 2, 3] = value
     return image(array)
 
@@ -57,8 +57,8 @@ REFUSED = {
         {"fixed": image(np.full(SHAPE, 7))},
         r"the fixed volume: the image is constant \(every voxel is 7\)",
     ),
-    "NaN": ({"moving": spoilt(np.nan)}, "the moving volume: all voxels must be finite, but 1 are NaN"),
-    "infinite": ({"fixed": spoilt(np.inf)}, "the fixed volume: all voxels must be finite, but 1 are NaN"),
+    "NaN": ({"moving": image(RANDOM * np.nan)}, "the moving volume: all voxels are NaN or infinite"),
+    "one finite voxel": ({"fixed": alone(3.0)}, "the fixed volume: the image is constant"),
     "label map as image": (
         {"moving": labels()},
         "the moving volume: an image was expected, but this is a label map",

@@ -11,9 +11,8 @@ from RegCore.registration.pair import (
     PairSide,
     local_agreement,
     make_feature_image,
-    without_padding,
 )
-from RegCore.space.geometry import InputError
+from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.volume import Volume
 from Testing.RegCore.grids import LEFT_HANDED, OBLIQUE, SHAPE
 from Testing.RegCore.registration.blobs import FIXED, MOVING, corner_error, motion, scan
@@ -162,24 +161,32 @@ def test_make_feature_image_reduces_a_fine_volume_to_the_spacing_of_the_grid():
 # ---- intensities -------------------------------------------------------------------------------------------
 
 
+def intensities(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """The image that is compared, at its own resolution, and where it is known."""
+    grid = Geometry(array.shape, np.eye(4))
+    reduced = make_feature_image(PairSide(Volume(array, grid)), grid, np.eye(4), None, "cpu")
+    known = reduced.masks[0].values[0, 0].numpy() > 0.5 if reduced.masks else None
+    return reduced.image.values[0, 0].numpy(), known
+
+
 @pytest.mark.parametrize("value", [-32768, 30000])
 def test_padding_with_an_extreme_number_is_no_data(value):
     image = (400 + 100 * np.random.default_rng(0).normal(size=(20, 18, 16))).astype(np.int16)
     padded = image.copy()
     padded[:4] = value
-    scaled, known = without_padding(padded)
+    scaled, known = intensities(padded)
     np.testing.assert_array_equal(known, padded != value)
-    np.testing.assert_allclose(scaled[4:], without_padding(image[4:])[0], atol=0.1)
-    assert scaled[:4].min() >= -1 and scaled[:4].max() <= 0.1 and without_padding(image)[1] is None
+    np.testing.assert_allclose(scaled[4:], intensities(image[4:])[0], atol=0.1)
+    assert scaled[:4].min() >= 0 and scaled[:4].max() <= 1 and intensities(image)[1] is None
 
 
 def test_single_outliers_are_cut_and_plain_background_is_data():
     image = np.zeros((20, 20, 20), np.int16)
     image[5:15, 5:15, 5:15] = 50 + np.random.default_rng(0).integers(0, 100, (10, 10, 10))
-    plain, known = without_padding(image)
+    plain, known = intensities(image)
     assert known is None
     image[10, 10, 10], image[0, 0, 0] = 32000, -32000
-    spiked, known = without_padding(image)
+    spiked, known = intensities(image)
     assert known is None and spiked.max() <= 2 and spiked.min() >= -1
     others = np.abs(image.astype(int)) < 1000
     np.testing.assert_allclose(spiked[others], plain[others], atol=0.02)
