@@ -18,6 +18,7 @@ from RegCore.cli.points import add_points
 from RegCore.cli.predict import add_predict
 from RegCore.cli.register import METHODS, add_register
 from RegCore.cli.slicreg import add_slicreg
+from RegCore.cli.studies import add_studies
 from RegCore.cli.train import add_train
 from RegCore.cli.vis import add_vis
 from RegCore.cli.warp import add_warp
@@ -41,7 +42,7 @@ def _run_worker(arguments: argparse.Namespace) -> None:
 
 
 FAMILIES = (add_register, add_train, add_predict, add_slicreg, add_warp, add_vis, add_download, add_import)
-FAMILIES += (add_points, add_worker)
+FAMILIES += (add_points, add_studies, add_worker)
 LOG_LEVEL = "DEEPREG_LOG_LEVEL"
 BAD_INPUT, FAILED, CANCELLED = 2, 1, 130
 NO_MEMORY = "error: there is not enough memory for volumes of this size, or for this network and batch"
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``regcore`` with these arguments (default: those of the process) and return its exit code.
 
     0: done; 2: something given can't be used, said in one sentence on standard error; 130: cancelled;
-    1: out of memory, or a package is missing.
+    1: out of memory, or a package is missing; others as the command says.
     """
     return run(_parser, argv)
 
@@ -64,7 +65,7 @@ def run(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] 
     try:
         arguments = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
         with _logging():
-            arguments.run(arguments)
+            return arguments.run(arguments) or 0
     except InputError as error:
         return _complain(parser, f"error: {error}", BAD_INPUT)
     except (Cancelled, KeyboardInterrupt):
@@ -83,7 +84,6 @@ def run(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] 
         return _complain(parser, NO_MEMORY, FAILED)
     except SystemExit as end:  # argparse after --help
         return int(end.code or 0)
-    return 0
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -41,9 +42,6 @@ def new_record(name: str, inputs: Mapping[str, Path], settings: Mapping[str, Any
         name: of the job.
         inputs: files and folders that are read, by their roles.
         settings: everything else that the result depends on, as JSON can say it.
-
-    Raises:
-        InputError: an input is not there.
     """
     states = {role: _with_hash(path) for role, path in inputs.items()}
     same = json.loads(json.dumps(settings))
@@ -79,16 +77,19 @@ def difference(record: Record, inputs: Mapping[str, Path], settings: Mapping[str
 def _is_same(known: Mapping[str, Any], path: Path) -> bool:
     try:
         size, time = _size_and_time(path)
-        if size != known["size"]:
+        if size != known.get("size"):
             return False
-        return time == known["mtime_ns"] or _hash(str(path), size, time) == known["sha256"]
-    except (InputError, KeyError):
-        return False
+        return time == known.get("mtime_ns") or _hash(str(path), size, time) == known.get("sha256")
+    except OSError:
+        return known.get("size") is None  # it could not be read then either
 
 
 def _with_hash(path: Path) -> dict[str, Any]:
-    size, time = _size_and_time(path)
-    return {"path": str(path), "size": size, "mtime_ns": time, "sha256": _hash(str(path), size, time)}
+    try:
+        size, time = _size_and_time(path)
+        return {"path": str(path), "size": size, "mtime_ns": time, "sha256": _hash(str(path), size, time)}
+    except OSError:
+        return {"path": str(path), "size": None, "mtime_ns": None, "sha256": None}
 
 
 def _files(path: Path) -> list[Path]:
@@ -102,13 +103,10 @@ def _files(path: Path) -> list[Path]:
 
 def _size_and_time(path: Path) -> tuple[int, int]:
     """Bytes and time of change (ns) of an input; of several files the sums, which every change changes."""
-    try:
-        found = path.stat()
-        if path.suffix.lower() not in WITH_COMPANIONS and not path.is_dir():
-            return found.st_size, found.st_mtime_ns
-        states = [file.stat() for file in _files(path)]
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror or error})") from error
+    found = path.stat()
+    if path.suffix.lower() not in WITH_COMPANIONS and not stat.S_ISDIR(found.st_mode):
+        return found.st_size, found.st_mtime_ns
+    states = [file.stat() for file in _files(path)]
     return sum(state.st_size for state in states), sum(state.st_mtime_ns for state in states)
 
 
@@ -116,15 +114,12 @@ def _size_and_time(path: Path) -> tuple[int, int]:
 def _hash(path: str, size: int, time: int) -> str:
     """SHA-256 of an input of this size and time, with the names where it is several files."""
     digest, files = hashlib.sha256(), _files(Path(path))
-    try:
-        for file in files:
-            if len(files) > 1:
-                digest.update(file.name.encode() + b"\0")
-            with open(file, "rb") as stream:
-                while block := stream.read(BLOCK):
-                    digest.update(block)
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror or error})") from error
+    for file in files:
+        if len(files) > 1:
+            digest.update(file.name.encode() + b"\0")
+        with open(file, "rb") as stream:
+            while block := stream.read(BLOCK):
+                digest.update(block)
     return digest.hexdigest()
 
 

@@ -90,9 +90,12 @@ def test_a_changed_file_is_noticed_a_touched_or_copied_one_is_not(tmp_path, inpu
     assert difference(record, inputs, {}) == "input"
 
 
-def test_an_absent_input_is_named(tmp_path):
-    with pytest.raises(InputError, match="absent.nii: can't be read"):
-        new_record("one", {"fixed": tmp_path / "absent.nii"}, {})
+def test_an_input_that_was_absent_is_noticed_when_it_comes(tmp_path):
+    absent = {"fixed": tmp_path / "late.nii"}
+    record = new_record("one", absent, {})
+    assert difference(record, absent, {}) == ""
+    absent["fixed"].write_text("here")
+    assert difference(record, absent, {}) == "input"
 
 
 def test_results_are_replaced_but_the_same_done_twice_stays_as_it_was_first(tmp_path, inputs):
