@@ -38,8 +38,8 @@ def _add_register_all(commands) -> None:
         parents=[shared(plugin=True, seed=True)],
         help="register many pairs, on all processors or on a cluster",
         description="Registers the pairs of a manifest (CSV with the columns id, fixed, moving and, if "
-        "wanted, fixed_seg, moving_seg, fixed_mask, moving_mask, landmarks, initial, method and settings), or "
-        "of folders. Each pair gets a folder pairs/ID with the files of regcore register; results.csv and "
+        "wanted, fixed_seg, moving_seg, fixed_mask, moving_mask, landmarks, initial, method, settings), "
+        "or of folders. Each pair gets a folder pairs/ID with the files of regcore register; results.csv and "
         "report.html are about all. Called again, it does what is missing or has changed. Exit code 4 means "
         "that some pairs failed.",
     )
