@@ -81,7 +81,6 @@ class ClusterPool:
             if not scheduler_file.is_file():
                 raise InputError(f"{scheduler_file}: there is no such file; does the scheduler run?")
         self._name = scheduler or str(scheduler_file)
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # it tells the same in many words
         self._asked, self._known = -ASK_EVERY, dict[str, int]()
         self._client = self._connected()
         try:
@@ -97,6 +96,8 @@ class ClusterPool:
             raise InputError(
                 "a cluster needs the package distributed; install it with: pip install deepregslicer[cluster]"
             ) from error
+        for name in ("client", "core", "comm", "utils", "batched"):  # they tell the same in many words
+            logging.getLogger(f"distributed.{name}").setLevel(logging.CRITICAL)
         try:
             return Client(**self._address, timeout=10, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:

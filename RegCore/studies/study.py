@@ -123,6 +123,7 @@ def register_all(
                 jobs = _jobs(plan.todo, out, device, job)
                 with _pool(plan, place, out, workers, tell) as pool:
                     _run(plan, pool.run(jobs, len(plan.todo), progress), out)
+                remove_unfinished(out / PAIRS)  # of workers that were killed
         finally:
             found = [plan.summaries[row.id] for row in rows if row.id in plan.summaries]
             write_report(out, found)
