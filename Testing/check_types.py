@@ -22,6 +22,7 @@ CLEAN = {
     "losses",
     "registration",
     "evaluation",
+    "studies",
 }
 ELSEWHERE = 197  # errors in all other rooms together
 

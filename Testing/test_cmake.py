@@ -60,7 +60,7 @@ include(SlicerMacroBuildScriptedModule)
 
 def shipped(room: str) -> set[str]:
     """Files of a top folder that belong into the extension, as paths below it."""
-    kinds = {".py", ".typed", ".ui", ".png", ".svg", ".yaml", ".txt", ".json", ".pt", ".npz"}
+    kinds = {".py", ".typed", ".ui", ".png", ".svg", ".yaml", ".html", ".txt", ".json", ".pt", ".npz"}
     found = (path.relative_to(ROOT / room) for path in (ROOT / room).rglob("*") if path.suffix in kinds)
     return {p.as_posix() for p in found if "__pycache__" not in p.parts and p.name != "CMakeLists.txt"}
 

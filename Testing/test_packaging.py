@@ -37,7 +37,8 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
-    files = (path for path in (ROOT / "RegCore").rglob("*") if path.suffix in (".py", ".yaml", ".typed"))
+    kinds = (".py", ".yaml", ".html", ".typed")
+    files = (path for path in (ROOT / "RegCore").rglob("*") if path.suffix in kinds)
     assert names == {path.relative_to(ROOT).as_posix() for path in files}
     assert any(name.endswith("LICENSE.txt") for name in wheel.namelist())
 

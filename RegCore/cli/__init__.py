@@ -20,6 +20,7 @@ from RegCore.cli.points import add_points
 from RegCore.cli.predict import add_predict
 from RegCore.cli.register import METHODS, add_register
 from RegCore.cli.slicreg import add_slicreg
+from RegCore.cli.studies import add_studies
 from RegCore.cli.train import add_train
 from RegCore.cli.vis import add_vis
 from RegCore.cli.warp import add_warp
@@ -43,7 +44,7 @@ def _run_worker(arguments: argparse.Namespace) -> None:
 
 
 FAMILIES = (add_register, add_train, add_predict, add_slicreg, add_warp, add_vis, add_download, add_import)
-FAMILIES += (add_points, add_worker)
+FAMILIES += (add_points, add_studies, add_worker)
 LOG_LEVEL = "DEEPREG_LOG_LEVEL"
 BAD_INPUT, FAILED, CANCELLED, TERMINATED = 2, 1, 130, 143
 NO_MEMORY = "error: there is not enough memory for volumes of this size, or for this network and batch"
@@ -53,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``regcore`` with these arguments (default: those of the process) and return its exit code.
 
     0: done; 2: something given can't be used, said in one sentence on standard error; 130: cancelled; 143:
-    ended by a signal; 1: out of memory, a package is missing, or nobody takes what is printed.
+    ended by a signal; 1: out of memory, a package is missing, or nobody takes what is printed; others as the
+    command says.
     """
     return run(_parser, argv)
 
@@ -66,8 +68,9 @@ def run(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] 
     try:
         arguments = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
         with _logging(), _ended_by_signals():
-            arguments.run(arguments)
+            code = arguments.run(arguments) or 0
             _flush()
+            return code
     except (BrokenPipeError, _Unheard) as error:
         _silence()
         reason = error.args[-1]
@@ -92,7 +95,6 @@ def run(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] 
         return _complain(parser, NO_MEMORY, FAILED)
     except SystemExit as end:  # argparse after --help
         return int(end.code or 0)
-    return 0
 
 
 class _Ended(KeyboardInterrupt):

@@ -1,7 +1,6 @@
 """``regcore register`` and ``regcore demo``: register files, or a phantom, and write the results."""
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Mapping
@@ -13,7 +12,6 @@ from RegCore.cli.progress import ProgressLine
 from RegCore.registration import METHODS
 from RegCore.space.geometry import InputError
 from RegCore.space.names import is_path
-from RegCore.space.segments import pair_segments
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +66,10 @@ def _add_demo(commands) -> None:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
     what = f"{', '.join(METHODS)}, or the path of a trained model"
-    parser.add_argument("--method", default="auto", type=_method, metavar="METHOD", help=what)
+    parser.add_argument("--method", default="auto", type=method_argument, metavar="METHOD", help=what)
 
 
-def _method(text: str) -> str:
+def method_argument(text: str) -> str:
     """A method by name, or the path of a model file or checkpoint."""
     return text if is_path(text) else one_of("method", METHODS)(text)
 
@@ -101,7 +99,7 @@ def register_files(
     out: Path,
     *,
     method: str,
-    optional: Mapping[str, Path | None] | None = None,
+    optional: Mapping[str, Path | list[Path] | None] | None = None,
     settings: Mapping[str, Any] | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -123,30 +121,13 @@ def register_files(
     Raises:
         InputError: a file that can't be used, or that does not overlap its image in space.
     """
-    from RegCore.io.points import load_landmarks
+    from RegCore.registration.files import read_pair
 
     files = {"fixed": fixed, "moving": moving, **(optional or {})}
     _check_kept(out, files)
-    landmarks = files.get("landmarks")
-    if isinstance(landmarks, Path | str):
-        landmarks = [landmarks]
-    if landmarks is not None and len(landmarks) > 2:
-        raise InputError(f"argument --landmarks: one file or two were expected, not {len(landmarks)}")
-    segmentations = pair_segments(_labels(files.get("fixed_seg")), _labels(files.get("moving_seg")))
-    given = {
-        "fixed": _image(fixed, series),
-        "moving": _image(moving, series),
-        "fixed_labels": segmentations[0],
-        "moving_labels": segmentations[1],
-        "fixed_mask": _labels(files.get("fixed_mask")),
-        "moving_mask": _labels(files.get("moving_mask")),
-        "landmarks": None if landmarks is None else load_landmarks(*landmarks),
-        "initial": _initial(files.get("initial")),
-        "settings": settings,
-    }
-    _check_places(files, given)
+    given, names = read_pair(files, series)
+    given["settings"] = settings
     paths = {name: str(files[name]) for name in ("fixed", "moving")}
-    names = {s.label: s.name for side in segmentations[::-1] if side is not None for s in side.segments}
     _register_and_write(given, paths, names, method=method, out=out, device=device, seed=seed, quiet=quiet)
 
 
@@ -167,54 +148,6 @@ def _load_plugins(paths: list[Path]) -> None:
 
         for path in paths:
             load_plugin(path)
-
-
-def _initial(path: Path | None) -> Any:
-    """The transform to start from; the word ``centres`` stays a word."""
-    from RegCore.io import load
-
-    if path is None or str(path) == "centres":
-        return path and str(path)
-    return load(path, "transform")
-
-
-def _image(path: Path, series: list[str] | None) -> Any:
-    """An image that can be registered; one that looks like a label map is named: roles may be mixed up."""
-    from RegCore.io import load
-    from RegCore.space.volume import check_image, looks_like_labels
-
-    volume = load(path, "image", series=series if path.is_dir() else None)
-    check_image(volume, str(path))
-    if looks_like_labels(volume.array):
-        log.warning("%s: this looks like a label map, but is registered as an image", path)
-    return volume
-
-
-def _labels(path: Path | None) -> Any:
-    """A label map or a mask with something in it; None for no path."""
-    from RegCore.io import load
-    from RegCore.space.volume import check_labels
-
-    if path is None:
-        return None
-    volume = load(path, "labels")
-    check_labels(volume, str(path))
-    return volume
-
-
-def _check_places(files: Mapping[str, Path | None], given: dict[str, Any]) -> None:
-    """Segmentations and masks must overlap their image in space, and the images where --initial puts them."""
-    from RegCore.space.volume import extent
-
-    pairs = (("fixed_seg", "fixed_labels"), ("moving_seg", "moving_labels"))
-    for option, name in (*pairs, ("fixed_mask", "fixed_mask"), ("moving_mask", "moving_mask")):
-        image = name.split("_")[0]
-        if given[name] is not None and not extent(given[name]).overlaps(given[image].geometry):
-            where = f"what it marks does not overlap the {image} image {files[image]} in space"
-            raise InputError(f"{files[option]}: {where}")
-    fixed, moving, initial = given["fixed"].geometry, given["moving"].geometry, given["initial"]
-    if initial not in (None, "centres") and not fixed.overlaps(moving, initial.map):
-        raise InputError(f"{files['initial']}: with this transform the two images do not overlap in space")
 
 
 def _run_demo(arguments: argparse.Namespace) -> None:
@@ -266,17 +199,13 @@ def _register_and_write(
 
 
 def _settings(pairs: list[str]) -> dict[str, Any] | None:
-    """KEY=VALUE as a dict; values are numbers, true, false or null where they read as such, else text."""
-    found = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not key or not equals:
-            raise InputError(f"argument --settings: KEY=VALUE was expected, not {pair!r}")
-        try:
-            found[key] = json.loads(text)
-        except json.JSONDecodeError:
-            found[key] = text
-    return found or None
+    """The settings of KEY=VALUE words; None without any."""
+    from RegCore.studies.manifest import settings_from
+
+    try:
+        return settings_from(pairs) or None
+    except InputError as error:
+        raise InputError(f"argument --settings: {error}") from None
 
 
 def _save_pair(folder: Path, case: Any) -> None:

@@ -3,15 +3,14 @@
 import argparse
 import logging
 import os
-import signal
 import sys
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from RegCore.cli.arguments import add_number, shared
 from RegCore.cli.preset_arguments import add_preset, preset_of
 from RegCore.cli.progress import ProgressLine
+from RegCore.cli.signals import stopped_by_signals
 from RegCore.progress import Cancelled, duration
 from RegCore.space.geometry import InputError
 
@@ -126,7 +125,7 @@ def train_from_files(configs, plugins, options: dict, *, quiet: bool = False) ->
     line = ProgressLine(sys.stderr, quiet or not first)
     options["exp_name"] = options["exp_name"] or datetime.now().strftime("%Y%m%d-%H%M%S")
     folder = Path(options["log_dir"]) / options["exp_name"]
-    with _stopped_by_signals() as stopping:
+    with stopped_by_signals() as stopping:
 
         def progress(fraction: float, text: str, values: dict) -> None:
             figures = {"loss": values["loss"]} | {k: v for k, v in values.items() if k == "val_loss"}
@@ -154,21 +153,3 @@ def _say_stopped(folder: Path, end: BaseException) -> None:
         raise end
     how = "after a checkpoint" if isinstance(end, Cancelled) else "at once, with the last checkpoint kept"
     print(f"stopped {how}; go on with: regcore train --resume {folder}", file=sys.stderr)
-
-
-@contextmanager
-def _stopped_by_signals():
-    """A list that is filled when Ctrl-C or SIGTERM asks to stop; a second Ctrl-C ends at once."""
-    asked = []
-
-    def ask(number, frame):
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.append(number)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,12 +1,22 @@
 """How much memory this process has held at most, on Linux, macOS and Windows."""
 
 import ctypes
+import math
+import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 STATUS = Path("/proc/self/status")
+CLEAR = Path("/proc/self/clear_refs")
+MEMORY = Path("/proc/meminfo")
+GROUP = Path("/sys/fs/cgroup")
+GROUPS = (
+    (GROUP / "memory.max", GROUP / "memory.current"),
+    (GROUP / "memory/memory.limit_in_bytes", GROUP / "memory/memory.usage_in_bytes"),
+)
 
 
 def peak_memory_mib() -> float:
@@ -18,6 +28,13 @@ def peak_memory_mib() -> float:
         if found:
             return int(found.group(1)) / 2**10
     return _of_unix() / 2**20
+
+
+def forget_peak_memory() -> None:
+    """Let `peak_memory_mib` begin anew from what is held now, where the system can do that (Linux)."""
+    if CLEAR.exists():
+        with suppress(OSError):  # a container may forbid it; the peak is then that of the whole process
+            CLEAR.write_text("5", encoding="ascii")
 
 
 def _of_unix() -> int:
@@ -45,3 +62,41 @@ def _of_windows() -> int:
     if not ask(process(), ctypes.byref(counters), counters.cb):
         raise windows.WinError(windows.get_last_error())
     return counters.PeakWorkingSetSize
+
+
+def available_memory_mib() -> float:
+    """Memory that programs started now can have, MiB: what the system has free, or a limit on this process.
+
+    The limit is that of the control group (Linux), by which containers and clusters share out machines.
+    Infinite where the system does not tell.
+    """
+    return min(_free_memory(), _room_in_group()) / 2**20
+
+
+def _free_memory() -> float:
+    """Bytes."""
+    if MEMORY.exists():
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", MEMORY.read_text(encoding="utf-8"), re.MULTILINE)
+        if found:
+            return int(found.group(1)) * 2**10
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return 0.7 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return math.inf
+
+
+def _room_in_group() -> float:
+    """Bytes."""
+    for limit, used in GROUPS:
+        try:
+            most, now = (path.read_text(encoding="ascii").strip() for path in (limit, used))
+        except OSError:
+            continue
+        if most.isdigit() and now.isdigit():
+            return max(0, int(most) - int(now) + _cached(limit.with_name("memory.stat")))
+    return math.inf
+
+
+def _cached(path: Path) -> int:
+    """Bytes of files that a control group keeps in memory as long as nobody needs it."""
+    text = path.read_text(encoding="ascii") if path.exists() else ""
+    return sum(int(size) for size in re.findall(r"^(?:in)?active_file (\d+)$", text, re.MULTILINE))

@@ -80,6 +80,15 @@ def overview(
     return canvas.picture
 
 
+def thumbnail(picture: Image.Image, height: int = 132) -> Image.Image:
+    """A small picture of an overview: the differences before and after, in the three planes, RGB."""
+    across = (picture.width - LEFT - 16) / len(COLUMNS)
+    left = LEFT + COLUMNS.index("Difference, before") * across
+    box = (round(left), TOP, round(left + 2 * across - GAP), picture.height - BOTTOM - GAP)
+    part = picture.convert("RGB").crop(box)
+    return part.resize((max(1, round(part.width * height / part.height)), height), Image.Resampling.BOX)
+
+
 def _shift_and_reach(samples: list[Samples]) -> tuple[np.ndarray, float]:
     """The mean displacement, if it is most of all (else 0), and the longest displacement that is left."""
     every = np.concatenate([part.mm.reshape(-1, 3) for part in samples])
