@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from RegCore.space.transforms import AffineTransform as AffineTransform
     from RegCore.space.transforms import DisplacementField as DisplacementField
     from RegCore.space.volume import Volume as Volume
+    from RegCore.studies.series import SeriesRegistration as SeriesRegistration
+    from RegCore.studies.series import register_series as register_series
     from RegCore.training import train as train
     from RegCore.training.config import Config as Config
     from RegCore.training.config import load_config as load_config
@@ -75,6 +77,8 @@ _HOME = {
     "METHODS": "registration",
     "Registration": "registration.register",
     "register": "registration.register",
+    "SeriesRegistration": "studies.series",
+    "register_series": "studies.series",
     "predict": "training.predict",
     "make_phantom": "samples.phantom",
     "train": "training",

@@ -31,6 +31,7 @@ WITH_EXAMPLE = [
     "make_phantom",
     "predict",
     "register",
+    "register_series",
     "save",
     "train",
     "warp",

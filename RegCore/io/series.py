@@ -152,8 +152,8 @@ def save_transforms(
         transforms: as many as there are frames, fixed to frame.
         series: the frames.
         path: ending with .seq.nrrd.
-        grid: of all the fields; by default that of the first field, or, where the first transform is affine,
-            the eight corners of the series, between which interpolation is exact.
+        grid: of all the fields; by default that of the first field, or, where all transforms are affine, the
+            eight corners of the series, between which interpolation is exact.
 
     Raises:
         InputError: another ending, another number of transforms, or the file can't be written.
@@ -166,10 +166,10 @@ def save_transforms(
         raise InputError(
             f"{path}: {len(series)} transforms were expected, one for each frame, not {len(listed)}"
         )
-    first = listed[0]
     if grid is None:
         corners = series.geometry.resized(tuple(min(n, 2) for n in series.geometry.shape))
-        grid = first.geometry if isinstance(first, DisplacementField) else corners
+        fields_given = (transform for transform in listed if isinstance(transform, DisplacementField))
+        grid = next((field.geometry for field in fields_given), corners)
     fields, values = _marks(series, 4)
     shape, kinds = (3, *grid.shape, len(listed)), "vector domain domain domain list"
     marks = fields + FRAME + values + nrrd.DISPLACEMENTS
