@@ -38,8 +38,12 @@ if TYPE_CHECKING:
     from RegCore.space.transforms import AffineTransform as AffineTransform
     from RegCore.space.transforms import DisplacementField as DisplacementField
     from RegCore.space.volume import Volume as Volume
+    from RegCore.studies.propagation import Propagation as Propagation
+    from RegCore.studies.propagation import propagate as propagate
     from RegCore.studies.series import SeriesRegistration as SeriesRegistration
     from RegCore.studies.series import register_series as register_series
+    from RegCore.studies.template import GroupTemplate as GroupTemplate
+    from RegCore.studies.template import build_template as build_template
     from RegCore.training import train as train
     from RegCore.training.config import Config as Config
     from RegCore.training.config import load_config as load_config
@@ -79,6 +83,10 @@ _HOME = {
     "register": "registration.register",
     "SeriesRegistration": "studies.series",
     "register_series": "studies.series",
+    "GroupTemplate": "studies.template",
+    "build_template": "studies.template",
+    "Propagation": "studies.propagation",
+    "propagate": "studies.propagation",
     "predict": "training.predict",
     "make_phantom": "samples.phantom",
     "train": "training",

@@ -57,7 +57,7 @@ def add_common(parser: argparse.ArgumentParser, *, method: str) -> None:
 
 def _method(text: str) -> str:
     """A method by name, or the path of a model file or checkpoint."""
-    return text if is_path(text) else one_of("method", METHODS)(text)
+    return text if is_path(text) else one_of("method", list(METHODS))(text)
 
 
 def _run_series(arguments: argparse.Namespace) -> None:

@@ -41,8 +41,8 @@ class _Comparison:
         points = fixed.geometry.to_world(index)
         if mask is not None:
             at = np.rint(mask.geometry.to_index(points)).astype(int)
-            seen = ((at >= 0) & (at < np.array(mask.geometry.shape))).all(1)
-            marked = mask.array.reshape(*mask.geometry.shape, -1).any(-1)
+            seen = np.asarray(((at >= 0) & (at < np.array(mask.geometry.shape))).all(1))
+            marked = np.asarray(mask.array.reshape(*mask.geometry.shape, -1).any(-1))
             seen[seen] = marked[tuple(at[seen].T)]
             index, points = index[seen], points[seen]
         to_index = np.linalg.inv(moving.geometry.affine)

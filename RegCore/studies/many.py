@@ -63,10 +63,17 @@ def registered(
     def tell(fraction: float, stage: str, values: dict) -> None:
         progress(fraction, name, values)
 
-    options = {"settings": dict(how.settings), "device": how.device, "seed": how.seed}
     try:
         result = register(
-            fixed, moving, how.method, fixed_mask=mask, initial=initial, **options, progress=tell
+            fixed,
+            moving,
+            how.method,
+            fixed_mask=mask,
+            initial=initial,
+            settings=dict(how.settings),
+            device=how.device,
+            seed=how.seed,
+            progress=tell,
         )
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
