@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from RegCore.io import save as save
     from RegCore.io.points import load_landmarks as load_landmarks
     from RegCore.io.points import load_points as load_points
+    from RegCore.io.series import load_series as load_series
+    from RegCore.io.series import save_series as save_series
     from RegCore.loaders import images_from_volumes as images_from_volumes
     from RegCore.loaders import make_loader as make_loader
     from RegCore.loaders import pairs_from_volumes as pairs_from_volumes
@@ -32,9 +34,16 @@ if TYPE_CHECKING:
     from RegCore.samples.phantom import make_phantom as make_phantom
     from RegCore.space.geometry import Geometry as Geometry
     from RegCore.space.geometry import InputError as InputError
+    from RegCore.space.series import Series as Series
     from RegCore.space.transforms import AffineTransform as AffineTransform
     from RegCore.space.transforms import DisplacementField as DisplacementField
     from RegCore.space.volume import Volume as Volume
+    from RegCore.studies.propagation import Propagation as Propagation
+    from RegCore.studies.propagation import propagate as propagate
+    from RegCore.studies.series import SeriesRegistration as SeriesRegistration
+    from RegCore.studies.series import register_series as register_series
+    from RegCore.studies.template import GroupTemplate as GroupTemplate
+    from RegCore.studies.template import build_template as build_template
     from RegCore.training import train as train
     from RegCore.training.config import Config as Config
     from RegCore.training.config import load_config as load_config
@@ -47,12 +56,15 @@ _HOME = {
     "Geometry": "space.geometry",
     "InputError": "space.geometry",
     "Volume": "space.volume",
+    "Series": "space.series",
     "AffineTransform": "space.transforms",
     "DisplacementField": "space.transforms",
     "load": "io",
     "save": "io",
     "load_landmarks": "io.points",
     "load_points": "io.points",
+    "load_series": "io.series",
+    "save_series": "io.series",
     "warp": "resampler",
     "images_from_volumes": "loaders",
     "make_loader": "loaders",
@@ -69,6 +81,12 @@ _HOME = {
     "METHODS": "registration",
     "Registration": "registration.register",
     "register": "registration.register",
+    "SeriesRegistration": "studies.series",
+    "register_series": "studies.series",
+    "GroupTemplate": "studies.template",
+    "build_template": "studies.template",
+    "Propagation": "studies.propagation",
+    "propagate": "studies.propagation",
     "predict": "training.predict",
     "make_phantom": "samples.phantom",
     "train": "training",

@@ -91,7 +91,7 @@ def load(
     path = Path(path)
     if kind not in KINDS:
         raise InputError(f"the kind of a file is 'image', 'labels' or 'transform', not {kind!r}")
-    with _named(path):
+    with named(path):
         return _as_kind(_contents(path, series), kind)
 
 
@@ -104,7 +104,7 @@ def load_voxels(path: str | os.PathLike) -> tuple[np.ndarray, Geometry]:
         InputError: one sentence that names the file.
     """
     path = Path(path)
-    with _named(path):
+    with named(path):
         found = _contents(path)
         if not isinstance(found, RawImage):
             raise InputError("a volume was expected, but the file holds a transform")
@@ -122,8 +122,8 @@ def read_header(path: str | os.PathLike) -> tuple[tuple[int, ...], Geometry]:
             shows when they are read.
     """
     path = Path(path)
-    with _named(path):
-        _check_there(path)
+    with named(path):
+        check_there(path)
         reader = _by_suffix(HEADERS, path)
         if reader is None and (path.is_dir() or _by_suffix(READERS, path)):
             found = _contents(path)
@@ -137,7 +137,7 @@ def read_header(path: str | os.PathLike) -> tuple[tuple[int, ...], Geometry]:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def named(path: Path) -> Iterator[None]:
     """Every error of reading as one sentence that names the file."""
     try:
         with np.errstate(invalid="ignore", over="ignore"):  # an infinite header is refused by Geometry
@@ -152,7 +152,7 @@ def _named(path: Path) -> Iterator[None]:
 
 def _contents(path: Path, series: str | Sequence[str] | None = None) -> RawImage | Transform:
     """What is in a file or in a folder of DICOM: by its ending, or, for any other ending, by SimpleITK."""
-    _check_there(path)
+    check_there(path)
     if path.is_dir():
         return simpleitk.read_folder(path, [series] if isinstance(series, str) else series)
     if series is not None:
@@ -216,7 +216,12 @@ def _by_suffix(table: dict[str, Callable], path: Path) -> Callable | None:
     return next((table[end] for end in sorted(table, key=len, reverse=True) if name.endswith(end)), None)
 
 
-def _check_there(path: Path) -> None:
+def check_there(path: Path) -> None:
+    """Check that there is something to read.
+
+    Raises:
+        InputError: there is no such file, or it is empty.
+    """
     if not path.exists():
         raise InputError("there is no such file")
     if path.is_file() and path.stat().st_size == 0:

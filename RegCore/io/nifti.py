@@ -33,6 +33,7 @@ from RegCore.io.files import (
     stored_type,
 )
 from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.series import Series
 from RegCore.space.transforms import DisplacementField
 from RegCore.space.volume import Volume
 
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 LABELS, DISPLACEMENT, VECTOR = 1002, 1006, 1007  # intent codes
 SCANNER = 1  # the code of a form that leads to the scanner's coordinates
 ALIKE = 1e-4  # what ITK takes for rounding: of unit directions, and of an origin in mm
+TIME_UNITS = {"s": "sec", "ms": "msec", "us": "usec"}
 MILLIMETRES = {1: 1000.0, 3: 0.001}  # unit codes metre and micrometre; the rest are millimetres
 
 
@@ -266,6 +268,27 @@ def write_volume(path: Path, volume: Volume) -> None:
     if not _orthogonal(volume.geometry):
         log.warning("%s: the grid is sheared, so Slicer and ITK won't read it; .nrrd holds it for them", path)
     _write(path, header, volume.array, dtype)
+
+
+def read_step(path: Path) -> tuple[float, str]:
+    """The time between frames as the header has it, and its unit ("s", "ms", "us", or "" where unknown).
+
+    Raises:
+        InputError: this is no NIfTI file.
+    """
+    with open(path, "rb") as file:
+        header = _begin(file, path.name.lower().endswith(".gz"), block=1 << 14)[1]
+    code = header.get_xyzt_units()[1]
+    return float(header["pixdim"][4]), next((u for u, name in TIME_UNITS.items() if name == code), "")
+
+
+def write_series(path: Path, series: Series) -> None:
+    """The frames as a 4-D image, with the time between them where it is everywhere the same."""
+    dtype = stored_type(series.array)
+    header = _header(series.array.shape, dtype, series.geometry)
+    header["pixdim"][4] = series.step() or 0.0
+    header.set_xyzt_units("mm", TIME_UNITS.get(series.unit))
+    _write(path, header, series.array, dtype)
 
 
 def write_field(path: Path, field: DisplacementField) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 from io import BufferedReader
 from os import SEEK_END
@@ -72,6 +73,7 @@ NAME_OF = {name.replace(" ", ""): name for name in FIELDS.split(", ")}  # teem k
 SPATIAL = ("domain", "space")  # kinds of axes
 VECTORS = ("vector", "covariant-vector", "3-vector")
 LONGEST_HEADER = 1 << 20
+DISPLACEMENTS = "displacement field type:=resampling\nintent_code:=1006\n"  # by which Slicer knows them
 
 
 def read(path: Path) -> RawImage:
@@ -126,6 +128,16 @@ def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     if "segment0_labelvalue" in fields:
         channels = sum(bool(re.fullmatch(r"segment\d+_labelvalue", name)) for name in fields)
     return (*shape[:channel], *shape[channel + 1 :], channels), affine
+
+
+def read_fields(path: Path) -> dict[str, str]:
+    """Fields and metadata of the header by their names in lower case.
+
+    Raises:
+        InputError: this is no NRRD file.
+    """
+    with open(path, "rb") as file:
+        return _read_header(file)
 
 
 def _read_header(file: BinaryIO) -> dict[str, str]:
@@ -301,7 +313,18 @@ def write_volume(path: Path, volume: Volume) -> None:
     if array.ndim == 4:
         array = np.moveaxis(array, 3, 0)
     marks = fields_of(volume) if volume.segments else ""
-    head = _header(array.shape, dtype, volume.geometry.affine, "list", "gzip", marks)
+    kinds = "list domain domain domain" if array.ndim == 4 else "domain domain domain"
+    write_gzip(
+        path, array, dtype, make_header(array.shape, dtype, volume.geometry.affine, kinds, "gzip", marks)
+    )
+
+
+def write_gzip(path: Path, array: np.ndarray, dtype: np.dtype, head: bytes) -> None:
+    """A header and the voxels behind it, first axis fastest, gzip.
+
+    Raises:
+        InputError: the file can't be written.
+    """
     with atomic_write(path) as side, open(side, "xb") as file:
         file.write(head)
         with gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=file, mtime=0) as stream:
@@ -311,22 +334,37 @@ def write_volume(path: Path, volume: Volume) -> None:
 
 def write_field(path: Path, field: DisplacementField) -> None:
     """A displacement field as Slicer reads it: kinds vector, domain ×3; LPS mm; float32, raw."""
-    marks = "displacement field type:=resampling\nintent_code:=1006\n"
     shape = (3, *field.geometry.shape)
-    head = _header(shape, np.dtype(np.float32), field.geometry.affine, "vector", "raw", marks)
-    sign = np.array([-1, -1, 1], np.float32)
+    kinds = "vector domain domain domain"
+    head = make_header(shape, np.dtype(np.float32), field.geometry.affine, kinds, "raw", DISPLACEMENTS)
     with atomic_write(path) as side, open(side, "xb") as file:
         file.write(head)
-        for k in range(field.geometry.shape[2]):
-            file.writelines(fortran_blocks(np.moveaxis(field.mm[:, :, k] * sign, 2, 0)))
+        file.writelines(displacement_blocks(field))
 
 
-def _header(
-    shape: tuple[int, ...], dtype: np.dtype, affine: np.ndarray, other: str, encoding: str, marks: str = ""
+def displacement_blocks(field: DisplacementField) -> Iterator[bytes]:
+    """The displacements as they are stored: component first, LPS mm, plane by plane."""
+    sign = np.array([-1, -1, 1], np.float32)
+    for k in range(field.geometry.shape[2]):
+        yield from fortran_blocks(np.moveaxis(field.mm[:, :, k] * sign, 2, 0))
+
+
+def make_header(
+    shape: tuple[int, ...], dtype: np.dtype, affine: np.ndarray, kinds: str, encoding: str, marks: str = ""
 ) -> bytes:
+    """The header of an array in LPS mm.
+
+    Args:
+        shape: sizes of the axes, the fastest first.
+        dtype: of the voxels, written little-endian.
+        affine: 4×4, voxel index to RAS mm.
+        kinds: one word for each axis; those called domain are the axes of space.
+        encoding: raw or gzip.
+        marks: further lines of the header.
+    """
     lps = FLIP @ affine + 0.0  # + 0.0: no -0 in the text
-    extra = len(shape) - 3
-    directions = ["none"] * extra + [_vector(lps[:3, axis]) for axis in range(3)]
+    vectors = (_vector(lps[:3, axis]) for axis in range(3))
+    directions = [next(vectors) if kind == "domain" else "none" for kind in kinds.split()]
     lines = [
         "NRRD0005",
         f"type: {WRITTEN.get(dtype.name, dtype.name)}",
@@ -334,7 +372,7 @@ def _header(
         "space: left-posterior-superior",
         f"sizes: {' '.join(str(n) for n in shape)}",
         f"space directions: {' '.join(directions)}",
-        f"kinds: {' '.join([other] * extra + ['domain'] * 3)}",
+        f"kinds: {kinds}",
         "endian: little",
         f"encoding: {encoding}",
         f"space origin: {_vector(lps[:3, 3])}",

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 POSITION, SERIES, TITLE = "0020|0032", "0020|000e", "0008|103e"  # DICOM tags
 PADDING, SIGNED, SLOPE, OFFSET = "0028|0120", "0028|0103", "0028|1053", "0028|1052"
+ORIENTATION = "0020|0037"
+TIMES = ("0020|0100", "0018|1060", "0008|0032", "0020|0012", "0020|0013")
+"""DICOM tags that tell frames apart: temporal position, trigger time, acquisition time, numbers."""
 UNEVEN = 0.01  # mm: slices further from even steps along their normal are worth a warning
 ELEMENT_TYPES = {"i1": "CHAR", "u1": "UCHAR", "i2": "SHORT", "u2": "USHORT", "i4": "INT", "u4": "UINT"}
 ELEMENT_TYPES |= {"i8": "LONG_LONG", "u8": "ULONG_LONG", "f4": "FLOAT", "f8": "DOUBLE"}
@@ -152,6 +155,14 @@ def read_folder(folder: Path, series: Sequence[str] | None = None) -> RawImage:
     files = found[chosen[0]]
     if len(files) == 1:
         return read(Path(files[0]))
+    array, affine = _stacked(folder, files)
+    return RawImage(array, affine, kind="image", padding=_padding(_tags(files[0])))
+
+
+def _stacked(folder: Path, files: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The volume of slices in their order, and its affine, voxel index to RAS mm."""
+    import SimpleITK as sitk
+
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(files)
     image = _executed(reader, folder)
@@ -162,7 +173,70 @@ def read_folder(folder: Path, series: Sequence[str] | None = None) -> RawImage:
     if places is not None:
         affine[:3, 2] = (places[-1] - places[0]) / (len(places) - 1)
         _warn_of_gaps(folder, np.diff(places, axis=0), np.cross(affine[:3, 0], affine[:3, 1]))
-    return RawImage(_voxels(image), FLIP @ affine, kind="image", padding=_padding(_tags(files[0])))
+    return _voxels(image), FLIP @ affine
+
+
+def read_frames(folder: Path, series: str | None = None) -> RawImage:
+    """The frames of a folder of DICOM in which every slice occurs once for each frame, (I, J, K, T).
+
+    Slices of one place are put in order by the first of `TIMES` that tells them apart.
+
+    Args:
+        folder: holds the files of one series, or of several.
+        series: the UID of the series; None where there is only one.
+
+    Raises:
+        InputError: there is no series, none of this UID, the choice is open, a place lacks a frame, or a
+            slice does not say where it lies.
+    """
+    import SimpleITK as sitk
+
+    found: dict[str, list[str]] = {}
+    for uid in _series(folder):
+        files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
+        found.setdefault(_uid(files[0]), []).extend(files)
+    if not found:
+        raise InputError("this is a folder, but there is no DICOM series in it")
+    chosen = [uid for uid in found if series in (None, uid)]
+    if len(chosen) != 1:
+        listed = "; ".join(f"{uid} ({_title(files[0])}, {len(files)} files)" for uid, files in found.items())
+        raise InputError(f"the folder holds {len(found)} DICOM series; choose one of: {listed}")
+    files = _frames(found[chosen[0]])
+    frames = [_stacked(folder, frame) for frame in files]
+    padding = _padding(_tags(files[0][0]))
+    return RawImage(np.stack([array for array, _ in frames], -1), frames[0][1], kind="image", padding=padding)
+
+
+def _frames(files: Sequence[str]) -> list[list[str]]:
+    """The files of each frame in the order of their places."""
+    places = _slice_places(files)
+    if places is None:
+        raise InputError("the slices do not say where they lie, so frames can't be told from places")
+    row, column = np.array(_tag(files[0], ORIENTATION).split("\\"), float).reshape(2, 3)
+    heights = (places @ np.cross(row, column) / UNEVEN).round().astype(int)
+    stacks = [
+        [file for file, h in zip(files, heights, strict=True) if h == height] for height in np.unique(heights)
+    ]
+    counts = sorted({len(stack) for stack in stacks})
+    if len(counts) > 1:
+        raise InputError(f"each place needs as many slices as there are frames, but they have {counts}")
+    if len(stacks) < 2 or counts[0] < 2:
+        raise InputError(
+            f"a series of frames was expected, but there are {counts[0]} at {len(stacks)} places"
+        )
+    for tag in TIMES:
+        times = [[_number(_tag(file, tag)) for file in stack] for stack in stacks]
+        if all(len(set(of_stack)) == counts[0] for of_stack in times):
+            ordered = [[stack[n] for n in np.argsort(t)] for stack, t in zip(stacks, times, strict=True)]
+            return [[stack[frame] for stack in ordered] for frame in range(counts[0])]
+    raise InputError("the slices of one place do not say which comes first")
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
 
 
 def _series(folder: Path) -> tuple[str, ...]:
@@ -194,6 +268,7 @@ def _tag(file: str, tag: str) -> str:
     return tags.GetMetaData(tag).strip(" \0") if tags.HasMetaDataKey(tag) else ""
 
 
+<<<<<<< HEAD
 def _padding(header: sitk.ImageFileReader) -> float | None:
     """The value of voxels that were not measured, as the header names it, in the unit of the voxels read."""
     named, signed, slope, offset = (
@@ -208,6 +283,9 @@ def _padding(header: sitk.ImageFileReader) -> float | None:
 
 
 def _slice_places(files: tuple[str, ...]) -> np.ndarray | None:
+=======
+def _slice_places(files: Sequence[str]) -> np.ndarray | None:
+>>>>>>> series
     """The centre of the first voxel of each slice, (N, 3) LPS mm; None where the files do not say it."""
     headers = [_tags(file) for file in files]
     if not all(header.HasMetaDataKey(POSITION) for header in headers):

@@ -37,7 +37,7 @@ def pair_segments(fixed: Volume | None, moving: Volume | None) -> tuple[Volume |
     if fixed.array.ndim != moving.array.ndim:
         layered = fixed if fixed.array.ndim == 4 else moving
         if (layered.array.sum(-1, dtype=np.int64) <= 1).all():
-            return pair_segments(_one_layer(fixed), _one_layer(moving))
+            return pair_segments(one_layer(fixed), one_layer(moving))
     places = {segment: place for place, segment in enumerate(fixed.segments)}
     alone = [segment for segment in moving.segments if segment not in pairs]
     count = len(places) + len(alone)
@@ -92,7 +92,7 @@ def _renumbered(moving: Volume, fixed: Volume, pairs: dict[Segment, Segment]) ->
     return replace(moving, array=out, segments=segments)
 
 
-def _one_layer(volume: Volume) -> Volume:
+def one_layer(volume: Volume) -> Volume:
     """Channels that do not overlap as one 3-D label map, with the labels 1, 2, 3 …."""
     if volume.array.ndim == 3:
         return volume

@@ -1,0 +1,95 @@
+"""``regcore register-series``: bring the frames of a 4-D scan together."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from RegCore.cli.arguments import add_choice, add_file, add_number, one_of, shared
+from RegCore.cli.progress import ProgressLine
+from RegCore.registration import METHODS
+from RegCore.space.names import is_path
+
+TARGETS = ("frame", "mean", "neighbour")
+ABOUT = (
+    "Registers every frame of a 4-D scan (4-D NIfTI, .seq.nrrd of Slicer, a folder of DICOM slices) to one "
+    "frame, to the mean of all, or to its neighbour. Writes the frames brought together in the kind of the "
+    "input (of DICOM: .seq.nrrd), their mean, a transform for each frame as files and as a sequence of "
+    "Slicer, and the curves of the motion as a table and a picture."
+)
+
+
+def add_series(commands) -> None:
+    """Add the command to the subparsers of ``regcore``."""
+    parser = commands.add_parser(
+        "register-series",
+        parents=[shared(seed=True)],
+        help="bring the frames of a 4-D scan together",
+        description=ABOUT,
+    )
+    add_file(parser, "--frames", required=True, help="the scan: a file, or a folder of DICOM slices")
+    parser.add_argument("--series", metavar="UID", help="DICOM series to take from a folder of several")
+    what = "what each frame is registered to, by default frame"
+    add_choice(parser, "--to", choices=TARGETS, default="frame", help=what)
+    what = "number of the frame whose place all others take, from 0; by default the middle one"
+    add_number(parser, "--reference", least=0, help=what)
+    add_file(parser, "--mask", help="where the reference frame counts")
+    add_number(parser, "--rounds", default=1, help="registrations to the mean, by default 1")
+    what = "leave transforms of linear methods as these find them, for frames that differ in contrast"
+    parser.add_argument("--not-exact", action="store_true", help=what)
+    add_common(parser, method="rigid")
+    parser.set_defaults(run=_run_series)
+
+
+def add_common(parser: argparse.ArgumentParser, *, method: str) -> None:
+    """Add the options that series and groups share.
+
+    Args:
+        parser: of the command.
+        method: the default.
+    """
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
+    what = f"{', '.join(METHODS)}, or the path of a trained model; by default {method}"
+    parser.add_argument("--method", default=method, type=_method, metavar="METHOD", help=what)
+    what = "settings of the method, e.g. quality=fast"
+    parser.add_argument("--settings", nargs="+", default=[], metavar="KEY=VALUE", help=what)
+    add_number(parser, "--workers", default=1, help="processes that work at the same time, by default 1")
+
+
+def _method(text: str) -> str:
+    """A method by name, or the path of a model file or checkpoint."""
+    return text if is_path(text) else one_of("method", list(METHODS))(text)
+
+
+def _run_series(arguments: argparse.Namespace) -> None:
+    from RegCore.cli.register import _settings
+    from RegCore.evaluation.results import prepared_folder
+    from RegCore.io import load
+    from RegCore.io.series import load_series
+    from RegCore.studies.many import optional_pool
+    from RegCore.studies.outputs import series_ending, write_series_results
+    from RegCore.studies.series import register_series
+
+    series = load_series(arguments.frames, series=arguments.series)
+    mask = None if arguments.mask is None else load(arguments.mask, "labels")
+    options = {name: getattr(arguments, name) for name in ("reference", "rounds", "device", "seed")}
+    options |= {"mask": mask, "settings": _settings(arguments.settings), "exact": not arguments.not_exact}
+    progress = ProgressLine(sys.stderr, arguments.quiet)
+    with prepared_folder(arguments.out) as folder:
+        try:
+            with optional_pool(arguments.workers) as pool:
+                found = register_series(
+                    series, arguments.to, arguments.method, **options, pool=pool, progress=progress
+                )
+            about = {"frames": arguments.frames, "to": arguments.to, "method": arguments.method}
+            ending = series_ending(arguments.frames)
+            written = write_series_results(folder, found, series, ending, about)
+        finally:
+            progress.end()
+    if not arguments.quiet:
+        displacement = found.motion["fd_mm"]
+        alike = [found.motion[f"ncc_{when}"].mean() for when in ("before", "after")]
+        print(f"frames                        {len(series)}, reference {found.reference}")
+        print(f"framewise displacement, mean  {displacement.mean():.3f} mm")
+        print(f"framewise displacement, most  {displacement.max():.3f} mm")
+        print(f"correlation with the target   {alike[0]:.3f} → {alike[1]:.3f}")
+        print(f"\n{arguments.out}: {', '.join(written)}")
