@@ -7,13 +7,14 @@ import torch
 
 from RegCore.loaders.intensity import Intensity, MinMax, quantiles
 from RegCore.loaders.sources import Source
-from RegCore.resampler import resize3d, tensor_of
+from RegCore.loaders.structures import LabelMaps
+from RegCore.resampler import resize3d, tensor_of, warp
 from RegCore.resampler.pyramid import as_tensor, resample_to
 from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.transforms import AffineTransform
 from RegCore.space.volume import Volume, reoriented
 
 MOST_REMEMBERED = 2**28  # bytes of an array of labels that is kept for its next label
-ROUNDING = 1e-5  # by which a label scaled by its file's header may miss 0 and 1
 
 
 @dataclass
@@ -76,12 +77,15 @@ class RoleImages:
         if self.labels is not None:
             label_shape, label_grid = self.labels.header(index)
             channels = label_shape[3] if len(label_shape) == 4 else 1
-            if label_grid.shape != grid.shape or has_place(label_grid) and not label_grid.is_close(grid, 0.1):
+            other = (
+                label_grid.shape != grid.shape or has_place(label_grid) and not label_grid.is_close(grid, 0.1)
+            )
+            if other and not self._in_space(label_grid, grid):
                 self.elsewhere.append(self.labels.where(index))
         if whole:
             self.intensity(self.images.read(index)[0], self.images.where(index))
             if self.labels is not None:
-                check_label(self.labels.read(index)[0], self.labels.where(index))
+                self.labels.check(self.labels.read(index)[0], index)
         return grid, channels
 
     def grid(self, index: int) -> Geometry:
@@ -128,8 +132,7 @@ class RoleImages:
 
     def _label(self, index: int, channel: int) -> Volume:
         """One label in the box of its image."""
-        array = self._label_array(index)
-        array = array if array.ndim == 3 else array[..., channel]
+        array = self.labels.channel(self._label_array(index), channel)
         return Volume(array, self.grids[index].resized_box(array.shape))
 
     def _turned(self, array: np.ndarray, grid: Geometry) -> Volume:
@@ -141,12 +144,32 @@ class RoleImages:
         array = self._labels.get(index)
         if array is None:
             array, grid = self.labels.read(index)
-            check_label(array, self.labels.where(index))
-            if self.axes is not None and has_place(grid) and has_place(self.grids[index]):
-                array = reoriented(Volume(array, grid), self.grids[index].axis_codes).array
+            self.labels.check(array, index)
+            image = self.grids[index]
+            if self._in_space(grid, image) and not (grid.shape == image.shape and grid.is_close(image, 0.1)):
+                array = self._as_the_image(array, grid, image)
+            elif self.axes is not None and has_place(grid) and has_place(image):
+                array = reoriented(Volume(array, grid), image.axis_codes).array
             if array.nbytes <= MOST_REMEMBERED:
                 _remember(self._labels, index, array)
         return array
+
+    @property
+    def structures(self) -> list[str] | None:
+        """Names of the labels, if they come from label maps."""
+        return self.labels.structures if isinstance(self.labels, LabelMaps) else None
+
+    def label_map(self, index: int) -> Volume | None:
+        """The label map of an image as its file holds it; None where labels are no label maps."""
+        return self.labels.volume(index) if isinstance(self.labels, LabelMaps) else None
+
+    def _in_space(self, grid: Geometry, image: Geometry) -> bool:
+        """Whether a label lies where its header says: of label maps, such as those that Slicer crops."""
+        return self.structures is not None and has_place(grid) and has_place(image)
+
+    def _as_the_image(self, array: np.ndarray, grid: Geometry, image: Geometry) -> np.ndarray:
+        """Channel numbers or channels on the grid of the image, each voxel that of the nearest one."""
+        return warp(Volume(array, grid, "labels"), AffineTransform(np.eye(4)), image).array
 
     def image_volume(self, index: int) -> Volume:
         """An image as its file holds it."""
@@ -171,20 +194,6 @@ def _remember(last: dict, index: int, value) -> None:
     if len(last) > 1:
         del last[next(iter(last))]
     last[index] = value
-
-
-def check_label(array: np.ndarray, where: str) -> None:
-    """Check that the values of a label are in [0, 1].
-
-    Raises:
-        InputError: they are not; the sentence begins with `where`.
-    """
-    low, high = array.min(), array.max()
-    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
-        raise InputError(
-            f"{where}: a label must have values from 0 to 1, one channel for each structure, "
-            f"but they go from {low:g} to {high:g}"
-        )
 
 
 def resized(array: np.ndarray, shape) -> torch.Tensor:

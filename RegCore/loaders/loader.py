@@ -87,6 +87,11 @@ class Loader:
         return self.fixed.labels is not None
 
     @property
+    def structures(self) -> list[str] | None:
+        """Names of the labels by channel, where they come from label maps."""
+        return self.fixed.structures
+
+    @property
     def fixed_image_shape(self) -> tuple[int, int, int]:
         """The network's grid (I, J, K) of fixed images."""
         return self.fixed.shape
@@ -148,9 +153,17 @@ class Loader:
             labels = [-1]
             if self.labeled:
                 rng = Random(f"label/{seed}/{epoch}/{len(chosen)}")
-                labels = label_indices(self.fixed.channels[fixed], self.sample_label, rng)
+                labels = self._label_indices(moving, fixed, rng)
             chosen += [Sample(moving, fixed, tuple(indices), label) for label in labels]
         return chosen
+
+    def _label_indices(self, moving: int, fixed: int, rng: Random) -> list[int]:
+        """Labels of a pair: of label maps those that both images have, if there are any."""
+        sides = (self.fixed, fixed), (self.moving, moving)
+        there = [side.labels.present(index) for side, index in sides if side.labels is not None]
+        if None in there or not (both := [n for n in there[0] or () if n in (there[1] or ())]):
+            return label_indices(self.fixed.channels[fixed], self.sample_label, rng)
+        return [both[n] for n in label_indices(len(both), self.sample_label, rng)]
 
     def _rng(self, epoch: int, seed: int) -> Random:
         return Random(self.seed if self.seed is not None else f"order/{seed}/{epoch}")

@@ -19,7 +19,7 @@ from RegCore.networks.models import ConditionalModel, Prediction, warped
 from RegCore.progress import Progress, silent
 from RegCore.registration.learned import load_model, predict_batch, transform_of, warn_if_unlike
 from RegCore.resampler import warp
-from RegCore.space.geometry import InputError
+from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import Transform
 from RegCore.space.volume import Volume
 from RegCore.training import predict_tables as tables
@@ -268,6 +268,8 @@ def _one(
     border = "zero_boundary" if work.deepreg else "edge"
     image, label = warped(prediction, batch["moving_image"], batch.get("moving_label"), border=border)
     names = {"pair_index": list(sample.indices), "label_index": sample.label}
+    if work.loader.structures and sample.label >= 0:
+        names["label_name"] = work.loader.structures[sample.label]
     work.rows.append(on_network_grid(batch, image, label, deepreg=work.deepreg) | names)
     grids = {side: batch[f"{side}_geometry"][0] for side in ("fixed", "moving")}
     folder = work.folder / pair_name(sample.indices)
@@ -282,6 +284,7 @@ def _one(
         if transform is not None and work.formats.nifti:
             moving = work.loader.moving.image_volume(sample.moving)
             write_in_space(folder, transform, warp(moving, transform, batch["fixed_file_geometry"][0]))
+            _write_label_map(work, sample, transform, batch["fixed_file_geometry"][0], folder)
     if label is not None:
         labels = {name: batch[name] for name in ("fixed_label", "moving_label")}
         folder = folder / f"label_{sample.label}"
@@ -292,6 +295,14 @@ def _one(
     if transform is not None:
         pair = (None, None) if label is None else _labels_in_space(work, sample, transform, folder)
         work.rows_mm.append(in_space(transform, *((None, None) if nothing else pair)) | names)
+
+
+def _write_label_map(work: _Work, sample: Sample, transform: Transform, onto: Geometry, folder: Path) -> None:
+    """The moving label map as a whole, all its structures with their values and names, if it is one."""
+    labels = work.loader.moving.label_map(sample.moving)
+    if labels is not None:
+        ending = ".seg.nrrd" if labels.segments else ".nii.gz"
+        save(warp(labels, transform, onto), folder / f"warped_labels{ending}")
 
 
 def _labels_in_space(
