@@ -107,6 +107,9 @@ def test_label_maps_come_out_as_label_maps_with_names(known, pairs, tmp_path):
     found = load(done.folder / "pair_1" / "warped_labels.seg.nrrd", "labels")
     moving = load(sorted((pairs / "moving_labels").iterdir())[1], "labels")
     transform = load(done.folder / "pair_1" / "transform.h5", "transform")
-    np.testing.assert_array_equal(found.array, warp(moving, transform, FIXED).array)
+    fixed = load(sorted((pairs / "fixed_images").iterdir())[1], "image")
+    wanted = warp(moving, transform, fixed.geometry).array
+    assert np.count_nonzero(found.array != wanted) <= 2  # the file of the transform rounds
+    assert np.count_nonzero(found.array) > 20
     assert [segment.name for segment in found.segments] == ["gland", "lesion"]
     assert set(np.unique(found.array)) == {0, 3, 5}
