@@ -55,13 +55,7 @@ FILE_LOADERS = LazyTable(
 )
 """Each is called as ``(folders, name, grouped=False)`` and gives a `Source`."""
 SPLITS = ("train", "valid", "test")
-READING = (
-    "cache",
-    "workers",
-    "space",
-    "intensity",
-    "labels",
-)  # keys of the section that hold for every loader
+READING = ("cache", "workers", "space", "spacing", "intensity", "labels")  # keys that hold for every loader
 COMMON = ("labeled", "sample_label", "seed", "skip_bad_files")  # what every loader takes
 
 
@@ -74,7 +68,7 @@ def make_loader(
         dataset: keys ``train``, ``valid``, ``test`` (each ``dir``, ``format``, ``labeled``), ``type``, those
             of the type, and optionally ``sample_label`` (default "sample" for training, else "all"),
             ``seed`` (default null for training, else 0) and ``skip_bad_files`` (default false). Values of
-            the last three hold for all splits. ``space`` as in `Loader.place`,
+            the last three hold for all splits. ``space`` and ``spacing`` as in `Loader.place`,
             ``intensity`` a dict as in `RegCore.loaders.intensity`, ``labels`` as in
             `RegCore.loaders.structures.Structures`.
         split: "train", "valid" or "test".
@@ -112,7 +106,7 @@ def make_loader(
     if isinstance(made, Loader):
         for side in made.sides:
             side.intensity = intensity_of(dataset)
-        made.place(dataset.get("space") or ("file" if deepreg else "axes"), axes)
+        made.place(dataset.get("space") or ("file" if deepreg else "axes"), axes, dataset.get("spacing"))
         if structures is not None and made.structures:
             for maps in structures.maps:
                 text = "dataset.%s: structures of %d %s: %s"

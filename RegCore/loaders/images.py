@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from RegCore.loaders.boxes import box_about_body, seen_in
 from RegCore.loaders.intensity import Intensity, MinMax, quantiles
 from RegCore.loaders.sources import Source
 from RegCore.loaders.structures import LabelMaps
@@ -30,6 +31,7 @@ class RoleImages:
         axes: how the voxel axes of all images run as the network gets them, see `Geometry.axis_codes`; None:
             as in each file. What has no place in space (its affine is the identity) stays as in its file.
         intensity: how intensities become numbers in [0, 1].
+        spacing: size of the network's voxels in mm; None: as large as the image divided by `shape` says.
     """
 
     name: str
@@ -41,6 +43,8 @@ class RoleImages:
     elsewhere: list[str] = field(default_factory=list)
     axes: str | None = None
     intensity: Intensity = MinMax()
+    spacing: tuple[float, float, float] | None = None
+    _boxes: dict[int, Geometry] = field(default_factory=dict)  # where each image is seen with a spacing
     _images: dict[int, torch.Tensor] = field(default_factory=dict)  # the last ones: a pair comes with each
     _labels: dict[int, np.ndarray] = field(default_factory=dict)  # of its labels, one after the other
 
@@ -54,6 +58,7 @@ class RoleImages:
                 source.keep(indices)
         self.grids = [self.grids[i] for i in indices]
         self.channels = [self.channels[i] for i in indices]
+        self._boxes.clear()
 
     def close(self) -> None:
         """Close open files and forget what was read; both come back when they are needed."""
@@ -97,9 +102,31 @@ class RoleImages:
         """An image (1, I, J, K) on the network's grid, float32 in [0, 1]; an InputError names the file."""
         if index not in self._images:
             array, grid = self.images.read(index)
-            array = self._turned(self.intensity(array, self.images.where(index)), grid).array
-            _remember(self._images, index, resized(array, self.shape))
+            volume = self._turned(self.intensity(array, self.images.where(index)), grid)
+            if self.spacing is None:
+                image = resized(volume.array, self.shape)
+            else:
+                image = seen_in(volume, self.network_grid(index, volume))
+            _remember(self._images, index, image)
         return self._images[index]
+
+    def network_grid(self, index: int, volume: Volume | None = None) -> Geometry:
+        """Where the voxels that the network gets of an image lie in space.
+
+        Args:
+            index: of the image.
+            volume: the image itself, turned, if it was read already.
+
+        Raises:
+            InputError: the file can't be used; the message names it.
+        """
+        if self.spacing is None:
+            return self.grid(index).resized_box(self.shape)
+        if index not in self._boxes:
+            if volume is None:
+                volume = self._turned(*self.images.read(index))
+            self._boxes[index] = box_about_body(volume, self.shape, self.spacing)
+        return self._boxes[index]
 
     def intensity_range(self, most: int = 16) -> list[list[float]]:
         """What `RegCore.loaders.intensity.is_unlike` compares with, from so many images at most."""
@@ -114,6 +141,8 @@ class RoleImages:
             InputError: the labels are not in [0, 1]; the message names the file.
         """
         volume = self._label(index, channel)
+        if self.spacing is not None:
+            return seen_in(volume, self.network_grid(index))
         return resized(self._turned(volume.array, volume.geometry).array, self.shape)
 
     def seen_on(self, box: Geometry, index: int, channel: int | None) -> torch.Tensor:
@@ -127,6 +156,8 @@ class RoleImages:
             volume = Volume(self.intensity(array, self.images.where(index)), grid)
         else:
             volume = self._label(index, channel)
+        if self.spacing is not None:
+            return seen_in(volume, box)
         seen, inside = resample_to(as_tensor(volume), volume.geometry, box, np.eye(4))
         return (seen * inside)[0]
 

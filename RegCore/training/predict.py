@@ -200,7 +200,8 @@ def _loader(trained: Model, config: Config, split: str) -> Loader:
         dataset[key] = value if dataset.get(key) is None else dataset[key]
     deepreg = bool(was.get("deepreg", False))
     trained_on = trained.config.get("dataset") or {}
-    dataset["intensity"] = trained_on.get("intensity")
+    for key in ("intensity", "spacing"):
+        dataset[key] = trained_on.get(key)
     dataset["space"] = dataset.get("space") or trained_on.get("space")
     loader = make_loader(dataset, split, deepreg=deepreg, axes=trained.axes)
     sizes = {"fixed": loader.fixed_image_shape, "moving": loader.moving_image_shape}

@@ -74,6 +74,8 @@ class Dataset:
     """Structures of label maps: ``all``, values or names. None: all, if the labels are label maps."""
     intensity: MinMax | IntensityWindow | Percentiles | ZScore | None = None
     """How intensities become numbers from 0 to 1; kept by the model. None: ``minmax``, as DeepReg."""
+    spacing: tuple[Positive, Positive, Positive] | None = None
+    """Size in mm of the network's voxels: images are cropped or padded about the body. None: stretched."""
     space: Literal["file", "axes", "header"] | None = None
     """What the places of images in space are used for. None: ``axes``; with ``train.deepreg``: ``file``."""
     skip_bad_files: bool = False

@@ -200,6 +200,17 @@ def test_an_old_file_is_upgraded_and_nothing_is_written_beside_it(tmp_path):
     assert [found.name for found in tmp_path.iterdir()] == ["old.yaml"]
 
 
+def test_spacing_of_a_regulariser_may_be_that_of_the_image():
+    for spacing in ("image", [1.5, 1.5, 3.0], None):
+        loss = {"name": "bending", "spacing": spacing}
+        config = Config.from_dict(changed("train.loss.regularization", loss))
+        assert config.train.loss.regularization[0].options["spacing"] in (spacing, tuple(spacing or ()))
+    with pytest.raises(
+        InputError, match="regularization.spacing is 'grid', but a list, each a number or image"
+    ):
+        Config.from_dict(changed("train.loss.regularization", {"name": "bending", "spacing": "grid"}))
+
+
 # ---- files of both forms, one over the other ---------------------------------------------------------------
 
 FOLDS = """
