@@ -22,7 +22,7 @@ MOST_KEPT = 50  # pictures of a training that stay in the folder
 
 
 def watch(run: Run) -> None:
-    """After a validation: its picture into the run's folder, and that and histograms of weights to TensorBoard.
+    """After a validation: its picture into the run's folder and to TensorBoard, which gets the weights, too.
 
     ``validation.png`` is the newest, ``pictures/epoch-<n>.png`` are those of every so many epochs.
 

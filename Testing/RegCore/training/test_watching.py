@@ -20,7 +20,7 @@ SHAPE = (12, 10, 9)
 
 
 class Shift(torch.nn.Module):
-    """A network that moves everything by two voxels along i; or predicts the moving label, without a field."""
+    """A network that moves everything by two voxels along i; or predicts the moving label, no field."""
 
     def __init__(self, field: bool = True):
         super().__init__()
