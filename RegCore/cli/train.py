@@ -25,10 +25,10 @@ def add_train(commands) -> None:
         parents=[shared(plugin=True)],
         help="train a network as YAML files say, or on a folder of data",
         description="Trains a registration network as YAML files say, DeepReg's among them, or on a folder "
-        "of data with the settings of Slicer's Train panel (--data). Writes config.yaml, metrics.csv, pictures "
-        "of validation pairs and the folder save with the checkpoints and best.pt. Ctrl-C stops after the "
-        "present step and keeps a checkpoint; --resume goes on from it. Under torchrun several processes share "
-        "each batch.",
+        "of data with the settings of Slicer's Train panel (--data). Writes config.yaml, metrics.csv, "
+        "pictures of validation pairs and the folder save with the checkpoints and best.pt. Ctrl-C stops "
+        "after the present step and keeps a checkpoint; --resume goes on from it. Under torchrun several "
+        "processes share each batch.",
     )
     what = "YAML files; values of later ones replace those of earlier ones"
     parser.add_argument("config", nargs="*", help=what, type=Path, metavar="YAML")

@@ -90,7 +90,7 @@ def close(
 
 @dataclass(frozen=True)
 class ValidationPair:
-    """A validation pair as its files hold it; a channel of labels for each structure that both images have."""
+    """A validation pair as its files hold it; labels have a channel for each structure of both images."""
 
     name: str
     fixed: Volume
