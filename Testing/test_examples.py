@@ -1,13 +1,19 @@
 """The examples of Docs/examples: each plugin loads, its YAML file loads with it, and it trains."""
 
+import ast
+import re
+import shlex
+import shutil
 import sys
 
 import pytest
 import torch
 
+from RegCore.cli import main
 from RegCore.losses import IMAGE_LOSSES
 from RegCore.networks.models import build_model
 from RegCore.registration.optimisers import make_optimiser
+from RegCore.samples.datasets import write_examples
 from RegCore.space.geometry import InputError
 from RegCore.training import plugins
 from RegCore.training.config import load_config
@@ -82,3 +88,40 @@ def test_an_option_out_of_range_is_found_when_the_file_is_read(load_example):
     path = EXAMPLES / "custom_parameterized_image_label_loss.yaml"
     with pytest.raises(InputError, match="train.loss.image.p can't be used: p must be 1 or 2, but it is 3"):
         load_config(path, overrides={"train": {"loss": {"image": {"p": 3}}}})
+
+
+# ---- commands in docstrings --------------------------------------------------------------------------------
+
+
+def commands_in_docstrings(folder) -> dict[str, list[str]]:
+    """The lines of docstrings below a folder that are indented commands, by the file that has them."""
+    found: dict[str, list[str]] = {}
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef
+    for path in sorted(folder.rglob("*.py")):
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        texts = [ast.get_docstring(node, clean=False) or "" for node in nodes if isinstance(node, kinds)]
+        whole = "\n".join(texts)
+        lines = re.findall(r"^ +((?:regcore|deepreg_\w+)(?: \S.*)?)$", whole, re.MULTILINE)
+        if lines:
+            found[path.stem] = lines
+    return found
+
+
+COMMANDS = commands_in_docstrings(ROOT / "Docs" / "examples")
+
+
+def test_every_example_says_how_it_is_run():
+    assert sorted(COMMANDS) == NAMES
+    assert commands_in_docstrings(ROOT / "RegCore") == {}, "commands there need a test, too"
+
+
+def test_the_commands_of_the_docstrings_run(load_example, tmp_path, monkeypatch, capsys):
+    """In a folder that has the examples where the repository has them; each command once."""
+    shutil.copytree(EXAMPLES, tmp_path / "Docs" / "examples")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("RegCore.samples.datasets.write_examples", lambda folder: write_examples(folder, 2))
+    for line in dict.fromkeys(line for lines in COMMANDS.values() for line in lines):
+        program, *arguments = shlex.split(line)
+        assert program == "regcore", f"how is {line!r} to be tested?"
+        assert main(arguments) == 0, f"{line}\n{capsys.readouterr().err}"
+    assert capsys.readouterr().out.count("finished, best epoch") == len(NAMES)

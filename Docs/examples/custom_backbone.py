@@ -1,6 +1,8 @@
 """A network of one's own: two convolutions at full resolution, and one that makes the answer.
 
-regcore train --plugin Docs/examples/custom_backbone.py --config_path Docs/examples/custom_backbone.yaml
+    regcore download
+    regcore train --plugin Docs/examples/custom_backbone.py \
+        Docs/examples/custom_backbone.yaml
 """
 
 import torch

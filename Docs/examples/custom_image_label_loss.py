@@ -1,7 +1,8 @@
 """A loss of one's own, for images and labels: the root of the mean squared difference.
 
+    regcore download
     regcore train --plugin Docs/examples/custom_image_label_loss.py \
-        --config_path Docs/examples/custom_image_label_loss.yaml
+        Docs/examples/custom_image_label_loss.yaml
 """
 
 import torch

@@ -1,7 +1,8 @@
 """A loss of one's own with an option: the mean of the p-th power of the difference, p being 1 or 2.
 
+    regcore download
     regcore train --plugin Docs/examples/custom_parameterized_image_label_loss.py \
-        --config_path Docs/examples/custom_parameterized_image_label_loss.yaml
+        Docs/examples/custom_parameterized_image_label_loss.yaml
 """
 
 import torch

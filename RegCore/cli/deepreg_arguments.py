@@ -33,7 +33,10 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--save_{kind}", dest=kind, action="store_true", help=f"write {name}{on}")
         parser.add_argument(f"--no_{kind}", dest=kind, action="store_false", help=f"do not{off}")
         parser.set_defaults(**{kind: default})
-    what = "YAML files, by default the config.yaml beside the checkpoint's folder"
+    what = (
+        "YAML files, by default the config.yaml beside the checkpoint's folder; "
+        "files without the section train are laid over that"
+    )
     parser.add_argument("--config_path", "-c", nargs="*", default=[], metavar="YAML", help=what)
     parser.set_defaults(run=run_predict)
 

@@ -28,7 +28,7 @@ def add_predict(commands) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="model file, or a checkpoint logs/<name>/save/ckpt-<n>"
     )
-    what = "YAML files that say where the data are; by default those of the training"
+    what = "YAML files that say where the data are, over those of the training if they lack train"
     parser.add_argument("config", nargs="*", help=what, type=Path, metavar="YAML")
     add_choice(parser, "--split", choices=SPLITS, default="test", help="part of the data, by default test")
     what = "folder for the results; by default logs/ and the time of day"

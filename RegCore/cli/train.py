@@ -24,9 +24,10 @@ def add_train(commands) -> None:
         parents=[shared(plugin=True)],
         help="train a network as YAML files say, or on a folder of data",
         description="Trains a registration network as YAML files say, DeepReg's among them, or on a folder "
-        "of data with the settings of Slicer's Train panel (--data). Writes config.yaml, metrics.csv and the "
-        "folder save with the checkpoints and best.pt. Ctrl-C stops after the present step and keeps a "
-        "checkpoint; --resume goes on from it. Under torchrun several processes share each batch.",
+        "of data with the settings of Slicer's Train panel (--data). Writes config.yaml, metrics.csv, "
+        "pictures of validation pairs and the folder save with the checkpoints and best.pt. Ctrl-C stops "
+        "after the present step and keeps a checkpoint; --resume goes on from it. Under torchrun several "
+        "processes share each batch.",
     )
     what = "YAML files; values of later ones replace those of earlier ones"
     parser.add_argument("config", nargs="*", help=what, type=Path, metavar="YAML")
@@ -66,7 +67,7 @@ def _run(arguments: argparse.Namespace) -> None:
         "workers": arguments.workers,
         "device": arguments.device,
     }
-    train_from_files(configs, arguments.plugin, options, quiet=arguments.quiet)
+    train_from_files(configs, arguments.plugin, options, quiet=arguments.quiet, closing=True)
 
 
 def run_train(arguments: argparse.Namespace) -> None:
@@ -106,11 +107,15 @@ def device_of(gpus: tuple[int, ...] | None) -> str:
         ) from None
 
 
-def train_from_files(configs, plugins, options: dict, *, quiet: bool = False) -> None:
+def train_from_files(configs, plugins, options: dict, *, quiet: bool = False, closing: bool = False) -> None:
     """Train with `RegCore.training.train`; the first process shows progress and a closing line.
 
     Args:
         configs: YAML files, or the plain values of a configuration.
+        plugins: files with parts of one's own.
+        options: of `RegCore.training.train`.
+        quiet: show nothing.
+        closing: judge the best model on validation pairs: a table, and a picture in the folder.
     """
     from RegCore.training import train
     from RegCore.training.config import Config, load_config
@@ -142,9 +147,23 @@ def train_from_files(configs, plugins, options: dict, *, quiet: bool = False) ->
             raise SystemExit(130) from None
         finally:
             line.end()
+    if first and closing and done.best:
+        _close(done, config, options["device"], line)
     if first and not quiet and (best := done.best):
         what = "val_loss" if "val_loss" in best else "loss"
         print(f"{done.folder}: {done.ended}, best epoch {best['epoch']} with {what} {best[what]:.5g}")
+
+
+def _close(done, config, device: str, line: ProgressLine) -> None:
+    """Judge the best model on validation pairs; a table on the screen, and a picture in the folder."""
+    from RegCore.training.closing import PICTURE, close
+
+    try:
+        judged = close(done.model, config, done.folder, device=device, progress=line)
+    finally:
+        line.end()
+    if judged and not line.quiet:
+        print(f"{judged}\n\n{done.folder / PICTURE}: the best and the worst of these pairs")
 
 
 def _say_stopped(folder: Path, end: BaseException) -> None:

@@ -13,6 +13,7 @@ from RegCore.space.volume import Volume
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".npz")
 DEFAULT_NAME = "warped.nii.gz"
+MOVING = "moving_image.nii.gz"  # what a prediction writes beside the DDF
 SLAB_VOXELS = 1 << 20  # output voxels worked on at a time
 log = logging.getLogger(__name__)
 
@@ -104,8 +105,34 @@ def _by_ddf(arguments: argparse.Namespace) -> Volume:
             shapes = f"{reference.shape}, but the DDF has {onto.shape}"
             raise InputError(f"{arguments.reference}: the reference has the shape {shapes}")
         onto = reference
+    volume = _volume(arguments)
+    _check_moving_grid(arguments, volume.geometry)
     border = "zero_boundary" if arguments.deepreg else "edge"
-    return _pulled(_volume(arguments), ddf, onto, border)
+    return _pulled(volume, ddf, onto, border)
+
+
+def _check_moving_grid(arguments: argparse.Namespace, grid: Geometry) -> None:
+    """Whether the image is on the grid that the network saw, if the prediction beside the DDF says which.
+
+    Raises InputError for a scan itself, of which the DDF in voxels would take a corner.
+    """
+    from RegCore.io import read_header
+
+    beside = arguments.ddf.with_name(MOVING)
+    if not beside.is_file():
+        return
+    seen = read_header(beside)[1]
+    placed = not any(np.array_equal(one.affine, np.eye(4)) for one in (seen, grid))
+    apart = placed and seen.shape == grid.shape and not seen.is_close(grid, 0.1 * float(grid.spacing.min()))
+    if seen.shape != grid.shape or apart:
+        transform = arguments.ddf.with_name("transform.h5")
+        where = (
+            f"{grid.shape}, not {seen.shape}" if seen.shape != grid.shape else "of one shape but elsewhere"
+        )
+        raise InputError(
+            f"{arguments.image}: this image is on another grid than the moving image of the network {beside} "
+            f"({where}), in whose voxels the DDF is; warp a scan with --transform {transform}"
+        )
 
 
 def _volume(arguments: argparse.Namespace) -> Volume:

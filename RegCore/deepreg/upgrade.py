@@ -5,6 +5,11 @@ from dataclasses import dataclass, field
 from RegCore.io.yaml import Key, dotted
 
 LABEL_LOSSES = {"mean-squared": "ssd", "dice_generalized": "dice", "generalised_dice": "generalised-dice"}
+SPLITS = ("train", "valid", "test")
+ABSENT = object()  # in place of a folder that a file does not name
+SPLIT_SECTIONS = (
+    "dataset.dir, format and labeled now stand in each of the sections train, valid, test"  # of a change
+)
 LOSS_OPTIONS = {"neg_weight": "background_weight", "loss_scales": "scales"}
 OPTIMISERS = {"adam": "Adam", "sgd": "SGD", "rms": "RMSprop"}
 ENERGIES = {
@@ -35,7 +40,7 @@ def upgraded(values: dict) -> Upgrade:
     Unlike DeepReg's it keeps ``kernel`` and ``neg_weight`` of multi-scale losses, which DeepReg drops. The
     values themselves are not changed.
     """
-    up = Upgrade(dict(values))
+    up = split_sections(values)
     dataset, train = up.values.get("dataset"), up.values.get("train")
     if isinstance(dataset, dict):
         up.values["dataset"] = _dataset(dict(dataset), up)
@@ -51,21 +56,41 @@ def upgraded(values: dict) -> Upgrade:
     return up
 
 
+def split_sections(values: dict) -> Upgrade:
+    """``dir``, ``format`` and ``labeled`` of all splits: to each split, whose section they may complete.
+
+    Of several files that are merged each is to be changed so, before they are: then a later file of the older
+    form changes one of the present form, and the other way round. The values themselves are not changed.
+    """
+    up = Upgrade(dict(values))
+    dataset = values.get("dataset")
+    if not isinstance(dataset, dict):
+        return up
+    folders, dataset = dataset.get("dir"), dict(dataset)
+    common = {key: dataset[key] for key in ("format", "labeled") if key in dataset}
+    if folders is None and common and not any(split in dataset for split in SPLITS):
+        folders = dict.fromkeys(SPLITS, ABSENT)  # a file that changes these two alone
+    if not isinstance(folders, dict):
+        return up
+    for key in ("dir", *common):
+        dataset.pop(key, None)
+    for split, folder in folders.items():
+        section = dataset.get(split) if isinstance(dataset.get(split), dict) else {}
+        where = {} if folder is ABSENT else {"dir": folder}
+        dataset[split] = {**section, **where, **common}
+        for key in (*where, *common):
+            old = ("dataset", key, split) if key == "dir" else ("dataset", key)
+            up.moved[("dataset", split, key)] = old
+    up.values["dataset"] = dataset
+    up.note(SPLIT_SECTIONS)
+    return up
+
+
 def _dataset(dataset: dict, up: Upgrade) -> dict:
-    """``dir``, ``format`` and ``labeled`` of all splits: to each split. ``None`` is a text in YAML: null."""
+    """``None`` is a text in YAML: null."""
     if dataset.get("sample_label") == "None":
         dataset["sample_label"] = None
         up.note("dataset.sample_label was the text None and is now null")
-    if not isinstance(dataset.get("dir"), dict):
-        return dataset
-    folders = dataset.pop("dir")
-    common = {key: dataset.pop(key) for key in ("format", "labeled") if key in dataset}
-    for split, folder in folders.items():
-        dataset[split] = {"dir": folder, **common}
-        for key in ("dir", *common):
-            old = ("dataset", key, split) if key == "dir" else ("dataset", key)
-            up.moved[("dataset", split, key)] = old
-    up.note("dataset.dir, format and labeled now stand in each of the sections train, valid, test")
     return dataset
 
 
@@ -128,7 +153,8 @@ def _label(loss: dict, key: Key, up: Upgrade) -> dict:
         if old in loss and new not in loss:
             loss[new] = loss.pop(old)
             up.note(f"{dotted(key)}.{old} is now named {new}")
-    new = LABEL_LOSSES.get(loss.get("name")) if isinstance(loss.get("name"), str) else None
+    name = loss.get("name")
+    new = LABEL_LOSSES.get(name.lower()) if isinstance(name, str) else None
     if new:
         up.note(f"{dotted(key)}.name was {loss['name']} and is now {new}")
         loss["name"] = new

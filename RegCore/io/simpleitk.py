@@ -268,7 +268,6 @@ def _tag(file: str, tag: str) -> str:
     return tags.GetMetaData(tag).strip(" \0") if tags.HasMetaDataKey(tag) else ""
 
 
-<<<<<<< HEAD
 def _padding(header: sitk.ImageFileReader) -> float | None:
     """The value of voxels that were not measured, as the header names it, in the unit of the voxels read."""
     named, signed, slope, offset = (
@@ -282,10 +281,7 @@ def _padding(header: sitk.ImageFileReader) -> float | None:
     return named * slope + offset
 
 
-def _slice_places(files: tuple[str, ...]) -> np.ndarray | None:
-=======
 def _slice_places(files: Sequence[str]) -> np.ndarray | None:
->>>>>>> series
     """The centre of the first voxel of each slice, (N, 3) LPS mm; None where the files do not say it."""
     headers = [_tags(file) for file in files]
     if not all(header.HasMetaDataKey(POSITION) for header in headers):

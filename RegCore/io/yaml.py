@@ -3,7 +3,7 @@
 import datetime
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -175,8 +175,17 @@ def merge(first: dict, second: Mapping) -> dict:
     return merged
 
 
-def read_files(paths: Iterable, overrides: Mapping | None) -> tuple[dict, Places]:
+def read_files(
+    paths: Iterable,
+    overrides: Mapping | None,
+    each: Callable[[dict], tuple[dict, dict[Key, Key]]] | None = None,
+) -> tuple[dict, Places]:
     """Several YAML files and the overrides as one, later ones over earlier ones, with the places of all keys.
+
+    Args:
+        paths: of the files.
+        overrides: plain values, merged last.
+        each: brings the values of a file to the form in which they are merged; gives them and `Places.moved`.
 
     Raises:
         InputError: as `read_yaml`.
@@ -185,11 +194,20 @@ def read_files(paths: Iterable, overrides: Mapping | None) -> tuple[dict, Places
     places = Places("")
     for path in paths:
         data, found = read_yaml(path)
+        if each is not None:
+            data, moved = each(data)
+            places.moved |= moved
+            for new, old in moved.items():
+                at = {
+                    new + key[len(old) :]: line for key, line in found.lines.items() if key[: len(old)] == old
+                }
+                found.lines |= at
         merged = merge(merged, data)
         places.lines |= found.lines
         places.default = f"{places.default} + {found.default}" if places.default else found.default
     if overrides:
         given = plain(overrides, Places("overrides"))
+        given = given if each is None else each(given)[0]
         merged = merge(merged, given)
         _mark(given, (), places)
     return merged, places

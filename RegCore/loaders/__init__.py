@@ -15,6 +15,7 @@ from RegCore.loaders.intensity import intensity_of
 from RegCore.loaders.loader import Loader, Sample
 from RegCore.loaders.pairings import Grouped, Paired, Unpaired, grouped, paired, unpaired
 from RegCore.loaders.sources import H5Files, NiftiFiles, Source, Volumes
+from RegCore.loaders.structures import Structures
 from RegCore.loaders.volumes import images_from_volumes, pairs_from_volumes
 from RegCore.space.geometry import InputError
 from RegCore.space.names import Lazy, LazyTable, check_name, select
@@ -54,7 +55,7 @@ FILE_LOADERS = LazyTable(
 )
 """Each is called as ``(folders, name, grouped=False)`` and gives a `Source`."""
 SPLITS = ("train", "valid", "test")
-READING = ("cache", "workers", "space", "intensity")  # keys of the section that hold for every loader
+READING = ("cache", "workers", "space", "spacing", "intensity", "labels")  # keys that hold for every loader
 COMMON = ("labeled", "sample_label", "seed", "skip_bad_files")  # what every loader takes
 
 
@@ -67,11 +68,12 @@ def make_loader(
         dataset: keys ``train``, ``valid``, ``test`` (each ``dir``, ``format``, ``labeled``), ``type``, those
             of the type, and optionally ``sample_label`` (default "sample" for training, else "all"),
             ``seed`` (default null for training, else 0) and ``skip_bad_files`` (default false). Values of
-            the last three hold for all splits. ``space`` as in `Loader.place`,
-            ``intensity`` a dict as in `RegCore.loaders.intensity`.
+            the last three hold for all splits. ``space`` and ``spacing`` as in `Loader.place`,
+            ``intensity`` a dict as in `RegCore.loaders.intensity`, ``labels`` as in
+            `RegCore.loaders.structures.Structures`.
         split: "train", "valid" or "test".
-        deepreg: count groups of h5 files as DeepReg does, by the text of their numbers, and take voxels in
-            the order of their files unless ``space`` says otherwise.
+        deepreg: count groups of h5 files as DeepReg does, by the text of their numbers, take voxels in the
+            order of their files unless ``space`` says otherwise, and no label map unless ``labels`` does.
         axes: how the voxel axes of fixed and moving images ran in the training, see `Geometry.axis_codes`.
 
     Raises:
@@ -87,12 +89,14 @@ def make_loader(
     files = select(FILE_LOADERS, part.get("format"), (), f"dataset.{split}: the format")
     if deepreg and files is H5Files:
         files = partial(H5Files, deepreg=True)
+    wanted = dataset.get("labels")
+    structures = None if deepreg and wanted is None else Structures(wanted, f"dataset.{split}")
     make, options = _loader(dataset)
     training = split == "train"
     sample_label = dataset.get("sample_label") or ("sample" if training else "all")
     skip_bad_files = bool(dataset.get("skip_bad_files", False))
     made = make(
-        partial(_usable, files, folders) if skip_bad_files else partial(files, folders),
+        partial(_opened, partial(_usable, files) if skip_bad_files else files, folders, structures),
         labeled=_true_or_false(part, "labeled", f"dataset.{split}"),
         sample_label=sample_label,
         seed=dataset.get("seed", None if training else 0),
@@ -102,7 +106,11 @@ def make_loader(
     if isinstance(made, Loader):
         for side in made.sides:
             side.intensity = intensity_of(dataset)
-        made.place(dataset.get("space") or ("file" if deepreg else "axes"), axes)
+        made.place(dataset.get("space") or ("file" if deepreg else "axes"), axes, dataset.get("spacing"))
+        if structures is not None and made.structures:
+            for maps in structures.maps:
+                text = "dataset.%s: structures of %d %s: %s"
+                log.info(text, split, len(maps), maps.title, structures.counts(maps))
     return made
 
 
@@ -111,6 +119,18 @@ def loader_keys(make: Callable) -> dict[str, bool]:
     parameters = list(inspect.signature(make).parameters.values())[1:]
     named = (p for p in parameters if p.kind is not p.VAR_KEYWORD and p.name not in COMMON)
     return {p.name: p.default is p.empty for p in named}
+
+
+def _opened(
+    files: Callable[..., Source],
+    folders: list[str],
+    structures: Structures | None,
+    name: str,
+    grouped: bool = False,
+) -> Source:
+    """The images or labels of a name in all folders; labels may be label maps."""
+    source = files(folders, name, grouped)
+    return source if structures is None or not name.endswith("labels") else structures.opened(source)
 
 
 def _usable(files: Callable[..., Source], folders: list[str], name: str, grouped: bool = False) -> Source:

@@ -5,15 +5,17 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from RegCore.loaders.boxes import box_about_body, seen_in
 from RegCore.loaders.intensity import Intensity, MinMax, quantiles
 from RegCore.loaders.sources import Source
-from RegCore.resampler import resize3d, tensor_of
+from RegCore.loaders.structures import LabelMaps
+from RegCore.resampler import resize3d, tensor_of, warp
 from RegCore.resampler.pyramid import as_tensor, resample_to
 from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.transforms import AffineTransform
 from RegCore.space.volume import Volume, reoriented
 
 MOST_REMEMBERED = 2**28  # bytes of an array of labels that is kept for its next label
-ROUNDING = 1e-5  # by which a label scaled by its file's header may miss 0 and 1
 
 
 @dataclass
@@ -29,6 +31,7 @@ class RoleImages:
         axes: how the voxel axes of all images run as the network gets them, see `Geometry.axis_codes`; None:
             as in each file. What has no place in space (its affine is the identity) stays as in its file.
         intensity: how intensities become numbers in [0, 1].
+        spacing: size of the network's voxels in mm; None: as large as the image divided by `shape` says.
     """
 
     name: str
@@ -40,6 +43,8 @@ class RoleImages:
     elsewhere: list[str] = field(default_factory=list)
     axes: str | None = None
     intensity: Intensity = MinMax()
+    spacing: tuple[float, float, float] | None = None
+    _boxes: dict[int, Geometry] = field(default_factory=dict)  # where each image is seen with a spacing
     _images: dict[int, torch.Tensor] = field(default_factory=dict)  # the last ones: a pair comes with each
     _labels: dict[int, np.ndarray] = field(default_factory=dict)  # of its labels, one after the other
 
@@ -53,6 +58,7 @@ class RoleImages:
                 source.keep(indices)
         self.grids = [self.grids[i] for i in indices]
         self.channels = [self.channels[i] for i in indices]
+        self._boxes.clear()
 
     def close(self) -> None:
         """Close open files and forget what was read; both come back when they are needed."""
@@ -76,12 +82,15 @@ class RoleImages:
         if self.labels is not None:
             label_shape, label_grid = self.labels.header(index)
             channels = label_shape[3] if len(label_shape) == 4 else 1
-            if label_grid.shape != grid.shape or has_place(label_grid) and not label_grid.is_close(grid, 0.1):
+            other = (
+                label_grid.shape != grid.shape or has_place(label_grid) and not label_grid.is_close(grid, 0.1)
+            )
+            if other and not self._in_space(label_grid, grid):
                 self.elsewhere.append(self.labels.where(index))
         if whole:
             self.intensity(self.images.read(index)[0], self.images.where(index))
             if self.labels is not None:
-                check_label(self.labels.read(index)[0], self.labels.where(index))
+                self.labels.check(self.labels.read(index)[0], index)
         return grid, channels
 
     def grid(self, index: int) -> Geometry:
@@ -93,9 +102,31 @@ class RoleImages:
         """An image (1, I, J, K) on the network's grid, float32 in [0, 1]; an InputError names the file."""
         if index not in self._images:
             array, grid = self.images.read(index)
-            array = self._turned(self.intensity(array, self.images.where(index)), grid).array
-            _remember(self._images, index, resized(array, self.shape))
+            volume = self._turned(self.intensity(array, self.images.where(index)), grid)
+            if self.spacing is None:
+                image = resized(volume.array, self.shape)
+            else:
+                image = seen_in(volume, self.network_grid(index, volume))
+            _remember(self._images, index, image)
         return self._images[index]
+
+    def network_grid(self, index: int, volume: Volume | None = None) -> Geometry:
+        """Where the voxels that the network gets of an image lie in space.
+
+        Args:
+            index: of the image.
+            volume: the image itself, turned, if it was read already.
+
+        Raises:
+            InputError: the file can't be used; the message names it.
+        """
+        if self.spacing is None:
+            return self.grid(index).resized_box(self.shape)
+        if index not in self._boxes:
+            if volume is None:
+                volume = self._turned(*self.images.read(index))
+            self._boxes[index] = box_about_body(volume, self.shape, self.spacing)
+        return self._boxes[index]
 
     def intensity_range(self, most: int = 16) -> list[list[float]]:
         """What `RegCore.loaders.intensity.is_unlike` compares with, from so many images at most."""
@@ -110,6 +141,8 @@ class RoleImages:
             InputError: the labels are not in [0, 1]; the message names the file.
         """
         volume = self._label(index, channel)
+        if self.spacing is not None:
+            return seen_in(volume, self.network_grid(index))
         return resized(self._turned(volume.array, volume.geometry).array, self.shape)
 
     def seen_on(self, box: Geometry, index: int, channel: int | None) -> torch.Tensor:
@@ -123,13 +156,14 @@ class RoleImages:
             volume = Volume(self.intensity(array, self.images.where(index)), grid)
         else:
             volume = self._label(index, channel)
+        if self.spacing is not None:
+            return seen_in(volume, box)
         seen, inside = resample_to(as_tensor(volume), volume.geometry, box, np.eye(4))
         return (seen * inside)[0]
 
     def _label(self, index: int, channel: int) -> Volume:
         """One label in the box of its image."""
-        array = self._label_array(index)
-        array = array if array.ndim == 3 else array[..., channel]
+        array = self.labels.channel(self._label_array(index), channel)
         return Volume(array, self.grids[index].resized_box(array.shape))
 
     def _turned(self, array: np.ndarray, grid: Geometry) -> Volume:
@@ -141,12 +175,32 @@ class RoleImages:
         array = self._labels.get(index)
         if array is None:
             array, grid = self.labels.read(index)
-            check_label(array, self.labels.where(index))
-            if self.axes is not None and has_place(grid) and has_place(self.grids[index]):
-                array = reoriented(Volume(array, grid), self.grids[index].axis_codes).array
+            self.labels.check(array, index)
+            image = self.grids[index]
+            if self._in_space(grid, image) and not (grid.shape == image.shape and grid.is_close(image, 0.1)):
+                array = self._as_the_image(array, grid, image)
+            elif self.axes is not None and has_place(grid) and has_place(image):
+                array = reoriented(Volume(array, grid), image.axis_codes).array
             if array.nbytes <= MOST_REMEMBERED:
                 _remember(self._labels, index, array)
         return array
+
+    @property
+    def structures(self) -> list[str] | None:
+        """Names of the labels, if they come from label maps."""
+        return self.labels.structures if isinstance(self.labels, LabelMaps) else None
+
+    def label_map(self, index: int) -> Volume | None:
+        """The label map of an image as its file holds it; None where labels are no label maps."""
+        return self.labels.volume(index) if isinstance(self.labels, LabelMaps) else None
+
+    def _in_space(self, grid: Geometry, image: Geometry) -> bool:
+        """Whether a label lies where its header says: of label maps, such as those that Slicer crops."""
+        return self.structures is not None and has_place(grid) and has_place(image)
+
+    def _as_the_image(self, array: np.ndarray, grid: Geometry, image: Geometry) -> np.ndarray:
+        """Channel numbers or channels on the grid of the image, each voxel that of the nearest one."""
+        return warp(Volume(array, grid, "labels"), AffineTransform(np.eye(4)), image).array
 
     def image_volume(self, index: int) -> Volume:
         """An image as its file holds it."""
@@ -171,20 +225,6 @@ def _remember(last: dict, index: int, value) -> None:
     if len(last) > 1:
         del last[next(iter(last))]
     last[index] = value
-
-
-def check_label(array: np.ndarray, where: str) -> None:
-    """Check that the values of a label are in [0, 1].
-
-    Raises:
-        InputError: they are not; the sentence begins with `where`.
-    """
-    low, high = array.min(), array.max()
-    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
-        raise InputError(
-            f"{where}: a label must have values from 0 to 1, one channel for each structure, "
-            f"but they go from {low:g} to {high:g}"
-        )
 
 
 def resized(array: np.ndarray, shape) -> torch.Tensor:

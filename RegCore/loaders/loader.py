@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
+from RegCore.loaders.boxes import centred
 from RegCore.loaders.images import RoleImages, has_place
 from RegCore.loaders.samplers import label_indices
 from RegCore.loaders.sources import Source
@@ -87,6 +89,11 @@ class Loader:
         return self.fixed.labels is not None
 
     @property
+    def structures(self) -> list[str] | None:
+        """Names of the labels by channel, where they come from label maps."""
+        return self.fixed.structures
+
+    @property
     def fixed_image_shape(self) -> tuple[int, int, int]:
         """The network's grid (I, J, K) of fixed images."""
         return self.fixed.shape
@@ -105,7 +112,12 @@ class Loader:
         fixed, moving = (side_axes(side) for side in (self.fixed, self.moving))
         return None if fixed is None or moving is None else (fixed, moving)
 
-    def place(self, space: str, axes: tuple[str, str] | None = None) -> None:
+    def place(
+        self,
+        space: str,
+        axes: tuple[str, str] | None = None,
+        spacing: tuple[float, float, float] | None = None,
+    ) -> None:
         """Say what the places of the images in space, as their files have them, are used for.
 
         Args:
@@ -114,12 +126,23 @@ class Loader:
                 is seen in the box of the fixed one, where their boxes meet.
             axes: how the axes of fixed and of moving images shall run, see `Geometry.axis_codes`; by default
                 as in most files of a side.
+            spacing: size of the network's voxels in mm, along the axes as they then run: images are cropped
+                or padded about the body to the network's grid. None: they are stretched to it.
+
+        Raises:
+            InputError: there is no such space; files do not say where they are, but a spacing is given.
         """
         check_name(space, SPACES, "dataset.space:")
+        for side in self.sides if spacing is not None else ():
+            nowhere = [index for index, grid in enumerate(side.grids) if not has_place(grid)]
+            if nowhere:
+                where = side.images.where(nowhere[0])
+                raise InputError(f"{where}: dataset.spacing needs the size of voxels, which this file lacks")
         self.space = space
         for number, side in enumerate((self.fixed, self.moving)):
             codes = Counter(grid.axis_codes for grid in side.grids if has_place(grid)).most_common(1)
             common = codes[0][0] if codes else None
+            side.spacing = spacing
             side.axes = None if space == "file" else common if axes is None else axes[number]
         self.close()
 
@@ -148,9 +171,17 @@ class Loader:
             labels = [-1]
             if self.labeled:
                 rng = Random(f"label/{seed}/{epoch}/{len(chosen)}")
-                labels = label_indices(self.fixed.channels[fixed], self.sample_label, rng)
+                labels = self._label_indices(moving, fixed, rng)
             chosen += [Sample(moving, fixed, tuple(indices), label) for label in labels]
         return chosen
+
+    def _label_indices(self, moving: int, fixed: int, rng: Random) -> list[int]:
+        """Labels of a pair: of label maps those that both images have, if there are any."""
+        sides = (self.fixed, fixed), (self.moving, moving)
+        there = [side.labels.present(index) for side, index in sides if side.labels is not None]
+        if None in there or not (both := [n for n in there[0] or () if n in (there[1] or ())]):
+            return label_indices(self.fixed.channels[fixed], self.sample_label, rng)
+        return [both[n] for n in label_indices(len(both), self.sample_label, rng)]
 
     def _rng(self, epoch: int, seed: int) -> Random:
         return Random(self.seed if self.seed is not None else f"order/{seed}/{epoch}")
@@ -191,7 +222,7 @@ class Loader:
             for name, channel in names:
                 seen = part(side, index, channel) if box is None else side.seen_on(box, index, channel)
                 loaded[f"{role}_{name}"] = seen
-            loaded[f"{role}_geometry"] = box or side.grid(index).resized_box(side.shape)
+            loaded[f"{role}_geometry"] = box or side.network_grid(index)
             loaded[f"{role}_file_geometry"] = side.grids[index]
             loaded[f"{role}_name"] = "/".join(side.images.names[index][1:])
         return loaded
@@ -202,7 +233,12 @@ class Loader:
             return None
         fixed, moving = self.fixed.grid(sample.fixed), self.moving.grid(sample.moving)
         overlap = has_place(fixed) and has_place(moving) and fixed.overlaps(moving)
-        return fixed.resized_box(self.moving.shape) if overlap else None
+        if not overlap:
+            return None
+        if self.moving.spacing is None:
+            return fixed.resized_box(self.moving.shape)
+        box = self.fixed.network_grid(sample.fixed)
+        return centred(box, self.moving.shape, self.moving.spacing, (np.array(box.shape) - 1) / 2)
 
     def volumes(self, sample: Sample) -> dict[str, Volume]:
         """The same sample as its files hold it: fixed_image, moving_image, fixed_label, moving_label."""

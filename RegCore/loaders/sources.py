@@ -11,7 +11,8 @@ from RegCore.io.h5 import H5File
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.volume import Volume
 
-ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha")
+ENDINGS = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".mha")
+ROUNDING = 1e-5  # by which a label scaled by its file's header may miss 0 and 1
 Name = tuple[str, ...]
 
 
@@ -68,12 +69,44 @@ class Source:
         """
         raise NotImplementedError
 
+    def channel(self, array: np.ndarray, channel: int) -> np.ndarray:
+        """One label (I, J, K) of what `read` gave."""
+        return array if array.ndim == 3 else array[..., channel]
+
+    def present(self, index: int) -> list[int] | None:
+        """The channels of a label that are not empty; None where that is not known."""
+        return None
+
+    def check(self, array: np.ndarray, index: int) -> None:
+        """Check that the values of a label are in [0, 1].
+
+        Raises:
+            InputError: they are not; the message names the file.
+        """
+        check_label(array, self.where(index))
+
     def close(self) -> None:
         """Close what is open; it is opened again when it is needed."""
 
 
+def check_label(array: np.ndarray, where: str) -> None:
+    """Check that the values of a label are in [0, 1].
+
+    Raises:
+        InputError: they are not; the sentence begins with `where`.
+    """
+    low, high = array.min(), array.max()
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+        raise InputError(
+            f"{where}: a label must have values from 0 to 1, one channel for each structure, "
+            f"but they go from {low:g} to {high:g} (dataset.labels: all takes whole numbers as structures)"
+        )
+
+
 class NiftiFiles(Source):
     """One volume in each file ``folder/name/**/<observation>.nii.gz``; .nii, .nrrd and .mha are read as well.
+
+    A segmentation ``<observation>.seg.nrrd`` belongs to the image ``<observation>``.
 
     Grouped: the folders that hold files are the groups. Sorted by their paths, as text.
 

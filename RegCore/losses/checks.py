@@ -46,8 +46,12 @@ def check_share(value: float, name: str) -> None:
 
 
 def lengths_mm(spacing: ArrayLike, like: torch.Tensor) -> torch.Tensor:
-    """Three lengths in mm as a tensor of the dtype and device of ``like``; InputError unless positive."""
+    """Lengths in mm as a tensor of the dtype and device of ``like``; InputError unless positive.
+
+    Three of them, or three for each sample ``(B, 3)``.
+    """
     mm = torch.as_tensor(spacing, dtype=torch.float64)
-    if mm.shape != (3,) or not bool((mm > 0).all()):
+    shapes = ((3,), (len(like), 3)) if like.ndim else ((3,),)
+    if mm.shape not in shapes or not bool((mm > 0).all()):
         raise InputError(f"spacing must be three positive lengths in mm, but it is {spacing!r}")
     return mm.to(like)

@@ -9,10 +9,10 @@ from RegCore.resampler import sample, warp_image_ddf
 from RegCore.space.geometry import InputError
 
 
-def _mean_square(residual: torch.Tensor, spacing: Sequence[float] | None) -> torch.Tensor:
+def _mean_square(residual: torch.Tensor, spacing: Sequence[float] | torch.Tensor | None) -> torch.Tensor:
     """Mean over voxels of the squared length of ``(B, 3, I, J, K)``, in voxels or mm: ``(B,)``."""
     if spacing is not None:
-        residual = residual * lengths_mm(spacing, residual).view(1, 3, 1, 1, 1)
+        residual = residual * lengths_mm(spacing, residual).view(-1, 3, 1, 1, 1)
     return residual.square().sum(1).flatten(1).mean(1)
 
 
@@ -20,7 +20,7 @@ def inverse_consistency(
     forward: torch.Tensor,
     backward: torch.Tensor,
     *,
-    spacing: Sequence[float] | None = None,
+    spacing: Sequence[float] | torch.Tensor | None = None,
     moving_spacing: Sequence[float] | None = None,
 ) -> torch.Tensor:
     """How far points come from where they set out when they go there and back, squared.

@@ -110,21 +110,22 @@ class _StencilEnergy(torch.autograd.Function):
 def _energy(
     ddf: torch.Tensor,
     stencils: Sequence[_Stencil],
-    spacing: Sequence[float] | None,
+    spacing: Sequence[float] | torch.Tensor | None,
     l1: bool,
     deepreg: bool,
 ) -> torch.Tensor:
     check_field(ddf)
     scales: list[torch.Tensor | None] = [None] * len(stencils)
     if spacing is not None:
-        mm = lengths_mm(spacing, torch.zeros((), dtype=torch.float64))
-        scales = [(mm / mm[list(s.axes)].prod()).to(ddf).view(1, 3, 1, 1, 1) for s in stencils]
+        mm = lengths_mm(spacing, torch.zeros(len(ddf), dtype=torch.float64))
+        steps = (mm[..., list(s.axes)].prod(-1, keepdim=True) for s in stencils)
+        scales = [(mm / step).to(ddf).view(-1, 3, 1, 1, 1) for step in steps]
     needed = torch.is_grad_enabled() and ddf.requires_grad
     return _StencilEnergy.apply(ddf, stencils, scales, l1, needed, not deepreg)
 
 
 def bending(
-    ddf: torch.Tensor, *, spacing: Sequence[float] | None = None, deepreg: bool = False
+    ddf: torch.Tensor, *, spacing: Sequence[float] | torch.Tensor | None = None, deepreg: bool = False
 ) -> torch.Tensor:
     """Bending energy, mean of u_ii^2 + u_jj^2 + u_kk^2 + 2 (u_ij^2 + u_ik^2 + u_jk^2) over all components.
 
@@ -134,8 +135,8 @@ def bending(
 
     Args:
         ddf: ``(B, 3, I, J, K)`` in voxels.
-        spacing: of the grid, three lengths in mm: displacements are then in mm and derivatives per mm. None:
-            all in voxels.
+        spacing: of the grid, three lengths in mm, or three for each sample ``(B, 3)``: displacements are then
+            in mm and derivatives per mm. None: all in voxels.
         deepreg: as DeepReg: a central difference of a central difference, which reaches two voxels, does not
             see a field that alternates from voxel to voxel, and is NaN if an axis has fewer than five voxels.
 
@@ -151,7 +152,11 @@ def bending(
 
 
 def gradient(
-    ddf: torch.Tensor, *, l1: bool = False, spacing: Sequence[float] | None = None, deepreg: bool = False
+    ddf: torch.Tensor,
+    *,
+    l1: bool = False,
+    spacing: Sequence[float] | torch.Tensor | None = None,
+    deepreg: bool = False,
 ) -> torch.Tensor:
     """Mean of u_i^2 + u_j^2 + u_k^2 over voxels and components, or of |u_i| + |u_j| + |u_k| with ``l1``.
 
@@ -174,7 +179,9 @@ def gradient(
     return _energy(ddf, [_first(a, deepreg) for a in AXES], spacing, l1, deepreg)
 
 
-def diffusion(velocity: torch.Tensor, *, spacing: Sequence[float] | None = None) -> torch.Tensor:
+def diffusion(
+    velocity: torch.Tensor, *, spacing: Sequence[float] | torch.Tensor | None = None
+) -> torch.Tensor:
     """Diffusion energy of a stationary velocity field v, mean of v_i^2 + v_j^2 + v_k^2.
 
     The regulariser of Fischer and Modersitzki (Contemporary Mathematics 313, 2002), laid on the

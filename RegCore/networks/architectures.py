@@ -79,9 +79,11 @@ class _Encoder(nn.Module):
     out_activation: str | None = None
     """Of the output convolutions."""
     kernel_initializer: str = "glorot_uniform"
-    """Of all blocks, like the next two; see `RegCore.networks.layers`."""
+    """First weights of all blocks, a name of `RegCore.networks.layers.INITIALISERS`."""
     activation: str | None = "relu"
+    """Of all blocks, a name of `RegCore.networks.layers.ACTIVATIONS`."""
     norm_name: str = "batch"
+    """Normalisation in all blocks: ``batch`` or ``layer``."""
     activation_checkpointing: bool = False
     """Keep less for the backward pass and compute it again: saves memory."""
     deepreg: bool = False

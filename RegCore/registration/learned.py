@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 
 from RegCore.deepreg.checkpoint import import_checkpoint
 from RegCore.deepreg.tfbundle import index_path, is_bundle
+from RegCore.loaders.boxes import box_about_body, centred, seen_in
 from RegCore.loaders.images import resized
 from RegCore.loaders.intensity import intensity_of, is_unlike
 from RegCore.networks.device import choose_device
@@ -160,22 +162,40 @@ def predicted_transform(
         return _after(initial, found, onto)
     fixed_axes, moving_axes = trained.axes or [fixed.geometry.axis_codes] * 2
     fixed, moving = reoriented(fixed, fixed_axes), reoriented(start, moving_axes)
-    intensity = intensity_of(trained.config.get("dataset"))
-    images = [
-        resized(intensity(volume.array, f"the {side} image"), size)[None]
-        for volume, side, size in (
-            (fixed, "fixed", trained.fixed_size),
-            (moving, "moving", trained.moving_size),
-        )
-    ]
+    images, grids = _as_in_training(trained, fixed, moving, seen_in_fixed=initial is not None)
     warn_if_unlike(trained, dict(zip(("fixed", "moving"), images, strict=True)), "")
     progress(0.2, "network", {})
     prediction = predict_batch(trained, *images)
     progress(0.7, "displacements", {})
-    grids = fixed.geometry.resized_box(trained.fixed_size), moving.geometry.resized_box(trained.moving_size)
     found = _after(initial, transform_of(prediction, 0, *grids), onto)
     progress(1.0, "displacements", {})
     return found
+
+
+def _as_in_training(
+    trained: Model, fixed: Volume, moving: Volume, *, seen_in_fixed: bool
+) -> tuple[list[torch.Tensor], list[Geometry]]:
+    """Both images ``(1, 1, I, J, K)`` as the loaders give them, and the grids that they are on.
+
+    seen_in_fixed: the moving image lies in the box of the fixed one already, and is cropped as that is.
+    """
+    dataset = trained.config.get("dataset") or {}
+    intensity, spacing = intensity_of(dataset), dataset.get("spacing")
+    images: list[torch.Tensor] = []
+    grids: list[Geometry] = []
+    sizes = (trained.fixed_size, trained.moving_size)
+    for volume, side, size in zip((fixed, moving), ("fixed", "moving"), sizes, strict=True):
+        scaled = replace(volume, array=intensity(volume.array, f"the {side} image"))
+        if spacing is None:
+            images.append(resized(scaled.array, size)[None])
+            grids.append(volume.geometry.resized_box(size))
+            continue
+        if grids and seen_in_fixed:
+            grids.append(centred(grids[0], size, spacing, (np.array(grids[0].shape) - 1) / 2))
+        else:
+            grids.append(box_about_body(scaled, size, spacing))
+        images.append(seen_in(scaled, grids[-1])[None])
+    return images, grids
 
 
 def warn_if_unlike(trained: Model, images: Mapping[str, torch.Tensor], where: str) -> None:

@@ -45,6 +45,18 @@ OPTIMISERS: dict[str, dict] = {
     "Nadam": {"learning_rate": 0.001, **BETAS, **COMMON},
     "Ftrl": FTRL,
 }
+FORMULAS = {
+    "Adam": "w -= rate sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + epsilon), m and v means of g and g^2",
+    "AdamW": "Adam, after the weights shrank by rate weight_decay",
+    "SGD": "v = momentum v - rate g, w += v",
+    "RMSprop": "s = rho s + (1 - rho) g^2, w -= rate g / sqrt(s + epsilon)",
+    "Adagrad": "s += g^2, w -= rate g / sqrt(s + epsilon)",
+    "Adadelta": "w -= rate g sqrt((d + epsilon) / (s + epsilon)), s and d means of g^2 and of squared steps",
+    "Adamax": "w -= rate / (1 - b1^t) m / (u + epsilon), u = max(b2 u, |g|)",
+    "Nadam": "Adam with Nesterov's momentum",
+    "Ftrl": "w makes the sum of gradients times w, l1 |w| and l2 w^2 smallest",
+}
+"""What each does to a weight w with the gradient g; all can shrink weights and clip gradients, too."""
 NOT_NEGATIVE = (lambda x: x >= 0, "of at least 0")
 MEAN = (lambda x: 0 <= x < 1, "from 0 to below 1")  # weights of moving averages
 RANGES = {

@@ -16,7 +16,9 @@ BORDERS = ("edge", "constant", "zero_boundary")
 
 
 def pyramid_combination(
-    values: Sequence[torch.Tensor], weight_floor: Sequence[torch.Tensor], weight_ceil: Sequence[torch.Tensor]
+    values: Sequence[torch.Tensor],
+    weight_floor: Sequence[torch.Tensor],
+    weight_ceil: Sequence[torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Weighted sum over the corners of an n-dimensional cell, folded axis by axis from the last.
 
@@ -25,7 +27,8 @@ def pyramid_combination(
 
     Args:
         values: 2**n tensors in the order of `get_n_bits_combinations`.
-        weight_floor, weight_ceil: n tensors each, which broadcast against the values.
+        weight_floor, weight_ceil: n tensors each, which broadcast against the values. The second are by
+            default 1 minus the first, as in older versions of DeepReg.
 
     Returns:
         A tensor of the shape of one of the values.
@@ -33,6 +36,8 @@ def pyramid_combination(
     Raises:
         InputError: the numbers of values and weights don't belong together.
     """
+    if weight_ceil is None:
+        weight_ceil = [1 - weight for weight in weight_floor]
     if len(weight_ceil) != len(weight_floor) or len(values) != 2 ** len(weight_floor):
         raise InputError(
             f"n weights of each kind combine 2**n values, but {len(values)} values came with"

@@ -4,6 +4,8 @@ config.yaml          the configuration that was used
 metrics.csv          a line for each epoch
 save/ckpt-<n>.pt     model and state of the training after epoch n, every ``save_period`` epochs
 save/last.pt         the same, the newest
+validation.png       a validation pair as the newest model registers it; pictures/ has it of earlier epochs
+overview.png         after `regcore train`: the best and the worst validation pair; validation.csv has all
 save/best.pt         the model of that epoch of this run which has the smallest validation loss
 """
 

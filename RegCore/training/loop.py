@@ -30,6 +30,7 @@ from RegCore.training.processes import processes
 from RegCore.training.schedule import epochs_without_gain, factor
 from RegCore.training.state import Position, RunningMeans
 from RegCore.training.statistics import FEWEST_STEPS, SAMPLES, norms_of, renew_statistics
+from RegCore.training.watching import watch
 
 log = logging.getLogger(__name__)
 FINISHED, STOPPED_EARLY = "finished", "stopped early"
@@ -222,6 +223,7 @@ def _close_epoch(run: Run) -> dict:
         run.boards.add("train", "epoch_", state.position.epoch, means)
         run.boards.add("validation", "epoch_", state.position.epoch, validation)
         run.folder.record(run.state, run.trained)
+        watch(run)
     return row
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 
+import numpy as np
 import torch
 
 from RegCore import losses
@@ -41,6 +42,9 @@ class Term:
         section: what it looks at.
         name: in the configuration.
         logged: in the log.
+        weight: factor in the total.
+        loss: called with the tensors.
+        spacing_of_image: the loss gets the voxel size of each fixed image on the network's grid.
     """
 
     section: str
@@ -48,6 +52,7 @@ class Term:
     logged: str
     weight: float
     loss: Callable[..., torch.Tensor]
+    spacing_of_image: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,8 @@ class Objective:
             section: under ``image``, ``label`` and ``regularization`` a dict or a list of dicts: ``name``,
                 ``weight`` (1.0 if not given; 0 leaves out this loss) and arguments of the loss. An image
                 loss may stand under ``label`` and the other way round. Under ``regularization`` may also
-                stand a loss of `RegCore.losses.BIDIRECTIONAL_LOSSES`.
+                stand a loss of `RegCore.losses.BIDIRECTIONAL_LOSSES`; ``spacing: image`` is there the voxel
+                size of each fixed image on the network's grid.
             labeled: whether there are labels; if not, label losses are not used.
             deepreg: ask those losses that know a difference to compute what DeepReg computes.
 
@@ -125,7 +131,7 @@ class Objective:
                 arguments = tensors.get(section)
                 if term.section != section or arguments is None:
                     continue
-                value = _value(term, arguments, prediction, exchanged)
+                value = _value(term, arguments, prediction, batch, exchanged)
                 if value.shape != arguments[0].shape[:1]:
                     raise InputError(
                         f"the loss {term.name} must give one value per sample, the shape"
@@ -171,6 +177,9 @@ def _terms(section: str, given, deepreg: bool) -> list[Term]:
             raise InputError(f"the weight of {name} in loss.{section} is {weight!r}, expected a number{hint}")
         if deepreg and "deepreg" in inspect.signature(table[name]).parameters:
             options.setdefault("deepreg", True)
+        of_image = section == "regularization" and options.get("spacing") == "image"
+        if of_image:
+            del options["spacing"]
         try:
             loss = losses.make_loss(options, table)
         except InputError as error:
@@ -178,7 +187,7 @@ def _terms(section: str, given, deepreg: bool) -> list[Term]:
         word = f"{section}_{LOGGED.get(name, name)}"
         counts[word] += 1
         logged = word if counts[word] == 1 else f"{word}_{counts[word]}"
-        terms.append(Term(section, name, logged, float(weight), loss))
+        terms.append(Term(section, name, logged, float(weight), loss, of_image))
     return terms
 
 
@@ -202,17 +211,30 @@ def _inputs(prediction: Prediction, batch: Mapping, objective: Objective) -> dic
 
 
 def _value(
-    term: Term, arguments: tuple, prediction: Prediction, exchanged: Prediction | None
+    term: Term, arguments: tuple, prediction: Prediction, batch: Mapping, exchanged: Prediction | None
 ) -> torch.Tensor:
     """A loss ``(B,)`` of the tensors that it looks at."""
-    if _both_ways(term):
-        if exchanged is None or exchanged.ddf is None:
-            raise InputError(f"the loss {term.name} needs the prediction for the exchanged pair")
-        return term.loss(prediction.ddf, exchanged.ddf)
+    both = _both_ways(term)
+    if both and (exchanged is None or exchanged.ddf is None):
+        raise InputError(f"the loss {term.name} needs the prediction for the exchanged pair")
+    mm = {}
+    if term.spacing_of_image:
+        mm["spacing"] = _spacings(batch, "fixed_geometry", term.name)
+        if both:
+            mm["moving_spacing"] = _spacings(batch, "moving_geometry", term.name)
+    if both and exchanged is not None:
+        return term.loss(prediction.ddf, exchanged.ddf, **mm)
     on_velocity = term.section == "regularization" and term.name in losses.ON_VELOCITY
     if on_velocity and prediction.dvf is not None:
-        return term.loss(prediction.dvf)
-    return term.loss(*arguments)
+        return term.loss(prediction.dvf, **mm)
+    return term.loss(*arguments, **mm)
+
+
+def _spacings(batch: Mapping, side: str, name: str) -> torch.Tensor:
+    """Voxel sizes ``(B, 3)`` in mm of the images of a batch on the network's grid."""
+    if side not in batch:
+        raise InputError(f"the loss {name} with spacing: image needs images with a place in space")
+    return torch.tensor(np.array([grid.spacing for grid in batch[side]]))
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from RegCore.evaluation.figures import IN_SPACE
 from RegCore.evaluation.results import prepared_folder
 from RegCore.io import save
 from RegCore.io.scratch import in_turn, scratch
+from RegCore.io.yaml import merge, read_files
 from RegCore.loaders import Batches, Loader, Sample, make_loader
 from RegCore.networks.device import choose_device
 from RegCore.networks.model_file import Model
@@ -18,11 +19,11 @@ from RegCore.networks.models import ConditionalModel, Prediction, warped
 from RegCore.progress import Progress, silent
 from RegCore.registration.learned import load_model, predict_batch, transform_of, warn_if_unlike
 from RegCore.resampler import warp
-from RegCore.space.geometry import InputError
+from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import Transform
 from RegCore.space.volume import Volume
 from RegCore.training import predict_tables as tables
-from RegCore.training.config import Config, load_config
+from RegCore.training.config import Config, in_present_sections, load_config
 from RegCore.training.folder import next_free_folder
 from RegCore.training.predict_figures import in_space, is_placeholder, on_network_grid
 from RegCore.training.predict_outputs import Formats, pair_name, write_affine, write_in_space, write_tensors
@@ -78,7 +79,8 @@ def predict(
     Args:
         model: a model file, a checkpoint ``save/ckpt-2`` (ours or DeepReg's), or a model in memory.
         config: where the data are: a configuration, or YAML files of one. By default the ``config.yaml``
-            beside the checkpoint's folder ``save``, else what the model keeps of its training.
+            beside the checkpoint's folder ``save``, else what the model keeps of its training. Without a
+            section ``train`` it is laid over that, as a file of its own would be.
         split: "train", "valid" or "test".
         log_dir, exp_name: the files are put into ``log_dir/exp_name/test``, as DeepReg does for every split;
             the time of day without a name. What was there is moved aside to ``test-1``.
@@ -133,12 +135,7 @@ def predict(
 
 def _given(model, config, device: str) -> tuple[Model, Config]:
     """The network on the device, and the configuration that says where the data are."""
-    if config is None and not isinstance(model, Model):
-        config = _beside(Path(model).expanduser())
-    if isinstance(config, Mapping):
-        config = Config.from_dict(config)
-    elif config is not None and not isinstance(config, Config):
-        config = load_config(config)
+    config = _completed(model, config)
     if isinstance(model, Model):
         trained = model
         trained.network.to(device).eval()
@@ -148,6 +145,34 @@ def _given(model, config, device: str) -> tuple[Model, Config]:
         where = "the model" if isinstance(model, Model) else model
         config = Config.from_dict(trained.config, f"the configuration that {where} keeps")
     return trained, config
+
+
+def _completed(model, config) -> Config | None:
+    """The configuration that was given, laid over that of the training if it has no section ``train``.
+
+    None if there is none but what the model keeps.
+    """
+    beside = None if isinstance(model, Model) else _beside(Path(model).expanduser())
+    if config is None:
+        return None if beside is None else load_config(beside)
+    if isinstance(config, Config):
+        return config
+    if isinstance(config, Mapping):
+        values = dict(config)
+    else:
+        files = [config] if isinstance(config, str | Path) else list(config)
+        values, _ = read_files(files, None, in_present_sections)
+        if "train" in values:
+            return load_config(files)
+        if beside is not None:
+            return load_config([beside, *files])
+    if "train" in values:
+        return Config.from_dict(values)
+    if beside is not None:
+        kept = load_config(beside).to_dict()
+    else:
+        kept = (model if isinstance(model, Model) else load_model(model, device="cpu")).config
+    return Config.from_dict(merge(kept, values), "what was given over the configuration of the model")
 
 
 def _beside(checkpoint: Path) -> Path | None:
@@ -176,7 +201,8 @@ def _loader(trained: Model, config: Config, split: str) -> Loader:
         dataset[key] = value if dataset.get(key) is None else dataset[key]
     deepreg = bool(was.get("deepreg", False))
     trained_on = trained.config.get("dataset") or {}
-    dataset["intensity"] = trained_on.get("intensity")
+    for key in ("intensity", "spacing"):
+        dataset[key] = trained_on.get(key)
     dataset["space"] = dataset.get("space") or trained_on.get("space")
     loader = make_loader(dataset, split, deepreg=deepreg, axes=trained.axes)
     sizes = {"fixed": loader.fixed_image_shape, "moving": loader.moving_image_shape}
@@ -244,6 +270,8 @@ def _one(
     border = "zero_boundary" if work.deepreg else "edge"
     image, label = warped(prediction, batch["moving_image"], batch.get("moving_label"), border=border)
     names = {"pair_index": list(sample.indices), "label_index": sample.label}
+    if work.loader.structures and sample.label >= 0:
+        names["label_name"] = work.loader.structures[sample.label]
     work.rows.append(on_network_grid(batch, image, label, deepreg=work.deepreg) | names)
     grids = {side: batch[f"{side}_geometry"][0] for side in ("fixed", "moving")}
     folder = work.folder / pair_name(sample.indices)
@@ -258,6 +286,7 @@ def _one(
         if transform is not None and work.formats.nifti:
             moving = work.loader.moving.image_volume(sample.moving)
             write_in_space(folder, transform, warp(moving, transform, batch["fixed_file_geometry"][0]))
+            _write_label_map(work, sample, transform, batch["fixed_file_geometry"][0], folder)
     if label is not None:
         labels = {name: batch[name] for name in ("fixed_label", "moving_label")}
         folder = folder / f"label_{sample.label}"
@@ -268,6 +297,14 @@ def _one(
     if transform is not None:
         pair = (None, None) if label is None else _labels_in_space(work, sample, transform, folder)
         work.rows_mm.append(in_space(transform, *((None, None) if nothing else pair)) | names)
+
+
+def _write_label_map(work: _Work, sample: Sample, transform: Transform, onto: Geometry, folder: Path) -> None:
+    """The moving label map as a whole, all its structures with their values and names, if it is one."""
+    labels = work.loader.moving.label_map(sample.moving)
+    if labels is not None:
+        ending = ".seg.nrrd" if labels.segments else ".nii.gz"
+        save(warp(labels, transform, onto), folder / f"warped_labels{ending}")
 
 
 def _labels_in_space(

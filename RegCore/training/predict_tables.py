@@ -15,6 +15,7 @@ import numpy as np
 from RegCore.evaluation.figures import DEEPREG
 
 INDICES = ("pair_index", "label_index")
+NAME = "label_name"  # a further column where labels are structures of label maps, which have names
 
 
 def samples(rows: Sequence[dict], names: Sequence[str] = DEEPREG) -> str:
@@ -22,24 +23,30 @@ def samples(rows: Sequence[dict], names: Sequence[str] = DEEPREG) -> str:
 
     Args:
         rows: figures by name, NaN or left out where there is none; ``pair_index`` a list of whole numbers,
-            ``label_index`` one of them, -1 without labels.
+            ``label_index`` one of them, -1 without labels; ``label_name`` if labels have names.
+        names: of the figures.
     """
-    lines = [[*names, *INDICES]]
+    named = any(NAME in row for row in rows)
+    lines = [[*names, *INDICES, *[NAME] * named]]
     for row in rows:
         figures = [_short(np.float32(row.get(name, np.nan))) for name in names]
-        lines.append([*figures, json.dumps(row["pair_index"]), row["label_index"]])
+        last = [row.get(NAME, "")] * named
+        lines.append([*figures, json.dumps(row["pair_index"]), row["label_index"], *last])
     return _text(lines)
 
 
 def per_label(rows: Sequence[dict]) -> str:
     """Mean, median and standard deviation over the samples of each label; deviations need two samples."""
     kinds: dict[str, Callable] = {"mean": _mean, "median": np.median, "std": _deviation}
-    lines = [["label_index", *(f"{name}_{kind}" for name in DEEPREG for kind in kinds)]]
+    label_names = {row["label_index"]: row[NAME] for row in rows if NAME in row}
+    first = ["label_index", *[NAME] * bool(label_names)]
+    lines = [[*first, *(f"{name}_{kind}" for name in DEEPREG for kind in kinds)]]
     for label in sorted({row["label_index"] for row in rows}):
         chosen = [row for row in rows if row["label_index"] == label]
         columns = [column(chosen, name) for name in DEEPREG]
         found = [reduce(values) if len(values) else np.nan for values in columns for reduce in kinds.values()]
-        lines.append([label, *(_short(np.float32(value)) for value in found)])
+        name = [label_names.get(label, "")] * bool(label_names)
+        lines.append([label, *name, *(_short(np.float32(value)) for value in found)])
     return _text(lines)
 
 

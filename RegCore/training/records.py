@@ -5,6 +5,10 @@ import io
 import logging
 import os
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
 
 from RegCore.space.geometry import InputError
 
@@ -34,11 +38,12 @@ class TensorBoard:
     """Scalars by DeepReg's names in ``train`` and ``validation``; nothing without the package tensorboard."""
 
     def __init__(self, folder: Path):
-        self.writers = {}
+        self.writers: dict[str, Any] = {}
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            log.info("TensorBoard's files are not written: the package tensorboard is not installed")
+            text = "TensorBoard's files are not written: the package tensorboard is not installed (%s)"
+            log.info(text, "pip install tensorboard")
             return
         self.writers = {part: SummaryWriter(str(folder / part)) for part in ("train", "validation")}
 
@@ -48,6 +53,18 @@ class TensorBoard:
             for name, value in numbers.items():
                 self.writers[part].add_scalar(f"{prefix}{name}", value, step)
             self.writers[part].flush()
+
+    def picture(self, part: str, name: str, step: int, pixels: np.ndarray) -> None:
+        """A picture (H, W, 3) uint8 of a step."""
+        if part in self.writers:
+            self.writers[part].add_image(name, pixels, step, dataformats="HWC")
+            self.writers[part].flush()
+
+    def weights(self, step: int, network: nn.Module) -> None:
+        """A histogram of each tensor of weights."""
+        if "train" in self.writers:
+            for name, values in network.named_parameters():
+                self.writers["train"].add_histogram(f"weights/{name}", values.detach().float().cpu(), step)
 
     def close(self) -> None:
         """Close the files of the log."""

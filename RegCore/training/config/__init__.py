@@ -10,9 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from RegCore.deepreg.upgrade import upgraded
+from RegCore.deepreg.upgrade import SPLIT_SECTIONS, split_sections, upgraded
 from RegCore.io.files import atomic_write
-from RegCore.io.yaml import Places, plain, read_files
+from RegCore.io.yaml import Key, Places, plain, read_files
 from RegCore.space.geometry import InputError
 from RegCore.space.names import check_name
 from RegCore.training.config.consistency import check
@@ -50,6 +50,7 @@ __all__ = [
     "Split",
     "Step",
     "Train",
+    "in_present_sections",
     "load_config",
 ]
 
@@ -146,12 +147,27 @@ def load_config(paths, *, overrides: Mapping | None = None) -> Config:
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     if not paths:
         raise InputError("no configuration was given; at least one YAML file was expected")
-    return _checked(*read_files(paths, overrides))
+    return _checked(*read_files(paths, overrides, in_present_sections))
+
+
+def in_present_sections(values: dict) -> tuple[dict, dict[Key, Key]]:
+    """The values of one of several files with a section for each split, and which keys that moved.
+
+    Args:
+        values: of a file as it was written.
+
+    Returns:
+        The values in which files can be merged, and `RegCore.io.yaml.Places.moved`.
+    """
+    up = split_sections(values)
+    return up.values, up.moved
 
 
 def _checked(values: dict, places: Places) -> Config:
     up = upgraded(values)
-    places.moved = up.moved
+    if places.moved:  # before the files were merged
+        up.changes.insert(0, SPLIT_SECTIONS)
+    places.moved |= up.moved
     dataset, train = Reader(places).configuration(up.values)
     check(dataset, train, up.values, places)
     return Config(dataset, train, places.default, tuple(up.changes), up.values)

@@ -156,7 +156,8 @@ def _try_loss(loss: Loss, section: str, size: tuple) -> None:
     """One value of a loss with its options, on volumes of zeros that are small but not larger than needed."""
     function = LOSS_TABLES[section].names()[loss.name]
     shape = [min(n, SMALL) for n in size]
-    one = partial(function, **loss.options)
+    options = {name: value for name, value in loss.options.items() if (name, value) != ("spacing", "image")}
+    one = partial(function, **options)
     if section == "regularization":
         field = torch.zeros(1, 3, *shape)
         one(*([field] * 2 if loss.name in BIDIRECTIONAL_LOSSES else [field]))

@@ -1,8 +1,8 @@
 """The registries of names that a configuration can choose from, and the further keys that each name takes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from RegCore.loaders import COMMON, FILE_LOADERS, LOADERS
 from RegCore.loaders.augmentation import AUGMENTATIONS
@@ -49,6 +49,14 @@ def _of_loss(loss: Callable) -> dict[str, Argument] | None:
     return arguments(loss, by_name_only=True)
 
 
+def _of_regularization(loss: Callable) -> dict[str, Argument] | None:
+    """Of a loss of fields, whose spacing may also be that of each image, see `training.objective`."""
+    found = _of_loss(loss)
+    if found is not None and "spacing" in found:
+        found["spacing"] = Argument(Sequence[float] | Literal["image"] | None, found["spacing"].needed)
+    return found
+
+
 def _of_loader(loader: Callable) -> dict[str, Argument] | None:
     found = arguments(loader)
     return None if found is None else {n: a for n, a in list(found.items())[1:] if n not in COMMON}
@@ -66,4 +74,4 @@ LOADER = Registry("loader", lambda: LOADERS, _of_loader)
 FILE_LOADER = Registry("file loader", lambda: FILE_LOADERS, lambda loader: {})
 IMAGE_LOSS = Registry("loss", lambda: LABEL_LOSSES | IMAGE_LOSSES, _of_loss)
 LABEL_LOSS = Registry("loss", lambda: IMAGE_LOSSES | LABEL_LOSSES, _of_loss)
-REGULARIZATION = Registry("loss", lambda: BIDIRECTIONAL_LOSSES | DEFORMATION_LOSSES, _of_loss)
+REGULARIZATION = Registry("loss", lambda: BIDIRECTIONAL_LOSSES | DEFORMATION_LOSSES, _of_regularization)

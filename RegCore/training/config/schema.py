@@ -70,11 +70,12 @@ class Dataset:
     seed: int | None = None
     """Of the order of pairs, then the same in each epoch. None: new orders for train, 0 otherwise."""
     # Keys that DeepReg lacks.
-    space: Literal["file", "axes", "header"] | None = None
-    """file: voxels in the order of their files, as DeepReg; axes: the axes of all images run alike; header:
-    besides, the moving image is seen where its header puts it in the fixed one. None: axes."""
+    labels: Literal["all"] | tuple[int, ...] | tuple[str, ...] | None = None
+    """Structures of label maps: ``all``, values or names. None: all, if the labels are label maps."""
     intensity: MinMax | IntensityWindow | Percentiles | ZScore | None = None
     """How intensities become numbers from 0 to 1; kept by the model. None: ``minmax``, as DeepReg."""
+    spacing: tuple[Positive, Positive, Positive] | None = None
+    """Size in mm of the network's voxels: images are cropped or padded about the body. None: stretched."""
     space: Literal["file", "axes", "header"] | None = None
     """What the places of images in space are used for. None: ``axes``; with ``train.deepreg``: ``file``."""
     skip_bad_files: bool = False

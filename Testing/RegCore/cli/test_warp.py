@@ -218,3 +218,20 @@ def test_a_failure_while_writing_leaves_what_was_there(files, monkeypatch):
     assert deepreg.warp(["-i", "image.nii.gz", "-d", "ddf.nii.gz"]) == 2
     assert (files / "warped.nii.gz").read_text() == "old"
     assert sorted(path.name for path in files.iterdir()) == ["ddf.nii.gz", "image.nii.gz", "warped.nii.gz"]
+
+
+def test_a_scan_is_not_warped_by_a_ddf_in_voxels_of_the_network(files, capsys):
+    """Beside a predicted DDF lies the moving image as the network saw it: the only grid that it fits."""
+    seen = IMAGE[:5, ::2, ::3]
+    nifti(files / "moving_image.nii.gz", seen, np.diag([2, 3, 9, 1]))
+    assert deepreg.warp(["-i", "image.nii.gz", "-d", "ddf.nii.gz"]) == 2
+    error = capsys.readouterr().err
+    assert "image.nii.gz: this image is on another grid" in error and "(7, 8, 9), not (5, 4, 3)" in error
+    assert "--transform transform.h5" in error and not (files / "warped.nii.gz").exists()
+    nifti(files / "elsewhere.nii.gz", seen, np.diag([2, 3, 8, 1]))
+    assert deepreg.warp(["-i", "elsewhere.nii.gz", "-d", "ddf.nii.gz"]) == 2
+    assert "of one shape but elsewhere" in capsys.readouterr().err
+    assert deepreg.warp(["-i", "moving_image.nii.gz", "-d", "ddf.nii.gz"]) == 0
+    np.testing.assert_allclose(nibabel.load("warped.nii.gz").get_fdata(), pulled(seen, DDF), atol=1e-3)
+    nifti(files / "nowhere.nii.gz", seen)
+    assert deepreg.warp(["-i", "nowhere.nii.gz", "-d", "ddf.nii.gz"]) == 0

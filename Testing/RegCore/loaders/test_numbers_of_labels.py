@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from RegCore.loaders import make_loader
-from RegCore.loaders.images import check_label
+from RegCore.loaders.sources import check_label
 from RegCore.space.geometry import InputError
 from Testing.RegCore.loaders import data
 

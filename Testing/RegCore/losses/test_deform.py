@@ -45,6 +45,18 @@ def test_the_gradient_norm_of_an_affine_field_is_that_of_its_matrix(deepreg):
     assert moduli == pytest.approx(np.abs(entries).sum() / 3)
 
 
+@pytest.mark.parametrize("loss", [bending, gradient, diffusion])
+def test_each_sample_may_have_a_spacing_of_its_own(loss):
+    fields, spacings = noise().requires_grad_(), torch.tensor([(0.5, 2.0, 3.0), (1.5, 0.7, 1.0)])
+    together = loss(fields, spacing=spacings)
+    alone = [loss(fields[n : n + 1], spacing=spacings[n].tolist()) for n in (0, 1)]
+    torch.testing.assert_close(together, torch.cat(alone))
+    (slope,) = torch.autograd.grad(together.sum(), fields)
+    torch.testing.assert_close(slope, torch.autograd.grad(sum(alone).sum(), fields)[0])
+    with pytest.raises(InputError, match="three positive lengths"):
+        loss(fields, spacing=spacings[:1])
+
+
 def test_millimetres_weigh_components_and_axes_by_their_spacing():
     s = spacing = (0.5, 2.0, 3.0)
     in_mm = [s[0] / s[0] ** 2, s[0] / (s[1] * s[2]) * 0.4, s[1] / (s[0] * s[1]) * 0.6, s[2] / s[2] ** 2 * 2.0]

@@ -8,10 +8,10 @@ from scipy.ndimage import map_coordinates
 
 from RegCore.io import load, save
 from RegCore.loaders import pairs_from_volumes
-from RegCore.networks.model_file import save_model
+from RegCore.networks.model_file import Model, save_model
 from RegCore.networks.models import DDFModel, Prediction
 from RegCore.progress import Cancelled
-from RegCore.registration.learned import load_model, predicted_transform
+from RegCore.registration.learned import load_model, predict_batch, predicted_transform
 from RegCore.resampler import warp
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
@@ -230,3 +230,40 @@ def test_a_checkpoint_is_found_with_and_without_its_ending(known, tmp_path):
         assert not found.network.training
     with pytest.raises(InputError, match="ckpt-3: there is no such file"):
         load_model(tmp_path / "ckpt-3")
+
+
+@pytest.mark.parametrize("start", [False, True])
+def test_a_network_of_a_given_spacing_sees_images_as_its_loader_gives_them(known, start, monkeypatch):
+    """Cropped or padded about the body; with a transform to start from the moving image in the fixed box."""
+    fixed, moving = image(GRIDS["oblique"], 1), image(OTHER, 2)
+    dataset = {"spacing": [2.0, 1.5, 2.5], "space": "axes"}
+    backbone = {"name": "known"}
+    network = DDFModel(backbone, FIXED_SIZE, FIXED_SIZE, labeled=False)
+    axes = (fixed.geometry.axis_codes,) * 2
+    config = {"dataset": dataset, "train": {"method": "ddf", "backbone": backbone}}
+    model = Model(config, FIXED_SIZE, FIXED_SIZE, False, network, axes)
+    given = []
+    monkeypatch.setattr(
+        "RegCore.registration.learned.predict_batch",
+        lambda _, *x: given.extend(x) or predict_batch(model, *x),
+    )
+    matrix = np.eye(4)
+    matrix[:3, 3] = moving.geometry.centre - fixed.geometry.centre
+    initial = AffineTransform(matrix) if start else None
+    found = predicted_transform(model, fixed, moving, initial=initial)
+    loader = pairs_from_volumes([(fixed, moving)], fixed_image_shape=FIXED_SIZE)
+    if start:
+        loader = pairs_from_volumes(
+            [(fixed, warp(moving, initial, fixed.geometry))], fixed_image_shape=FIXED_SIZE
+        )
+    loader.place("header" if start else "axes", axes, tuple(dataset["spacing"]))
+    loaded = loader.load(loader.samples()[0])
+    for tensor, name in zip(given, ("fixed_image", "moving_image"), strict=False):
+        torch.testing.assert_close(tensor[0], loaded[name])
+    points = points_inside(loaded["fixed_geometry"], margin=1.0)
+    index = loaded["fixed_geometry"].to_index(points)
+    ddf = field(FIXED_SIZE)
+    shift = [map_coordinates(ddf[..., c], index.T, order=1, mode="nearest") for c in range(3)]
+    wanted = loaded["moving_geometry"].to_world(index + np.stack(shift, -1))
+    wanted = wanted if initial is None else initial.map(wanted)
+    np.testing.assert_allclose(found.map(points), wanted, atol=1e-3)

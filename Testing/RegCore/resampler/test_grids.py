@@ -77,6 +77,7 @@ def test_corners_are_combined_to_the_multilinear_interpolation(axes):
     found = pyramid_combination(corners, list((1 - t).T), list(t.T))
     reference = RegularGridInterpolator([(0, 1)] * axes, values.numpy())(t.numpy())
     np.testing.assert_allclose(found.numpy(), reference)
+    np.testing.assert_allclose(pyramid_combination(corners, list((1 - t).T)).numpy(), reference)
 
 
 def test_corners_may_have_any_weights():

@@ -6,7 +6,7 @@ import torch
 
 from RegCore import losses
 from RegCore.networks.models import Prediction, warped
-from RegCore.space.geometry import InputError
+from RegCore.space.geometry import Geometry, InputError
 from RegCore.training.objective import Objective, summary
 
 FIXED, MOVING = (7, 8, 9), (6, 9, 8)
@@ -256,3 +256,29 @@ def test_a_batch_that_lacks_something_is_named():
     for name in batch():
         with pytest.raises(InputError, match=f"lacks {name}"):
             asked(prediction(), {key: value for key, value in batch().items() if key != name})
+
+
+def test_regularisers_take_the_voxel_size_of_each_image():
+    """``spacing: image``: that of the fixed image on the network's grid; of both sides where both count."""
+    given, answer = batch(), prediction(dvf=True)
+    sizes = {"fixed": [(1.0, 2.0, 3.0), (0.8, 0.8, 4.0)], "moving": [(1.5, 1.0, 2.0), (2.0, 2.0, 2.0)]}
+    for side, spacings in sizes.items():
+        given[f"{side}_geometry"] = [Geometry(FIXED, np.diag([*mm, 1.0])) for mm in spacings]
+    names = ("bending", "gradient", "diffusion", "inverse-consistency")
+    asked = objective(regularization=[{"name": name, "spacing": "image"} for name in names])
+    back = Prediction(ddf=random(2, 3, *FIXED, seed=6))
+    _, parts = asked(answer, given, back)
+    fixed, moving = (torch.tensor(sizes[side]) for side in ("fixed", "moving"))
+    expected = {
+        "BendingEnergy": losses.bending(answer.ddf, spacing=fixed),
+        "GradientNorm": losses.gradient(answer.ddf, spacing=fixed),
+        "diffusion": losses.diffusion(answer.dvf, spacing=fixed),
+        "inverse-consistency": losses.inverse_consistency(
+            answer.ddf, back.ddf, spacing=fixed, moving_spacing=moving
+        ),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(parts[f"loss/regularization_{name}"], value.detach())
+        assert value[0] != value[1]
+    with pytest.raises(InputError, match="spacing: image needs images with a place"):
+        asked(answer, batch(), back)

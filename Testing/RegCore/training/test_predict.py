@@ -16,6 +16,7 @@ from RegCore.networks.model_file import Model, build, save_model
 from RegCore.progress import Cancelled
 from RegCore.space.geometry import InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
+from RegCore.training.config import Config
 from RegCore.training.predict import predict
 from Testing.RegCore.grids import map_by_itk
 from Testing.RegCore.itk import itk_image
@@ -274,6 +275,25 @@ def test_the_configuration_beside_the_checkpoint_counts_before_that_of_the_model
     assert len(predict(checkpoint, given, **options).metrics) == 2
     assert len(predict(checkpoint, [given], **options).metrics) == 2
     assert len(predict(checkpoint, configuration(pairs).to_dict(), **options).metrics) == 4
+
+
+def test_a_file_without_a_network_is_laid_over_the_configuration_of_the_training(known, pairs, tmp_path):
+    """As test.yaml in the manual of DeepReg, whether the configuration is a file or kept by the model."""
+    config = configuration(pairs)
+    test = tmp_path / "test.yaml"
+    test.write_text(f"dataset:\n    dir:\n        train: ''\n        valid: ''\n        test: '{pairs}'\n")
+    elsewhere = configuration(pairs, labeled=False).to_dict()
+    elsewhere["dataset"]["test"]["dir"] = "gone"
+    save_model(tmp_path / "model.pt", model_of(Config.from_dict(elsewhere)))
+    options = {"split": "test", "log_dir": tmp_path, "exp_name": "run", "save_nifti": False}
+    assert len(predict(tmp_path / "model.pt", test, **options).metrics) == 2
+    (tmp_path / "save").mkdir()
+    save_model(tmp_path / "save" / "ckpt-2.pt", model_of(config))
+    config.dump(tmp_path / "config.yaml")
+    assert len(predict(tmp_path / "save" / "ckpt-2", [test], **options).metrics) == 4
+    values = {"dataset": {"test": {"labeled": False}}}
+    assert len(predict(tmp_path / "save" / "ckpt-2", values, **options).metrics) == 2
+    assert len(predict(model_of(config), values, **options).metrics) == 2
 
 
 def test_a_model_file_alone_knows_its_data(known, pairs, tmp_path):

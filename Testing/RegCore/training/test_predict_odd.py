@@ -6,10 +6,12 @@ import nibabel
 import numpy as np
 import pytest
 
+from RegCore.io import load, save
 from RegCore.loaders.images import resized
 from RegCore.registration.learned import predicted_transform
+from RegCore.resampler import warp
 from RegCore.space.transforms import AffineTransform
-from RegCore.space.volume import Volume
+from RegCore.space.volume import Segment, Volume
 from RegCore.training import train
 from RegCore.training.config import Config
 from RegCore.training.predict import predict
@@ -84,3 +86,30 @@ def test_a_network_that_saw_pairs_in_space_registers_them_so(known, pairs):
     assert np.abs(found - predicted_transform(plain, fixed, moving).map(points)).max() > 0.5
     laid = (predicted_transform(model, fixed, away).map(points) for model in (in_space, plain))
     np.testing.assert_array_equal(*laid)
+
+
+def test_label_maps_come_out_as_label_maps_with_names(known, pairs, tmp_path):
+    """Structures by name in the tables; the whole moving map, its values and names, on the fixed grid."""
+    for side in ("fixed", "moving"):
+        for path in (pairs / f"{side}_labels").iterdir():
+            volume = load(path, "labels")
+            array = (volume.array * np.array([3, 5], np.uint8)).max(-1)
+            segments = (Segment(3, "gland"), Segment(5, "lesion"))
+            labels = Volume(array, volume.geometry, "labels", segments)
+            save(labels, path.with_name(path.name.replace(".nii.gz", ".seg.nrrd")))
+            path.unlink()
+    done = run(configuration(pairs), tmp_path)
+    figures = (done.folder / "metrics.csv").read_text(encoding="utf-8").splitlines()
+    assert figures[0].endswith("pair_index,label_index,label_name")
+    assert {line.rsplit(",", 1)[1] for line in figures[1:]} == {"gland", "lesion"}
+    means = (done.folder / "metrics_stats_per_label.csv").read_text(encoding="utf-8").splitlines()
+    assert [line.split(",")[:2] for line in means[1:]] == [["0", "gland"], ["1", "lesion"]]
+    found = load(done.folder / "pair_1" / "warped_labels.seg.nrrd", "labels")
+    moving = load(sorted((pairs / "moving_labels").iterdir())[1], "labels")
+    transform = load(done.folder / "pair_1" / "transform.h5", "transform")
+    fixed = load(sorted((pairs / "fixed_images").iterdir())[1], "image")
+    wanted = warp(moving, transform, fixed.geometry).array
+    assert np.count_nonzero(found.array != wanted) <= 2  # the file of the transform rounds
+    assert np.count_nonzero(found.array) > 20
+    assert [segment.name for segment in found.segments] == ["gland", "lesion"]
+    assert set(np.unique(found.array)) == {0, 3, 5}

@@ -198,3 +198,57 @@ def test_an_old_file_is_upgraded_and_nothing_is_written_beside_it(tmp_path):
     assert config.to_dict() == CASES[0]["parsed"] and len(config.changes) >= 6
     assert yaml.safe_load(config.text()) == CASES[0]["parsed"]
     assert [found.name for found in tmp_path.iterdir()] == ["old.yaml"]
+
+
+def test_spacing_of_a_regulariser_may_be_that_of_the_image():
+    for spacing in ("image", [1.5, 1.5, 3.0], None):
+        loss = {"name": "bending", "spacing": spacing}
+        config = Config.from_dict(changed("train.loss.regularization", loss))
+        assert config.train.loss.regularization[0].options["spacing"] in (spacing, tuple(spacing or ()))
+    with pytest.raises(
+        InputError, match="regularization.spacing is 'grid', but a list, each a number or image"
+    ):
+        Config.from_dict(changed("train.loss.regularization", {"name": "bending", "spacing": "grid"}))
+
+
+# ---- files of both forms, one over the other ---------------------------------------------------------------
+
+FOLDS = """
+dataset:
+    dir:
+        train:
+        - "fold0"
+        - "fold1"
+        valid: "fold2" # validation data set
+        test: ""
+"""
+
+
+def test_folders_of_the_older_form_over_a_file_of_the_present_one(tmp_path):
+    """As cv_run1.yaml in the manual of DeepReg."""
+    base, run = tmp_path / "base.yaml", tmp_path / "cv_run1.yaml"
+    base.write_text(yaml.dump(PAIRED))
+    run.write_text(FOLDS)
+    config = load_config([base, run])
+    assert config.dataset.train == Split(("fold0", "fold1"), "nifti", True)
+    assert config.dataset.valid == Split("fold2", "nifti", True) and config.dataset.test is None
+    assert [change for change in config.changes if "dataset.dir" in change] == list(config.changes)
+    with pytest.raises(InputError, match=r"cv_run1.yaml, line 4: dataset.train.dir is 3"):
+        run.write_text("dataset:\n  type: paired\n  dir:\n    train: 3\n")
+        load_config([base, run])
+
+
+def test_a_later_file_wins_whatever_the_forms(tmp_path):
+    old, new = tmp_path / "old.yaml", tmp_path / "new.yaml"
+    both = copy.deepcopy(PAIRED)
+    for split in ("train", "valid", "test"):
+        del both["dataset"][split]
+    both["dataset"] |= {"dir": {"train": "a", "valid": "b"}, "format": "h5", "labeled": False}
+    old.write_text(yaml.dump(both))
+    new.write_text(yaml.dump({"dataset": {"train": {"dir": "c", "format": "nifti", "labeled": True}}}))
+    over = load_config([old, new]).dataset
+    assert (over.train, over.valid) == (Split("c", "nifti", True), Split("b", "h5", False))
+    under = load_config([new, old]).dataset
+    assert (under.train, under.valid) == (Split("a", "h5", False), Split("b", "h5", False))
+    changed_all = load_config([old, new], overrides={"dataset": {"labeled": True, "format": "h5"}}).dataset
+    assert (changed_all.train, changed_all.valid) == (Split("c", "h5", True), Split("b", "h5", True))

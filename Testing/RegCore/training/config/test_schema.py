@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from RegCore.loaders import intensity
-from RegCore.training.config import Config, schema
+from RegCore.training.config import Config, registries, schema
+from Testing import option_tables
 from Testing.paths import ROOT
 
 PAGE = ROOT / "Docs" / "configuration.md"
@@ -62,3 +63,34 @@ def test_the_example_of_the_page_is_a_configuration():
     example = PAGE.read_text(encoding="utf-8").split("```yaml\n")[1].split("```")[0]
     config = Config.from_dict(yaml.safe_load(example))
     assert config.changes and config.train.preprocess.data_augmentation == (schema.Component("affine"),)
+
+
+# ---- all names ---------------------------------------------------------------------------------------------
+
+
+def test_the_page_lists_every_name_as_the_code_has_it():
+    """Made by ``python Testing/option_tables.py``."""
+    page = PAGE.read_text(encoding="utf-8")
+    listed = page.split("<!-- options: begin -->\n")[1].split("\n<!-- options: end -->")[0]
+    assert listed == option_tables.text().strip(), "run python Testing/option_tables.py"
+
+
+REGISTRIES = [value for value in vars(registries).values() if isinstance(value, registries.Registry)]
+
+
+@pytest.mark.parametrize("table", REGISTRIES, ids=lambda table: table.kind)
+def test_no_name_and_no_key_of_it_is_missing(table):
+    """Whatever the tables leave out, they say so: what the method fills in, and what SLIC-Reg adds."""
+    text, kinds = PAGE.read_text(encoding="utf-8"), option_tables
+    for name, made in table.names().items():
+        assert f"`{name}`" in text
+        if name in kinds.SLIC or name in kinds.PLAIN or table in (registries.OPTIMISER, registries.LOADER):
+            continue  # keys of a loader are those of the section dataset
+        described = kinds.described(made) if table.arguments(made) else {}
+        assert set(table.arguments(made) or ()) <= set(described), f"a key of {name} has no text"
+    if table is registries.NETWORK:
+        keys = {key for name in kinds.PLAIN for key in table.arguments(table.names()[name])}
+        missing = {key for key in keys if f"| `{key}` |" not in text}
+        assert missing == {*kinds.INSIDE, "out_channels"}
+    if table is registries.OPTIMISER:
+        assert list(kinds.FORMULAS) == list(kinds.OPTIMISERS) and set(kinds.OF_COMMON) == set(kinds.COMMON)
