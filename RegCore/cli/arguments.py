@@ -1,9 +1,10 @@
 """What the parsers of all commands share: errors in one sentence, kinds of arguments, common arguments."""
 
 import argparse
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from RegCore.space.geometry import InputError
 from RegCore.space.names import DEVICES, not_among
@@ -91,3 +92,28 @@ def shared(*, plugin: bool = False, seed: bool = False) -> argparse.ArgumentPars
         add_number(parser, "--seed", least=0, default=0, help=what)
     parser.add_argument("--quiet", action="store_true", help="print neither progress nor a summary")
     return parser
+
+
+def settings_of(pairs: Sequence[str], where: str) -> dict[str, Any] | None:
+    """KEY=VALUE as a dict; values are numbers, true, false or null where they read as such, else text.
+
+    Args:
+        pairs: such as ``["levels=3", "symmetric=false"]``.
+        where: they were typed, which begins the sentence of an error.
+
+    Returns:
+        The values by their keys; None for none.
+
+    Raises:
+        InputError: one of them is not KEY=VALUE.
+    """
+    found = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not key or not equals:
+            raise InputError(f"{where}: KEY=VALUE was expected, not {pair!r}")
+        try:
+            found[key] = json.loads(text)
+        except json.JSONDecodeError:
+            found[key] = text
+    return found or None

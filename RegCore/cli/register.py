@@ -1,14 +1,13 @@
 """``regcore register`` and ``regcore demo``: register files, or a phantom, and write the results."""
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from RegCore.cli.arguments import add_file, one_of, shared
+from RegCore.cli.arguments import add_file, one_of, settings_of, shared
 from RegCore.cli.progress import ProgressLine
 from RegCore.registration import METHODS
 from RegCore.space.geometry import InputError
@@ -87,7 +86,7 @@ def run_register(arguments: argparse.Namespace) -> None:
         arguments.out,
         method=arguments.method,
         optional=optional,
-        settings=_settings(arguments.settings),
+        settings=settings_of(arguments.settings, "argument --settings"),
         device=arguments.device,
         seed=arguments.seed,
         quiet=arguments.quiet,
@@ -251,20 +250,6 @@ def _register_and_write(
     if not quiet:
         print(table(result.metrics, result.seconds, names))
         print(f"\n{out}: {', '.join(path.name for path in written)}")
-
-
-def _settings(pairs: list[str]) -> dict[str, Any] | None:
-    """KEY=VALUE as a dict; values are numbers, true, false or null where they read as such, else text."""
-    found = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not key or not equals:
-            raise InputError(f"argument --settings: KEY=VALUE was expected, not {pair!r}")
-        try:
-            found[key] = json.loads(text)
-        except json.JSONDecodeError:
-            found[key] = text
-    return found or None
 
 
 def _save_pair(folder: Path, case: Any) -> None:

@@ -14,7 +14,8 @@ from Testing.paths import ROOT
 CORE, SEGMENTS, WIDGETS = "Libs/MRML/Core", "Libs/vtkSegmentationCore", "Libs/MRML/Widgets"
 SLICER = {
     CORE: "GridTransformNode LabelMapVolumeNode LinearTransformNode MarkupsFiducialNode MarkupsNode "
-    "MarkupsROINode ModelNode PlotChartNode PlotSeriesNode ScalarVolumeNode Scene SegmentationNode "
+    "MarkupsROINode ModelNode PlotChartNode PlotSeriesNode ScalarVolumeNode Scene ScriptedModuleNode "
+    "SegmentationNode "
     "SubjectHierarchyNode TableNode TransformNode TransformableNode VolumeNode",
     SEGMENTS: "OrientedImageData OrientedImageDataResample Segment Segmentation SegmentationConverter",
     WIDGETS: "NodeComboBox Widget",

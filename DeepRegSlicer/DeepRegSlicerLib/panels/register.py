@@ -6,6 +6,8 @@ import ctk
 import slicer
 from slicer.i18n import tr as _
 
+from RegCore.space.geometry import InputError
+
 from .. import install
 from ..logic import RegistrationCancelled, register_volumes
 from ..nodes import is_automatic
@@ -15,6 +17,7 @@ from ..process import stop_shared_worker
 from . import results
 from .apply import ApplySection
 from .panel import Panel, Tone, handler
+from .presets import PresetSection
 
 INPUTS = ("fixedVolume", "movingVolume", "fixedSegmentation", "movingSegmentation", "initialTransform")
 PAIRED = ("Volume", "Segmentation", "Mask", "Landmarks")  # of the fixed and of the moving side
@@ -43,6 +46,7 @@ class RegisterPanel(Panel):
         ui.swapButton.clicked.connect(self.on_swap)
         ui.applyButton.clicked.connect(self.on_apply)
         self.applying = ApplySection(ui)
+        self.presets = PresetSection(self)
         self.look_for_packages()
 
     def close(self) -> None:
@@ -107,6 +111,7 @@ class RegisterPanel(Panel):
         if self._closed:
             return
         self._release_outputs()
+        self.presets.refresh()
         ui, problem = self.ui, self.validate()
         ui.registerButton.enabled = not problem
         ui.swapButton.enabled = self.parameters is not None and self.run is None
@@ -162,6 +167,10 @@ class RegisterPanel(Panel):
             return _("Choose landmarks for both volumes, or for none")
         if p.method is Method.trained and not p.modelFile:
             return _("Choose the file of a trained model")
+        try:
+            p.settings()
+        except InputError as error:
+            return str(error)
         return ""
 
     @handler
@@ -326,6 +335,8 @@ class RegisterPanel(Panel):
             failure = error
         self.ui.installButton.enabled = True
         self.look_for_packages()
+        self.presets.load()  # they need one of the packages
+        self.update()
         if failure is None:
             self.set_status(_("The packages are installed."), Tone.good)
         else:
