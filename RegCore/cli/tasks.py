@@ -179,9 +179,11 @@ def files_command(arguments: dict[str, Any], progress: Progress) -> dict[str, An
     from RegCore.io import load
     from RegCore.space.segments import pair_segments
 
-    fixed, moving = (load(arguments[name], "image") for name in ("fixed", "moving"))
+    fixed: Any = load(arguments["fixed"], "image")
+    moving: Any = load(arguments["moving"], "image")
     paths = [arguments.get(name) for name in ("fixed_labels", "moving_labels")]
-    labels = pair_segments(*(path and load(path, "labels") for path in paths))
+    read: list[Any] = [path and load(path, "labels") for path in paths]
+    labels = pair_segments(*read)
     options = {name: arguments[name] for name in ("method", "settings", "device", "seed")}
     with prepared_folder(Path(arguments["out"])) as folder:
         done = RegCore.register(

@@ -1,7 +1,6 @@
 """How each structure lies before and after a registration: overlap, distance of surfaces and of centroids."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from scipy.ndimage import binary_erosion
@@ -40,20 +39,17 @@ def structure_figures(
     found: dict[int, Figures] = {}
     for label in common_labels(fixed, moving, "fixed", "moving"):
         reference = _inside(fixed.array, label)
-        masks = {when: _inside(array, label) for when, array in maps.items()}
+        pairs = {when: (reference, _inside(array, label)) for when, array in maps.items()}
         found[label] = {
-            "dice": {
-                when: dice(reference.astype(np.uint8), m.astype(np.uint8), [1])[1]
-                for when, m in masks.items()
-            },
-            "hd95_mm": _both(masks, lambda m, a=reference: surface_distance(a, m, fixed.geometry)),
-            "centroid_mm": _both(masks, lambda m, a=reference: centroid_distance(a, m, fixed.geometry)),
+            "dice": {when: _dice(*pair) for when, pair in pairs.items()},
+            "hd95_mm": {when: surface_distance(*pair, fixed.geometry) for when, pair in pairs.items()},
+            "centroid_mm": {when: centroid_distance(*pair, fixed.geometry) for when, pair in pairs.items()},
         }
     return found
 
 
-def _both(masks: dict[str, np.ndarray], measure: Callable[[np.ndarray], float]) -> dict[str, float]:
-    return {when: measure(mask) for when, mask in masks.items()}
+def _dice(a: np.ndarray, b: np.ndarray) -> float:
+    return dice(a.astype(np.uint8), b.astype(np.uint8), [1])[1]
 
 
 def _inside(array: np.ndarray, label: int) -> np.ndarray:

@@ -40,8 +40,8 @@ def itk_image(mm: np.ndarray, geometry: Geometry):
 
 def test_the_maps_of_a_field_are_those_of_simpleitk():
     geometry = grid()  # not turned: ITK's filter takes no account of the direction of the axes
-    x = geometry.world_grid() / 9
-    mm = np.stack([np.sin(x[..., 1]), np.cos(x[..., 2]) + 0.3 * x[..., 0], np.sin(x[..., 0])], -1)
+    x = geometry.world_grid() / 5
+    mm = 4 * np.stack([np.sin(x[..., 1]), np.cos(x[..., 2]) + 0.3 * x[..., 0], np.sin(x[..., 0])], -1)
     fixed = Volume(np.zeros(geometry.shape, np.float32), geometry, "image")
     made = tasks.maps_command({"transform": DisplacementField(geometry, mm), "fixed": fixed}, silent)
     reference = sitk.DisplacementFieldJacobianDeterminant(itk_image(mm, geometry), True)
