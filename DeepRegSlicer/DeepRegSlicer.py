@@ -92,7 +92,8 @@ class DeepRegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.setParameters(self.logic.getParameterNode())
 
     def onSceneStartClose(self, caller, event):
-        """The parameter node is about to be reset."""
+        """The parameter node is about to be reset, the results to go."""
+        self.panel.forget()
         self.setParameters(None)
 
     def onSceneReplaced(self, caller, event):

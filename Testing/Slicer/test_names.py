@@ -15,15 +15,24 @@ CORE, SEGMENTS, WIDGETS = "Libs/MRML/Core", "Libs/vtkSegmentationCore", "Libs/MR
 SLICER = {
     CORE: "GridTransformNode LabelMapVolumeNode LinearTransformNode MarkupsFiducialNode MarkupsNode "
     "MarkupsROINode ModelNode PlotChartNode PlotSeriesNode ScalarVolumeNode Scene ScriptedModuleNode "
-    "SegmentationNode "
-    "SubjectHierarchyNode TableNode TransformNode TransformableNode VolumeNode",
+    "SegmentationNode SliceNode SubjectHierarchyNode TableNode TransformDisplayNode TransformNode "
+    "TransformableNode VolumeNode",
     SEGMENTS: "OrientedImageData OrientedImageDataResample Segment Segmentation SegmentationConverter",
     WIDGETS: "NodeComboBox Widget",
 }
 PREFIXES = {CORE: "vtkMRML", SEGMENTS: "vtk", WIDGETS: "qMRML"}
 CTK = ("ctkCollapsibleButton", "ctkPathLineEdit", "ctkSliderWidget")  # Libs/Widgets
 ADDON = ("vtkOrientedGridTransform",)  # vtkAddon, which Slicer fetches
-VTK = ("vtkCommand", "vtkGeneralTransform", "vtkImageData", "vtkMatrix4x4", "vtkPoints", "vtkTransform")
+VTK = (
+    "vtkCommand",
+    "vtkGeneralTransform",
+    "vtkImageCheckerboard",
+    "vtkImageData",
+    "vtkImageMapToWindowLevelColors",
+    "vtkMatrix4x4",
+    "vtkPoints",
+    "vtkTransform",
+)
 QT = [
     "QBrush",
     "QCheckBox",
