@@ -44,14 +44,13 @@ class DeepRegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
-        self.logic = self.panel = self.trainPanel = self.sets = self.ui = None
+        self.logic = self.panel = self.trainPanel = self.tabs = self.sets = self.ui = None
         self._parameters = self._guiTag = None
 
     def setup(self):
         """Build the panels. Nothing is installed and nothing heavy imported."""
-        from DeepRegSlicerLib.panels.register import RegisterPanel
         from DeepRegSlicerLib.panels.sets import ParameterSets
-        from DeepRegSlicerLib.panels.train import TrainPanel
+        from DeepRegSlicerLib.panels.tabs import Tabs
 
         ScriptedLoadableModuleWidget.setup(self)
         widget = slicer.util.loadUI(str(paths.resource("UI/DeepRegSlicer.ui")))
@@ -59,10 +58,8 @@ class DeepRegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = slicer.util.childWidgetVariables(widget)
         widget.setMRMLScene(slicer.mrmlScene)
         self.logic = DeepRegSlicerLogic()
-        self.panel = RegisterPanel(self.ui)
-        form = slicer.util.loadUI(str(paths.resource("UI/Train.ui")))
-        self.ui.trainTab.layout().addWidget(form)
-        self.trainPanel = TrainPanel(slicer.util.childWidgetVariables(form), self.panel)
+        self.tabs = Tabs(self.ui)
+        self.panel, self.trainPanel = self.tabs.register, self.tabs.train
         self.sets = ParameterSets(self.ui, self.logic, self.showParameters)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
@@ -72,8 +69,7 @@ class DeepRegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self):
         """The panels are about to be destroyed."""
-        self.panel.close()
-        self.trainPanel.close()
+        self.tabs.close()
         self.setParameters(None)
         self.removeObservers()
         stop_shared_worker()
@@ -81,8 +77,8 @@ class DeepRegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def enter(self):
         """The user comes to this module."""
         self.panel.look_for_packages()
-        self.trainPanel.update()
         self.showParameters()
+        self.tabs.refresh()
 
     def exit(self):
         """The user goes to another module; what runs goes on."""

@@ -2,7 +2,6 @@
 
 from RegCore.evaluation.figures import DASH, FIGURES
 
-
 OTHERS = ("sd_log_jacobian", "seconds")
 
 
