@@ -44,13 +44,13 @@ class DeepRegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
-        self.logic = self.panel = self.trainPanel = self.ui = None
+        self.logic = self.panel = self.trainPanel = self.tabs = self.sets = self.ui = None
         self._parameters = self._guiTag = None
 
     def setup(self):
         """Build the panels. Nothing is installed and nothing heavy imported."""
-        from DeepRegSlicerLib.panels.register import RegisterPanel
-        from DeepRegSlicerLib.panels.train import TrainPanel
+        from DeepRegSlicerLib.panels.sets import ParameterSets
+        from DeepRegSlicerLib.panels.tabs import Tabs
 
         ScriptedLoadableModuleWidget.setup(self)
         widget = slicer.util.loadUI(str(paths.resource("UI/DeepRegSlicer.ui")))
@@ -58,20 +58,18 @@ class DeepRegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = slicer.util.childWidgetVariables(widget)
         widget.setMRMLScene(slicer.mrmlScene)
         self.logic = DeepRegSlicerLogic()
-        self.panel = RegisterPanel(self.ui)
-        form = slicer.util.loadUI(str(paths.resource("UI/Train.ui")))
-        self.ui.trainTab.layout().addWidget(form)
-        self.trainPanel = TrainPanel(slicer.util.childWidgetVariables(form), self.panel)
+        self.tabs = Tabs(self.ui)
+        self.panel, self.trainPanel = self.tabs.register, self.tabs.train
+        self.sets = ParameterSets(self.ui, self.logic, self.showParameters)
         scene = slicer.mrmlScene
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         for event in (scene.EndCloseEvent, scene.EndImportEvent, scene.EndRestoreEvent):
             self.addObserver(scene, event, self.onSceneReplaced)
-        self.setParameters(self.logic.getParameterNode())
+        self.showParameters()
 
     def cleanup(self):
         """The panels are about to be destroyed."""
-        self.panel.close()
-        self.trainPanel.close()
+        self.tabs.close()
         self.setParameters(None)
         self.removeObservers()
         stop_shared_worker()
@@ -79,20 +77,25 @@ class DeepRegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def enter(self):
         """The user comes to this module."""
         self.panel.look_for_packages()
-        self.trainPanel.update()
-        self.setParameters(self.logic.getParameterNode())
+        self.showParameters()
+        self.tabs.refresh()
 
     def exit(self):
         """The user goes to another module; what runs goes on."""
 
+    def showParameters(self):
+        """Bind the widgets to the chosen parameter set."""
+        self.setParameters(self.logic.getParameterNode())
+
     def onSceneStartClose(self, caller, event):
-        """The parameter node is about to be reset."""
+        """The parameter node is about to be reset, the results to go."""
+        self.panel.forget()
         self.setParameters(None)
 
     def onSceneReplaced(self, caller, event):
         """The scene was closed, loaded or restored: show its parameters, if the panel is seen."""
         if self.parent.isEntered:
-            self.setParameters(self.logic.getParameterNode())
+            self.showParameters()
 
     def setParameters(self, parameters):
         """Bind the widgets to a parameter node, or to none."""
@@ -109,6 +112,7 @@ class DeepRegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 self._guiTag = parameters.connectGui(self.ui)
                 self.addObserver(parameters, vtk.vtkCommand.ModifiedEvent, self.onParametersChanged)
             refresh(parameters)
+            self.ui.parameterSetSelector.setCurrentNode(parameters.parameterNode)
         self.panel.set_parameters(parameters)
 
     def onParametersChanged(self, caller=None, event=None):
@@ -120,29 +124,18 @@ class DeepRegSlicerLogic(ScriptedLoadableModuleLogic):
     """Gives the parameter node; registering is `DeepRegSlicerLib.logic.register_volumes`."""
 
     def getParameterNode(self):
-        """The module's parameters in the scene."""
-        from DeepRegSlicerLib.parameters import parameters_of
+        """The module's parameters in the scene: of its parameter sets the one that was chosen last."""
+        from DeepRegSlicerLib.parameters import chosen, parameters_of
 
-        return parameters_of(ScriptedLoadableModuleLogic.getParameterNode(self))
+        node = chosen(self.getAllParameterNodes()) or ScriptedLoadableModuleLogic.getParameterNode(self)
+        return parameters_of(node)
 
 
 class DeepRegSlicerTest(ScriptedLoadableModuleTest):
     """The self test, started by "Reload and Test" in Slicer: a small synthetic patient is registered."""
 
     def runTest(self):
-        """Deformable registration has to halve the distance of the landmarks; it needs PyTorch."""
-        from DeepRegSlicerLib.install import missing
-        from DeepRegSlicerLib.logic import register_volumes
-        from DeepRegSlicerLib.nodes.phantom import add_phantom
+        """See `DeepRegSlicerLib.selftest`."""
+        from DeepRegSlicerLib.selftest import run
 
-        import RegCore
-
-        if missing():
-            return self.delayDisplay(f"Not tested: these Python packages are missing: {', '.join(missing())}")
-        slicer.mrmlScene.Clear()
-        made = add_phantom(RegCore.make_phantom(fixed_shape=(40, 36, 32), moving_shape=(38, 40, 34)))
-        landmarks = {"fixed_landmarks": made.fixed_landmarks, "moving_landmarks": made.moving_landmarks}
-        result = register_volumes(made.fixed, made.moving, **landmarks)
-        distance = result.metrics["tre_mm"]
-        self.assertLess(distance["after"], 0.5 * distance["before"])
-        self.delayDisplay(f"Landmarks: {distance['before']:.1f} mm before, {distance['after']:.1f} mm after")
+        run(self)

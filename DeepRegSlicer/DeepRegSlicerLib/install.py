@@ -11,7 +11,7 @@ from pathlib import Path
 import slicer
 from slicer.i18n import tr as _
 
-from RegCore.cli.worker import OPTIONAL, PACKAGES, missing_packages
+from RegCore.cli.failures import OPTIONAL, PACKAGES, missing_packages
 
 from .paths import resource
 

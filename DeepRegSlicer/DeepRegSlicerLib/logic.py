@@ -8,7 +8,7 @@ From Slicer's Python console:
 
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import slicer
 
@@ -31,6 +31,9 @@ class RegistrationResult:
     metrics: as `RegCore.evaluation.metrics.summary` says, Dice by the names of the segments.
     seconds: how long the computation took.
     applied: the moving nodes that are now under the transform.
+    structures: name -> "dice", "hd95_mm", "centroid_mm" -> "before", "after"; empty without segmentations.
+    landmark_errors: (name, mm before, mm after) of each pair.
+    outside: percent of the fixed voxels that map out of the moving volume.
     """
 
     transform: object
@@ -39,6 +42,9 @@ class RegistrationResult:
     metrics: dict
     seconds: float
     applied: tuple = ()
+    structures: dict = field(default_factory=dict)
+    landmark_errors: tuple = ()
+    outside: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ class _Order:
     outputs: nodes.Outputs
     inputs: tuple  # fixed and moving volume, fixed and moving segmentation, initial transform
     notes: tuple[str, ...]
+    points: tuple[str, ...]  # names of the pairs of landmarks
 
 
 class RegistrationRun(Run):
@@ -107,7 +114,14 @@ class RegistrationRun(Run):
         )
         metrics = _with_names(found["metrics"], order.structures)
         made = (written.transform, written.volume, written.segmentation)
-        return RegistrationResult(*made, metrics, found["seconds"], written.applied)
+        measured = {
+            order.structures.name_of(int(label)): figures
+            for label, figures in (found.get("structures") or {}).items()
+        }
+        errors = found.get("landmark_errors") or {"before": (), "after": ()}
+        points = tuple(zip(order.points, errors["before"], errors["after"], strict=False))
+        checks = (written.applied, measured, points, found.get("outside", 0.0))
+        return RegistrationResult(*made, metrics, found["seconds"], *checks)
 
 
 def register_volumes(
@@ -208,7 +222,8 @@ def _order(inputs: _Inputs, outputs: nodes.Outputs, asked: dict) -> _Order:
         inputs.volumes[0], *moving_nodes, fixed.geometry, below, inputs.landmarks[1]
     )
     kept = (*inputs.volumes, *inputs.segmentations, inputs.initial)
-    return _Order(arguments, structures, placement, outputs, kept, _left_out(*inputs.landmarks))
+    notes = _left_out(*inputs.landmarks)
+    return _Order(arguments, structures, placement, outputs, kept, notes, _points(*inputs.landmarks))
 
 
 def _check_classes(inputs: _Inputs, outputs: nodes.Outputs) -> None:
@@ -235,6 +250,14 @@ def _left_out(fixed_landmarks, moving_landmarks) -> tuple[str, ...]:
     names = nodes.paired_landmarks(fixed_landmarks, moving_landmarks)[1]
     listed = ", ".join(f"'{name}'" for name in names)
     return (f"Landmarks that are not set in both lists were left out: {listed}.",) if names else ()
+
+
+def _points(fixed_landmarks, moving_landmarks) -> tuple[str, ...]:
+    """What the pairs of landmarks are called."""
+    if fixed_landmarks is None:
+        return ()
+    pairs = nodes.paired_landmarks(fixed_landmarks, moving_landmarks)[0]
+    return tuple(fixed_landmarks.GetNthControlPointLabel(n) for n, _ in pairs)
 
 
 def _check_pair(fixed, moving, fixed_landmarks, moving_landmarks) -> None:

@@ -1,6 +1,7 @@
 """What the Register panel remembers in the scene: inputs, method, outputs and advanced settings."""
 
 import enum
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from slicer import (
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
+from RegCore.cli.arguments import settings_of
 from RegCore.registration import METHODS
 from RegCore.space.names import DEVICES
 
@@ -33,6 +35,13 @@ METHOD_LABELS = {
     "classical-nonrigid": _("DeepReg classical non-rigid"),
     "trained": _("Trained model"),
 }
+QUALITY_LABELS = {
+    "fast": _("Fast"),
+    "balanced": _("Balanced"),
+    "best": _("Best"),
+}
+# What a quality sets of the method `deformable`; `auto` has a setting of that name.
+DEFORMABLE_QUALITIES = {"fast": {"symmetric": False, "iterations": 20}, "best": {"iterations": 80}}
 DEVICE_LABELS = {
     "auto": _("Automatic"),
     "cpu": _("CPU"),
@@ -52,6 +61,7 @@ def _choice(name: str, values, labels: dict[str, str]) -> type[enum.Enum]:
 # What `RegCore.register` offers, and a network of the user's; where to compute.
 Method = _choice("Method", [*METHODS, "trained"], METHOD_LABELS)
 Device = _choice("Device", DEVICES, DEVICE_LABELS)
+Quality = _choice("Quality", QUALITY_LABELS, QUALITY_LABELS)
 
 
 # Slicer keeps None in a parameter of several classes only where None is one of them.
@@ -67,6 +77,8 @@ class RegisterParameters:
     movingVolume: vtkMRMLScalarVolumeNode
     fixedSegmentation: Labels
     movingSegmentation: Labels
+    preset: str = ""
+    quality: Quality = Quality.balanced
     method: Method = Method.auto
     modelFile: str = ""
     refine: bool = False
@@ -82,6 +94,7 @@ class RegisterParameters:
     seed: Annotated[int, WithinRange(0, 99999)] = 0
     smoothness: Annotated[float, WithinRange(0.1, 10.0)] = SMOOTHNESS
     landmarksGuide: bool = False
+    moreSettings: str = ""
     createImages: bool = True
     keepType: bool = True
     fullField: bool = False
@@ -99,14 +112,47 @@ class RegisterParameters:
             return self.refine
         return self.method in (Method.deformable, Method.auto)
 
+    def more_settings(self) -> dict:
+        """The further settings of the method as they were typed. Raises InputError if they can't be read."""
+        return settings_of(self.moreSettings.split(), _("Further settings")) or {}
+
     def settings(self) -> dict | None:
-        """The settings of the method that differ from RegCore's own; None: none does."""
+        """The settings of the method that differ from RegCore's own; None: none does.
+
+        Raises InputError if the further settings can't be read.
+        """
         settings = {"refine": True} if self.method is Method.trained and self.refine else {}
+        if self.method is Method.auto and self.quality is not Quality.balanced:
+            settings["quality"] = self.quality.value
+        elif self.deforms() and self.method is not Method.auto:
+            settings |= DEFORMABLE_QUALITIES.get(self.quality.value, {})
         if self.deforms() and abs(self.smoothness - SMOOTHNESS) > 1e-6:
             settings["smoothness"] = self.smoothness
         if self.deforms() and self.landmarksGuide and self.fixedLandmarks is not None:
             settings["landmark_weight"] = LANDMARK_WEIGHT
-        return settings or None
+        return (settings | self.more_settings()) or None
+
+
+def text_of(settings: dict) -> str:
+    """Settings as the field for further settings has them: "label_weight=2 symmetric=false"."""
+    texts = ((key, value if isinstance(value, str) else json.dumps(value)) for key, value in settings.items())
+    return " ".join(f"{key}={text.replace(' ', '')}" for key, text in texts)
+
+
+CHOSEN = "DeepRegSlicer.chosen"  # attribute of the parameter node that the panel shows
+
+
+def chosen(nodes: list):
+    """Of the parameter nodes of the module, the one that was chosen last; None if none was."""
+    return next((node for node in nodes if node.GetAttribute(CHOSEN)), None)
+
+
+def choose(node, nodes: list) -> None:
+    """Make one of the parameter nodes the chosen one, also once the scene is loaded again."""
+    for other in nodes:
+        if other is not node:
+            other.RemoveAttribute(CHOSEN)
+    node.SetAttribute(CHOSEN, "1")
 
 
 _wrappers: list[RegisterParameters] = []

@@ -36,7 +36,7 @@ class WorkerError(Exception):
     """The child process did not bring a result. The text is a sentence for the user.
 
     details: for the log. missing: names, at the package index, of packages that have to be installed.
-    kind: of a failure that the child told, as `RegCore.cli.worker.describe` says; "broken": those packages
+    kind: of a failure that the child told, as `RegCore.cli.failures.describe` says; "broken": those packages
     are there but have to be installed again.
     """
 

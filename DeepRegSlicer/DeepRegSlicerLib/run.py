@@ -69,3 +69,10 @@ class Run:
     def _end(self, job: Job) -> tuple[object, WorkerError | None]:
         """Result and error of a job that is over; one of them is None."""
         raise NotImplementedError
+
+
+class Question(Run):
+    """A request whose answer is taken as it is: `result` holds its values by name."""
+
+    def _end(self, job: Job) -> tuple[dict | None, WorkerError | None]:
+        return (None, job.error) if job.error is not None else (job.result, None)

@@ -90,7 +90,7 @@ def run(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] 
     except MemoryError:
         return _complain(parser, NO_MEMORY, FAILED)
     except RuntimeError as error:
-        from RegCore.cli.worker import is_out_of_memory
+        from RegCore.cli.failures import is_out_of_memory
 
         if not is_out_of_memory(error):
             raise

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from RegCore.space.geometry import InputError
 from RegCore.space.names import DEVICES, not_among
@@ -91,3 +91,24 @@ def shared(*, plugin: bool = False, seed: bool = False) -> argparse.ArgumentPars
         add_number(parser, "--seed", least=0, default=0, help=what)
     parser.add_argument("--quiet", action="store_true", help="print neither progress nor a summary")
     return parser
+
+
+def settings_of(pairs: Sequence[str], where: str) -> dict[str, Any] | None:
+    """KEY=VALUE as a dict; values are numbers, true, false or null where they read as such, else text.
+
+    Args:
+        pairs: such as ``["levels=3", "symmetric=false"]``.
+        where: they were typed, which begins the sentence of an error.
+
+    Returns:
+        The values by their keys; None for none.
+
+    Raises:
+        InputError: one of them is not KEY=VALUE.
+    """
+    from RegCore.studies.manifest import settings_from
+
+    try:
+        return settings_from(pairs) or None
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from RegCore.cli.arguments import add_choice, add_file, add_number, shared
+from RegCore.cli.arguments import add_choice, add_file, add_number, settings_of, shared
 from RegCore.cli.progress import ProgressLine
 from RegCore.cli.series import add_common
 from RegCore.space.geometry import InputError
@@ -80,7 +80,6 @@ def _check_counts(option: str, segmentations: Sequence[Path], images: Sequence[P
 
 
 def _run_template(arguments: argparse.Namespace) -> None:
-    from RegCore.cli.register import _settings
     from RegCore.evaluation.results import prepared_folder
     from RegCore.io import read_header
     from RegCore.studies.group_outputs import names_of, write_template_results
@@ -93,7 +92,7 @@ def _run_template(arguments: argparse.Namespace) -> None:
     segmentations = None if arguments.segs is None else _volumes(arguments.segs, "labels")
     options = {key: getattr(arguments, key) for key in ("rounds", "tolerance", "sharpen", "device", "seed")}
     options["grid"] = None if arguments.grid is None else read_header(arguments.grid)[1]
-    options["settings"] = _settings(arguments.settings)
+    options["settings"] = settings_of(arguments.settings, "argument --settings")
     progress = ProgressLine(sys.stderr, arguments.quiet)
     with prepared_folder(arguments.out) as folder:
         try:
@@ -130,7 +129,6 @@ def _tell_template(made: Any, quiet: bool) -> None:
 
 
 def _run_propagate(arguments: argparse.Namespace) -> None:
-    from RegCore.cli.register import _settings
     from RegCore.evaluation.results import prepared_folder
     from RegCore.studies.group_outputs import names_of, write_propagation_results
     from RegCore.studies.many import optional_pool
@@ -143,7 +141,7 @@ def _run_propagate(arguments: argparse.Namespace) -> None:
     atlases = list(pairs)
     seg = None if arguments.seg is None else _volumes([arguments.seg], "labels")[0]
     options = {key: getattr(arguments, key) for key in ("device", "seed")}
-    options |= {"settings": _settings(arguments.settings), "names": names}
+    options |= {"settings": settings_of(arguments.settings, "argument --settings"), "names": names}
     progress = ProgressLine(sys.stderr, arguments.quiet)
     with prepared_folder(arguments.out) as folder:
         try:

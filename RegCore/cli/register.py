@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from RegCore.cli.arguments import add_file, one_of, shared
+from RegCore.cli.arguments import add_file, one_of, settings_of, shared
 from RegCore.cli.progress import ProgressLine
 from RegCore.registration import METHODS
 from RegCore.space.geometry import InputError
@@ -85,7 +85,7 @@ def run_register(arguments: argparse.Namespace) -> None:
         arguments.out,
         method=arguments.method,
         optional=optional,
-        settings=_settings(arguments.settings),
+        settings=settings_of(arguments.settings, "argument --settings"),
         device=arguments.device,
         seed=arguments.seed,
         quiet=arguments.quiet,
@@ -196,16 +196,6 @@ def _register_and_write(
     if not quiet:
         print(table(result.metrics, result.seconds, names))
         print(f"\n{out}: {', '.join(path.name for path in written)}")
-
-
-def _settings(pairs: list[str]) -> dict[str, Any] | None:
-    """The settings of KEY=VALUE words; None without any."""
-    from RegCore.studies.manifest import settings_from
-
-    try:
-        return settings_from(pairs) or None
-    except InputError as error:
-        raise InputError(f"argument --settings: {error}") from None
 
 
 def _save_pair(folder: Path, case: Any) -> None:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from RegCore.cli.arguments import add_choice, add_file, add_number, one_of, shared
+from RegCore.cli.arguments import add_choice, add_file, add_number, one_of, settings_of, shared
 from RegCore.cli.progress import ProgressLine
 from RegCore.registration import METHODS
 from RegCore.space.names import is_path
@@ -61,7 +61,6 @@ def _method(text: str) -> str:
 
 
 def _run_series(arguments: argparse.Namespace) -> None:
-    from RegCore.cli.register import _settings
     from RegCore.evaluation.results import prepared_folder
     from RegCore.io import load
     from RegCore.io.series import load_series
@@ -72,7 +71,8 @@ def _run_series(arguments: argparse.Namespace) -> None:
     series = load_series(arguments.frames, series=arguments.series)
     mask = None if arguments.mask is None else load(arguments.mask, "labels")
     options = {name: getattr(arguments, name) for name in ("reference", "rounds", "device", "seed")}
-    options |= {"mask": mask, "settings": _settings(arguments.settings), "exact": not arguments.not_exact}
+    settings = settings_of(arguments.settings, "argument --settings")
+    options |= {"mask": mask, "settings": settings, "exact": not arguments.not_exact}
     progress = ProgressLine(sys.stderr, arguments.quiet)
     with prepared_folder(arguments.out) as folder:
         try:

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from RegCore.cli.arguments import add_file, add_number, shared
+from RegCore.cli.arguments import add_file, add_number, settings_of, shared
 from RegCore.cli.register import method_argument
 from RegCore.cli.signals import stopped_by_signals
 from RegCore.progress import Cancelled, duration
@@ -158,7 +158,6 @@ def _rows(arguments: argparse.Namespace) -> list:
 def _common(arguments: argparse.Namespace, row: type):
     """A row with what holds for all of them."""
     from RegCore.space.names import is_path
-    from RegCore.studies.manifest import settings_from
 
     files: dict = {}
     for role in ("fixed_seg", "moving_seg", "fixed_mask", "moving_mask", "initial"):
@@ -172,10 +171,7 @@ def _common(arguments: argparse.Namespace, row: type):
             )
         files["landmarks"] = [_there(path, "landmarks") for path in arguments.landmarks]
     method = str(Path(arguments.method).absolute()) if is_path(arguments.method) else arguments.method
-    try:
-        settings = settings_from(arguments.settings)
-    except InputError as error:
-        raise InputError(f"argument --settings: {error}") from None
+    settings = settings_of(arguments.settings, "argument --settings") or {}
     plugins = tuple(_there(path, "plugin") for path in arguments.plugin)
     common = row(id="", files=files, method=method, settings=settings, seed=arguments.seed)
     return replace(common, series=tuple(arguments.series), plugins=plugins)

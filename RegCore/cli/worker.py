@@ -21,74 +21,25 @@ import json
 import logging
 import os
 import queue
-import re
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import RegCore
+from RegCore.cli import tasks
+from RegCore.cli.failures import describe, is_out_of_memory, load_torch, missing_packages, on_graphics_card
 from RegCore.io import messages
 from RegCore.progress import Cancelled, Progress
 from RegCore.registration.compact import compacted
 from RegCore.space.geometry import InputError
 from RegCore.space.transforms import DisplacementField
 
-PACKAGES = {  # what the work needs beyond Slicer's own Python: name at import, name at the package index
-    "torch": "torch",
-    "nibabel": "nibabel",
-    "h5py": "h5py",
-    "yaml": "pyyaml",
-}
-OPTIONAL = {"skimage": "scikit-image"}  # needed by some of the work, SLIC-Reg: told when it is met
-NEEDED = PACKAGES | OPTIONAL
 PROGRESS_EVERY = 0.1  # seconds between two progress events of one stage
 GRACE = 2.0  # seconds that running work gets to end by itself after standard input closed,
 GRACES = {"train": 120.0}  # or more, where it has something to keep
-ADVICE = {  # what to do where memory is short, by command
-    "register": "crop or resample the volumes to a smaller size",
-    "train": "choose a smaller image size, batch or network",
-}
-
 log = logging.getLogger(__name__)
-
-
-def missing_packages() -> list[str]:
-    """Names at the package index of the packages that this Python lacks; imports none of them."""
-    return [at_index for name, at_index in PACKAGES.items() if find_spec(name) is None]
-
-
-class TorchBrokenError(Exception):
-    """PyTorch is installed but can't be used; the text says how its import failed."""
-
-
-def load_torch(progress: Progress) -> None:
-    """Import PyTorch, and see that it works with this NumPy.
-
-    Raises:
-        ModuleNotFoundError: PyTorch is not there at all.
-        TorchBrokenError: it is there, but half installed, built for another NumPy, without a library …
-    """
-    if "torch" in sys.modules and hasattr(sys.modules["torch"], "zeros"):
-        return
-    progress(0.0, "loading PyTorch", {})
-    try:
-        import torch
-
-        torch.zeros(1).numpy()
-    except ModuleNotFoundError as error:
-        if error.name == "torch":
-            raise
-        raise TorchBrokenError(_first_line(error)) from error
-    except Exception as error:
-        raise TorchBrokenError(_first_line(error)) from error
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def register_command(arguments: dict, progress: Progress) -> dict:
@@ -112,13 +63,14 @@ def register_command(arguments: dict, progress: Progress) -> dict:
         done = RegCore.register(fixed, moving, **arguments, progress=progress)
     except Exception as error:
         chosen = arguments.get("device", "auto")
-        if not is_out_of_memory(error) or chosen != "auto" or not _on_graphics_card(error):
+        if not is_out_of_memory(error) or chosen != "auto" or not on_graphics_card(error):
             raise
         log.warning("the graphics card has too little memory, going on with the processor: %s", error)
         progress(0.0, "graphics card full: starting again on the processor", {})
         done = RegCore.register(fixed, moving, **{**arguments, "device": "cpu"}, progress=progress)
     is_field = isinstance(done.transform, DisplacementField)
-    return {
+    progress(1.0, "measuring", {})
+    return tasks.checked(arguments, moving, done) | {
         "transform": done.transform if full or not is_field else compacted(done.transform),
         "warped": done.warped,
         "warped_labels": RegCore.warp(alone, done.transform, fixed.geometry) if alone else done.warped_labels,
@@ -202,55 +154,12 @@ COMMANDS: dict[str, Command] = {
     "register": register_command,
     "train": train_command,
     "check": check_command,
+    "maps": tasks.maps_command,
+    "report": tasks.report_command,
+    "pair": tasks.pair_command,
+    "files": tasks.files_command,
+    "model": tasks.model_command,
 }
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, be it the computer's or the graphics card's."""
-    text = str(error).lower()
-    said = "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and said)
-
-
-def _absent_module(error: BaseException | None) -> str:
-    """The module of an installable package whose absence is the error or its cause; "" if there is none."""
-    while error is not None:
-        if isinstance(error, ModuleNotFoundError) and error.name in NEEDED:
-            return error.name
-        error = error.__cause__
-    return ""
-
-
-def _on_graphics_card(error: BaseException) -> bool:
-    return re.search(r"\b(cuda|hip|mps)\b", str(error).lower()) is not None
-
-
-def describe(error: Exception, command: str = "register") -> dict:
-    """An error as the fields kind, message (a sentence for the user), details (for the log), missing."""
-    advice = ADVICE.get(command, ADVICE["register"])
-    details = "".join(traceback.format_exception(error))
-    missing: list[str] = []
-    if isinstance(error, TorchBrokenError):
-        kind, missing = "broken", ["torch"]
-        message = f"PyTorch is installed but can't be used ({error}): repair its installation."
-    elif name := _absent_module(error):
-        kind, missing = "missing", missing_packages()
-        missing += [NEEDED[name]] if NEEDED[name] not in missing else []
-        message = f"Python packages are missing: {', '.join(missing)}."
-    elif isinstance(error, InputError):
-        kind, message = "input", str(error)
-    elif is_out_of_memory(error) and _on_graphics_card(error):
-        kind = "memory"
-        message = (
-            "The graphics card has too little memory for this: choose the device CPU in the advanced "
-            f"settings, or {advice}."
-        )
-    elif is_out_of_memory(error):
-        kind = "memory"
-        message = f"The computer has too little memory for this: close other programs, or {advice}."
-    else:
-        kind, message = "failure", f"The computation failed: {type(error).__name__}: {error}"
-    return {"kind": kind, "message": message, "details": details, "missing": missing}
 
 
 def release_memory() -> None:

@@ -195,7 +195,7 @@ def summary(
         result["tre_mm"] = {when: float(error.mean()) for when, error in errors.items()}
         result["tre_p95_mm"] = {when: float(np.percentile(error, 95)) for when, error in errors.items()}
     if mask is not None and not isinstance(transform, AffineTransform):
-        mask = _nearest(Volume(mask, fixed.geometry, "labels"), IDENTITY, transform.geometry)
+        mask = nearest_labels(Volume(mask, fixed.geometry, "labels"), IDENTITY, transform.geometry)
     folds, spread = _health(transform, mask)
     return result | {"fold_percent": folds, "sd_log_jacobian": spread}
 
@@ -234,14 +234,23 @@ def _similarity(
 def _overlaps(fixed: Volume, moving: Volume, warped: Volume, before: Transform) -> dict[str, Any]:
     """Dice before and after of the labels that both input maps hold, and its means."""
     labels = common_labels(fixed, moving, "fixed", "moving")
-    start = _nearest(moving, before, fixed.geometry)
+    start = nearest_labels(moving, before, fixed.geometry)
     overlap = {"before": dice(fixed, start, labels), "after": dice(fixed, warped, labels)}
     mean = {when: mean_of_defined(values.values()) for when, values in overlap.items()}
     return {"dice": overlap, "dice_mean": mean}
 
 
-def _nearest(labels: Volume, transform: Transform, onto: Geometry) -> np.ndarray:
-    """The label map seen through the transform, nearest voxel, 0 outside; slab by slab."""
+def nearest_labels(labels: Volume, transform: Transform, onto: Geometry) -> np.ndarray:
+    """The label map ``(I, J, K[, C])`` seen through the transform on another grid, slab by slab.
+
+    Args:
+        labels: on its own grid.
+        transform: x in `labels` = T(x on `onto`), RAS mm.
+        onto: the grid of the result.
+
+    Returns:
+        The value of the nearest voxel, 0 outside.
+    """
     out = np.zeros((*onto.shape, *labels.array.shape[3:]), labels.array.dtype)
     to_index = np.linalg.inv(labels.geometry.affine)
     across = np.stack(np.meshgrid(*(np.arange(n) for n in onto.shape[1:]), indexing="ij"), -1)

@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates, spline_filter
 from scipy.spatial.transform import Rotation
 
 from RegCore.registration.fits import sensible
-from RegCore.registration.pair import without_padding
+from RegCore.registration.pair import PairSide, scaled_image
 from RegCore.space.geometry import apply_affine
 from RegCore.space.transforms import AffineTransform, sample
 from RegCore.space.volume import Volume
@@ -61,7 +61,8 @@ class _Comparison:
 
 def _smoothed(image: Volume) -> tuple[np.ndarray, np.ndarray]:
     """The image in units of its robust range, a little smoothed, and where it has data."""
-    scaled, known = without_padding(image.array)
+    side = PairSide(image)
+    scaled, known = scaled_image(side), side.measured.known
     inside = np.ones(scaled.shape, bool) if known is None else known
     return gaussian_filter(scaled.astype(np.float64), SIGMA, mode="nearest"), inside
 

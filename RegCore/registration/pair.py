@@ -100,10 +100,14 @@ class GridTensor:
         return resample_to(self.values, self.grid, target, matrix)
 
 
-def _scaled(side: PairSide) -> np.ndarray:
+def scaled_image(side: PairSide) -> np.ndarray:
     """An image in units of its robust range, outliers cut: 0 at the 0.5 percentile, 1 at the 99.5 one.
 
-    ``(I, J, K)`` float32; 0 where nothing is known.
+    Args:
+        side: whose image is taken.
+
+    Returns:
+        ``(I, J, K)`` float32; 0 where nothing is known.
     """
     found, array = side.measured, side.image.array
     bounds = None if found.known is None else (found.low, found.high)
@@ -195,7 +199,7 @@ def make_feature_image(
             spacing = np.maximum(spacing, spacing_along(other, inverse @ geometry.direction))
         return GridTensor(*downsample(tensor, geometry, spacing))
 
-    image, known = reduced(_scaled(side), side.image.geometry), side.measured.known
+    image, known = reduced(scaled_image(side), side.image.geometry), side.measured.known
     masks = [] if known is None else [reduced(known.astype(np.float32), side.image.geometry)]
     if masks:
         image = GridTensor(_continued(image.values, masks[0].values), image.grid)

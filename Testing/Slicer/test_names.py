@@ -12,17 +12,29 @@ from Testing.paths import ROOT
 
 # Where Slicer, CTK and VTK's additions declare the classes; Qt's own are known to every binding of Qt.
 CORE, SEGMENTS, WIDGETS = "Libs/MRML/Core", "Libs/vtkSegmentationCore", "Libs/MRML/Widgets"
+SEQUENCES = "Modules/Loadable/Sequences/MRML"
 SLICER = {
     CORE: "GridTransformNode LabelMapVolumeNode LinearTransformNode MarkupsFiducialNode MarkupsNode "
-    "MarkupsROINode ModelNode PlotChartNode PlotSeriesNode ScalarVolumeNode Scene SegmentationNode "
-    "SubjectHierarchyNode TableNode TransformNode TransformableNode VolumeNode",
+    "MarkupsROINode ModelNode PlotChartNode PlotSeriesNode ScalarVolumeNode Scene "
+    "ScriptedModuleNode SequenceNode SegmentationNode SliceNode SubjectHierarchyNode "
+    "TableNode TransformDisplayNode TransformNode TransformableNode VolumeNode",
+    SEQUENCES: "SequenceBrowserNode",
     SEGMENTS: "OrientedImageData OrientedImageDataResample Segment Segmentation SegmentationConverter",
     WIDGETS: "NodeComboBox Widget",
 }
-PREFIXES = {CORE: "vtkMRML", SEGMENTS: "vtk", WIDGETS: "qMRML"}
+PREFIXES = {CORE: "vtkMRML", SEQUENCES: "vtkMRML", SEGMENTS: "vtk", WIDGETS: "qMRML"}
 CTK = ("ctkCollapsibleButton", "ctkPathLineEdit", "ctkSliderWidget")  # Libs/Widgets
 ADDON = ("vtkOrientedGridTransform",)  # vtkAddon, which Slicer fetches
-VTK = ("vtkCommand", "vtkGeneralTransform", "vtkImageData", "vtkMatrix4x4", "vtkPoints", "vtkTransform")
+VTK = (
+    "vtkCommand",
+    "vtkGeneralTransform",
+    "vtkImageCheckerboard",
+    "vtkImageData",
+    "vtkImageMapToWindowLevelColors",
+    "vtkMatrix4x4",
+    "vtkPoints",
+    "vtkTransform",
+)
 QT = [
     "QBrush",
     "QCheckBox",

@@ -18,6 +18,7 @@ MODULE_LOGICS = {
     "tables": "vtkSlicerTablesLogic",
     "plots": "vtkSlicerPlotsLogic",
     "markups": "vtkSlicerMarkupsLogic",
+    "sequences": "vtkSlicerSequencesLogic",
 }
 # Slicer's Segmentations module registers these; without them an empty segmentation can't be exported.
 CONVERTER_RULES = (

@@ -4,18 +4,20 @@ World coordinates are RAS mm. A node's parent transforms count: what is read is 
 """
 
 from .applying import apply_transform, transformable_nodes
-from .reading import affine_of_parents, initial_transform, landmarks, paired_landmarks, volume
+from .reading import affine_of_parents, field_of, initial_transform, landmarks, paired_landmarks, volume
 from .segments import Structures, label_volumes, mask
 from .transaction import is_automatic
-from .writing import Outputs, Placement, Written, write
+from .writing import Outputs, Placement, Written, add_map, write
 
 __all__ = [
     "Outputs",
     "Placement",
     "Structures",
     "Written",
+    "add_map",
     "affine_of_parents",
     "apply_transform",
+    "field_of",
     "initial_transform",
     "is_automatic",
     "label_volumes",

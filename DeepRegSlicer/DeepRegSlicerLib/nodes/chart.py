@@ -1,6 +1,6 @@
 """The losses of a training in the scene: a table, a series for each loss, and a chart of them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import slicer
@@ -23,6 +23,7 @@ class LossChart:
     chart: object
     table: object
     series: dict[str, object] = field(default_factory=dict)
+    steps: str = ""  # what is counted along the axis, epochs by default
 
     def is_there(self) -> bool:
         """Whether the nodes are still in the scene."""
@@ -34,7 +35,7 @@ class LossChart:
         figures = {"loss": _("Training"), "val_loss": _("Validation")}
         figures = {name: title for name, title in figures.items() if any(name in row for row in history)}
         values = [[row["epoch"], *(row.get(name, np.nan) for name in figures)] for row in history]
-        columns = [_("Epoch"), *figures.values()]
+        columns = [self.steps or _("Epoch"), *figures.values()]
         with slicer.util.NodeModify(self.table):
             rows = np.array(values, dtype=float).reshape(len(values), len(columns))
             slicer.util.updateTableFromArray(self.table, rows, columns)
@@ -58,19 +59,22 @@ class LossChart:
         self.chart.AddAndObservePlotSeriesNodeID(series.GetID())
 
 
-def loss_chart(folder: str, name: str) -> LossChart:
-    """The nodes for the training in that folder, new ones with that name if the scene has none."""
+def loss_chart(folder: str, name: str, steps: str = "") -> LossChart:
+    """The nodes for the training in that folder, new ones with that name if the scene has none.
+
+    steps: what is counted along the axis; epochs by default.
+    """
     for chart in slicer.util.getNodesByClass("vtkMRMLPlotChartNode"):
         if chart.GetAttribute(RUN) == folder and (found := _nodes_of(chart)) is not None:
-            return found
+            return replace(found, steps=steps)
     table = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", _("Losses of {name}").format(name=name))
     chart = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotChartNode", _("Training {name}").format(name=name))
     chart.SetAttribute(RUN, folder)
     chart.SetTitle(_("Losses of {name}").format(name=name))
-    chart.SetXAxisTitle(_("Epoch"))
+    chart.SetXAxisTitle(steps or _("Epoch"))
     chart.SetYAxisTitle(_("Loss"))
     chart.SetLegendVisibility(True)
-    return LossChart(chart, table)
+    return LossChart(chart, table, steps=steps)
 
 
 def _nodes_of(chart) -> LossChart | None:

@@ -192,6 +192,20 @@ def mapped(points: np.ndarray, transform) -> np.ndarray:
     return vtk_to_numpy(after.GetData()).copy()
 
 
+def field_of(node, fixed: Geometry) -> AffineTransform | DisplacementField:
+    """As `initial_transform`, but a grid of displacements in the world is read voxel by voxel, as it is."""
+    grid = node.GetTransformFromParent() if node.IsA("vtkMRMLGridTransformNode") else None
+    image = grid.GetDisplacementGrid() if grid is not None and grid.IsA("vtkOrientedGridTransform") else None
+    if image is None or node.GetParentTransformNode() is not None or grid.GetDisplacementScale() != 1:
+        return initial_transform(node, fixed)
+    affine = matrix_of(grid.GetGridDirectionMatrix())
+    affine[:3, :3] *= image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    voxels = vtk_to_numpy(image.GetPointData().GetScalars())
+    mm = voxels.reshape(*image.GetDimensions()[::-1], 3).transpose(2, 1, 0, 3)
+    return DisplacementField(Geometry(mm.shape[:3], affine), mm)
+
+
 def initial_transform(node, fixed: Geometry) -> AffineTransform | DisplacementField:
     """A transform node as x_moving = T(x_fixed): with the moving volume under it, the two would fit.
 

@@ -304,3 +304,16 @@ def _write_segmentation(transaction: SceneTransaction, segmentation, source, pla
     if is_new and display is not None and display.IsA(node.GetDisplayNode().GetClassName()):
         node.GetDisplayNode().CopyContent(display)
     return node
+
+
+def add_map(volume: Volume, name: str, beside, window: tuple[float, float]):
+    """A map of a result, such as its Jacobian, as a new volume node in the world, beside another node."""
+    with SceneTransaction(slicer.mrmlScene) as transaction:
+        node = transaction.add_node("vtkMRMLScalarVolumeNode", name)
+        transaction.put_beside(node, beside)
+        node.SetAndObserveImageData(image_of(volume.array))
+        node.SetIJKToRASMatrix(vtk_matrix_of(volume.geometry.affine))
+        node.CreateDefaultDisplayNodes()
+        node.GetDisplayNode().SetAutoWindowLevel(False)
+        node.GetDisplayNode().SetWindowLevelMinMax(*window)
+    return node

@@ -114,6 +114,22 @@ class Panel:
             self.log(details)
 
 
+class Section:
+    """A part of a panel in a file of its own; it speaks through the panel."""
+
+    def __init__(self, panel: Panel, ui=None):
+        """ui: the widgets by name, the panel's own by default."""
+        self.panel, self.ui = panel, panel.ui if ui is None else ui
+
+    def fail(self, error: Exception) -> None:
+        """Say what went wrong, see `Panel.fail`."""
+        self.panel.fail(error)
+
+    def update(self) -> None:
+        """Let the panel show what changed."""
+        self.panel.update()
+
+
 def sentence_of(error: Exception) -> str:
     """An error as a sentence for the user."""
     if isinstance(error, FORESEEN):

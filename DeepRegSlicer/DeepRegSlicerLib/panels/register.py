@@ -6,15 +6,20 @@ import ctk
 import slicer
 from slicer.i18n import tr as _
 
+from RegCore.space.geometry import InputError
+
 from .. import install
 from ..logic import RegistrationCancelled, register_volumes
 from ..nodes import is_automatic
 from ..nodes.showing import show_over
 from ..parameters import Method
+from ..paths import resource
 from ..process import stop_shared_worker
 from . import results
 from .apply import ApplySection
+from .check import CheckSection, Shown
 from .panel import Panel, Tone, handler
+from .presets import PresetSection
 
 INPUTS = ("fixedVolume", "movingVolume", "fixedSegmentation", "movingSegmentation", "initialTransform")
 PAIRED = ("Volume", "Segmentation", "Mask", "Landmarks")  # of the fixed and of the moving side
@@ -34,6 +39,8 @@ class RegisterPanel(Panel):
         self._outputs: tuple = ()  # the nodes of OUTPUTS when the run began
         self._started = 0.0
         self._stage = ""
+        self._losses: list[dict] = []  # of the run, step by step
+        self._told: list[tuple[str, str]] = []  # what was asked for
         self._closed = False
         ui.modelPath.filters = ctk.ctkPathLineEdit.Files | ctk.ctkPathLineEdit.Readable
         ui.modelPath.comboBox().editTextChanged.connect(self.on_model_path)  # of any ending, too
@@ -43,13 +50,23 @@ class RegisterPanel(Panel):
         ui.swapButton.clicked.connect(self.on_swap)
         ui.applyButton.clicked.connect(self.on_apply)
         self.applying = ApplySection(ui)
+        self.presets = PresetSection(self)
+        form = slicer.util.loadUI(str(resource("UI/Check.ui")))
+        ui.resultSection.layout().addWidget(form)
+        self.checking = CheckSection(self, slicer.util.childWidgetVariables(form))
         self.look_for_packages()
 
     def close(self) -> None:
         """Stop what runs; the widgets are not touched any more."""
+        self.checking.forget()
         self._closed = True
         if self.run is not None:
             self.run.cancel()
+
+    def forget(self) -> None:
+        """Show no result any more: the scene is about to be closed."""
+        self.checking.forget()
+        self.ui.resultSection.visible = False
 
     def set_parameters(self, parameters) -> None:
         """Use this parameter node, None for none."""
@@ -107,11 +124,13 @@ class RegisterPanel(Panel):
         if self._closed:
             return
         self._release_outputs()
+        self.presets.refresh()
         ui, problem = self.ui, self.validate()
         ui.registerButton.enabled = not problem
         ui.swapButton.enabled = self.parameters is not None and self.run is None
         ui.registerButton.toolTip = problem or _("Bring the moving volume onto the fixed one")
         ui.cancelButton.enabled = self.run is not None
+        self.checking.update_buttons(self.run is not None)
         self.set_hint(problem or _("Ready"))
         self._update_choices()
 
@@ -162,6 +181,10 @@ class RegisterPanel(Panel):
             return _("Choose landmarks for both volumes, or for none")
         if p.method is Method.trained and not p.modelFile:
             return _("Choose the file of a trained model")
+        try:
+            p.settings()
+        except InputError as error:
+            return str(error)
         return ""
 
     @handler
@@ -188,20 +211,47 @@ class RegisterPanel(Panel):
         """Start; the rest follows from `on_progress` and `on_done`."""
         ui, p = self.ui, self.parameters
         ui.resultSection.visible = False
-        ui.progressBar.value = 0
-        ui.progressBar.visible = True
-        self._stage, self._started = "", time.monotonic()
-        self.set_status(_("Preparing …"))
+        self.checking.forget()
+        self._told = self._asked()
         self.log(
             _("Registering '{moving}' to '{fixed}', {method}").format(
                 moving=p.movingVolume.GetName(), fixed=p.fixedVolume.GetName(), method=p.chosen()
             )
         )
         self._outputs = self._nodes(OUTPUTS)
-        self.run = self._start(p)
+        self.begin(lambda: self._start(p))
         for note in self.run.notes:
             self.log(note)
+
+    def begin(self, start) -> None:
+        """Show that something is under way, and keep the run that start() gives."""
+        ui = self.ui
+        ui.progressBar.value = 0
+        ui.progressBar.visible = True
+        self._stage, self._started, self._losses = "", time.monotonic(), []
+        self.set_status(_("Preparing …"))
+        self.run = start()
         self.update()
+
+    def finish(self) -> None:
+        """Show that nothing is under way any more."""
+        self.run = None
+        if not self._closed:
+            self.stop_waiting()
+
+    def _asked(self) -> list[tuple[str, str]]:
+        """What is asked for, as pairs of texts for the report."""
+        p = self.parameters
+        told = [
+            (_("Fixed"), p.fixedVolume.GetName()),
+            (_("Moving"), p.movingVolume.GetName()),
+            (_("Method"), p.method.label()),
+            (_("Quality"), p.quality.label()),
+            *((name, str(value)) for name, value in (p.settings() or {}).items()),
+            (_("Device"), p.device.label()),
+            (_("Seed"), str(p.seed)),
+        ]
+        return told + ([(_("Model"), p.chosen())] if p.method is Method.trained else [])
 
     def _start(self, p):
         return register_volumes(
@@ -241,6 +291,8 @@ class RegisterPanel(Panel):
         self.ui.progressBar.value = round(100 * fraction)
         figures = [f"{_('iteration')} {values['iteration']}"] if "iteration" in values else []
         figures += [f"{_('loss')} {values['loss']:.4f}"] if "loss" in values else []
+        if "loss" in values:
+            self._losses.append({"epoch": len(self._losses) + 1, "loss": float(values["loss"])})
         self.set_status(" · ".join([stage[:1].upper() + stage[1:], *figures]))
         if stage != self._stage:
             self._stage = stage
@@ -285,10 +337,12 @@ class RegisterPanel(Panel):
         if result.warped_volume is not None or result.applied:
             show_over(run.fixed, result.warped_volume or run.moving)
         ui.resultSection.visible = True
-        results.fill(ui.resultTable, results.rows(result.metrics, result.seconds))
+        rows = results.rows(result.metrics, result.seconds, each=not result.structures)
+        results.fill(ui.resultTable, rows)
+        self.checking.show(Shown(run, self._losses, self._told))
         seconds, name = time.monotonic() - self._started, result.transform.GetName()
         text = _("Done in {seconds:.1f} s. The result is in '{name}'.").format(seconds=seconds, name=name)
-        doubts = results.doubts(result.metrics)
+        doubts = results.doubts(result.metrics, result.outside)
         self.set_status(" ".join([text, *doubts, *run.notes]), Tone.normal if doubts else Tone.good)
         self.log(self.ui.statusLabel.text)
         self.applying.refresh()
@@ -326,6 +380,8 @@ class RegisterPanel(Panel):
             failure = error
         self.ui.installButton.enabled = True
         self.look_for_packages()
+        self.presets.load()  # they need one of the packages
+        self.update()
         if failure is None:
             self.set_status(_("The packages are installed."), Tone.good)
         else:

@@ -14,6 +14,10 @@ Row = tuple[str, str, str, int]
 """Name, text before, text after, and 1 if after is better, -1 if worse, 0 if there is nothing to compare."""
 
 
+Cell = tuple[str, int]
+"""A text, and 1 if it says something good, -1 if bad, 0 if neither."""
+
+
 def titles() -> dict[str, str]:
     """The titles of `RegCore.evaluation.figures.FIGURES` in the user's language.
 
@@ -24,17 +28,22 @@ def titles() -> dict[str, str]:
         "dice": _("Dice, {name}"),
         "dice_mean": _("Dice, mean"),
         "tre_mm": _("Landmark error (TRE), mean"),
+        "tre_p95_mm": _("Landmark error (TRE), 95th percentile"),
         "ncc": _("Correlation (NCC)"),
         "nmi": _("Mutual information (NMI)"),
         "fold_percent": _("Folded voxels"),
+        "sd_log_jacobian": _("Log Jacobian, standard deviation"),
         "seconds": _("Time"),
     }
 
 
-def rows(metrics: dict, seconds: float) -> list[Row]:
-    """The figures of `RegistrationResult.metrics` as rows of text; what was not measured has no row."""
+def rows(metrics: dict, seconds: float, each: bool = True) -> list[Row]:
+    """The figures of `RegistrationResult.metrics` as rows of text; what was not measured has no row.
+
+    each: whether the overlap of each structure is among them.
+    """
     title, out = titles(), []
-    dice = metrics.get("dice") or {}
+    dice = (metrics.get("dice") if each else None) or {}
     for name, after in dice.get("after", {}).items():
         pair = {"before": dice.get("before", {}).get(name), "after": after}
         out.append(_row("dice", title["dice"].format(name=name), pair))
@@ -52,9 +61,18 @@ def _row(key: str, title: str, value: dict | float) -> Row:
     return title, "", figure.text(value), -1 if key == "fold_percent" and value > 0 else 0
 
 
-def doubts(metrics: dict) -> list[str]:
-    """Sentences on figures that speak against the result; none if there is nothing to doubt."""
+MUCH_OUTSIDE = 40.0  # percent of the fixed voxels that map out of the moving volume
+
+
+def doubts(metrics: dict, outside: float = 0.0) -> list[str]:
+    """Sentences on figures that speak against the result; none if there is nothing to doubt.
+
+    outside: percent of the fixed voxels that map out of the moving volume.
+    """
     found = []
+    if outside > MUCH_OUTSIDE:
+        text = _("{share:.0f} % of the fixed volume lie outside of the moving one.")
+        found.append(text.format(share=outside))
     folds = metrics.get("fold_percent") or 0.0
     if folds > 0:
         found.append(_("{share} of the voxels fold.").format(share=FIGURES["fold_percent"].text(folds)))
@@ -72,23 +90,54 @@ def doubts(metrics: dict) -> list[str]:
 
 def fill(table, table_rows: list[Row]) -> None:
     """Show the rows in a QTableWidget of three columns, as high as they are."""
-    table.setRowCount(len(table_rows))
-    for number, (name, before, after, verdict) in enumerate(table_rows):
-        for column, text in enumerate((name, before, after)):
+    put(table, [[(name, 0), (before, 0), (after, verdict)] for name, before, after, verdict in table_rows])
+
+
+STRUCTURE = ("dice", "hd95_mm", "centroid_mm")  # the figures of a structure, in the order of the columns
+
+
+def structure_rows(structures: dict[str, dict]) -> list[list[Cell]]:
+    """The figures of each structure as `RegistrationResult.structures` has them: "0.410 → 0.930"."""
+    out = []
+    for name, figures in structures.items():
+        row = [(name, 0)]
+        for key in STRUCTURE:
+            figure, pair = FIGURES[key], figures[key]
+            before, after = pair.get("before"), pair.get("after")
+            text = f"{figure.text(before, unit=False)} → {figure.text(after, unit=False)}"
+            row.append((text, figure.verdict(before, after)))
+        out.append(row)
+    return out
+
+
+def landmark_rows(errors: list[tuple[str, float, float]]) -> list[list[Cell]]:
+    """The distance of each pair of landmarks before and after, mm."""
+    figure = FIGURES["tre_mm"]
+    return [
+        [(name, 0), (figure.text(before), 0), (figure.text(after), figure.verdict(before, after))]
+        for name, before, after in errors
+    ]
+
+
+def put(table, cells: list[list[Cell]], width: int = COLUMN_WIDTH) -> None:
+    """Show rows of cells in a QTableWidget, as high as they are; all columns but one are `width` pixels."""
+    table.setRowCount(len(cells))
+    for number, row in enumerate(cells):
+        for column, (text, verdict) in enumerate(row):
             item = qt.QTableWidgetItem(text)
             if column > 0:
                 item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
-            if column == 2 and verdict:
+            if verdict:
                 tone = Tone.good if verdict > 0 else Tone.bad
                 item.setForeground(qt.QBrush(qt.QColor(colour(table, tone))))
             table.setItem(number, column, item)
     header = table.horizontalHeader()
     header.setFixedHeight(ROW_HEIGHT)
-    for column in (0, 1, 2):
+    header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
+    for column in range(table.columnCount):
         side = qt.Qt.AlignLeft if column == 0 else qt.Qt.AlignRight
         table.horizontalHeaderItem(column).setTextAlignment(side | qt.Qt.AlignVCenter)
-    header.setSectionResizeMode(0, qt.QHeaderView.Stretch)
-    for column in (1, 2):
-        header.setSectionResizeMode(column, qt.QHeaderView.Fixed)
-        header.resizeSection(column, COLUMN_WIDTH)
-    table.setFixedHeight(ROW_HEIGHT * (min(len(table_rows), ROWS_SHOWN) + 1) + 2 * FRAME)
+        if column > 0:
+            header.setSectionResizeMode(column, qt.QHeaderView.Fixed)
+            header.resizeSection(column, width)
+    table.setFixedHeight(ROW_HEIGHT * (min(len(cells), ROWS_SHOWN) + 1) + 2 * FRAME)

@@ -21,6 +21,7 @@ from ..training import (
     train,
     unused_folder,
 )
+from .dataset import DatasetSection
 from .fields import Fields, change_of, offer
 from .panel import Panel, Tone, colour, fit_to_current, handler
 
@@ -104,7 +105,7 @@ class TrainPanel(Panel):
         self.register = register
         self.state = State.idle
         self.chart = None
-        self._closed = False
+        self.closed = False
         self._method = ""  # of the training that ended last
         ui.foundLabel.setStyleSheet(f"color: {colour(ui.foundLabel, Tone.hint)};")
         for name, offered in choices().items():
@@ -126,12 +127,16 @@ class TrainPanel(Panel):
         ui.useModelButton.clicked.connect(self.on_use_model)
         register.ui.installButton.clicked.connect(self.update)  # after the RegisterPanel, which installs
         fit_to_current(register.ui.tabs)
+        self.dataset = DatasetSection(self)
         self._describe_folder()
         self.update()
+        if can_resume(self.folder):
+            text = _("The training '{name}' was stopped after {count} epochs: Resume goes on.")
+            self.set_status(text.format(name=self.folder.name, count=len(self.history())))
 
     def close(self) -> None:
         """Keep the settings; what runs stops by itself with a checkpoint. No widget is touched any more."""
-        self._closed = True
+        self.closed = True
         self.fields.keep()
         if self.run is not None:
             self.run.detach()
@@ -152,7 +157,7 @@ class TrainPanel(Panel):
 
     def update(self) -> None:
         """Show what belongs to the settings, enable what can be used now and say why the rest can't."""
-        if self._closed:
+        if self.closed:
             return
         ui, problem, running = self.ui, self.validate(), self.run is not None
         self._show_rows()
@@ -273,7 +278,7 @@ class TrainPanel(Panel):
 
     def on_progress(self, fraction: float, stage: str, values: dict) -> None:
         """Show how far it is; at the end of an epoch, draw its losses."""
-        if self._closed:
+        if self.closed:
             return
         ui = self.ui
         ui.trainProgressBar.value = round(100 * fraction)
@@ -319,7 +324,7 @@ class TrainPanel(Panel):
     def on_done(self, run) -> None:
         """Show the result, or why there is none."""
         self.run = None
-        if self._closed:
+        if self.closed:
             return
         self._set_state(State.idle)
         self.ui.leftValue.text = "–"

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from RegCore.cli import worker
+from RegCore.cli import failures, worker
 from RegCore.io import messages
 from RegCore.space.geometry import InputError
 from Testing.paths import ROOT
@@ -141,7 +141,8 @@ def test_what_is_not_understood_is_said_and_does_no_harm(child, tmp_path):
     child.ask(2, "fly", tmp_path / "a", {})
     event = child.until("error")
     assert (event["id"], event["kind"]) == (2, "input")
-    assert event["message"] == "the command 'fly' is unknown; there are: check, count, deaf, register, train"
+    known = "check, count, deaf, files, maps, model, pair, register, report, train"
+    assert event["message"] == f"the command 'fly' is unknown; there are: {known}"
     child.send({"id": 3, "command": "count", "folder": str(tmp_path / "nowhere")})
     event = child.until("error")
     assert event["kind"] == "failure" and "FileNotFoundError" in event["details"]
@@ -187,7 +188,7 @@ def failing(error: Exception):
         (RuntimeError("odd"), "failure", "The computation failed: RuntimeError: odd"),
         (ModuleNotFoundError("No module named 'torch'", name="torch"), "missing", "Python packages are"),
         (ModuleNotFoundError("No module named 'RegCore.x'", name="RegCore.x"), "failure", "The computation"),
-        (worker.TorchBrokenError("OSError: WinError 126"), "broken", "can't be used (OSError: WinError 126)"),
+        (failures.TorchBrokenError("OSError: WinError 126"), "broken", "used (OSError: WinError 126)"),
     ],
 )
 def test_each_failure_has_its_sentence_and_details_for_the_log(tmp_path, error, kind, sentence):
@@ -199,7 +200,7 @@ def test_each_failure_has_its_sentence_and_details_for_the_log(tmp_path, error, 
 
 
 def test_missing_packages_are_named_as_at_the_package_index(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "find_spec", lambda name: None if name in ("torch", "yaml") else object())
+    monkeypatch.setattr(failures, "find_spec", lambda name: None if name in ("torch", "yaml") else object())
     event = served(failing(ModuleNotFoundError("No module named 'torch'", name="torch")), tmp_path)
     assert event["missing"] == ["torch", "pyyaml"]
     assert event["message"] == "Python packages are missing: torch, pyyaml."

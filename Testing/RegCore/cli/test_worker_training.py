@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from RegCore.cli import worker
+from RegCore.cli import failures, worker
 from RegCore.io import messages
 from RegCore.networks.model_file import read_content
 from RegCore.space.geometry import InputError
@@ -153,6 +153,6 @@ def test_plugins_are_loaded_before_the_configuration(child, pairs, tmp_path):
 
 def test_advice_about_memory_depends_on_what_was_asked_for():
     full = RuntimeError("CUDA out of memory")
-    assert "a smaller image size, batch or network" in worker.describe(full, "train")["message"]
-    assert "crop or resample" in worker.describe(full)["message"]
-    assert worker.describe(InputError("x"), "train")["message"] == "x"
+    assert "a smaller image size, batch or network" in failures.describe(full, "train")["message"]
+    assert "crop or resample" in failures.describe(full)["message"]
+    assert failures.describe(InputError("x"), "train")["message"] == "x"

@@ -1,0 +1,78 @@
+"""The models on this computer: those imported, and those of the trainings in the folder for results."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from RegCore.space.geometry import InputError
+
+from .training import model_in
+
+ENDING = ".pt"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model. name: to show. path: of its file. own: whether it was imported, so that it can be deleted."""
+
+    name: str
+    path: Path
+    own: bool
+
+
+def models_folder() -> Path:
+    """Where imported models are; the folder need not exist."""
+    return Path.home() / "DeepRegSlicer" / "models"
+
+
+def models(results: Path) -> list[Entry]:
+    """The imported models, then the best one of each training in the folder `results`."""
+    own = [Entry(path.stem, path, True) for path in _listed(models_folder()) if path.suffix == ENDING]
+    trained = ((folder.name, model_in(folder)) for folder in _listed(results) if folder.is_dir())
+    return own + [Entry(name, path, False) for name, path in trained if path is not None]
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir(), key=lambda path: path.stem)
+    except OSError as error:
+        log.debug("%s can't be listed: %s", folder, error)
+        return []
+
+
+def place_for(path: Path) -> Path:
+    """A file for an imported model that is not there yet, named like the one given."""
+    folder, stem = models_folder(), path.parent.parent.name if path.stem in ("best", "last") else path.stem
+    names = [stem or "model", *(f"{stem}-{number}" for number in range(2, 1000))]
+    return next(folder / f"{name}{ENDING}" for name in names if not (folder / f"{name}{ENDING}").exists())
+
+
+def free_file(typed: str, name: str) -> Path:
+    """The file that a model is to be exported to: the path that was typed, or the name in that folder.
+
+    Raises InputError if there is a file already, which is not overwritten.
+    """
+    if not typed:
+        raise InputError("Choose a file for the model.")
+    path = Path(typed)
+    if path.is_dir():
+        path = path / f"{name}{ENDING}"
+    elif path.suffix != ENDING:
+        path = path.with_name(f"{path.name}{ENDING}")
+    if path.exists():
+        raise InputError(f"{path}: there is a file of this name already; choose another one.")
+    return path
+
+
+def delete(entry: Entry) -> None:
+    """Delete an imported model. Raises InputError for a training's, or if the file can't be deleted."""
+    if not entry.own:
+        raise InputError(
+            f"'{entry.name}' belongs to a training; delete its folder {entry.path.parent.parent}."
+        )
+    try:
+        entry.path.unlink()
+    except OSError as error:
+        raise InputError(f"{entry.path}: the model can't be deleted ({error.strerror or error})") from error

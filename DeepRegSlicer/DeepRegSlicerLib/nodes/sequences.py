@@ -1,0 +1,92 @@
+"""A sequence of volumes, registered item by item: a node for each item, results as sequences again."""
+
+import slicer
+
+from RegCore.space.geometry import InputError
+
+
+class SequenceItems:
+    """The items of a vtkMRMLSequenceNode as nodes of the scene, one at a time, and sequences of results."""
+
+    def __init__(self, sequence, fixed):
+        """sequence: vtkMRMLSequenceNode of volumes. Raises InputError for one of anything else."""
+        first = sequence.GetNthDataNode(0) if sequence.GetNumberOfDataNodes() else None
+        if first is None or not first.IsA("vtkMRMLScalarVolumeNode"):
+            raise InputError(f"The sequence '{sequence.GetName()}' holds no scalar volumes.")
+        self.sequence = sequence
+        name = f"{sequence.GetName()} to {fixed.GetName()}"
+        self._titles = {"transform": name, "warped_volume": f"{sequence.GetName()} registered"}
+        self.results: dict[str, object] = {}
+        self._node = self._browser = None
+
+    def __len__(self) -> int:
+        return self.sequence.GetNumberOfDataNodes()
+
+    def name(self, place: int) -> str:
+        """What an item is called: the index and its value."""
+        return f"{self.sequence.GetIndexName()} {self.sequence.GetNthIndexValue(place)}"
+
+    def open(self, place: int):
+        """The volume of an item as a node of the scene, until `close`."""
+        stored = self.sequence.GetNthDataNode(place)
+        self._node = slicer.mrmlScene.AddNewNodeByClass(stored.GetClassName(), self.name(place))
+        self._node.CopyContent(stored)
+        self._node.SetName(self.name(place))
+        self._node.SetHideFromEditors(True)
+        self._node.SetSaveWithScene(False)
+        return self._node
+
+    def close(self, place: int, result=None) -> None:
+        """Take the item's node out of the scene; keep its results in the sequences."""
+        if result is not None:
+            for key, title in self._titles.items():
+                self._keep(key, title, place, getattr(result, key))
+        scene = slicer.mrmlScene
+        for node in (self._node, *(getattr(result, key, None) for key in self._titles)):
+            if node is not None and scene.IsNodePresent(node):
+                scene.RemoveNode(node)
+        self._node = None
+
+    def _keep(self, key: str, title: str, place: int, node) -> None:
+        if node is None:
+            return
+        if key not in self.results:
+            made = slicer.mrmlScene.AddNewNodeByClass(
+                "vtkMRMLSequenceNode", slicer.mrmlScene.GenerateUniqueName(title)
+            )
+            for what in ("IndexName", "IndexUnit", "IndexType"):
+                getattr(made, f"Set{what}")(getattr(self.sequence, f"Get{what}")())
+            self.results[key] = made
+        self.results[key].SetDataNodeAtValue(node, self.sequence.GetNthIndexValue(place))
+
+    def browse(self) -> None:
+        """Let the sequence's own browser, or a new one, go through the results as well."""
+        if not self.results:
+            return
+        browser = next(
+            (
+                node
+                for node in slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode")
+                if node.IsSynchronizedSequenceNode(self.sequence, True)
+            ),
+            None,
+        )
+        if browser is None:
+            browser = slicer.mrmlScene.AddNewNodeByClass(
+                "vtkMRMLSequenceBrowserNode", self.sequence.GetName()
+            )
+            browser.SetAndObserveMasterSequenceNodeID(self.sequence.GetID())
+        for made in self.results.values():
+            browser.AddSynchronizedSequenceNode(made)
+        self._browser = browser
+
+    def show(self, place: int) -> None:
+        """Let the browser show an item and its results."""
+        if self._browser is not None and slicer.mrmlScene.IsNodePresent(self._browser):
+            self._browser.SetSelectedItemNumber(place)
+
+
+def volumes_beside(fixed) -> list:
+    """The scalar volumes of the scene but this one, those that a user sees."""
+    found = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
+    return [node for node in found if node is not fixed and not node.GetHideFromEditors()]

@@ -1,0 +1,141 @@
+"""The Models panel: the trained models on this computer, their cards, import, export, deletion, use."""
+
+from pathlib import Path
+
+import ctk
+import slicer
+from slicer.i18n import tr as _
+
+from .. import library
+from ..paths import typed_path
+from .asking import AskingPanel
+from .panel import handler
+
+
+class ModelsPanel(AskingPanel):
+    """Binds the widgets of Models.ui to the library of models."""
+
+    def __init__(self, ui, register, train):
+        """ui: the widgets by name. register: the RegisterPanel. train: the TrainPanel."""
+        super().__init__(ui, ui.modelsStatusLabel, ui.modelsLogText, ui.modelsProgressBar)
+        self.register, self.train = register, train
+        self._entries: list[library.Entry] = []
+        ui.modelFilePath.filters = ctk.ctkPathLineEdit.Files | ctk.ctkPathLineEdit.Dirs
+        ui.modelFilePath.currentPath = ""
+        ui.modelList.currentRowChanged.connect(self.on_choice)
+        ui.importButton.clicked.connect(self.on_import)
+        ui.exportButton.clicked.connect(self.on_export)
+        ui.deleteButton.clicked.connect(self.on_delete)
+        ui.useButton.clicked.connect(self.on_use)
+        self.refresh()
+
+    def choices(self) -> tuple:
+        """The model that is chosen."""
+        return (self.chosen(),)
+
+    def chosen(self) -> library.Entry | None:
+        """The entry of the list that is chosen."""
+        row = self.ui.modelList.currentRow
+        return self._entries[row] if 0 <= row < len(self._entries) else None
+
+    def refresh(self, path: Path | None = None) -> None:
+        """List the models again; choose the one of that file, or what was chosen before."""
+        before = path or (self.chosen() and self.chosen().path)
+        self._entries = library.models(Path(self.train.fields["resultsPath"]))
+        self.ui.modelList.clear()
+        for entry in self._entries:
+            self.ui.modelList.addItem(
+                entry.name if entry.own else _("{name}, trained here").format(name=entry.name)
+            )
+        places = [n for n, entry in enumerate(self._entries) if entry.path == before]
+        if places:
+            self.ui.modelList.setCurrentRow(places[0])
+        self.update()
+
+    def update(self) -> None:
+        """Enable what can be used now."""
+        if self._closed:
+            return
+        ui, entry, free = self.ui, self.chosen(), self.run is None
+        ui.importButton.enabled = free
+        ui.exportButton.enabled = free and entry is not None
+        ui.deleteButton.enabled = free and entry is not None and entry.own
+        ui.useButton.enabled = entry is not None
+        if entry is None:
+            ui.cardLabel.text = _("Choose a model.") if self._entries else _("There is no model yet.")
+        self.set_hint(_("Ready"))
+
+    @handler
+    def on_choice(self) -> None:
+        """Another model was chosen: show its card."""
+        entry = self.chosen()
+        self.ui.notesText.plainText = ""
+        if entry is None or self.run is not None:
+            self.update()
+            return
+        self.ui.cardLabel.text = _("Reading …")
+        self.ask("model", {"path": str(entry.path)}, lambda card: self._show_card(entry, card))
+
+    def _show_card(self, entry: library.Entry, card: dict) -> None:
+        if self.chosen() != entry:
+            self.on_choice()
+            return
+        self.ui.cardLabel.text = "\n".join(f"{title}: {text}" for title, text in lines_of(card))
+        self.ui.notesText.plainText = card["notes"]
+
+    @handler
+    def on_import(self) -> None:
+        """Copy the model of a file into the list."""
+        typed = typed_path(self.ui.modelFilePath.currentPath)
+        target = library.place_for(Path(typed))
+
+        def answer(card: dict) -> None:
+            self.refresh(target)
+            self.done(_("The model is in the list as '{name}'.").format(name=target.stem))
+
+        self.ask("model", {"path": typed, "to": str(target)}, answer)
+
+    @handler
+    def on_export(self) -> None:
+        """Write a copy of the chosen model, with its notes."""
+        entry = self.chosen()
+        target = library.free_file(typed_path(self.ui.modelFilePath.currentPath), entry.name)
+
+        def answer(card: dict) -> None:
+            self.done(_("The model '{name}' is written to {file}.").format(name=entry.name, file=target))
+
+        arguments = {"path": str(entry.path), "to": str(target), "notes": self.ui.notesText.plainText}
+        self.ask("model", arguments, answer)
+
+    @handler
+    def on_delete(self) -> None:
+        """Delete an imported model, after a question."""
+        entry = self.chosen()
+        question = _("Delete the model '{name}' ({file})?").format(name=entry.name, file=entry.path)
+        if slicer.util.confirmOkCancelDisplay(question):
+            library.delete(entry)
+            self.refresh()
+            self.done(_("The model '{name}' is deleted.").format(name=entry.name))
+
+    @handler
+    def on_use(self) -> None:
+        """Make the chosen model the method of the Register panel."""
+        self.register.use_model(self.chosen().path)
+        self.register.ui.tabs.currentIndex = 0
+
+
+def lines_of(card: dict) -> list[tuple[str, str]]:
+    """What a model says of itself, as pairs of a title and a text."""
+    size = " × ".join(map(str, card["fixed_size"]))
+    kinds = {"ddf": _("a displacement field"), "dvf": _("a velocity field"), "affine": _("an affine map")}
+    found = [
+        (_("Network"), card["network"]),
+        (_("Predicts"), kinds.get(card["method"], card["method"])),
+        (_("Grid"), size),
+        (_("Axes"), " / ".join(card["axes"])),
+        (_("Labels"), _("took part in the training") if card["labeled"] else _("none")),
+        (_("Weights"), f"{card['weights']:,}"),
+        (_("Epochs"), str(card["epochs"] or "")),
+        (_("Data"), card["data"]),
+    ]
+    return [(title, text) for title, text in found if text]

@@ -1,0 +1,238 @@
+"""What Slicer's panels ask the child process for besides registering and training; see `RegCore.cli.worker`.
+
+Each command is a function (arguments, progress) -> result of values that `RegCore.io.messages` can write.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from RegCore.cli.failures import load_torch
+from RegCore.progress import Progress, part_of
+from RegCore.space.geometry import InputError
+from RegCore.space.transforms import AffineTransform, Transform, determinants, jacobians
+from RegCore.space.volume import Volume
+
+PAIRED = ("fixed_images", "moving_images", "fixed_labels", "moving_labels")  # DeepReg's folders of pairs
+
+
+def checked(arguments: dict[str, Any], moving: Volume, done: Any) -> dict[str, Any]:
+    """What tells how good a registration is, beyond its metrics.
+
+    Args:
+        arguments: of the request to register.
+        moving: the moving image.
+        done: the `Registration`.
+
+    Returns:
+        "structures", see `structure_figures`, None without two segmentations; "landmark_errors", mm by
+        "before" and "after", None without landmarks; "outside", see `outside`.
+    """
+    import RegCore
+    from RegCore.evaluation.metrics import IDENTITY, tre
+    from RegCore.evaluation.structures import structure_figures
+
+    before = arguments.get("initial") or IDENTITY
+    fixed_labels, moving_labels = arguments.get("fixed_labels"), arguments.get("moving_labels")
+    landmarks, grid = arguments.get("landmarks"), done.warped.geometry
+    structures = errors = None
+    if fixed_labels is not None and moving_labels is not None:
+        on_grid = RegCore.warp(fixed_labels, IDENTITY, grid)
+        structures = structure_figures(on_grid, moving_labels, done.warped_labels, before)
+    if landmarks is not None:
+        ways = {"before": before, "after": done.transform}
+        errors = {when: tre(way, np.asarray(landmarks)).tolist() for when, way in ways.items()}
+    return {
+        "structures": structures,
+        "landmark_errors": errors,
+        "outside": outside(done.transform, grid, moving),
+    }
+
+
+def outside(transform: Transform, grid: Any, moving: Volume) -> float:
+    """The share of a grid's points that a transform takes out of the moving image, in percent.
+
+    Of a large grid a regular part is looked at.
+    """
+    step = max(1, round((grid.voxels / 200_000) ** (1 / 3)))
+    index = np.stack(np.meshgrid(*(np.arange(0, n, step) for n in grid.shape), indexing="ij"), -1)
+    place = moving.geometry.to_index(transform.map(grid.to_world(index.reshape(-1, 3))))
+    seen = ((place >= -0.5) & (place <= np.array(moving.geometry.shape) - 0.5)).all(-1)
+    return float(100 * (1 - seen.mean()))
+
+
+def maps_command(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """The Jacobian determinant (1 keeps volumes, 0 and less folds) and the length in mm of each displacement.
+
+    Args:
+        arguments: ``transform``, and ``fixed``, an image whose grid is taken for an affine transform.
+        progress: told how far the work is.
+    """
+    transform, fixed = arguments["transform"], arguments["fixed"]
+    if isinstance(transform, AffineTransform):
+        grid = fixed.geometry
+        determinant = float(np.linalg.det(transform.matrix[:3, :3]))
+        jacobian = np.full(grid.shape, determinant, np.float32)
+        points = grid.world_grid()
+        lengths = np.linalg.norm(transform.map(points.reshape(-1, 3)) - points.reshape(-1, 3), axis=1)
+        lengths = lengths.reshape(grid.shape)
+    else:
+        grid = transform.geometry
+        jacobian = np.empty(grid.shape, np.float32)
+        for part, slab in jacobians(transform):
+            jacobian[part] = determinants(slab)
+            progress(part.stop / grid.shape[0], "measuring the deformation", {})
+        lengths = np.linalg.norm(transform.mm, axis=-1)
+    return {
+        "jacobian": Volume(jacobian, grid, "image"),
+        "displacement": Volume(lengths.astype(np.float32), grid, "image"),
+    }
+
+
+def report_command(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Write a page with pictures, figures and settings of a registration as PNG and PDF.
+
+    Args:
+        arguments: ``fixed``, ``moving`` volumes, ``transform``, optionally ``fixed_labels`` and
+            ``moving_labels``; ``title``, ``tables`` (pairs of a title and rows of text), ``notes``; ``path``
+            of the files without an ending; ``method``, ``metrics``, ``seconds``.
+        progress: told how far the work is.
+    """
+    load_torch(progress)
+    import RegCore
+    from RegCore.evaluation.overview import overview
+    from RegCore.evaluation.page import page, save_page
+
+    fixed, moving, transform = arguments["fixed"], arguments["moving"], arguments["transform"]
+    labels, onto = arguments.get("moving_labels"), fixed.geometry
+    progress(0.1, "drawing the report", {})
+    done = RegCore.Registration(
+        transform,
+        transform,  # the pictures show one direction only
+        RegCore.warp(moving, transform, onto),
+        None if labels is None else RegCore.warp(labels, transform, onto),
+        {**arguments["metrics"], "method": arguments["method"]},
+        arguments["seconds"],
+    )
+    picture = overview(done, fixed, moving, arguments.get("fixed_labels"), labels)
+    progress(0.8, "writing the report", {})
+    sheet = page(arguments["title"], picture, arguments["tables"], arguments["notes"])
+    return {"files": [str(path) for path in save_page(sheet, Path(arguments["path"]))]}
+
+
+def pair_command(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Add a pair to a data set of pairs in DeepReg's layout.
+
+    Args:
+        arguments: ``folder`` of the data set, ``name`` of the pair, ``fixed``, ``moving``, and both or none
+            of ``fixed_labels`` and ``moving_labels``.
+        progress: told how far the work is.
+    """
+    from RegCore.io import save
+
+    folder, name = Path(arguments["folder"]), arguments["name"]
+    volumes = [arguments.get(key) for key in ("fixed", "moving", "fixed_labels", "moving_labels")]
+    labeled = (folder / PAIRED[2]).is_dir()
+    if (folder / PAIRED[0]).is_dir() and labeled != (volumes[2] is not None):
+        has, came = ("with", "without") if labeled else ("without", "with")
+        raise InputError(
+            f"{folder}: the pairs in this data set come {has} segmentations, this one {came} them"
+        )
+    targets = [folder / kind / f"{name}.nii.gz" for kind in PAIRED]
+    if there := [target for target in targets if target.exists()]:
+        raise InputError(f"{there[0]}: a pair of this name is in the data set already")
+    written: list[Path] = []
+    try:
+        for place, (volume, target) in enumerate(zip(volumes, targets, strict=True)):
+            if volume is None:
+                continue
+            progress(place / len(targets), f"writing {target.name}", {})
+            target.parent.mkdir(parents=True, exist_ok=True)
+            save(volume, target)
+            written.append(target)
+    except OSError as error:
+        _remove(written)
+        raise InputError(f"{folder}: the pair can't be written ({error.strerror or error})") from error
+    except BaseException:
+        _remove(written)
+        raise
+    return {"files": [str(path) for path in written]}
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def files_command(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Register a file to another one and write what `write_results` writes into a folder.
+
+    Args:
+        arguments: ``fixed`` and ``moving``, paths; optionally ``fixed_labels`` and ``moving_labels``, paths;
+            ``out``, the folder; ``method``, ``settings``, ``device``, ``seed``.
+        progress: told how far the work is.
+    """
+    load_torch(progress)
+    import RegCore
+    from RegCore.evaluation.results import prepared_folder, write_results
+    from RegCore.io import load
+    from RegCore.space.segments import pair_segments
+
+    fixed: Any = load(arguments["fixed"], "image")
+    moving: Any = load(arguments["moving"], "image")
+    paths = [arguments.get(name) for name in ("fixed_labels", "moving_labels")]
+    read: list[Any] = [path and load(path, "labels") for path in paths]
+    labels = pair_segments(*read)
+    options = {name: arguments[name] for name in ("method", "settings", "device", "seed")}
+    with prepared_folder(Path(arguments["out"])) as folder:
+        done = RegCore.register(
+            fixed,
+            moving,
+            fixed_labels=labels[0],
+            moving_labels=labels[1],
+            **options,
+            progress=part_of(progress, 0.0, 0.95),
+        )
+        about = {"method": options["method"], "fixed": arguments["fixed"], "moving": arguments["moving"]}
+        written = write_results(folder, done, fixed, moving, *labels, about)
+    return {"metrics": done.metrics, "seconds": done.seconds, "files": [str(path) for path in written]}
+
+
+def model_command(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """What a model file says of itself; with ``to``, a copy of it without what only its training needs.
+
+    Args:
+        arguments: ``path`` of the file; optionally ``notes``, a text on what it was trained on and under
+            which licence, which the copy ``to`` holds in place of the former one.
+        progress: told how far the work is.
+    """
+    load_torch(progress)
+    import torch
+
+    from RegCore.io.files import atomic_write
+    from RegCore.networks.model_file import read_content
+
+    content = read_content(Path(arguments["path"]))
+    content.pop("training", None)
+    if arguments.get("to"):
+        content["notes"] = str(arguments.get("notes", content.get("notes", "")))
+        target = Path(arguments["to"])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(target) as side:
+            torch.save(content, side)
+    train = content["config"].get("train", {})
+    data = content["config"].get("dataset", {})
+    return {
+        "method": str(train.get("method", "")),
+        "network": str((train.get("backbone") or {}).get("name", "")),
+        "fixed_size": list(content["fixed_size"]),
+        "moving_size": list(content["moving_size"]),
+        "labeled": bool(content["labeled"]),
+        "axes": list(content.get("axes", ())),
+        "data": str((data.get("train") or {}).get("dir", "")),
+        "kind": str(data.get("type", "")),
+        "epochs": int(train.get("epochs", 0)),
+        "weights": int(sum(tensor.numel() for tensor in content["state"].values())),
+        "notes": str(content.get("notes", "")),
+    }

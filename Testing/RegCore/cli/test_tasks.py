@@ -1,0 +1,208 @@
+"""The commands of the worker beside registering and training, against SimpleITK and what they wrote."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+
+import RegCore
+from RegCore.cli import tasks, worker
+from RegCore.progress import Cancelled, silent
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.transforms import AffineTransform, DisplacementField
+from RegCore.space.volume import Volume
+
+SHAPES = {"fixed_shape": (24, 20, 18), "moving_shape": (22, 21, 20)}
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return RegCore.make_phantom(**SHAPES)
+
+
+def grid(turn=None, shape=(9, 8, 7)) -> Geometry:
+    """Anisotropic, its axes along L, P and S unless it is turned."""
+    affine = np.eye(4)
+    affine[:3, :3] = (np.diag([-1.0, -1.0, 1.0]) if turn is None else turn) * (1.5, 0.8, 2.5)
+    affine[:3, 3] = (4, -9, 30)
+    return Geometry(shape, affine)
+
+
+def itk_image(mm: np.ndarray, geometry: Geometry):
+    """A field in RAS mm as SimpleITK has it, in LPS."""
+    flip = np.diag([-1.0, -1.0, 1.0])
+    image = sitk.GetImageFromArray((mm @ flip).transpose(2, 1, 0, 3), isVector=True)
+    image.SetSpacing(geometry.spacing.tolist())
+    image.SetDirection((flip @ geometry.affine[:3, :3] / geometry.spacing).ravel().tolist())
+    image.SetOrigin((flip @ geometry.affine[:3, 3]).tolist())
+    return image
+
+
+def test_the_maps_of_a_field_are_those_of_simpleitk():
+    geometry = grid()  # not turned: ITK's filter takes no account of the direction of the axes
+    x = geometry.world_grid() / 5
+    mm = 4 * np.stack([np.sin(x[..., 1]), np.cos(x[..., 2]) + 0.3 * x[..., 0], np.sin(x[..., 0])], -1)
+    fixed = Volume(np.zeros(geometry.shape, np.float32), geometry, "image")
+    made = tasks.maps_command({"transform": DisplacementField(geometry, mm), "fixed": fixed}, silent)
+    reference = sitk.DisplacementFieldJacobianDeterminant(itk_image(mm, geometry), True)
+    inner = (slice(1, -1),) * 3  # at the border ITK takes the field for constant outside
+    expected = sitk.GetArrayFromImage(reference).transpose(2, 1, 0)
+    assert np.allclose(made["jacobian"].array[inner], expected[inner], atol=1e-5)
+    assert expected[inner].std() > 0.05
+    lengths = sitk.GetArrayFromImage(sitk.VectorMagnitude(itk_image(mm, geometry))).transpose(2, 1, 0)
+    assert np.allclose(made["displacement"].array, lengths, atol=1e-5)
+
+
+def test_the_map_of_a_field_that_is_linear_is_its_determinant_on_any_grid():
+    rng = np.random.default_rng(1)
+    geometry = grid(np.linalg.qr(rng.normal(size=(3, 3)))[0])
+    matrix = np.eye(3) + 0.2 * rng.normal(size=(3, 3))
+    mm = geometry.world_grid() @ (matrix - np.eye(3)).T + (3, -4, 5)
+    fixed = Volume(np.zeros(geometry.shape, np.float32), geometry, "image")
+    made = tasks.maps_command({"transform": DisplacementField(geometry, mm), "fixed": fixed}, silent)
+    assert np.allclose(made["jacobian"].array, np.linalg.det(matrix), atol=1e-5)
+    assert abs(np.linalg.det(matrix) - 1) > 0.03
+
+
+def test_the_maps_of_a_linear_transform_are_on_the_fixed_grid():
+    matrix = np.diag([1.2, 0.9, 1.0, 1.0])
+    matrix[:3, 3] = 3, 0, 0
+    fixed = Volume(np.zeros((7, 8, 9), np.float32), Geometry((7, 8, 9), np.diag([2.0, 1, 1, 1])), "image")
+    made = tasks.maps_command({"transform": AffineTransform(matrix), "fixed": fixed}, silent)
+    assert np.allclose(made["jacobian"].array, 1.08) and made["jacobian"].geometry.is_close(fixed.geometry)
+    assert made["displacement"].array[2, 3, 0] == pytest.approx(np.hypot(0.2 * 4 + 3, 0.1 * 3))
+
+
+@pytest.mark.parametrize("shift", [0.0, 5.0, 100.0])
+def test_the_share_that_maps_outside(shift):
+    fixed = Volume(np.zeros((10, 8, 6), np.float32), Geometry((10, 8, 6), np.eye(4)), "image")
+    matrix = np.eye(4)
+    matrix[0, 3] = shift
+    share = tasks.outside(AffineTransform(matrix), fixed.geometry, fixed)
+    assert share == pytest.approx(min(shift * 10, 100))
+
+
+def test_a_registration_tells_of_structures_and_landmarks(pair):
+    request = {
+        "fixed": pair.fixed,
+        "moving": pair.moving,
+        "fixed_labels": pair.fixed_labels,
+        "moving_labels": pair.moving_labels,
+        "landmarks": pair.landmarks,
+        "method": "rigid",
+        "device": "cpu",
+    }
+    found = worker.register_command(request, silent)
+    for label, figures in found["structures"].items():
+        for when in ("before", "after"):
+            assert figures["dice"][when] == pytest.approx(found["metrics"]["dice"][when][label], nan_ok=True)
+    errors = found["landmark_errors"]
+    assert np.mean(errors["after"]) == pytest.approx(found["metrics"]["tre_mm"]["after"])
+    distances = np.linalg.norm(pair.landmarks[:, :3] - pair.landmarks[:, 3:], axis=1)
+    assert np.allclose(errors["before"], distances)
+    assert 0 <= found["outside"] < 60
+    alone = worker.register_command({k: request[k] for k in ("fixed", "moving", "method", "device")}, silent)
+    assert alone["structures"] is None and alone["landmark_errors"] is None
+
+
+def test_a_report_is_a_page_as_png_and_pdf(pair, tmp_path):
+    request = {
+        "fixed": pair.fixed,
+        "moving": pair.moving,
+        "fixed_labels": pair.fixed_labels,
+        "moving_labels": pair.moving_labels,
+        "transform": AffineTransform.identity(),
+        "title": "M to F",
+        "tables": [["Figures", [["", "before", "after"], ["NCC", "0.1", "0.9"]]]],
+        "notes": ["No figure improved."],
+        "path": str(tmp_path / "M to F"),
+        "metrics": {"ncc": {"before": 0.1, "after": 0.9}},
+        "method": "rigid",
+        "seconds": 1.0,
+    }
+    files = tasks.report_command(request, silent)["files"]
+    assert files == [str(tmp_path / "M to F.png"), str(tmp_path / "M to F.pdf")]
+    page = np.asarray(Image.open(files[0]))
+    assert page.shape == (2339, 1654, 3) and page[200:900].std() > 20
+    assert (tmp_path / "M to F.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_pairs_become_a_data_set_that_a_training_reads(pair, tmp_path):
+    volumes = {
+        "fixed": pair.fixed,
+        "moving": pair.moving,
+        "fixed_labels": pair.fixed_labels,
+        "moving_labels": pair.moving_labels,
+    }
+    for name in ("a", "b"):
+        tasks.pair_command({"folder": str(tmp_path), "name": name, **volumes}, silent)
+    from RegCore.training.presets import TrainingPreset, inspect_dataset
+
+    found = inspect_dataset(tmp_path)
+    assert (found.kind, found.labeled, found.count) == ("paired", True, 2)
+    back = RegCore.load(tmp_path / "moving_images" / "b.nii.gz", "image")
+    assert back.geometry.is_close(pair.moving.geometry) and np.array_equal(back.array, pair.moving.array)
+    config = RegCore.Config.from_dict(TrainingPreset.for_folder(str(tmp_path)).configuration(), "x")
+    loader = RegCore.make_loader(config.to_dict()["dataset"], "train")
+    assert len(loader) == 2
+    with pytest.raises(InputError, match="a pair of this name is in the data set already"):
+        tasks.pair_command({"folder": str(tmp_path), "name": "a", **volumes}, silent)
+    bare = {name: volumes[name] for name in ("fixed", "moving")}
+    with pytest.raises(InputError, match="come with segmentations, this one without them"):
+        tasks.pair_command({"folder": str(tmp_path), "name": "c", **bare}, silent)
+    assert inspect_dataset(tmp_path).count == 2
+
+
+def test_a_pair_that_is_cancelled_leaves_nothing(pair, tmp_path):
+    def stop(fraction, stage, values):
+        if fraction > 0:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        tasks.pair_command(
+            {"folder": str(tmp_path), "name": "a", "fixed": pair.fixed, "moving": pair.moving}, stop
+        )
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_files_are_registered_into_a_folder(pair, tmp_path):
+    paths = {}
+    for name in ("fixed", "moving", "fixed_labels", "moving_labels"):
+        paths[name] = str(tmp_path / f"{name}.nii.gz")
+        RegCore.save(getattr(pair, name), paths[name])
+    options = {"method": "rigid", "settings": None, "device": "cpu", "seed": 0}
+    found = tasks.files_command({**paths, **options, "out": str(tmp_path / "out")}, silent)
+    there = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"transform.h5", "warped.nii.gz", "warped_seg.nii.gz", "metrics.json"} <= there
+    same = worker.register_command(
+        {name: RegCore.load(paths[name], "image") for name in ("fixed", "moving")}
+        | {name: RegCore.load(paths[name], "labels") for name in ("fixed_labels", "moving_labels")}
+        | {"method": "rigid", "device": "cpu"},
+        silent,
+    )
+    assert found["metrics"]["dice_mean"] == same["metrics"]["dice_mean"]
+    with pytest.raises(InputError, match="nothing.nii.gz"):
+        paths["moving"] = str(tmp_path / "nothing.nii.gz")
+        tasks.files_command({**paths, **options, "out": str(tmp_path / "bad")}, silent)
+    assert not (tmp_path / "bad").exists()
+
+
+def test_a_model_tells_what_it_is_and_a_copy_keeps_its_notes(tmp_path):
+    from RegCore.networks.model_file import build
+    from RegCore.training.presets import TrainingPreset
+
+    config = TrainingPreset(train="data", network="unet", size=(8, 8, 8), channels=2).configuration()
+    RegCore.save_model(tmp_path / "a.pt", build(config, (8, 8, 8), (8, 8, 8), labeled=True))
+    card = tasks.model_command({"path": str(tmp_path / "a.pt")}, silent)
+    model = RegCore.load_model(tmp_path / "a.pt")
+    assert (card["network"], card["method"], card["fixed_size"]) == ("unet", "ddf", [8, 8, 8])
+    assert card["labeled"] and card["data"] == "data" and card["notes"] == ""
+    assert card["weights"] >= sum(p.numel() for p in model.network.parameters()) > 100
+    copy = {"path": str(tmp_path / "a.pt"), "to": str(tmp_path / "new" / "b.pt"), "notes": "CC BY 4.0"}
+    tasks.model_command(copy, silent)
+    assert tasks.model_command({"path": copy["to"]}, silent) == {**card, "notes": "CC BY 4.0"}
+    theirs, ours = (RegCore.load_model(path).network.state_dict() for path in (copy["path"], copy["to"]))
+    assert all(bool((theirs[name] == ours[name]).all()) for name in theirs)
+    (tmp_path / "c.pt").write_text("no model")
+    with pytest.raises(InputError, match=r"c\.pt: this is not a model file"):
+        tasks.model_command({"path": str(tmp_path / "c.pt")}, silent)

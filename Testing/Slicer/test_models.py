@@ -1,0 +1,207 @@
+"""The Models panel and the data set made from the scene, through their widgets."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from Testing.Slicer.test_panel import MODULE, Panel
+
+
+def small_model(path) -> None:
+    """An untrained network in a model file."""
+    import RegCore
+    from RegCore.networks.model_file import build
+    from RegCore.training.presets import TrainingPreset
+
+    config = TrainingPreset(train="livers", size=(8, 8, 8), channels=2).configuration()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    RegCore.save_model(path, build(config, (8, 8, 8), (8, 8, 8), labeled=True))
+
+
+@pytest.fixture
+def panel(host, library, monkeypatch, stand_in, tmp_path):
+    import qt
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    qt.QSettings().setValue("DeepRegSlicer/Train", "{}")
+    made = Panel(host, library, monkeypatch)
+    yield made
+    qt.QSettings().setValue("DeepRegSlicer/Train", "{}")
+
+
+def models(panel):
+    return panel.module.widget.tabs.models
+
+
+def listed(panel) -> list[str]:
+    ui = models(panel).ui
+    return [ui.modelList.item(row).text() for row in range(ui.modelList.count)]
+
+
+def wait(panel) -> str:
+    assert panel.host.spin(120, until=lambda: models(panel).run is None)
+    return models(panel).ui.modelsStatusLabel.text
+
+
+def test_a_model_is_imported_and_its_card_shown(panel, tmp_path):
+    ui = models(panel).ui
+    assert listed(panel) == [] and ui.cardLabel.text == "There is no model yet."
+    assert not (ui.exportButton.enabled or ui.deleteButton.enabled or ui.useButton.enabled)
+    small_model(tmp_path / "mail" / "liver.pt")
+    ui.modelFilePath.currentPath = str(tmp_path / "mail" / "liver.pt")
+    ui.importButton.click()
+    assert wait(panel) == "The model is in the list as 'liver'."
+    own = tmp_path / "DeepRegSlicer" / "models" / "liver.pt"
+    assert own.is_file() and (tmp_path / "mail" / "liver.pt").is_file() and listed(panel) == ["liver"]
+    wait(panel)
+    card = ui.cardLabel.text.splitlines()
+    assert {"Network: local", "Predicts: a displacement field", "Grid: 8 × 8 × 8", "Data: livers"} <= set(
+        card
+    )
+    ui.importButton.click()  # the same again gets a name of its own
+    assert wait(panel) and listed(panel) == ["liver", "liver-2"]
+
+
+def test_a_model_is_exported_with_its_notes_and_deleted_after_a_question(panel, tmp_path, monkeypatch):
+    import RegCore
+
+    ui, folder = models(panel).ui, tmp_path / "DeepRegSlicer" / "models"
+    small_model(folder / "liver.pt")
+    models(panel).refresh()
+    ui.modelList.setCurrentRow(0)
+    wait(panel)
+    ui.notesText.plainText = "Trained on 12 livers. CC BY 4.0"
+    ui.modelFilePath.currentPath = str(tmp_path / "for a colleague")
+    ui.exportButton.click()
+    out = tmp_path / "for a colleague.pt"
+    assert wait(panel) == f"The model 'liver' is written to {out}."
+    RegCore.load_model(out)
+    ui.exportButton.click()
+    assert "there is a file of this name already" in ui.modelsStatusLabel.text
+    ui.modelFilePath.currentPath = str(out)
+    ui.importButton.click()
+    wait(panel)
+    wait(panel)
+    assert ui.notesText.plainText == "Trained on 12 livers. CC BY 4.0"
+    asked = []
+    for agreed in (False, True):
+        monkeypatch.setattr(
+            panel.host.slicer.util,
+            "confirmOkCancelDisplay",
+            lambda text, yes=agreed: asked.append(text) or yes,
+        )
+        assert "for a colleague" in listed(panel)
+        ui.deleteButton.click()
+    kept = folder / "for a colleague.pt"
+    assert asked == [f"Delete the model 'for a colleague' ({kept})?"] * 2 and not kept.exists()
+    assert ui.modelsStatusLabel.text == "The model 'for a colleague' is deleted."
+    assert listed(panel) == ["liver"] and out.is_file()
+    assert ui.modelsStatusLabel.text == "The model 'for a colleague' is deleted."
+
+
+def test_a_chosen_model_becomes_the_method_of_the_register_tab(panel, tmp_path):
+    small_model(tmp_path / "DeepRegSlicer" / "models" / "liver.pt")
+    panel.ui.tabs.currentIndex = 2
+    assert listed(panel) == ["liver"]
+    models(panel).ui.modelList.setCurrentRow(0)
+    models(panel).ui.useButton.click()
+    assert panel.ui.tabs.currentIndex == 0 and panel.ui.presetSelector.currentText == "Trained model"
+    assert panel.parameters.chosen() == str(tmp_path / "DeepRegSlicer" / "models" / "liver.pt")
+
+
+def test_models_of_trainings_are_listed_but_not_deleted(panel, library, tmp_path):
+    small_model(tmp_path / "DeepRegSlicer" / "lungs" / "save" / "best.pt")
+    panel.ui.tabs.currentIndex = 2
+    assert listed(panel) == ["lungs, trained here"]
+    models(panel).ui.modelList.setCurrentRow(0)
+    wait(panel)
+    assert not models(panel).ui.deleteButton.enabled and models(panel).ui.exportButton.enabled
+    entry = library("library").models(tmp_path / "DeepRegSlicer")[0]
+    with pytest.raises(library("library").InputError, match="belongs to a training"):
+        library("library").delete(entry)
+    models(panel).ui.modelFilePath.currentPath = str(entry.path)
+    models(panel).ui.importButton.click()
+    wait(panel)
+    assert listed(panel) == ["lungs", "lungs, trained here"]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(None, "there is no such file"), (b"no model", "this is not a model file, or it was cut off")],
+)
+def test_a_wrong_model_file_is_said(panel, tmp_path, content, sentence):
+    file = tmp_path / "odd.pt"
+    if content is not None:
+        file.write_bytes(content)
+    models(panel).ui.modelFilePath.currentPath = str(file)
+    models(panel).ui.importButton.click()
+    text = wait(panel)
+    assert text == f"{file}: {sentence}" and listed(panel) == []
+    assert not (tmp_path / "DeepRegSlicer" / "models" / "odd.pt").exists()
+    assert models(panel).ui.importButton.enabled and models(panel).ui.modelsProgressBar.isHidden()
+
+
+def test_a_busy_process_is_said(panel, tmp_path):
+    small_model(tmp_path / "DeepRegSlicer" / "models" / "liver.pt")
+    panel.choose().start()
+    panel.ui.tabs.currentIndex = 2
+    models(panel).ui.modelList.setCurrentRow(0)
+    text = "A computation is already running: wait for its end or cancel it."
+    assert models(panel).ui.modelsStatusLabel.text == text and panel.running()
+    assert models(panel).run is None and models(panel).ui.modelsProgressBar.isHidden()
+    panel.ui.cancelButton.click()
+    panel.finish()
+
+
+def train(panel):
+    return panel.module.widget.trainPanel
+
+
+def add(panel) -> str:
+    ui = train(panel).ui
+    ui.addPairButton.click()
+    assert panel.host.spin(120, until=lambda: ui.addPairButton.enabled)
+    return ui.trainStatusLabel.text
+
+
+def test_pairs_of_the_scene_become_a_data_set(panel, tmp_path):
+    import RegCore
+
+    ui = train(panel).ui
+    assert add(panel) == "Choose a fixed and a moving volume in the Register tab first."
+    panel.choose()
+    panel.ui.fixedSegmentationSelector.setCurrentNode(panel.fixed_segmentation)
+    assert add(panel) == "Choose segmentations for both volumes, or for none."
+    panel.ui.movingSegmentationSelector.setCurrentNode(panel.moving_segmentation)
+    folder = tmp_path / "DeepRegSlicer" / "data" / "train"
+    assert add(panel) == f"The pair 'M_to_F' is in {folder}."
+    assert ui.trainPath.currentPath == str(folder) and ui.trainButton.enabled
+    assert ui.foundLabel.text == "Found: 1 pairs, with labels"
+    moving = RegCore.load(folder / "moving_images" / "M_to_F.nii.gz", "image")
+    assert np.allclose(moving.array, panel.make.array(panel.moving))
+    assert np.allclose(moving.geometry.affine, panel.make.MOVING, atol=1e-4)
+    labels = RegCore.load(folder / "fixed_labels" / "M_to_F.nii.gz", "labels")
+    liver = panel.make.segment_mask(panel.fixed_segmentation, "id-Liver", panel.fixed)
+    assert np.array_equal(labels.array == 1, liver)
+    assert "a pair of this name is in the data set already" in add(panel)
+    panel.ui.swapButton.click()
+    assert add(panel) == f"The pair 'F_to_M' is in {folder}."
+    assert ui.foundLabel.text == "Found: 2 pairs, with labels"
+
+
+def test_a_training_that_was_stopped_is_found_when_the_panel_opens(panel, host, tmp_path):
+    folder = tmp_path / "DeepRegSlicer" / "training-1"
+    (folder / "save").mkdir(parents=True)
+    (folder / "save" / "last.pt").touch()
+    (folder / "config.yaml").write_text("a: 1")
+    (folder / "metrics.csv").write_text("epoch,loss,learning_rate\n1,0.5,0.1\n2,0.25,0.1\n")
+    host.close_all()
+    module = host.load_module(MODULE)
+    ui = module.widget.trainPanel.ui
+    text = "The training 'training-1' was stopped after 2 epochs: Resume goes on."
+    assert ui.trainStatusLabel.text == text and ui.resumeButton.enabled and ui.showChartButton.enabled
+    host.close_all()
+    shutil.rmtree(folder)
+    assert host.load_module(MODULE).widget.trainPanel.ui.trainStatusLabel.text != text
