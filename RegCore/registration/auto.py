@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 
 from RegCore.progress import Progress, part_of, silent
 from RegCore.registration.checks import check_not_negative
@@ -19,6 +20,7 @@ from RegCore.registration.deformable import (
 from RegCore.registration.directions import averaged, start_ddf
 from RegCore.registration.pair import LABEL_WEIGHT
 from RegCore.resampler import (
+    box_mean,
     field_of,
     folding_fraction,
     inverted,
@@ -120,12 +122,15 @@ def _sound(result: DirectionResult, ddf: torch.Tensor) -> bool:
 
 
 def _mended(ddf: torch.Tensor, grid: Geometry, settings: CorrelationSettings) -> torch.Tensor | None:
-    """A DDF smoothed until no voxel folds; None if it still does after some times."""
-    for _ in range(MENDINGS):
+    """A DDF smoothed about the voxels that fold, each time wider, until none does; None if some still do."""
+    for n in range(1, MENDINGS + 1):
         if folding_fraction(ddf) == 0:
             return ddf
-        ddf = smooth_ddf(ddf[0], grid, settings)[None]
-    return None
+        folded = F.pad((voxel_jacobian(ddf) <= 0).float()[None, None], (0, 1) * 3)
+        near = box_mean(F.max_pool3d(folded, 4 * n + 1, 1, 2 * n), n)
+        smoother = smooth_ddf(ddf[0], grid, replace(settings, field_smoothing=float(n)))[None]
+        ddf = torch.lerp(ddf, smoother, near)
+    return ddf if folding_fraction(ddf) == 0 else None
 
 
 def _correlated(

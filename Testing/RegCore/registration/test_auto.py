@@ -11,7 +11,13 @@ from RegCore.progress import Cancelled
 from RegCore.registration import auto
 from RegCore.registration.auto import AutoSettings, deform_automatically, feature_distances, roughness
 from RegCore.registration.compositional import CorrelationSettings
-from RegCore.registration.deformable import DeformableTask, Settings, deform, make_deformable_level
+from RegCore.registration.deformable import (
+    DeformableTask,
+    Settings,
+    deform,
+    deform_task,
+    make_deformable_level,
+)
 from RegCore.registration.pair import LabelEncoding, PairSide
 from RegCore.resampler import folding_fraction
 from RegCore.space.geometry import InputError
@@ -180,3 +186,31 @@ def test_register_knows_it_and_gives_field_and_inverse():
     back = result.inverse.map(result.transform.map(points))
     assert np.linalg.norm(back - points, axis=-1).mean() < 0.1 * FIXED.spacing.mean()
     assert result.metrics["method"] == "auto"
+
+
+def test_a_fold_is_smoothed_away_where_it_is_and_nothing_else_changes():
+    grid = FIXED.resized((25, 22, 19))
+    index = torch.stack(torch.meshgrid(*(torch.arange(float(n)) for n in grid.shape), indexing="ij"))
+    bump = torch.exp(-((index - torch.tensor([8.0, 9, 7]).view(3, 1, 1, 1)) ** 2).sum(0) / 6)
+    ddf = 0.02 * index.flip(0) + 3.5 * bump
+    assert folding_fraction(ddf[None]) > 0
+    mended = auto._mended(ddf[None], grid, FINE)
+    assert mended is not None and folding_fraction(mended) == 0
+    torch.testing.assert_close(mended[0, :, 19:, 18:, 15:], ddf[:, 19:, 18:, 15:], rtol=0, atol=0)
+    mirrored = torch.stack([-2 * index[0], 0 * index[1], 0 * index[2]])
+    assert auto._mended(mirrored[None], grid, FINE) is None
+
+
+def test_like_images_are_followed_more_closely(monkeypatch):
+    first, seen = deform_task(task()), []
+
+    def remembered(*pair_and_start, settings, **options):
+        seen.append(settings)
+        return pair_and_start[3:5]
+
+    monkeypatch.setattr(auto, "raise_correlation", remembered)
+    for alike in (True, False):
+        result = replace(first, alike=alike)
+        monkeypatch.setattr(auto, "deform_task", lambda *a, result=result: result)
+        deform_automatically(task(), FINE)
+    assert [s.field_smoothing for s in seen] == pytest.approx([0.49, 0.7])
