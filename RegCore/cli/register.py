@@ -14,6 +14,7 @@ from RegCore.space.geometry import InputError
 from RegCore.space.names import is_path
 
 log = logging.getLogger(__name__)
+DOUBTFUL = 3  # exit code of --strict where the registration has probably failed
 
 
 def add_register(commands) -> None:
@@ -44,6 +45,8 @@ def _add_register(commands) -> None:
     parser.add_argument(
         "--settings", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the method, e.g. levels=3"
     )
+    what = "end with code 3 where the registration has probably failed; the results are written all the same"
+    parser.add_argument("--strict", action="store_true", help=what)
     _add_common(parser)
     parser.set_defaults(run=run_register)
 
@@ -74,12 +77,12 @@ def method_argument(text: str) -> str:
     return text if is_path(text) else one_of("method", METHODS)(text)
 
 
-def run_register(arguments: argparse.Namespace) -> None:
-    """Register files as the arguments say."""
+def run_register(arguments: argparse.Namespace) -> int:
+    """Register files as the arguments say; give the exit code."""
     names = ("fixed_seg", "moving_seg", "fixed_mask", "moving_mask", "landmarks", "initial")
     optional = {name: getattr(arguments, name) for name in names}
     _load_plugins(arguments.plugin)
-    register_files(
+    sound = register_files(
         arguments.fixed,
         arguments.moving,
         arguments.out,
@@ -91,6 +94,7 @@ def run_register(arguments: argparse.Namespace) -> None:
         quiet=arguments.quiet,
         series=arguments.series,
     )
+    return 0 if sound or not arguments.strict else DOUBTFUL
 
 
 def register_files(
@@ -105,7 +109,7 @@ def register_files(
     seed: int = 0,
     quiet: bool = False,
     series: list[str] | None = None,
-) -> None:
+) -> bool:
     """Register a file to another one, write the results into a folder and print the table.
 
     Args:
@@ -118,6 +122,9 @@ def register_files(
         quiet: neither progress nor table.
         series: UIDs of the DICOM series to take where a folder holds several.
 
+    Returns:
+        Whether nothing speaks against the result; see `RegCore.registration.doubts`.
+
     Raises:
         InputError: a file that can't be used, or that does not overlap its image in space.
     """
@@ -128,7 +135,8 @@ def register_files(
     given, names = read_pair(files, series)
     given["settings"] = settings
     paths = {name: str(files[name]) for name in ("fixed", "moving")}
-    _register_and_write(given, paths, names, method=method, out=out, device=device, seed=seed, quiet=quiet)
+    options = {"method": method, "out": out, "device": device, "seed": seed, "quiet": quiet}
+    return _register_and_write(given, paths, names, **options)
 
 
 def _check_kept(out: Path, files: Mapping[str, Any]) -> None:
@@ -172,8 +180,11 @@ def _register_and_write(
     device: str,
     seed: int,
     quiet: bool,
-) -> None:
-    """Register, write the six files and print the table; the folder is made sure of before the work."""
+) -> bool:
+    """Register, write the six files, print the table and say whether nothing speaks against the result.
+
+    The folder is made sure of before the work.
+    """
     from RegCore.evaluation.report import table
     from RegCore.evaluation.results import RESULTS, prepared_folder, write_results
 
@@ -191,11 +202,13 @@ def _register_and_write(
             written = write_results(folder, result, *volumes, about)
         finally:
             progress.end()
-    for note in result.metrics.get("notes", ()):
-        log.warning("%s", note)
+    unsure = result.metrics.get("doubts", [])
+    for sentence in (*result.metrics.get("notes", ()), *unsure):
+        log.warning("%s", sentence)
     if not quiet:
         print(table(result.metrics, result.seconds, names))
         print(f"\n{out}: {', '.join(path.name for path in written)}")
+    return not unsure
 
 
 def _save_pair(folder: Path, case: Any) -> None:

@@ -21,6 +21,7 @@ from RegCore.registration.checks import (
     check_start,
     check_types,
 )
+from RegCore.registration.doubts import doubts
 from RegCore.registration.learned import load_model
 from RegCore.registration.methods import Task, field_grid, trained_network
 from RegCore.registration.pair import PairSide
@@ -44,7 +45,8 @@ class Registration:
         warped: the moving image on the fixed grid.
         warped_labels: the moving segmentation on the fixed grid, if one was given.
         metrics: of `RegCore.evaluation.metrics.summary`, with "method", "seconds" and "peak_memory_mib", and
-            with "notes", sentences for the user, if there is something to say.
+            with "notes", sentences for the user, if there is something to say, and "doubts", sentences that
+            say why it has probably failed, if it has.
         seconds: time of the whole registration.
     """
 
@@ -180,7 +182,9 @@ def _finish(
         fixed_mask=_on_grid(fixed.mask, fixed.image.geometry),
         known=(fixed.measured.known, moving.measured.known),
     )
+    unsure = doubts(fixed, moving, transform)
     seconds = time.perf_counter() - began
+    found |= {"doubts": unsure} if unsure else {}
     found |= {"notes": notes} if notes else {}
     extra = {"method": method, "seconds": seconds, "peak_memory_mib": peak_memory_mib()}
     progress(1.0, "done", {})
