@@ -36,6 +36,7 @@ class GroupTemplate:
         mean: the same without the sharpening.
         linear_mean: the mean after the affine alignment alone.
         transforms: x_scan = T(x_template) of each scan, RAS mm.
+        linear: the same after the affine alignment alone.
         inverses: x_template = T(x_scan) of each, fields on the grid of the scan.
         labels: the structure that most scans have at each voxel, if segmentations were given.
         structures: labels that any segmentation has, in ascending order.
@@ -54,6 +55,7 @@ class GroupTemplate:
     mean: Volume
     linear_mean: Volume
     transforms: tuple[Transform, ...]
+    linear: tuple[AffineTransform, ...]
     inverses: tuple[Transform, ...]
     labels: Volume | None
     structures: tuple[int, ...]
@@ -279,6 +281,7 @@ def _finished(
         mean=state.last.mean,
         linear_mean=state.first.mean,
         transforms=tuple(state.transforms),
+        linear=tuple(state.linear),
         inverses=tuple(_inverses(state.transforms, scans, progress)),
         labels=labels,
         structures=structures,
