@@ -45,8 +45,8 @@ class GroupTemplate:
         rounds: figures after the affine alignment (the first) and after each round: "changed_voxels", the
             mean length by which points of the template changed their places in the scans; "drift_mm", the
             mean length of the mean displacement that was taken out; "spread", the mean over the voxels of
-            the standard deviation over the scans, and "sharpness", the mean length of the gradient of the
-            mean, both in shares of the range of the intensities.
+            the standard deviation over the scans, and "sharpness", the root mean square of the gradient of
+            the mean per voxel, both in shares of the range of the intensities.
         settled: whether the last round changed less than the tolerance.
         seconds: time of the whole.
     """
@@ -303,7 +303,7 @@ def _figures(average: _Average, changed: float, drift: float) -> dict[str, float
         "changed_voxels": changed,
         "drift_mm": drift,
         "spread": float(average.spread.mean()) / span,
-        "sharpness": float(np.linalg.norm(steps, axis=-1).mean()) / span,
+        "sharpness": float(np.sqrt((steps**2).sum(-1).mean())) / span,
     }
 
 

@@ -39,50 +39,46 @@ def errors(made: GroupTemplate, patients: Patients, transforms) -> tuple[float, 
     return float(lengths.mean()), float(np.linalg.norm(apart.mean(0), axis=-1).mean())
 
 
-def table(made: GroupTemplate, patients: Patients, shape: tuple[int, ...]) -> str:
-    """The figures after the affine alignment and after the rounds."""
-    grid, first, last = made.mean.geometry, made.rounds[0], made.rounds[-1]
+def figures(made: GroupTemplate, patients: Patients) -> list[tuple[str, float, float, str]]:
+    """Name, value after the affine alignment, value of the template, and format of each figure."""
+    grid, ends = made.mean.geometry, (made.rounds[0], made.rounds[-1])
     true = patients.true_labels(grid)
-    rows = []
+    columns = []
     for transforms in (made.linear, made.transforms):
         pairs = zip(made.scan_labels, transforms, strict=True)
         warped = [warp(labels, transform, grid).array for labels, transform in pairs]
         overlap = mean_of_defined(dice(true, vote(warped)[0]).values())
         each = np.mean([mean_of_defined(dice(true, labels).values()) for labels in warped])
-        rows.append((overlap, each, *errors(made, patients, transforms)))
+        columns.append((overlap, float(each), *errors(made, patients, transforms)))
+    folds = [max(folding(t) for t in part) for part in (made.linear, (*made.transforms, *made.inverses))]
+    names = (
+        ("Dice of the vote with the true mean shape", ".3f"),
+        ("Dice of each patient with it, mean", ".3f"),
+        ("distance to the true places in the patients, mm", ".2f"),
+        ("the same of the mean over the patients (bias), mm", ".2f"),
+    )
+    rows = [(name, a, b, form) for (name, form), a, b in zip(names, *columns, strict=True)]
+    for name, key in (
+        ("SD over the patients", "spread"),
+        ("RMS gradient of the mean, per voxel", "sharpness"),
+    ):
+        rows.append((f"{name}, % of the intensity range", *(100 * row[key] for row in ends), ".2f"))
+    return [*rows, ("folded voxels of transforms and inverses, at most, %", *folds, ".3g")]
+
+
+def table(made: GroupTemplate, patients: Patients, shape: tuple[int, ...]) -> str:
+    """What stands on the page."""
+    size, spacing = "×".join(map(str, shape)), made.mean.geometry.spacing.mean()
     lines = [
-        f"{len(patients.scans)} patients of {'×'.join(map(str, shape))} voxels of about "
-        f"{grid.spacing.mean():.0f} mm, {len(made.rounds) - 1} rounds with `quality=fast`, "
-        f"{made.seconds:.0f} s with two workers on a busy machine.",
+        f"{len(patients.scans)} patients of {size} voxels of about {spacing:.0f} mm, {len(made.rounds) - 1} "
+        f"rounds with `quality=fast`, {made.seconds:.0f} s with two workers on a busy machine.",
         "",
         "| | after the affine alignment | template |",
         "|---|---|---|",
+        *(f"| {name} | {a:{form}} | {b:{form}} |" for name, a, b, form in figures(made, patients)),
     ]
-    spread, sharpness = ([100 * row[name] for row in (first, last)] for name in ("spread", "sharpness"))
-    figures = (
-        ("Dice of the vote with the true mean shape", rows[0][0], rows[1][0], ".3f"),
-        ("Dice of each patient with it, mean", rows[0][1], rows[1][1], ".3f"),
-        ("distance to the true places in the patients, mm", rows[0][2], rows[1][2], ".2f"),
-        ("the same of the mean over the patients (bias), mm", rows[0][3], rows[1][3], ".2f"),
-        (
-            "SD over the patients, % of the intensity range",
-            100 * first["spread"],
-            100 * last["spread"],
-            ".2f",
-        ),
-        (
-            "gradient of the mean, % of the range per voxel",
-            100 * first["sharpness"],
-            100 * last["sharpness"],
-            ".2f",
-        ),
-    )
-    lines += [f"| {name} | {a:{form}} | {b:{form}} |" for name, a, b, form in figures]
-    folds = max(folding(t) for t in (*made.transforms, *made.inverses))
-    lines += [f"| folded voxels of transforms and inverses, at most, % | 0 | {folds:.3g} |"]
     changes = ", ".join(f"{row['changed_voxels']:.2f}" for row in made.rounds[1:])
-    lines += ["", f"The rounds changed the transforms by {changes} voxels."]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", f"The rounds changed the transforms by {changes} voxels."])
 
 
 def picture(made: GroupTemplate, patients: Patients):
@@ -116,8 +112,8 @@ def main() -> None:
     text = table(made, patients, shape)
     sys.stdout.write(text + "\n")
     if arguments.write:
-        put("template", text, PAGE)
         picture(made, patients).save(PICTURE)
+        put("template", text, PAGE)
 
 
 if __name__ == "__main__":
