@@ -54,6 +54,7 @@ docs: $(DOCUMENTING)
 bench: $(TESTING)
 	$(PY) Testing/benchmarks/learning.py --write
 	$(PY) Testing/benchmarks/slicreg.py
+	$(PY) Testing/benchmarks/template.py --write
 	$(PY) Testing/benchmarks/cases.py
 
 soak: $(TESTING)

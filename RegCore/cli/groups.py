@@ -9,7 +9,7 @@ from typing import Any
 
 from RegCore.cli.arguments import add_choice, add_file, add_number, settings_of, shared
 from RegCore.cli.progress import ProgressLine
-from RegCore.cli.series import add_common
+from RegCore.cli.series import add_common, chosen_pool
 from RegCore.space.geometry import InputError
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,6 @@ def _run_template(arguments: argparse.Namespace) -> None:
     from RegCore.evaluation.results import prepared_folder
     from RegCore.io import read_header
     from RegCore.studies.group_outputs import names_of, write_template_results
-    from RegCore.studies.many import optional_pool
     from RegCore.studies.template import build_template
 
     if arguments.segs is not None:
@@ -96,7 +95,7 @@ def _run_template(arguments: argparse.Namespace) -> None:
     progress = ProgressLine(sys.stderr, arguments.quiet)
     with prepared_folder(arguments.out) as folder:
         try:
-            with optional_pool(arguments.workers) as pool:
+            with chosen_pool(arguments, folder) as pool:
                 made = build_template(
                     scans,
                     segmentations,
@@ -131,7 +130,6 @@ def _tell_template(made: Any, quiet: bool) -> None:
 def _run_propagate(arguments: argparse.Namespace) -> None:
     from RegCore.evaluation.results import prepared_folder
     from RegCore.studies.group_outputs import names_of, write_propagation_results
-    from RegCore.studies.many import optional_pool
     from RegCore.studies.propagation import propagate, truth_on
 
     _check_counts("--atlas-segs", arguments.atlas_segs, arguments.atlases)
@@ -145,7 +143,7 @@ def _run_propagate(arguments: argparse.Namespace) -> None:
     progress = ProgressLine(sys.stderr, arguments.quiet)
     with prepared_folder(arguments.out) as folder:
         try:
-            with optional_pool(arguments.workers) as pool:
+            with chosen_pool(arguments, folder) as pool:
                 found = propagate(
                     scan, atlases, arguments.fusion, arguments.method, **options, pool=pool, progress=progress
                 )

@@ -2,11 +2,15 @@
 
 import argparse
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from RegCore.cli.arguments import add_choice, add_file, add_number, one_of, settings_of, shared
 from RegCore.cli.progress import ProgressLine
 from RegCore.registration import METHODS
+from RegCore.space.geometry import InputError
 from RegCore.space.names import is_path
 
 TARGETS = ("frame", "mean", "neighbour")
@@ -52,7 +56,32 @@ def add_common(parser: argparse.ArgumentParser, *, method: str) -> None:
     parser.add_argument("--method", default=method, type=_method, metavar="METHOD", help=what)
     what = "settings of the method, e.g. quality=fast"
     parser.add_argument("--settings", nargs="+", default=[], metavar="KEY=VALUE", help=what)
-    add_number(parser, "--workers", default=1, help="processes that work at the same time, by default 1")
+    group = parser.add_argument_group("where the work is done")
+    add_number(group, "--workers", default=1, help="processes on this machine, by default 1")
+    what = "Dask cluster, e.g. tcp://host:8786"
+    group.add_argument("--scheduler", default="", metavar="ADDRESS", help=what)
+    add_file(group, "--scheduler-file", help="file that a Dask scheduler wrote, in place of its address")
+
+
+@contextmanager
+def chosen_pool(arguments: argparse.Namespace, folder: Path) -> Iterator[Any]:
+    """The workers that the arguments name; None for this process.
+
+    Args:
+        arguments: of a command with the options of `add_common`.
+        folder: of the results.
+
+    Raises:
+        InputError: the cluster can't be used.
+    """
+    from RegCore.studies.many import optional_pool
+    from RegCore.studies.pools import Place
+
+    place = Place(arguments.scheduler, arguments.scheduler_file)
+    if place.is_cluster and arguments.workers > 1:
+        raise InputError("argument --workers: a cluster has its own workers; give this or --scheduler")
+    with optional_pool(arguments.workers, place, folder) as pool:
+        yield pool
 
 
 def _method(text: str) -> str:
@@ -64,7 +93,6 @@ def _run_series(arguments: argparse.Namespace) -> None:
     from RegCore.evaluation.results import prepared_folder
     from RegCore.io import load
     from RegCore.io.series import load_series
-    from RegCore.studies.many import optional_pool
     from RegCore.studies.outputs import series_ending, write_series_results
     from RegCore.studies.series import register_series
 
@@ -76,7 +104,7 @@ def _run_series(arguments: argparse.Namespace) -> None:
     progress = ProgressLine(sys.stderr, arguments.quiet)
     with prepared_folder(arguments.out) as folder:
         try:
-            with optional_pool(arguments.workers) as pool:
+            with chosen_pool(arguments, folder) as pool:
                 found = register_series(
                     series, arguments.to, arguments.method, **options, pool=pool, progress=progress
                 )

@@ -16,7 +16,7 @@ def common_numbering(maps: Sequence[Volume], names: Sequence[str]) -> list[Volum
     """Segmentations in which the same label means the same structure.
 
     Structures with names are paired by these, see `RegCore.space.segments.pair_segments`, others by their
-    numbers; the first segmentation keeps its own.
+    numbers; the first segmentation keeps its own. Where only some have names the others get one.
 
     Args:
         maps: label maps, each on its own grid; one channel per structure will do where none overlap.
@@ -46,12 +46,17 @@ def common_numbering(maps: Sequence[Volume], names: Sequence[str]) -> list[Volum
 
 
 def _flat(volume: Volume, name: str) -> Volume:
+    """A segmentation as (I, J, K) in which either all structures have names or none has."""
     check_labels(volume, name)
-    if volume.array.ndim == 3:
+    if volume.array.ndim == 4:
+        if (volume.array.sum(-1, dtype=np.int64) > 1).any():
+            raise InputError(f"{name}: structures that overlap can't be put to the vote, but here some do")
+        volume = one_layer(volume)
+    if not volume.segments:
         return volume
-    if (volume.array.sum(-1, dtype=np.int64) > 1).any():
-        raise InputError(f"{name}: structures that overlap can't be put to the vote, but here some do")
-    return one_layer(volume)
+    named = {segment.label for segment in volume.segments}
+    others = tuple(Segment(label, f"label {label}") for label in volume.labels() if label not in named)
+    return replace(volume, segments=volume.segments + others)
 
 
 def vote(

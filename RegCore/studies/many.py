@@ -1,6 +1,5 @@
 """Registrations of which a study consists, on a pool of workers or one after another in this process."""
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +14,8 @@ from RegCore.space.names import Lazy
 from RegCore.space.transforms import AffineTransform, Transform
 from RegCore.space.volume import Volume
 from RegCore.studies.jobs import Job, Outcome, Pool, perform
-from RegCore.studies.workers import LocalPool
+from RegCore.studies.pools import Place, open_pool
+from RegCore.studies.shares import processors
 
 
 @dataclass(frozen=True)
@@ -147,10 +147,19 @@ def _error(outcome: Outcome) -> Exception:
 
 
 @contextmanager
-def optional_pool(workers: int) -> Iterator[Pool | None]:
-    """Warm processes that share the processors of this machine; None, this process, for one worker."""
-    if workers == 1:
+def optional_pool(workers: int, place: Place, folder: Path) -> Iterator[Pool | None]:
+    """The workers of a cluster, or warm processes that share this machine; None, this process, for one.
+
+    Args:
+        workers: processes on this machine.
+        place: a cluster, if it names one.
+        folder: of the results, which every worker of a cluster must see.
+
+    Raises:
+        InputError: the cluster can't be used.
+    """
+    if workers == 1 and not place.is_cluster:
         yield None
         return
-    with LocalPool(workers, max(1, (os.cpu_count() or 1) // workers)) as pool:
+    with open_pool(place, folder, workers, max(1, processors() // workers)) as pool:
         yield pool

@@ -36,6 +36,7 @@ class GroupTemplate:
         mean: the same without the sharpening.
         linear_mean: the mean after the affine alignment alone.
         transforms: x_scan = T(x_template) of each scan, RAS mm.
+        linear: the same after the affine alignment alone.
         inverses: x_template = T(x_scan) of each, fields on the grid of the scan.
         labels: the structure that most scans have at each voxel, if segmentations were given.
         structures: labels that any segmentation has, in ascending order.
@@ -44,8 +45,8 @@ class GroupTemplate:
         rounds: figures after the affine alignment (the first) and after each round: "changed_voxels", the
             mean length by which points of the template changed their places in the scans; "drift_mm", the
             mean length of the mean displacement that was taken out; "spread", the mean over the voxels of
-            the standard deviation over the scans, and "sharpness", the mean length of the gradient of the
-            mean, both in shares of the range of the intensities.
+            the standard deviation over the scans, and "sharpness", the root mean square of the gradient of
+            the mean per voxel, both in shares of the range of the intensities.
         settled: whether the last round changed less than the tolerance.
         seconds: time of the whole.
     """
@@ -54,6 +55,7 @@ class GroupTemplate:
     mean: Volume
     linear_mean: Volume
     transforms: tuple[Transform, ...]
+    linear: tuple[AffineTransform, ...]
     inverses: tuple[Transform, ...]
     labels: Volume | None
     structures: tuple[int, ...]
@@ -279,6 +281,7 @@ def _finished(
         mean=state.last.mean,
         linear_mean=state.first.mean,
         transforms=tuple(state.transforms),
+        linear=tuple(state.linear),
         inverses=tuple(_inverses(state.transforms, scans, progress)),
         labels=labels,
         structures=structures,
@@ -300,7 +303,7 @@ def _figures(average: _Average, changed: float, drift: float) -> dict[str, float
         "changed_voxels": changed,
         "drift_mm": drift,
         "spread": float(average.spread.mean()) / span,
-        "sharpness": float(np.linalg.norm(steps, axis=-1).mean()) / span,
+        "sharpness": float(np.sqrt((steps**2).sum(-1).mean())) / span,
     }
 
 

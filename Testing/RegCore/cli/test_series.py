@@ -90,6 +90,10 @@ def test_results_replace_earlier_ones(given, tmp_path):
         (["--frames", "s.nii.gz", "--method", "rigit"], "did you mean rigid?"),
         (["--frames", "s.nii.gz", "--mask", "gone.nii"], "gone.nii: there is no such file"),
         (["--frames", "flat.nii.gz"], "frame 1: the image is constant"),
+        (
+            ["--frames", "s.nii.gz", "--workers", "2", "--scheduler", "x"],
+            "a cluster has its own",
+        ),
         ([], "--frames"),
     ],
 )

@@ -18,8 +18,10 @@ from RegCore.studies import cluster as clusters
 from RegCore.studies.cluster import ClusterPool
 from RegCore.studies.jobs import Job
 from Testing.paths import ROOT
+from Testing.RegCore.registration.blobs import centred
 from Testing.RegCore.studies.clusters import cluster, kill
 from Testing.RegCore.studies.data import write_pairs
+from Testing.RegCore.studies.frames import rigid_motion, series_of
 
 distributed = pytest.importorskip("distributed", reason="the extra cluster is not installed")
 COUNT = 5
@@ -115,6 +117,18 @@ def test_a_scheduler_that_is_killed_and_started_again(manifest, expected, tmp_pa
             assert main(words(manifest, out, "--scheduler-file", str(made.file))) == 0
         assert 2 <= len(there) < COUNT
     assert contents(out) == expected
+
+
+def test_a_series_is_brought_together_as_in_one_process(tmp_path):
+    grid = centred((12, 11, 10), (0.1, -0.2, 0.15), (11.0, 12.0, 13.0))
+    series = series_of(grid, [rigid_motion(t) for t in (0, 2)])
+    RegCore.save_series(series, tmp_path / "s.nii.gz")
+    command = ["register-series", "--frames", str(tmp_path / "s.nii.gz"), "--device=cpu", "--quiet", "--out"]
+    with cluster(tmp_path) as made:
+        assert main([*command, str(tmp_path / "there"), "--scheduler-file", str(made.file)]) == 0
+    assert main([*command, str(tmp_path / "here")]) == 0
+    for name in ("warped.nii.gz", "motion.csv", "transforms/0000.h5", "transforms.seq.nrrd"):
+        assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes(), name
 
 
 def job(name, **arguments):
