@@ -4,7 +4,7 @@ Pairs are made of the open images that come with the benchmarks: each is resampl
 through a known rigid motion, with another contrast and noise in both. Success is a mean distance from the
 truth of less than 3 mm (or half a slice, where slices are thicker than that) over the foreground that both
 sides show. The gain of the result over chance stands beside it: what tells failures from successes. Prints
-a Markdown table, a line per kind of pair.
+a Markdown table, a line per kind of pair; `--write` puts it into Docs/benchmarks.md.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from RegCore.resampler.pyramid import foreground, working_geometry  # noqa: E402
 from RegCore.space.geometry import Geometry  # noqa: E402
 from RegCore.space.transforms import AffineTransform  # noqa: E402
 from RegCore.space.volume import Volume  # noqa: E402
+from Testing.benchmarks.page import put  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data"
 IMAGES = ("ct_torso_gt/fixed", "mm_contrast_gt/fixed", "brain_vxm_nv/fixed", "lungct_elastix/moving")
@@ -128,10 +129,10 @@ def run_kind(kind: str, images: list[Volume], pairs: int, seed: int) -> str:
         good.append(bool(errors[-1] < max(SUCCESS, moving.geometry.spacing.max() / 2)))
         gains.append(make_affine_level(*sides, COARSE_VOXELS, None, "cpu").gain(found.matrix))
     seconds = (time.process_time() - began) / pairs
-    told = [
-        " ".join(f"{gain:.2f}" for gain, fine in zip(gains, good, strict=True) if fine is wanted)
-        for wanted in (True, False)
-    ]
+    told = []
+    for wanted in (True, False):
+        some = [gain for gain, fine in zip(gains, good, strict=True) if fine is wanted]
+        told.append(f"{min(some):.2f} to {max(some):.2f}" if some else "")
     cells = (kind, f"{sum(good)} of {pairs}", f"{np.median(errors):.2f}", f"{max(errors):.1f}", *told)
     return f"| {' | '.join(cells)} | {seconds:.1f} |"
 
@@ -141,17 +142,22 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the cases")
     parser.add_argument("--pairs", type=int, default=12, help="of each kind")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write", action="store_true", help="put the table into Docs/benchmarks.md")
     parser.add_argument("kinds", nargs="*", help="beginnings of kinds; all by default")
     arguments = parser.parse_args()
     there = [name for name in IMAGES if (arguments.data / f"{name}.nii.gz").exists()]
     if not there:
         parser.exit(1, f"{arguments.data}: the images are not there; name their folder with --data\n")
     images = [loaded(name, arguments.data) for name in there]
-    print("| kind | success | median mm | worst mm | gains of successes | of failures | processor s |")
-    print("|---|---|---|---|---|---|---|")
+    lines = ["| kind | success | median mm | worst mm | gains of successes | of failures | processor s |"]
+    lines.append("|---" * 7 + "|")
+    print(*lines, sep="\n")
     for kind in KINDS:
         if not arguments.kinds or any(kind.startswith(start) for start in arguments.kinds):
-            print(run_kind(kind, images, arguments.pairs, arguments.seed), flush=True)
+            lines.append(run_kind(kind, images, arguments.pairs, arguments.seed))
+            print(lines[-1], flush=True)
+    if arguments.write:
+        put("robustness", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,145 @@
+"""The benchmark of real cases: what it measures is what it says, and its tables find their places."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+import RegCore
+from RegCore.space.geometry import Geometry
+from RegCore.space.transforms import AffineTransform
+from RegCore.space.volume import Volume
+from Testing.benchmarks import cases, growth, page, peers, tables
+from Testing.benchmarks.measure import measured
+from Testing.paths import ROOT
+
+LPS = np.array([-1.0, -1.0, 1.0])
+
+
+def test_memory_and_code_are_those_of_the_command_and_not_of_its_parent(tmp_path):
+    here = np.ones(2**26)  # 512 MiB in this process
+    found = measured([sys.executable, "-S", "-c", "x = bytearray(100 * 2**20); print('told')"], tmp_path)
+    assert here.nbytes == 2**29
+    assert found["code"] == 0 and 100 < found["mib"] < 160
+    assert (tmp_path / "log.txt").read_text() == "told\n"
+    assert measured([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)["code"] == 3
+
+
+def test_processor_seconds_are_those_of_the_command_and_its_children(tmp_path):
+    spin = "import time\nwhile time.process_time() < 0.4: pass"
+    twice = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {spin!r}])\n{spin}"
+    assert 0.8 <= measured([sys.executable, "-c", twice], tmp_path)["cpu"] < 3
+
+
+def test_a_command_without_end_is_ended(tmp_path):
+    found = measured([sys.executable, "-c", "import time; time.sleep(600)"], tmp_path, limit=0.2)
+    assert found["code"] == 124
+
+
+@pytest.mark.parametrize("name", ["cases", "robustness", "growth"])
+def test_every_table_has_its_place(name):
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert f"<!-- {name}: begin -->\n" in text and f"\n<!-- {name}: end -->" in text
+
+
+def test_the_pages_are_made_of_the_cases_that_were_measured(tmp_path, monkeypatch, capsys):
+    figures = dict.fromkeys(tables.FIGURES, 1.0)
+    found = dict.fromkeys(("start", *cases.OURS, "greedy"), figures) | {"ants": None}
+    written = {}
+    monkeypatch.setattr(tables, "put", lambda name, text, page=None: written.update({name: text}))
+    for case in tables.CASES:
+        assert not written
+        (tmp_path / f"{case}.json").write_text(json.dumps(found))
+        if case in list(tables.CASES)[:-1]:
+            tables.write_documents(tmp_path, "Words.", "a machine", {})
+    tables.write_documents(tmp_path, "Words.", "a machine", {"greedy": "greedy 1.2"})
+    assert set(written) == {"cases", "benchmarks"} and "the pages stay as they are" in capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in written["benchmarks"].splitlines()]
+    assert rows[0] == ["case", "start", "DeepRegSlicer", *tables.OTHERS.values()]
+    assert {len(row) for row in rows} == {9}
+    torso = dict(zip(rows[0], rows[2], strict=True))
+    assert torso["DeepRegSlicer"] == "**1.00**" and torso["greedy"] == "1.00" and torso["ANTs SyN"] == "–"
+    assert torso["deeds"] == "1.13*"  # of peers.csv
+    assert dict(zip(rows[0], rows[-1], strict=True))["deeds"] == "0.258*"  # the better of its two starts
+    assert "greedy 1.2" in written["cases"]
+
+
+def test_ratios_are_those_of_greedy():
+    ours, greedy = {"cpu": 3.0, "mib": 600.0}, {"cpu": 2.0, "mib": 400.0}
+    table = tables.ratio_table({"ct_torso_gt": {"balanced": ours, "fast": {"cpu": 1.0}, "greedy": greedy}})
+    assert table.splitlines()[-1] == "| CT torso | 2.0 | 1.50 | 0.50 | – | – | 1.50 |"
+
+
+def test_the_pool_is_every_ordered_pair(tmp_path, monkeypatch):
+    monkeypatch.setattr(cases, "OUTPUT", tmp_path / "out")
+    for name in cases.POOL.values():
+        for ending in (".nii.gz", "_seg.nii.gz"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / f"{name}{ending}").write_text(name + ending)
+    pairs = {tuple((folder / f"{s}_seg.nii.gz").read_text() for s in ("fixed", "moving")) for folder in
+             cases.folders(tmp_path, "hippo_pool")}  # fmt: skip
+    assert len(pairs) == 12 and all(a != b for a, b in pairs)
+
+
+def test_what_an_ablation_leaves_out_is_left_out():
+    pair, found = RegCore.make_phantom(fixed_shape=(20, 17, 15), moving_shape=(18, 18, 16)), {}
+    for name, left_out in {"whole": (), **tables.ABLATIONS}.items():
+        with cases.ablated(*left_out):
+            found[name] = RegCore.register(pair.fixed, pair.moving, device="cpu").transform
+    grid = pair.fixed.geometry.world_grid()
+    fields = {name: transform.map(grid) - grid for name, transform in found.items()}
+    flat = np.concatenate([grid.reshape(-1, 3), np.ones((grid.size // 3, 1))], 1)
+
+    def bent(field):
+        fit = flat @ np.linalg.lstsq(flat, field.reshape(-1, 3), rcond=None)[0]
+        return np.abs(fit - field.reshape(-1, 3)).max()
+
+    assert bent(fields["linear stage alone"]) < 1e-3  # mm
+    for name in ("whole", "without correlation", "one grid"):
+        assert bent(fields[name]) > 0.5, name
+    assert not np.allclose(fields["without correlation"], fields["one grid"], atol=0.05)
+    with cases.ablated():
+        again = RegCore.register(pair.fixed, pair.moving, device="cpu").transform
+    assert np.array_equal(again.map(grid) - grid, fields["whole"])  # nothing is left behind
+
+
+def test_growth_fits_the_power_it_was_given():
+    rows = [((n, n, n), {"fast": {"cpu": 3.0 * n**3.6, "mib": 50.0}}) for n in (10, 20, 40)]
+    assert growth.exponent(rows, "fast", "cpu") == pytest.approx(1.2)
+    assert growth.exponent(rows, "fast", "mib") == pytest.approx(0, abs=1e-9)
+    picture = growth.picture(rows, ["fast"])
+    assert picture.count("<polyline") == 2 and "40³" in picture
+
+
+def test_a_displacement_before_an_affine_is_composed_on_an_oblique_left_handed_grid(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    turn = np.array([[0.8, -0.6, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, -1.0]]) @ np.diag([1.5, 2.0, 3.0])
+    affine = np.block([[turn, np.array([[4.0], [-7.0], [11.0]])], [np.zeros((1, 3)), 1.0]])
+    grid = Geometry((7, 8, 9), affine)
+    RegCore.save(Volume(np.zeros(grid.shape, np.float32), grid, "image"), tmp_path / "fixed.nii.gz")
+    random = np.random.default_rng(0)
+    inner = random.normal(size=(*grid.shape, 3))
+    matrix = np.eye(4)
+    matrix[:3] += 0.1 * random.normal(size=(3, 4))
+    flip = np.diag([*LPS, 1.0])
+    lps = flip @ matrix @ flip
+    outer = sitk.AffineTransform(lps[:3, :3].ravel().tolist(), lps[:3, 3].tolist())
+    peers._save_after(sitk.ReadImage("fixed.nii.gz"), outer, (inner * LPS).transpose(2, 1, 0, 3))
+    world = grid.world_grid()
+    expected = AffineTransform(matrix).map(world + inner) - world
+    assert np.abs(np.load("field.npz")["ddf"] - expected).max() < 1e-4
+
+
+def test_programs_that_are_not_there_are_named(capsys):
+    assert cases.versions(None) == {}
+    told = capsys.readouterr().out
+    assert all(f"{name} is not there" in told for name in peers.PEERS)
+    assert set(peers.PEERS) <= set(tables.OTHERS)
+
+
+def test_the_program_of_others_needs_none_of_ours():
+    command = [sys.executable, "-S", str(ROOT / "Testing" / "benchmarks" / "peers.py"), "--list"]
+    assert json.loads(subprocess.check_output(command)) == {}
