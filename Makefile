@@ -58,6 +58,7 @@ bench: $(TESTING)
 	$(PY) Testing/benchmarks/template.py --write
 	$(PY) Testing/benchmarks/cases.py --peers
 	$(PY) Testing/benchmarks/robustness.py --write
+	$(PY) Testing/benchmarks/failures.py --write
 	$(PY) Testing/benchmarks/growth.py --write
 
 soak: $(TESTING)
