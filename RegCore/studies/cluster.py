@@ -146,6 +146,8 @@ class ClusterPool:
                     return
                 time.sleep(TICK)
                 for key in [key for key, task in tasks.items() if task.future.status != "pending"]:
+                    if key not in tasks:  # a scheduler that was lost meanwhile has got all of them again
+                        continue
                     outcome = self._ended(tasks, tasks.pop(key))
                     if outcome is not None:
                         tally.add(outcome)
