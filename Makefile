@@ -24,7 +24,7 @@ help:
 	@echo "make mutate       change one thing at a time in a room (ROOM=space), tell what no test notices"
 	@echo "make lint         check the style with ruff and the types with mypy"
 	@echo "make docs         build the documentation site (site/), strictly: a broken link is an error"
-	@echo "make bench        measure models that learn, SLIC-Reg and every real case; write their tables into Docs"
+	@echo "make bench        measure models that learn, SLIC-Reg, real cases, many pairs; write their tables into Docs"
 	@echo "make soak         read 10 000 damaged files; kill a training at random moments and resume it"
 	@echo "make screenshots  picture the Slicer panel and slice views into Docs/screenshots/"
 	@echo "make clean        remove .venv and everything that was made here"
@@ -55,6 +55,7 @@ bench: $(TESTING)
 	$(PY) Testing/benchmarks/learning.py --write
 	$(PY) Testing/benchmarks/slicreg.py
 	$(PY) Testing/benchmarks/cases.py
+	$(PY) Testing/benchmarks/scale.py --write
 
 soak: $(TESTING)
 	$(PY) -m Testing.fuzz 10000

@@ -99,7 +99,7 @@ def test_the_script_for_batch_systems_starts_workers_and_registers(study, kind):
     (study / "bin" / "dask_jobqueue.py").write_text(STAND_IN)
     words = [kind, "--jobs", "1", "--memory", "2GB", "--", "manifest.csv", "--out", "queued"]
     run = subprocess.run(
-        [sys.executable, EXAMPLES / "register_jobqueue.py", *words, "--method=classical-affine"],
+        [sys.executable, EXAMPLES / "register_jobqueue.py", *words, "--method=rigid"],
         env={**os.environ, "PYTHONPATH": f"{study / 'bin'}{os.pathsep}{ROOT}"},
         capture_output=True,
         text=True,

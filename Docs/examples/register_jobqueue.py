@@ -1,4 +1,4 @@
-"""Registers many pairs on a cluster with Slurm or Grid Engine, whose jobs become the workers of a Dask cluster.
+"""Registers many pairs on a cluster with Slurm or Grid Engine, whose jobs become workers of Dask.
 
     pip install "deepregslicer[torch,cluster]" dask-jobqueue
     python register_jobqueue.py slurm --jobs 20 --memory 4GB -- manifest.csv --out study --method affine
@@ -34,7 +34,7 @@ if __name__ == "__main__":
     parser.add_argument("--jobs", type=int, default=10, help="workers")
     parser.add_argument("--cores", type=int, default=1, help="processors of a worker")
     parser.add_argument("--memory", default="4GB", help="of a worker")
-    parser.add_argument("--time", default="04:00:00", help="limit of a job; pairs that it ends are done again")
+    parser.add_argument("--time", default="04:00:00", help="limit of a job; pairs it ends are done again")
     parser.add_argument("--queue", help="partition or queue")
     place = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
     given = parser.parse_args(sys.argv[1:place])

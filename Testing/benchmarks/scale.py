@@ -106,7 +106,7 @@ def measure_engine(folder: Path, pairs: int, loop: int) -> list[str]:
     command = [sys.executable, __file__, "--alone", str(manifest), "--out", str(folder / "alone")]
     wall, base, _ = timed(lambda: subprocess.run(command, check=True))
     lines = [
-        "| | pairs | seconds | processor seconds | of these, not registration |",
+        "| | pairs | seconds | processor seconds | more than the first |",
         "|---|---|---|---|---|",
     ]
     lines.append(f"| one process, without the engine | {pairs} | {wall:.0f} | {base:.0f} | |")
@@ -151,7 +151,8 @@ def _memory(out: Path, rows: list[Row]) -> str:
     peaks = [json.loads(path.read_text())["figures"]["peak_memory_mib"] for path in records]
     part = max(1, len(peaks) // 5)
     first, last = (sum(some) / len(some) for some in (peaks[part : 2 * part], peaks[-part:]))
-    return f"Peak memory of a worker: {first:.0f} MiB in the second fifth of the pairs, {last:.0f} MiB in the last."
+    told = f"{first:.0f} MiB in the second fifth of the pairs, {last:.0f} MiB in the last"
+    return f"Peak memory of a worker: {told}."
 
 
 # ---- size --------------------------------------------------------------------------------------------------
@@ -217,9 +218,8 @@ def measure_kills(folder: Path, kills: int) -> list[str]:
 
 def machine() -> str:
     load = os.getloadavg()[0]
-    return (
-        f"Measured on {os.cpu_count()} processors ({platform.machine()}), load {load:.0f}, method `{METHOD}`."
-    )
+    where = f"{os.cpu_count()} processors ({platform.machine()}), which other programs used as well"
+    return f"Measured on {where} (load {load:.0f})."
 
 
 def main() -> None:

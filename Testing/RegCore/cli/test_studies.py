@@ -1,4 +1,4 @@
-"""`regcore register-all` and `regcore report`: options, exit codes, signals, the files of one command a pair."""
+"""`regcore register-all` and `regcore report`: options, exit codes, signals, and what is written."""
 
 import csv
 import json
