@@ -114,6 +114,8 @@ class ClusterPool:
         try:
             here = describe_here(str(token))
             there = self._client.run(describe_here, str(token), on_error="return")
+        except (OSError, TimeoutError, _closed()) as error:
+            raise InputError(f"{self._name}: the Dask scheduler is gone ({error})") from error
         finally:
             token.unlink(missing_ok=True)
         for worker, found in there.items():
