@@ -25,7 +25,7 @@ help:
 	@echo "make lint         check the style with ruff and the types with mypy"
 	@echo "make docs         build the documentation site (site/), strictly: a broken link is an error"
 	@echo "make bench        measure models that learn, SLIC-Reg, every real case beside other programs (if the Python"
-	@echo "                  PEERS_PYTHON has them), robustness and growth; write their tables into Docs"
+	@echo "                  PEERS_PYTHON has them), robustness, growth and many pairs; write their tables into Docs"
 	@echo "make soak         read 10 000 damaged files; kill a training at random moments and resume it"
 	@echo "make screenshots  picture the Slicer panel and slice views into Docs/screenshots/"
 	@echo "make clean        remove .venv and everything that was made here"
@@ -60,6 +60,7 @@ bench: $(TESTING)
 	$(PY) Testing/benchmarks/robustness.py --write
 	$(PY) Testing/benchmarks/failures.py --write
 	$(PY) Testing/benchmarks/growth.py --write
+	$(PY) Testing/benchmarks/scale.py --write
 
 soak: $(TESTING)
 	$(PY) -m Testing.fuzz 10000

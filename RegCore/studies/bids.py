@@ -68,6 +68,8 @@ def put_in_place(row: Row, folder: Path, out: Path) -> None:
         if not (folder / name).exists():
             target.unlink(missing_ok=True)
             continue
+        if target.exists() and os.path.samefile(folder / name, target):
+            continue
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(target) as side:
             try:

@@ -114,6 +114,8 @@ class ClusterPool:
         try:
             here = describe_here(str(token))
             there = self._client.run(describe_here, str(token), on_error="return")
+        except (OSError, TimeoutError, _closed()) as error:
+            raise InputError(f"{self._name}: the Dask scheduler is gone ({error})") from error
         finally:
             token.unlink(missing_ok=True)
         for worker, found in there.items():
@@ -146,6 +148,8 @@ class ClusterPool:
                     return
                 time.sleep(TICK)
                 for key in [key for key, task in tasks.items() if task.future.status != "pending"]:
+                    if key not in tasks:  # a scheduler that was lost meanwhile has got all of them again
+                        continue
                     outcome = self._ended(tasks, tasks.pop(key))
                     if outcome is not None:
                         tally.add(outcome)

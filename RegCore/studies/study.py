@@ -118,6 +118,9 @@ def register_all(
         remove_unfinished(out / PAIRS)
         plan = plan_study(rows, out, retry)
         tell(_in_words(plan, len(rows)))
+        for row in rows:
+            if row.id in plan.summaries:  # a run that was killed may not have come to their BIDS names
+                put_in_place(row, out / PAIRS / row.id, out)
         try:
             if plan.todo:
                 jobs = _jobs(plan.todo, out, device, job)

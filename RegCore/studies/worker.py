@@ -19,6 +19,7 @@ from RegCore.progress import Cancelled
 from RegCore.studies.jobs import Job, Outcome, perform
 
 GRACE = 2.0  # seconds that a job gets to look at its progress after its parent is gone
+LONG = 1.0  # seconds of a job after which it is worth while to look for memory that it left
 EVERY = 0.5  # seconds between two reports of progress
 
 Message = tuple[str, Job | Outcome | float | None]
@@ -77,8 +78,10 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
     listener.idle.set()
     while (job := listener.jobs.get()) is not None:
         listener.idle.clear()
+        began = time.monotonic()
         _do(job, listener, answers)
-        gc.collect()
+        if time.monotonic() - began > LONG:
+            gc.collect()
         listener.idle.set()
 
 
