@@ -31,7 +31,7 @@ from Testing.RegCore.slicreg import synthetic
 from Testing.RegCore.training.runs import configuration, write_pairs
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-PATIENCE = 120.0  # seconds after which a process counts as hanging
+PATIENCE = 600.0  # seconds after which a process counts as hanging
 RESULTS = tuple(name for name in FILES if "seg" not in name)
 
 
