@@ -91,6 +91,8 @@ def _header(path: Path) -> tuple[sitk.ImageFileReader, tuple[int, ...], np.ndarr
 def _check_promise(path: Path, promised: int) -> None:
     """A header must not promise more voxels than its file, and those beside and below it, can hold."""
     found = path.stat().st_size
+    if path.suffix.lower() == ".gipl" and promised > found:  # ITK would fill the rest with anything
+        raise InputError(f"the file is cut short: {in_words(promised)} promised, {in_words(found)} found")
     if promised > found * DEFLATE_LIMIT:
         files = [*path.parent.glob("*"), *path.parent.glob("*/*")]
         found = sum(file.stat().st_size for file in files if file.is_file())
