@@ -3,12 +3,15 @@
 import argparse
 
 from RegCore.cli.arguments import add_file
+from RegCore.space.geometry import InputError
 
 ABOUT = (
     "Takes the points of a file through a transform (x_moving = T(x_fixed)): points of the fixed image to "
     "their places in the moving one, or back with --inverse. Files: .mrk.json and .fcsv of Slicer, .txt of "
-    "transformix, .csv with the first line label,r,a,s."
+    "transformix, .csv with the first line label,r,a,s; and models: .vtk, .vtp, .stl and .ply, whose points "
+    "are moved while all else in the file stays."
 )
+MODELS = (".vtk", ".vtp", ".stl", ".ply")
 
 
 def add_points(commands) -> None:
@@ -16,7 +19,7 @@ def add_points(commands) -> None:
     parser = commands.add_parser(
         "transform-points", help="take points through a transform", description=ABOUT
     )
-    add_file(parser, "--points", "-i", required=True, help="the points")
+    add_file(parser, "--points", "-i", required=True, help="the points, or a model")
     add_file(parser, "--transform", required=True, help="e.g. transform.h5 of a registration")
     parser.add_argument("--inverse", action="store_true", help="from the moving image to the fixed one")
     add_file(parser, "--out", "-o", required=True, help="file to write; its ending names the format")
@@ -25,8 +28,15 @@ def add_points(commands) -> None:
 
 def _run_points(arguments: argparse.Namespace) -> None:
     from RegCore.io import load
+    from RegCore.io.models import transform_model
     from RegCore.io.points import Points, load_points, save_points
 
-    points, transform = load_points(arguments.points), load(arguments.transform, "transform")
+    if arguments.out.resolve() in (arguments.points.resolve(), arguments.transform.resolve()):
+        raise InputError(f"{arguments.out}: the result would take the place of what it is made of")
+    transform = load(arguments.transform, "transform")
     mapping = transform.inverse() if arguments.inverse else transform
+    if arguments.points.suffix.lower() in MODELS:
+        transform_model(arguments.points, mapping.map, arguments.out)
+        return
+    points = load_points(arguments.points)
     save_points(Points(mapping.map(points.places), points.labels), arguments.out)
