@@ -26,7 +26,7 @@ help:
 	@echo "make docs         build the documentation site (site/), strictly: a broken link is an error"
 	@echo "make bench        measure models that learn, SLIC-Reg, every real case beside other programs (if the Python"
 	@echo "                  PEERS_PYTHON has them), robustness, growth and many pairs; write their tables into Docs"
-	@echo "make soak         read 10 000 damaged files; kill a training at random moments and resume it"
+	@echo "make soak         read 10 000 damaged files; kill the long commands 1 000 times and look at what is left"
 	@echo "make screenshots  picture the Slicer panel and slice views into Docs/screenshots/"
 	@echo "make clean        remove .venv and everything that was made here"
 
@@ -64,7 +64,7 @@ bench: $(TESTING)
 
 soak: $(TESTING)
 	$(PY) -m Testing.fuzz 10000
-	$(PY) Testing/soak.py
+	OMP_NUM_THREADS=1 $(PY) -m Testing.soak 1000
 	$(PY) -m pytest Testing/test_deepreg_scripts.py --all-merges
 
 screenshots: $(TESTING)

@@ -1,82 +1,310 @@
-"""Kills a training ten times at random moments and compares its end with one that ran through: `make soak`.
+"""Kills each long command and looks at what is left: `python -m Testing.soak COUNT [SEED]`.
 
-The moments are drawn anew in each run and printed with their seed. Ends with exit code 1 if a weight differs.
+Each command runs in a process of its own, forked from one that has imported all. It gets SIGKILL, SIGTERM or
+SIGINT at a moment of its usual time, half of them near its end, where results are written. After each kill
+what is there must be whole; after SIGTERM and SIGINT nothing unfinished may be left; and a last run that
+nobody stops must leave what an undisturbed one leaves. Ends with exit code 1 if anything else came.
 """
 
-import argparse
+import json
+import os
 import random
-import secrets
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import numpy as np
+import torch
 
-import torch  # noqa: E402 - the path comes first
+from RegCore.cli import main, worker
+from RegCore.evaluation.results import FILES
+from RegCore.io import load, messages, save
+from RegCore.io.scratch import Scratch, sweep
+from RegCore.networks.model_file import read_content, read_model
+from RegCore.slicreg import folder as slicreg_folder
+from RegCore.slicreg import label_propagation
+from Testing.RegCore.registration.blobs import centred, motion, scan
+from Testing.RegCore.slicreg import synthetic
+from Testing.RegCore.training.runs import configuration, write_pairs
 
-from RegCore.networks.model_file import read_content, read_model  # noqa: E402
-from RegCore.training import train  # noqa: E402
-from Testing.RegCore.training.runs import configuration, write_pairs  # noqa: E402
-
-KILLS, EPOCHS = 10, 150
-
-
-def killed(folder: Path, config: Path, moments: random.Random) -> None:
-    """A run that is started again after each kill until it ends by itself."""
-    out = folder / "killed"
-    for number in range(1000):
-        if (out / "save" / "last.pt").is_file():
-            command = ["--resume", str(out)]
-        else:
-            command = [str(config), "--out", str(out)]
-        process = subprocess.Popen([sys.executable, "-m", "RegCore", "train", *command, "--quiet"])
-        if number < KILLS:
-            wait = moments.uniform(3.0, 8.0)
-            try:
-                process.wait(wait)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                print(f"kill {number + 1} after {wait:.1f} s: {place(out / 'save' / 'last.pt')}", flush=True)
-                continue
-        if process.wait() == 0:
-            return
-        raise SystemExit(f"the training ended with {process.returncode}")
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+PATIENCE = 600.0  # seconds after which a process counts as hanging
+RESULTS = tuple(name for name in FILES if "seg" not in name)
 
 
-def place(last: Path) -> str:
-    """Where the newest checkpoint stands, in words."""
-    if not last.is_file():
-        return "before the first checkpoint"
-    return f"epochs done {read_content(last)['training']['state']['place']['epoch']}"
+class Finding(Exception):
+    """Something that must not be."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=secrets.randbits(16), help="of the moments")
-    seed = parser.parse_args().seed
-    print(f"seed {seed}")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_pairs(folder / "pairs", count=8)
-        config = configuration(folder / "pairs", epochs=EPOCHS, save_period=1)
-        config.dump(folder / "config.yaml")
+def forked(work, *, stdin: int | None = None, stdout: int | None = None) -> int:
+    """Run a function in a process of its own, which says nothing; its id."""
+    number = os.fork()
+    if number:
+        return number
+    try:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for place, given in ((0, stdin), (1, stdout), (2, None)):
+            os.dup2(nowhere if given is None else given, place)
+        code = work()
+    except BaseException:
+        code = 99
+    os._exit(code)
+
+
+def ended(number: int, patience: float = PATIENCE) -> int | None:
+    """The exit code of a process, minus the number of the signal that ended it; None if it goes on."""
+    until = time.monotonic() + patience
+    while True:
+        done, status = os.waitpid(number, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= until:
+            return None
+        time.sleep(0.002)
+
+
+def run(argv: list, sign: int | None = None, moment: float = 0.0) -> int:
+    """A command to its end, or to a signal; its exit code."""
+    number = forked(lambda: main([str(part) for part in argv]))
+    code = ended(number, PATIENCE if sign is None else moment)
+    if code is None and sign is not None:
+        os.kill(number, sign)
+        code = ended(number)
+    if code is None:
+        os.kill(number, signal.SIGKILL)
+        raise Finding(f"{argv[0]} hangs")
+    return code
+
+
+class Kills:
+    """The commands, their files, and what was seen."""
+
+    def __init__(self, folder: Path, seed: int):
+        self.folder, self.random = folder, random.Random(seed)
+        self.counts: Counter = Counter()
+        os.environ["TMPDIR"] = tempfile.tempdir = str(folder / "tmp")
+        (folder / "tmp").mkdir()
+        slicreg_folder.oversegment = synthetic.octants
+        label_propagation.image_propagator = lambda device: synthetic.PROPAGATOR
+        torch.set_num_threads(1)
+
+    def disturbed(self, name: str, argv: list, count: int, check, seconds: float) -> None:
+        """A command that is killed again and again; `check` looks at what is there after each time."""
+        for _ in range(count):
+            sign = self.random.choice(SIGNALS)
+            early = self.random.random() < 0.5
+            moment = self.random.uniform(0, seconds) if early else self.random.uniform(0.8, 1.05) * seconds
+            code = run(argv, sign, moment)
+            if code not in (0, -signal.SIGKILL, 130, 143, -signal.SIGTERM, -signal.SIGINT):
+                raise Finding(f"{name}: {signal.Signals(sign).name} after {moment:.2f} s: exit code {code}")
+            self.counts[f"{name} {'ended before' if code == 0 else signal.Signals(sign).name}"] += 1
+            check(sign if code else None)
+
+    def timed(self, argv: list) -> float:
+        """Seconds that a command takes; it must go well."""
         began = time.monotonic()
-        whole = train(config, log_dir=folder, exp_name="whole")
-        print(f"a run that nobody stops takes {time.monotonic() - began:.0f} s")
-        killed(folder, folder / "config.yaml", random.Random(seed))
-        ends = [
-            read_model(run / "save" / "last.pt").network.state_dict()
-            for run in (whole.folder, folder / "killed")
-        ]
-        differing = [key for key, value in ends[0].items() if not torch.equal(value, ends[1][key])]
-        if differing:
-            raise SystemExit(f"{len(differing)} weights differ, {differing[0]} first")
-        print("all weights are the same to the bit")
+        if code := run(argv):
+            raise Finding(f"{argv[0]} ends with {code} though nobody stopped it")
+        return time.monotonic() - began
+
+    # ---- the commands --------------------------------------------------------------------------------------
+
+    def register(self, count: int) -> None:
+        """`register`: six files of one run, or none; the earlier ones stay until then."""
+        grid, out = centred((14, 13, 12), (0.1, 0, 0.2), (9.0, 9.5, 10.0)), self.folder / "registered"
+        volumes = {"a": scan(grid, motion(True).map), "b": scan(grid), "c": scan(grid, seed=4)}
+        for name, volume in volumes.items():
+            save(volume, self.folder / f"{name}.nii.gz")
+        seconds, known = 0.0, {}
+        argv = {}
+        for moving in "bc":
+            files = ["--fixed", self.folder / "a.nii.gz", "--moving", self.folder / f"{moving}.nii.gz"]
+            argv[moving] = ["register", *files, "--quiet", "--out", out]
+            argv[moving] += ["--method", "classical-affine", "--settings", "max_iter=4", "working_size=12"]
+            seconds = max(seconds, self.timed(argv[moving]))
+            known[moving] = load(out / "warped.nii.gz").array
+
+        def check(sign) -> None:
+            left = sorted(path.name for path in out.iterdir())
+            if sorted(RESULTS) != [name for name in left if not name.startswith(".")]:
+                raise Finding(f"register: {left} is there")
+            moving = Path(json.loads((out / "metrics.json").read_text())["moving"]).name[0]
+            if not np.array_equal(load(out / "warped.nii.gz").array, known[moving]):
+                raise Finding("register: files of two runs are mixed")
+
+        for n in range(count):
+            self.disturbed("register", argv["bc"[n % 2]], 1, check, seconds)
+        self.timed(argv["b"])
+        if sorted(path.name for path in out.iterdir()) != sorted(RESULTS):
+            raise Finding(f"register leaves {sorted(path.name for path in out.iterdir())}")
+
+    def train(self, count: int) -> None:
+        """`train`: resumed again and again, it ends with the weights of a run that nobody stopped."""
+        write_pairs(self.folder / "pairs", count=6)
+        configuration(self.folder / "pairs", epochs=8, save_period=1).dump(self.folder / "config.yaml")
+        whole, other = self.folder / "whole", self.folder / "stopped"
+        command = ["train", self.folder / "config.yaml", "--quiet", "--device", "cpu", "--out"]
+        seconds = self.timed([*command, whole])
+
+        def check(sign) -> None:
+            for path in (other / "save").glob("*.pt"):
+                read_content(path)
+
+        left = count
+        while left > 0:
+            for _ in range(5):
+                if left > 0:
+                    last = (other / "save" / "last.pt").is_file()
+                    argv = ["train", "--resume", other, "--quiet"] if last else [*command, other]
+                    self.disturbed("train", argv, 1, check, seconds / 2)
+                    left -= 1
+            if (other / "save" / "last.pt").is_file():
+                self.timed(["train", "--resume", other, "--quiet"])
+                self._same_weights(whole, other)
+                os.rename(other, self.folder / f"stopped-{left}-done")
+
+    def _same_weights(self, whole: Path, other: Path) -> None:
+        a, b = (read_model(path / "save" / "last.pt").network.state_dict() for path in (whole, other))
+        if not all(torch.equal(value, b[key]) for key, value in a.items()):
+            raise Finding("train: a resumed training ends with other weights")
+        if left := [path.name for path in other.rglob(".*")]:
+            raise Finding(f"train leaves {left}")
+        self.counts["trainings resumed to the same bits"] += 1
+
+    def predict(self, count: int) -> None:
+        """`predict`: each folder of results is whole."""
+        out, model = self.folder / "predicted", self.folder / "whole" / "save" / "last.pt"
+        argv = ["predict", model, "--split", "valid", "--quiet", "--device", "cpu", "--out", out]
+        seconds = self.timed(argv)
+        files = sorted(str(path.relative_to(out / "test")) for path in (out / "test").rglob("*"))
+
+        def check(sign) -> None:
+            for path in out.iterdir():
+                if path.name.startswith(".unfinished-") and sign in (None, signal.SIGKILL):
+                    continue
+                if sorted(str(inner.relative_to(path)) for inner in path.rglob("*")) != files:
+                    if path.name.startswith(".unfinished-") and sweepable(path):
+                        continue  # of an earlier SIGKILL; this run ended before it looked at the folder
+                    raise Finding(f"predict: {path.name} is not whole")
+
+        self.disturbed("predict", argv, count, check, seconds)
+        self.timed(argv)
+        if left := [path.name for path in out.iterdir() if path.name.startswith(".")]:
+            raise Finding(f"predict leaves {left}")
+
+    def slicreg(self, count: int) -> None:
+        """`slicreg prepare`: called again until it is done, it makes what one call makes."""
+        (self.folder / "scans").mkdir()
+        first, *others = synthetic.files(self.folder / "scans", save)
+        argv = ["slicreg", "prepare", "--template", first, "--scans", *others[:2], "--valid", others[2]]
+        argv += ["--layers", "2", "--supervoxels", "8", "--shape", "32", "32", "32", "--spacing", "8"]
+        argv += ["--margin", "0", "--quiet", "--out"]
+        whole, other = self.folder / "prepared", self.folder / "again"
+        seconds = self.timed([*argv, whole])
+        left = count
+        while left > 0:
+            for _ in range(min(4, left)):
+                self.disturbed("slicreg", [*argv, other], 1, lambda sign: None, seconds)
+                left -= 1
+            self.timed([*argv, other])
+            found = [sorted(p.relative_to(f) for p in f.rglob("*") if p.is_file()) for f in (whole, other)]
+            if found[0] != found[1]:
+                raise Finding(f"slicreg prepare leaves {found[1]}")
+            for name in (path for path in found[0] if path.suffix == ".npz"):
+                with np.load(whole / name) as a, np.load(other / name) as b:
+                    if not all(np.array_equal(a[key], b[key]) for key in a.files):
+                        raise Finding(f"slicreg prepare: {name} differs")
+            os.rename(other, self.folder / f"again-{left}-done")
+
+    def worker(self, count: int) -> None:
+        """The worker: its result is whole or absent, and it and its private folder end with whoever asked."""
+        grid = centred((14, 13, 12), (0.1, 0, 0.2), (9.0, 9.5, 10.0))
+        request = {"fixed": scan(grid), "moving": scan(grid, seed=4), "method": "classical-affine"}
+        request |= {"settings": {"max_iter": 4, "working_size": 12}, "device": "cpu"}
+        seconds = None
+        for _ in range(count + 1):
+            job = Scratch(self.folder / "tmp", "deepregslicer-")
+            messages.write(job.path / "request.npz", request)
+            inner, outer = os.pipe()
+            events, told = os.pipe()
+            os.set_inheritable(outer, False)
+            number = forked(lambda: (os.close(outer), worker.main())[1], stdin=inner, stdout=told)  # noqa: B023
+            os.close(inner)
+            os.close(told)
+            line = {"id": 1, "command": "register", "folder": str(job.path)}
+            began = time.monotonic()
+            os.write(outer, (json.dumps(line) + "\n").encode())
+            if seconds is None:
+                with open(events) as lines:
+                    last = next(line for line in lines if self._ends(line))
+                    seconds = time.monotonic() - began
+                if json.loads(last)["event"] != "result":
+                    raise Finding(f"worker: {last} in place of a result")
+                os.close(outer)
+                ended(number)
+            else:
+                time.sleep(self.random.uniform(0, seconds * 1.05))
+                self._gone(number, outer, job)
+                os.close(events)
+            job.remove()
+        if left := list((self.folder / "tmp").glob("deepregslicer-*")):
+            raise Finding(f"worker leaves {left}")
+
+    @staticmethod
+    def _ends(line: str) -> bool:
+        """Whether a line tells of the end of a job; then nothing more will be read."""
+        return json.loads(line)["event"] in ("result", "error", "cancelled")
+
+    def _gone(self, number: int, outer: int, job: Scratch) -> None:
+        """The worker is killed; or who asked it is gone, of which it knows by the end of its input."""
+        if self.random.random() < 0.5:
+            os.kill(number, signal.SIGKILL)
+            if ended(number) is None:
+                raise Finding("worker: it survives SIGKILL")
+            os.close(outer)
+            if (job.path / "result.npz").exists():
+                messages.read(job.path / "result.npz")
+            self.counts["worker SIGKILL"] += 1
+            return
+        os.close(outer)
+        if ended(number) is None:
+            os.kill(number, signal.SIGKILL)
+            raise Finding("worker: it goes on without whoever asked")
+        self.counts["worker alone"] += 1
+
+
+def sweepable(path: Path) -> bool:
+    """Whether the next run would remove a private folder; it is removed."""
+    return path in sweep(path.parent)
+
+
+def kill(count: int, seed: int) -> Counter:
+    """About `count` kills, shared among the commands; how many there were of each kind.
+
+    Raises:
+        Finding: something is lost, left or mixed.
+    """
+    shares = {"register": 0.3, "train": 0.2, "predict": 0.2, "slicreg": 0.15, "worker": 0.15}
+    with tempfile.TemporaryDirectory() as name:
+        kills = Kills(Path(name), seed)
+        for part, share in shares.items():
+            began = time.monotonic()
+            getattr(kills, part)(max(1, round(share * count)))
+            print(f"{part}: {time.monotonic() - began:.0f} s", flush=True)
+        left = [path.name for path in (Path(name) / "tmp").iterdir() if "inductor" not in path.name]
+        if left:
+            raise Finding(f"the folder of temporary files keeps {left}")
+        return kills.counts
 
 
 if __name__ == "__main__":
-    main()
+    wanted, chosen = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    print(f"seed {chosen}", flush=True)
+    try:
+        seen = kill(wanted, chosen)
+    except Finding as finding:
+        raise SystemExit(f"finding: {finding}") from None
+    print(dict(sorted(seen.items())))

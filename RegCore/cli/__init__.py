@@ -5,6 +5,7 @@ and sets ``run``, the function that gets the arguments. A new family is entered 
 """
 
 import argparse
+import errno
 import logging
 import os
 import signal
@@ -71,12 +72,14 @@ def run(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] 
         arguments = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
         with _logging(), _ended_by_signals():
             code = arguments.run(arguments) or 0
-            _flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
             return code
-    except (BrokenPipeError, _Unheard) as error:
+    except OSError as error:  # those of files are InputErrors
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
         _silence()
-        reason = error.args[-1]
-        return _complain(parser, f"error: standard output can't be written to ({reason})", FAILED)
+        return _complain(parser, f"error: standard output can't be written to ({error.strerror})", FAILED)
     except _Ended as end:
         return _complain(parser, f"ended by {end}, nothing was written", TERMINATED)
     except InputError as error:
@@ -103,10 +106,6 @@ class _Ended(KeyboardInterrupt):
     """SIGTERM or SIGHUP: everything is cleaned up on the way out, as after Ctrl-C."""
 
 
-class _Unheard(Exception):
-    """Nobody takes what is printed: the reader of a pipe is gone, or a disk is full."""
-
-
 @contextmanager
 def _ended_by_signals():
     """Turn SIGTERM (of schedulers, containers and logouts) and SIGHUP into an exception, once."""
@@ -125,15 +124,6 @@ def _ended_by_signals():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _flush() -> None:
-    """Send what was printed on its way. Raises _Unheard where it can't go."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError as error:
-        raise _Unheard(error.strerror or error) from error
 
 
 def _silence() -> None:

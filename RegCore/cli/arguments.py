@@ -54,6 +54,14 @@ def add_file(
     parser.add_argument(*names, required=required, type=Path, metavar=metavar, help=help)
 
 
+def add_transform(
+    parser: argparse._ActionsContainer, name: str, *, help: str, required: bool = False
+) -> None:
+    """Add an option for a transform, or for several in the order of ANTs; its value is a list of paths."""
+    what = f"{help}; several, as 1Warp.nii.gz 0GenericAffine.mat of ANTs, are applied from left to right"
+    parser.add_argument(name, nargs="+", required=required, type=Path, metavar="FILE", help=what)
+
+
 def add_number(
     parser: argparse._ActionsContainer, *names: str, help: str, least: int = 1, default: int | None = None
 ) -> None:

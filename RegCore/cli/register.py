@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from RegCore.cli.arguments import add_file, one_of, settings_of, shared
+from RegCore.cli.arguments import add_file, add_transform, one_of, settings_of, shared
 from RegCore.cli.progress import ProgressLine
 from RegCore.registration import METHODS
 from RegCore.space.geometry import InputError
@@ -41,7 +41,7 @@ def _add_register(commands) -> None:
     add_file(parser, "--moving-mask", help="where the moving image counts")
     what = "CSV with fx,fy,fz,mx,my,mz in RAS mm, or two files of points, fixed and moving; measures only"
     parser.add_argument("--landmarks", nargs="+", type=Path, metavar="FILE", help=what)
-    add_file(parser, "--initial", help="transform to start from, or the word centres")
+    add_transform(parser, "--initial", help="transform to start from, or the word centres")
     parser.add_argument(
         "--settings", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the method, e.g. levels=3"
     )
@@ -117,7 +117,8 @@ def register_files(
         out: folder for the results.
         method: a name of `RegCore.registration.METHODS`, or the path of a trained model.
         optional: further files, by the names "fixed_seg", "moving_seg", "fixed_mask", "moving_mask",
-            "landmarks" and "initial" (a transform, or the word ``centres``).
+            "landmarks" and "initial" (a file, a list of files in the order of `load_chain`, or the
+            word ``centres``).
         settings, device, seed: as in `RegCore.register`.
         quiet: neither progress nor table.
         series: UIDs of the DICOM series to take where a folder holds several.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from RegCore.cli.arguments import add_file
+from RegCore.cli.arguments import add_file, add_transform
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.volume import Volume
 
@@ -34,7 +34,7 @@ def fill_warp(parser: argparse.ArgumentParser) -> None:
     add_file(parser, "--image", "-i", required=True, help="image to warp, 3-D or with channels")
     by = parser.add_mutually_exclusive_group(required=True)
     add_file(by, "--ddf", "-d", help="displacement field in voxels, (I, J, K, 3)")
-    add_file(by, "--transform", help="transform in space, e.g. transform.h5 of a registration")
+    add_transform(by, "--transform", help="transform in space, e.g. transform.h5 of a registration")
     what = f"file to write, by default {DEFAULT_NAME} here ({', '.join(ENDINGS)})"
     parser.add_argument("--out", "-o", default="", metavar="FILE", help=what)
     add_file(parser, "--reference", help="image whose grid the result is on")
@@ -51,6 +51,9 @@ def _run_warp(arguments: argparse.Namespace) -> None:
     out = _out_path(arguments.out)
     if arguments.deepreg and arguments.ddf is None:
         raise InputError("argument --deepreg: it is for --ddf only")
+    inputs = [arguments.image, arguments.ddf, arguments.reference, *(arguments.transform or [])]
+    if any(path is not None and path.resolve() == out.resolve() for path in inputs):
+        raise InputError(f"{out}: the result would take the place of what it is made of")
     with prepared_folder(out.parent):
         result = _by_transform(arguments) if arguments.ddf is None else _by_ddf(arguments)
         save(result, out)
@@ -72,16 +75,18 @@ def _out_path(text: str) -> Path:
 
 def _by_transform(arguments: argparse.Namespace) -> Volume:
     """The image through a transform in space, on the grid of the reference or of the field."""
-    from RegCore.io import load, read_header
+    from RegCore.io import load_chain, read_header
     from RegCore.resampler import warp
 
-    transform = load(arguments.transform, "transform")
+    transform = load_chain(arguments.transform)
     if arguments.reference is not None:
         onto = read_header(arguments.reference)[1]
     elif hasattr(transform, "geometry"):
         onto = transform.geometry
     else:
-        raise InputError(f"{arguments.transform}: an affine transform has no grid; give one with --reference")
+        raise InputError(
+            f"{arguments.transform[-1]}: an affine transform has no grid; give one with --reference"
+        )
     volume = _volume(arguments)
     if not onto.overlaps(volume.geometry, transform.map):
         raise InputError(

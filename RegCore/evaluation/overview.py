@@ -25,6 +25,7 @@ from RegCore.evaluation.pictures.words import (
     TEXT,
     Colour,
     Place,
+    fitted,
     width_of,
     write,
     write_upwards,
@@ -38,6 +39,7 @@ FINE = 2  # panels are drawn this much larger and then reduced, which smooths ev
 NARROWEST = 200  # pixels of a column, that the title and the figures have room
 GAP, LEFT, TOP, BOTTOM = 8, 52, 128, 62
 DIM = (150, 157, 170)
+NAME_SIZE = 15  # pixels of the names of structures
 ACCENT, LETTERS = (94, 210, 196), (255, 226, 120)
 COLUMNS = (
     *("Fixed", "Moving, before", "Moving, after"),
@@ -57,8 +59,9 @@ def overview(
     Rows: the axial, coronal and sagittal plane (the nearest voxel axes of an oblique grid) through the
     structures, or through the middle of the body. Columns: the fixed image; the moving one where its header
     puts it, and after registration; the difference before and after; a grid as the transform bends it.
-    Outlines, if there are labels: fixed green, moving orange. The differences compare the fixed intensity
-    with the one to be expected at the moving intensity, so they mean something across modalities too.
+    Outlines, if there are labels: fixed green with the names of the structures, moving orange. The
+    differences compare the fixed intensity with the one to be expected at the moving intensity, so they mean
+    something across modalities too.
 
     Args:
         registration: what `register` returned; its transform, warped, warped_labels, metrics and seconds are
@@ -75,6 +78,7 @@ def overview(
     canvas = _Canvas(rows)
     canvas.title(registration)
     canvas.panels(rows, sheets)
+    canvas.names(rows, samples)
     canvas.scale(sheets[0].pixel_mm * FINE)
     canvas.legend(reach, shift, {name for name in labels if labels[name] is not None})
     return canvas.picture
@@ -177,6 +181,21 @@ class _Canvas:
                     self._letters(left, top, panel.width, height, sheet.letters)
             write_upwards(self.picture, (LEFT - 22, top + height // 2), sheet.name, 18)
             top += height + GAP
+
+    def names(self, rows: list[list[Image.Image]], samples: list[Samples]) -> None:
+        """The names of the structures in the fixed image, as far as they do not lie on each other."""
+        top = TOP
+        for row, part in zip(rows, samples, strict=True):
+            left = self._left(0) + (self.width - row[0].width) // 2
+            taken: list[tuple[float, float, float]] = []
+            for y, x, name in part.names:
+                words = fitted(name, NAME_SIZE, 0.6 * row[0].width)
+                half = width_of(words, NAME_SIZE) / 2
+                x, y = min(max(x / FINE, half + 4), row[0].width - half - 4), y / FINE
+                if all(abs(y - b) > NAME_SIZE or abs(x - a) > half + w for a, b, w in taken):
+                    taken.append((x, y, half))
+                    write(self.picture, (left + x, top + y), words, NAME_SIZE, FIXED_COLOUR, outline=True)
+            top += row[0].height + GAP
 
     def _left(self, column: int) -> int:
         return LEFT + column * (self.width + GAP)

@@ -11,7 +11,7 @@ from typing import Any
 
 from RegCore.evaluation.overview import overview
 from RegCore.io import save
-from RegCore.io.scratch import check_no_folders, put_in_place, scratch
+from RegCore.io.scratch import check_no_folders, put_in_place, scratch, sweep
 from RegCore.space.geometry import InputError
 from RegCore.space.volume import Volume
 
@@ -24,8 +24,8 @@ RESULTS = (*FILES, NAMED)
 def prepared_folder(folder: Path, names: tuple[str, ...] = ()) -> Iterator[Path]:
     """A folder that exists and can be written to, made if need be; yields it as a path.
 
-    To be entered before the long work begins. If the work fails, folders that were made here and stayed
-    empty are removed again.
+    To be entered before the long work begins. What runs that were killed left in it goes. If the work fails,
+    folders that were made here and stayed empty are removed again.
 
     Args:
         folder: the folder.
@@ -46,6 +46,7 @@ def prepared_folder(folder: Path, names: tuple[str, ...] = ()) -> Iterator[Path]
         _remove_empty(made)
         raise InputError(f"{folder}: the results can't be written ({error.strerror or error})") from error
     check_no_folders(folder, names)
+    sweep(folder)
     try:
         yield folder
     except BaseException:

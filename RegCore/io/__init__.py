@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from RegCore.io import itk, nifti, npz, nrrd, simpleitk
+from RegCore.io import elastix, itk, nifti, npz, nrrd, simpleitk
 from RegCore.io.files import RawImage
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
@@ -29,7 +29,7 @@ READERS: dict[str, Callable] = {
     ".npz": npz.read,
     ".h5": itk.read_h5,
     ".tfm": itk.read_text,
-    ".txt": itk.read_text,
+    ".txt": elastix.read,
     ".mat": itk.read_other,
     ".xfm": itk.read_other,
 }
@@ -93,6 +93,21 @@ def load(
         raise InputError(f"the kind of a file is 'image', 'labels' or 'transform', not {kind!r}")
     with named(path):
         return _as_kind(_contents(path, series), kind)
+
+
+def load_chain(paths: Sequence[str | os.PathLike]) -> Transform:
+    """The transform of several files, of which the first is the first to map a point of the fixed image.
+
+    That is the order of ANTs: ``1Warp.nii.gz 0GenericAffine.mat``.
+
+    Raises:
+        InputError: one sentence that names the file.
+    """
+    chain = [found for path in paths if not isinstance(found := load(path, "transform"), Volume)]
+    result = chain[0]
+    for outer in chain[1:]:
+        result = outer.compose(result)
+    return result
 
 
 def load_voxels(path: str | os.PathLike) -> tuple[np.ndarray, Geometry]:

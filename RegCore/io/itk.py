@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from RegCore.io.files import DEFLATE_LIMIT, FLIP, atomic_write
+from RegCore.io.files import DEFLATE_LIMIT, FLIP, atomic_write, shorten
 from RegCore.io.h5 import create_h5, text_of
 from RegCore.io.simpleitk import reason
 from RegCore.space.geometry import Geometry, InputError, homogeneous
@@ -84,7 +84,9 @@ def read_text(path: Path) -> Transform:
         key, _, value = line.partition(":")
         if key == "Transform":
             parts.append({})
-        if parts and not line.startswith("#"):
+        if line.strip() and not line.startswith("#"):
+            if not parts or key.strip() not in ("Transform", "Parameters", "FixedParameters"):
+                raise InputError(f"the file is damaged: a line begins with {shorten(key)!r}")
             parts[-1][key.strip()] = value.strip()
     return _joined([_parsed(part) for part in parts])
 

@@ -34,6 +34,7 @@ PADDING, SIGNED, SLOPE, OFFSET = "0028|0120", "0028|0103", "0028|1053", "0028|10
 ORIENTATION = "0020|0037"
 TIMES = ("0020|0100", "0018|1060", "0008|0032", "0020|0012", "0020|0013")
 """DICOM tags that tell frames apart: temporal position, trigger time, acquisition time, numbers."""
+GIPL_HEADER = 256  # bytes
 UNEVEN = 0.01  # mm: slices further from even steps along their normal are worth a warning
 ELEMENT_TYPES = {"i1": "CHAR", "u1": "UCHAR", "i2": "SHORT", "u2": "USHORT", "i4": "INT", "u4": "UINT"}
 ELEMENT_TYPES |= {"i8": "LONG_LONG", "u8": "ULONG_LONG", "f4": "FLOAT", "f8": "DOUBLE"}
@@ -91,6 +92,10 @@ def _header(path: Path) -> tuple[sitk.ImageFileReader, tuple[int, ...], np.ndarr
 def _check_promise(path: Path, promised: int) -> None:
     """A header must not promise more voxels than its file, and those beside and below it, can hold."""
     found = path.stat().st_size
+    # of a cut .gipl file ITK would fill the rest with anything
+    if path.suffix.lower() == ".gipl" and GIPL_HEADER + promised > found:
+        found = max(0, found - GIPL_HEADER)
+        raise InputError(f"the file is cut short: {in_words(promised)} promised, {in_words(found)} found")
     if promised > found * DEFLATE_LIMIT:
         files = [*path.parent.glob("*"), *path.parent.glob("*/*")]
         found = sum(file.stat().st_size for file in files if file.is_file())

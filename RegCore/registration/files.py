@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from RegCore.io import load
+from RegCore.io import load, load_chain
 from RegCore.io.points import load_landmarks
 from RegCore.space.geometry import InputError
 from RegCore.space.segments import pair_segments
@@ -24,7 +24,8 @@ def read_pair(
 
     Args:
         files: by their roles: "fixed", "moving" and those of `OPTIONAL`. "landmarks" may be a list of one
-            file or two; "initial" is a transform or the word ``centres``.
+            file or two; "initial" is a transform, a list of them in the order of `load_chain`, or the word
+            ``centres``.
         series: UIDs of the DICOM series to take where a folder holds several.
 
     Returns:
@@ -48,18 +49,19 @@ def read_pair(
         "fixed_mask": _labels(one.get("fixed_mask")),
         "moving_mask": _labels(one.get("moving_mask")),
         "landmarks": None if landmarks is None else load_landmarks(*landmarks),
-        "initial": _initial(one.get("initial")),
+        "initial": _initial(files.get("initial")),
     }
-    _check_places(one, given)
+    _check_places(files, given)
     sides = (moving_labels, fixed_labels)
     return given, {s.label: s.name for side in sides if side is not None for s in side.segments}
 
 
-def _initial(path: Path | None) -> Transform | str | None:
+def _initial(given: Path | list[Path] | None) -> Transform | str | None:
     """The transform to start from; the word ``centres`` stays a word."""
-    if path is None or str(path) == "centres":
-        return None if path is None else "centres"
-    return cast(Transform, load(path, "transform"))
+    paths = given if isinstance(given, list) or given is None else [given]
+    if paths is None or [str(path) for path in paths] == ["centres"]:
+        return None if paths is None else "centres"
+    return load_chain(paths)
 
 
 def _image(path: Path, series: list[str] | None) -> Volume:
@@ -80,7 +82,7 @@ def _labels(path: Path | None) -> Volume | None:
     return volume
 
 
-def _check_places(files: Mapping[str, Path], given: dict[str, Any]) -> None:
+def _check_places(files: Mapping[str, Path | list[Path] | None], given: dict[str, Any]) -> None:
     """Segmentations and masks must overlap their image in space, and the images where --initial puts them."""
     pairs = (("fixed_seg", "fixed_labels"), ("moving_seg", "moving_labels"))
     for option, name in (*pairs, ("fixed_mask", "fixed_mask"), ("moving_mask", "moving_mask")):
@@ -91,4 +93,5 @@ def _check_places(files: Mapping[str, Path], given: dict[str, Any]) -> None:
             raise InputError(f"{files[option]}: {where}")
     fixed, moving, initial = given["fixed"].geometry, given["moving"].geometry, given["initial"]
     if initial not in (None, "centres") and not fixed.overlaps(moving, initial.map):
-        raise InputError(f"{files['initial']}: with this transform the two images do not overlap in space")
+        path = files["initial"][-1] if isinstance(files["initial"], list) else files["initial"]
+        raise InputError(f"{path}: with this transform the two images do not overlap in space")

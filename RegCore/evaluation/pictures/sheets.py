@@ -54,6 +54,7 @@ class Samples:
         mm: u of the transform, (H, W, 3).
         outlines: the edges of the structures as masks, under the names "fixed", "before" and "after"; a name
             is absent where there are no labels.
+        names: row and column of the middle of an outline, and the name of the structure, where it has one.
     """
 
     fixed: np.ndarray
@@ -61,6 +62,7 @@ class Samples:
     after: np.ndarray
     mm: np.ndarray
     outlines: dict[str, np.ndarray]
+    names: tuple[tuple[float, float, str], ...] = ()
 
 
 def make_sheets(fixed: Volume, labels: Volume | None, pixels: int) -> list[Sheet]:
@@ -150,7 +152,7 @@ def sample_sheet(
     mapped = transform.map(sheet.world)
     start = moving.geometry.to_index(sheet.world)
     given = {name: volume for name, volume in labels.items() if volume is not None}
-    outlines = {name: outlines_of(volume, sheet.world, sheet.pixel_mm) > 0 for name, volume in given.items()}
+    edges = {name: outlines_of(volume, sheet.world, sheet.pixel_mm) for name, volume in given.items()}
     after = values_at(warped.array, sheet.index)
     after[~inside(moving.geometry.shape, moving.geometry.to_index(mapped))] = np.nan
     return Samples(
@@ -158,8 +160,19 @@ def sample_sheet(
         values_at(moving.array, start),
         after,
         mapped - sheet.world,
-        outlines,
+        {name: found > 0 for name, found in edges.items()},
+        _names(given["fixed"], edges["fixed"]) if "fixed" in given else (),
     )
+
+
+def _names(labels: Volume, edges: np.ndarray) -> tuple[tuple[float, float, str], ...]:
+    """The middles (row, column) of the outlines whose structure has a name, the largest first."""
+    found = []
+    for segment in labels.segments:
+        rows, columns = np.nonzero(edges == (segment.label + 1 if labels.array.ndim == 4 else segment.label))
+        if segment.name and rows.size:
+            found.append((rows.size, float(rows.mean()), float(columns.mean()), segment.name))
+    return tuple(part[1:] for part in sorted(found, reverse=True))
 
 
 def inside(shape: tuple[int, ...], index: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from RegCore.evaluation.pictures.sheets import make_sheets, sample_sheet
 from RegCore.samples.phantom import make_phantom
 from RegCore.space.geometry import Geometry
 from RegCore.space.transforms import AffineTransform
-from RegCore.space.volume import Volume
+from RegCore.space.volume import Segment, Volume
 
 AXES = {"R": (1, 0, 0), "L": (-1, 0, 0), "A": (0, 1, 0), "P": (0, -1, 0), "S": (0, 0, 1), "I": (0, 0, -1)}
 NO_LABELS = {"fixed": None, "before": None, "after": None}
@@ -194,3 +194,22 @@ def test_thin_and_constant_volumes_and_images_apart_can_be_shown(shape):
 @pytest.mark.parametrize(("limit", "length"), [(83, 50), (50, 50), (49, 20), (1.2, 1), (0.3, 0.2), (19, 10)])
 def test_the_scale_bar_has_a_round_length(limit, length):
     assert _round_length(limit) == pytest.approx(length)
+
+
+def test_names_of_structures_stand_in_the_fixed_image():
+    grid = Geometry((30, 28, 26), np.diag([4.0, 4.0, 4.0, 1.0]))
+    image = Volume(np.random.default_rng(0).random(grid.shape).astype(np.float32), grid)
+    array = np.zeros(grid.shape, np.uint8)
+    array[4:14, 6:22, 6:20], array[17:26, 6:22, 6:20] = 3, 5
+    pictures = {}
+    for names in ((), ("Liver", "Kidney"), ("Liver", "Spleen")):
+        segments = tuple(Segment(n, name) for n, name in zip((3, 5), names, strict=False))
+        labels = Volume(array, grid, "labels", segments)
+        done = registration(None, AffineTransform.identity(), image, labels)
+        pictures[names] = np.asarray(overview(done, image, image, labels, labels)).astype(int)
+    plain, one, other = pictures.values()
+    changed = np.abs(one - plain).sum(-1) > 0
+    columns = np.flatnonzero(changed.any(0))
+    assert 300 < changed.sum() < 20_000 and columns.max() < plain.shape[1] / 6  # in the first column only
+    different = np.abs(one - other).sum(-1) > 0
+    assert 0 < different.sum() < changed.sum()  # Liver stands in both
