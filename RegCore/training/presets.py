@@ -180,8 +180,8 @@ class TrainingPreset:
             backbone["extract_levels"] = [finest]
         return {**backbone, "depth": depth}
 
-    def _loss(self) -> dict:
-        loss = {}
+    def _loss(self) -> dict[str, object]:
+        loss: dict[str, object] = {}
         if self.image_weight and self.method != "conditional":
             loss["image"] = {"name": self.similarity, "weight": self.image_weight}
         if self.label_weight and self.labeled:
