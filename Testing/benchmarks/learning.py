@@ -259,6 +259,24 @@ def table(found: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
+def reported(found: dict[str, dict], *, write: bool) -> list[str]:
+    """Print the tables, put them on the page if asked to, and return who gained less than stated."""
+    learnt = {name: found[name] for name in found if name in MODELS}
+    defaults = {name: found[name] for name in found if name in DEFAULTS}
+    for what, part, made in (("learning", learnt, table), ("learning by default", defaults, default_table)):
+        if part:
+            print(made(part))
+        if part and write:
+            put(what, made(part))
+    short = [name for name, f in learnt.items() if f["after"] - f["before"] < MODELS[name].gain]
+    short += [
+        name
+        for name, f in defaults.items()
+        if f["network"] - f["before"] < SHARE * (f["deformable"] - f["before"])
+    ]
+    return short
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -284,19 +302,7 @@ def main() -> int:
     names = arguments.models or known
     with ThreadPoolExecutor(arguments.together) as pool:
         found = dict(zip(names, pool.map(learn_apart, names), strict=True))
-    learnt = {name: found[name] for name in names if name in MODELS}
-    defaults = {name: found[name] for name in names if name in DEFAULTS}
-    for what, part, made in (("learning", learnt, table), ("learning by default", defaults, default_table)):
-        if part:
-            print(made(part))
-        if part and arguments.write:
-            put(what, made(part))
-    short = [name for name, f in learnt.items() if f["after"] - f["before"] < MODELS[name].gain]
-    short += [
-        name
-        for name, f in defaults.items()
-        if f["network"] - f["before"] < SHARE * (f["deformable"] - f["before"])
-    ]
+    short = reported(found, write=arguments.write)
     if short:
         print(f"gained less than stated: {', '.join(short)}", file=sys.stderr)
     return 1 if short else 0
