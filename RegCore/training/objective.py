@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -172,7 +173,8 @@ def _terms(section: str, given, deepreg: bool) -> list[Term]:
         if not isinstance(entry, Mapping):
             raise InputError(f"loss.{section} holds {entry!r}, expected a name, a weight and arguments")
         options = dict(entry)
-        name, weight = options.get("name", ""), options.pop("weight", 1.0)
+        name: Any = options.get("name")
+        weight = options.pop("weight", 1.0)
         check_name(name, table, f"loss.{section}: the loss")
         if isinstance(weight, bool) or not isinstance(weight, Real) or not math.isfinite(weight):
             hint = "; YAML reads 1e-5 as text, write 1.0e-5" if isinstance(weight, str) else ""
