@@ -195,8 +195,13 @@ def in_turn(augmentations: Iterable[Callable]) -> Callable[[dict, Generator], di
     """
     steps: list[Callable] = []
     for each in augmentations:
-        if steps and all(isinstance(a, Deformation) and not a.deepreg for a in (steps[-1], each)):
-            steps[-1] = Deformation(partial(_draw_in_turn, steps[-1].draw, each.draw))
+        last = steps[-1] if steps else None
+        if (
+            isinstance(last, Deformation)
+            and isinstance(each, Deformation)
+            and not (last.deepreg or each.deepreg)
+        ):
+            steps[-1] = Deformation(partial(_draw_in_turn, last.draw, each.draw))
         else:
             steps.append(each)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from random import Random
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -54,7 +55,7 @@ def collate(samples: list[dict]) -> dict | None:
     """Samples as a batch: tensors (B, 1, I, J, K), ``indices`` (B, n) int64, else lists; None for none."""
     if not samples:
         return None
-    batch = {}
+    batch: dict[str, Any] = {}
     for key, first in samples[0].items():
         values = [sample[key] for sample in samples]
         if isinstance(first, torch.Tensor):
@@ -113,7 +114,9 @@ class Batches:
         )
         context = get_context(start_method) if workers else None
         store = VolumeCache(loader, cache_bytes, context) if cache_bytes else None
-        self._reader, self._steps, self._ahead = _Reader(loader, store), [], None
+        self._reader = _Reader(loader, store)
+        self._steps: list[tuple[int, list[Sample]]] = []
+        self._ahead: DataLoader | None = None
         self._pin = pin_memory
         if workers:
             loader.close()  # no open file is handed to another process
@@ -161,7 +164,7 @@ class Batches:
 
     def _read_by_workers(self) -> Iterator:
         try:
-            yield from self._ahead
+            yield from self._ahead or ()
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise

@@ -163,8 +163,14 @@ class RoleImages:
 
     def _label(self, index: int, channel: int) -> Volume:
         """One label in the box of its image."""
-        array = self.labels.channel(self._label_array(index), channel)
+        array = self.labelled().channel(self._label_array(index), channel)
         return Volume(array, self.grids[index].resized_box(array.shape))
+
+    def labelled(self) -> Source:
+        """The source of labels, for what is asked of labelled images only; InputError without labels."""
+        if self.labels is None:
+            raise InputError(f"the {self.name} images have no labels")
+        return self.labels
 
     def _turned(self, array: np.ndarray, grid: Geometry) -> Volume:
         """An array on a grid with its axes as the network gets them."""
@@ -174,8 +180,8 @@ class RoleImages:
     def _label_array(self, index: int) -> np.ndarray:
         array = self._labels.get(index)
         if array is None:
-            array, grid = self.labels.read(index)
-            self.labels.check(array, index)
+            array, grid = self.labelled().read(index)
+            self.labelled().check(array, index)
             image = self.grids[index]
             if self._in_space(grid, image) and not (grid.shape == image.shape and grid.is_close(image, 0.1)):
                 array = self._as_the_image(array, grid, image)

@@ -19,6 +19,7 @@ from RegCore.space.volume import Volume
 
 log = logging.getLogger(__name__)
 LABEL_SAMPLINGS = ("sample", "all")
+NOWHERE = Geometry((1, 1, 1), np.eye(4))  # of a file that is left out
 SPACES = ("file", "axes", "header")
 
 
@@ -277,7 +278,7 @@ class Loader:
                         raise
                     log.warning("left out: %s", error)
                     bad.add(index)
-                    grid, channels = None, 0
+                    grid, channels = NOWHERE, 0
                 side.grids.append(grid)
                 side.channels.append(channels)
             if side.elsewhere:
@@ -302,9 +303,10 @@ def check_channels(one: RoleImages, first: int, other: RoleImages, second: int) 
     """
     counts = one.channels[first], other.channels[second]
     if counts[0] != counts[1]:
+        files = one.labelled().where(first), other.labelled().where(second)
         raise InputError(
             "images that meet must have the same number of labels, but "
-            f"{one.labels.where(first)} has {counts[0]} and {other.labels.where(second)} has {counts[1]}"
+            f"{files[0]} has {counts[0]} and {files[1]} has {counts[1]}"
         )
 
 

@@ -2,7 +2,9 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +30,7 @@ class Source:
         title: what they are, for messages: "images", "fixed labels".
     """
 
-    def __init__(self, found: dict[Name, object], grouped: bool, title: str):
+    def __init__(self, found: Mapping[Name, Any], grouped: bool, title: str):
         self.names, self.places = list(found), list(found.values())
         self.grouped, self.title = grouped, title.replace("_", " ")
 

@@ -250,7 +250,7 @@ def _read(source: Source, index: int) -> tuple[np.ndarray, tuple[Segment, ...]]:
     place = source.places[index]
     if isinstance(place, Path) and place.name.lower().endswith(".nrrd"):
         volume = load(place)
-        if volume.segments:
+        if isinstance(volume, Volume) and volume.segments:
             return volume.array, volume.segments
     return source.read(index)[0], ()
 

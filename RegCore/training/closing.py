@@ -129,11 +129,11 @@ def _pair(loader: Loader, sample: Sample) -> ValidationPair:
     if not drawn:
         return ValidationPair(name, fixed, moving, None, None, [])
     names = loader.structures or [f"label {n}" for n in range(len(masks[0]))]
-    labels = [
+    first_labels, second_labels = (
         Volume(np.stack([side[n] for n in drawn], -1).astype(np.uint8), grid, "labels")
         for side, grid in zip(masks, grids, strict=True)
-    ]
-    return ValidationPair(name, fixed, moving, *labels, [names[n] for n in drawn])
+    )
+    return ValidationPair(name, fixed, moving, first_labels, second_labels, [names[n] for n in drawn])
 
 
 def _judged(pair: ValidationPair, trained: Model, device: str) -> Judged:
@@ -168,13 +168,15 @@ def table(judged: list[Judged], pairs: int) -> str:
 
     lines = [["validation pair", figure.title, folds.title]]
     lines += [line(pair.name, pair.before, pair.after, pair.fold_percent) for pair in judged]
-    means = [mean_of_defined(getattr(pair, what) for pair in judged) for what in ("before", "after")]
+    before, after = (mean_of_defined(getattr(pair, what) for pair in judged) for what in ("before", "after"))
     count = str(pairs) if len(judged) == pairs else f"{len(judged)} of {pairs}"
-    lines.append(line(f"mean of {count}", *means, mean_of_defined(pair.fold_percent for pair in judged)))
+    lines.append(
+        line(f"mean of {count}", before, after, mean_of_defined(pair.fold_percent for pair in judged))
+    )
     names = dict.fromkeys(name for pair in judged for name in pair.structures)
     for name in names if len(names) > 1 else ():
         both = [pair.structures[name] for pair in judged if name in pair.structures]
-        lines.append(line(f"  {name}", *(mean_of_defined(pair[n] for pair in both) for n in (0, 1))))
+        lines.append(line(f"  {name}", *(mean_of_defined(values) for values in zip(*both, strict=True))))
     widths = [max(len(cells[n]) for cells in lines) for n in range(3)]
     return "\n".join(
         "  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip() for cells in lines

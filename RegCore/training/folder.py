@@ -35,7 +35,7 @@ from RegCore.training.state import Position, TrainingState
 try:
     import fcntl
 except ImportError:  # Windows, where a folder with open files can't be moved anyway
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # Windows, where no folder with open files can be moved
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_SAVES = 60.0

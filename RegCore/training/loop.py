@@ -193,10 +193,10 @@ def _step(run: Run, pieces: list[dict]) -> RunningMeans:
     totals = RunningMeans()
     for i, batch in enumerate(pieces):
         alone = run.group.size == 1 or i == len(pieces) - 1
-        with nullcontext() if alone else run.model.no_sync():
+        with nullcontext() if alone else getattr(run.model, "no_sync", nullcontext)():
             # DistributedDataParallel averages the gradients of the processes, but the sum is needed
             parts = add_gradient(
-                run.model, run.objective, batch, bf16=run.state.bf16, scale=float(run.group.size)
+                run.model, run.objective, batch, bf16=bool(run.state.bf16), scale=float(run.group.size)
             )
         totals = totals.plus(RunningMeans.of(parts))
     if run.group.any(not math.isfinite(totals.values()["loss"])):
@@ -219,9 +219,10 @@ def _close_epoch(run: Run) -> dict:
     row |= {f"val_{name}": value for name, value in validation.items()}
     position = Position(state.position.epoch + 1, 0, state.position.steps)
     run.state = replace(state, position=position, means=RunningMeans(), history=[*state.history, row])
-    if run.group.first:
+    if run.boards is not None:
         run.boards.add("train", "epoch_", state.position.epoch, means)
         run.boards.add("validation", "epoch_", state.position.epoch, validation)
+    if run.group.first:
         run.folder.record(run.state, run.trained)
         watch(run)
     return row

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,7 +125,8 @@ class Objective:
             InputError: the batch lacks something, or no loss applies to what the method predicts.
         """
         tensors = _inputs(prediction, batch, self)
-        parts, total = {}, None
+        parts: dict[str, torch.Tensor] = {}
+        total: torch.Tensor | None = None
         for section in SECTIONS:
             parts |= _statistics(section, prediction, batch, self.labeled)
             for term in self.terms:
@@ -142,7 +144,7 @@ class Objective:
                 parts[f"loss/{term.logged}"] = value.detach()
                 parts[f"loss/{term.logged}_weighted"] = weighted.detach()
             if section == "label" and self.labeled:
-                parts["metric/TRE"] = _distance(*tensors["label"], self.deepreg)
+                parts["metric/TRE"] = _distance(tensors["label"], self.deepreg)
         if total is None:
             names = ", ".join(term.name for term in self.terms)
             raise InputError(f"none of the losses ({names}) applies to what this method predicts")
@@ -165,12 +167,14 @@ def _table(section: str) -> dict[str, Callable]:
 def _terms(section: str, given, deepreg: bool) -> list[Term]:
     """The losses of a section, also those of weight 0."""
     entries = given if isinstance(given, list | tuple) else [] if given is None else [given]
-    table, counts, terms = _table(section), Counter(), []
+    table, terms = _table(section), []
+    counts: Counter[str] = Counter()
     for entry in entries:
         if not isinstance(entry, Mapping):
             raise InputError(f"loss.{section} holds {entry!r}, expected a name, a weight and arguments")
         options = dict(entry)
-        name, weight = options.get("name"), options.pop("weight", 1.0)
+        name: Any = options.get("name")
+        weight = options.pop("weight", 1.0)
         check_name(name, table, f"loss.{section}: the loss")
         if isinstance(weight, bool) or not isinstance(weight, Real) or not math.isfinite(weight):
             hint = "; YAML reads 1e-5 as text, write 1.0e-5" if isinstance(weight, str) else ""
@@ -200,7 +204,7 @@ def _inputs(prediction: Prediction, batch: Mapping, objective: Objective) -> dic
     moving_label = batch["moving_label"] if objective.labeled else None
     border = "zero_boundary" if objective.deepreg else "edge"
     image, label = warped(prediction, batch["moving_image"], moving_label, border=border)
-    tensors = {}
+    tensors: dict[str, tuple] = {}
     if image is not None:
         tensors["image"] = (batch["fixed_image"], image)
     if objective.labeled:
@@ -237,10 +241,10 @@ def _spacings(batch: Mapping, side: str, name: str) -> torch.Tensor:
     return torch.tensor(np.array([grid.spacing for grid in batch[side]]))
 
 
-@torch.no_grad()
-def _distance(fixed_label: torch.Tensor, label: torch.Tensor, deepreg: bool) -> torch.Tensor:
-    """Distance of the centroids ``(B,)`` in voxels, the mean over channels."""
-    return losses.centroid_distance(fixed_label, label, deepreg=deepreg).mean(1)
+def _distance(pair: tuple, deepreg: bool) -> torch.Tensor:
+    """Distance of the centroids of two labels ``(B,)`` in voxels, the mean over channels."""
+    with torch.no_grad():
+        return losses.centroid_distance(*pair, deepreg=deepreg).mean(1)
 
 
 @torch.no_grad()
@@ -252,7 +256,7 @@ def _statistics(section: str, prediction: Prediction, batch: Mapping, labeled: b
         tensors = {f"{side}_{section}": batch[f"{side}_{section}"] for side in ("moving", "fixed")}
     else:
         return {}
-    statistics = {}
+    statistics: dict[str, torch.Tensor] = {}
     for name, x in tensors.items():
         if x is not None:
             flat = x.flatten(1)

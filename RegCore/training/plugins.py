@@ -198,6 +198,8 @@ def _execute(path: Path, text: bytes) -> ModuleType:
     own = found is not None and found.origin is not None and Path(found.origin).resolve() == path
     name = path.stem if own else f"regcore_plugin_{len(_plugins)}_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None:
+        raise InputError(f"{path}: Python can't load this file as a module")
     module = importlib.util.module_from_spec(spec)
     former = sys.modules.get(name)
     sys.modules[name] = module  # pickle, dataclasses and typing look it up there

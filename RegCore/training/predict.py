@@ -205,6 +205,8 @@ def _loader(trained: Model, config: Config, split: str) -> Loader:
         dataset[key] = trained_on.get(key)
     dataset["space"] = dataset.get("space") or trained_on.get("space")
     loader = make_loader(dataset, split, deepreg=deepreg, axes=trained.axes)
+    if loader is None:  # `Config.split` has said so
+        raise InputError(f"{config.source}: dataset.{split}.dir is missing, so there are no data to use")
     sizes = {"fixed": loader.fixed_image_shape, "moving": loader.moving_image_shape}
     for side, wanted in (("fixed", trained.fixed_size), ("moving", trained.moving_size)):
         if tuple(sizes[side]) != tuple(wanted):
@@ -225,7 +227,7 @@ def _predict_all(work: _Work, batches: Batches, progress: Progress) -> None:
     plan = batches.plan()
     total = plan[-1][0]
     progress(0.0, "predicting", {"pairs": total})
-    for (done, samples), batch in zip(plan, batches.epoch(), strict=True):
+    for (done, samples), batch in zip(plan, filter(None, batches.epoch()), strict=True):
         answers = _answers(work, samples, batch)
         for number, (sample, answer) in enumerate(zip(samples, answers, strict=True)):
             alone = {k: v[number : number + 1] for k, v in batch.items() if k != "next_sample"}
@@ -245,9 +247,8 @@ def _answers(
     new = {key: number for number, key in reversed(list(enumerate(keys))) if key not in work.known}
     if new:
         rows = list(new.values())
-        names = ("fixed_image", "moving_image", "moving_label")
-        tensors = (batch[name][rows] if name in batch else None for name in names)
-        answer = predict_batch(work.trained, *tensors)
+        label = batch["moving_label"][rows] if "moving_label" in batch else None
+        answer = predict_batch(work.trained, batch["fixed_image"][rows], batch["moving_image"][rows], label)
         for place, (key, number) in enumerate(new.items()):
             parts = (answer.ddf, answer.dvf, answer.theta, answer.label)
             one = Prediction(*(part if part is None else part[place : place + 1] for part in parts))

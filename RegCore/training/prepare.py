@@ -66,8 +66,9 @@ def prepare(config, folder, group: Group, start_from, resume, max_epochs, worker
     elif start_from is not None:
         state = folder.started_from(start_from, state, trained, optimiser)
         _check_something_left(start_from, state, epochs)
-    if hasattr(trained.network, "set_template"):
-        trained.network.set_template(loader)
+    set_template = getattr(trained.network, "set_template", None)
+    if set_template is not None:
+        set_template(loader)
     run = Run(
         config=config,
         folder=folder,
@@ -200,8 +201,8 @@ def _uses_bf16(run: Run) -> bool:
         return wish == "bf16"
     pays = False
     if run.group.first:
-        batch = next(iter(run.batches.epoch(0, seed=run.state.seed)))
-        batch = on_device(batch, run.group.device)
+        first = next(iter(run.batches.epoch(0, seed=run.state.seed))) or {}
+        batch = on_device(first, run.group.device)
         network = run.trained.network.train()
         pays = bf16_pays(network, lambda bf16: add_gradient(network, run.objective, batch, bf16=bf16))
         log.info("bfloat16 %s on this machine", "is used: it is faster" if pays else "is not used")

@@ -5,6 +5,7 @@ own, so that a training that is taken up again goes on exactly.
 """
 
 import math
+from collections.abc import Callable
 
 from RegCore.training.config import Cosine, OneCycle, Plateau, Step
 
@@ -57,7 +58,12 @@ def _plateau(schedule: Plateau, place: float, epochs: int, losses: list[float]) 
     return schedule.factor**changes
 
 
-_RULES = {Cosine: _cosine, Step: _step, OneCycle: _one_cycle, Plateau: _plateau}
+_RULES: dict[type, Callable[..., float]] = {
+    Cosine: _cosine,
+    Step: _step,
+    OneCycle: _one_cycle,
+    Plateau: _plateau,
+}
 
 
 def epochs_without_gain(losses: list[float], min_delta: float) -> int:

@@ -75,8 +75,8 @@ def choices() -> dict[str, dict[str, str]]:
             "grouped": _("Grouped: images of one patient"),
         },
         "networkSelector": {
-            "local": _("LocalNet"),
             "unet": _("U-Net"),
+            "local": _("LocalNet"),
             "global": _("GlobalNet: an affine map"),
         },
         "outputSelector": {

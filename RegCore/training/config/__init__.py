@@ -96,8 +96,7 @@ class Config:
 
     def text(self) -> str:
         """The same as YAML, which `load_config` reads back to an equal configuration."""
-        options = {"sort_keys": False, "allow_unicode": True, "width": 100}
-        return yaml.dump(self.to_dict(), Dumper=_Dumper, **options)
+        return yaml.dump(self.to_dict(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
     def dump(self, path) -> None:
         """Write `text` to a .yaml file, whole or not at all.
@@ -174,7 +173,11 @@ def _checked(values: dict, places: Places) -> Config:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes a list of plain values in one line, as people do."""
+    """Writes a list of plain values in one line, as people do, and what occurs twice twice."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        """Whether a value that occurs again is written again."""
+        return True
 
 
 def _one_line(dumper: yaml.SafeDumper, items: list):
@@ -183,4 +186,3 @@ def _one_line(dumper: yaml.SafeDumper, items: list):
 
 
 _Dumper.add_representer(list, _one_line)
-_Dumper.ignore_aliases = lambda dumper, data: True

@@ -101,7 +101,8 @@ def _numbered(key: Key, parts: tuple) -> list[tuple[Key, Component | Loss]]:
 def _losses(train: Train) -> list[tuple[Key, Loss]]:
     """All losses with their keys."""
     sections = ((("train", "loss", name), getattr(train.loss, name)) for name in LOSS_TABLES)
-    return [numbered for key, losses in sections for numbered in _numbered(key, losses)]
+    numbered = (pair for key, losses in sections for pair in _numbered(key, losses))
+    return [(key, loss) for key, loss in numbered if isinstance(loss, Loss)]
 
 
 def _check_objective(dataset: Dataset, train: Train, places: Places) -> None:

@@ -55,7 +55,7 @@ class Reader:
         value, name = values[key[-1]], key[-1]
         origin, parts = get_origin(hint), get_args(hint)
         if origin in UNIONS and any(is_dataclass(part) for part in parts):
-            classes = [part for part in parts if is_dataclass(part)]
+            classes = [part for part in parts if isinstance(part, type) and is_dataclass(part)]
             return self.named(key, value, classes) if len(classes) > 1 else self.read(key, values, classes[0])
         if origin is tuple and get_origin(parts[0]) is Annotated:
             return self.several(key, value, parts[0])
@@ -64,7 +64,7 @@ class Reader:
             return self.name(key, value, table) if parts[0] is str else self.part(key, value, *parts)
         if hint is Split:
             return self.split(key, value)
-        if is_dataclass(hint):
+        if isinstance(hint, type) and is_dataclass(hint):
             return self.section(hint, key, value)
         try:
             values[name] = fitted(value, hint)

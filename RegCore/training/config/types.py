@@ -121,7 +121,12 @@ def described(hint) -> str:
         return f"a list of {len(parts)}, each {each}" if len(set(parts)) == 1 else f"the list [{each}]"
     if origin in (*LISTS, tuple) or hint in (*LISTS, tuple):
         return f"a list, each {described(parts[0])}" if parts else "a list"
-    simple = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    simple: dict[object, str] = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+    }
     simple |= {dict: "keys with values", Mapping: "keys with values", types.NoneType: "null", None: "null"}
     return simple.get(origin or hint, "something else")
 

@@ -72,7 +72,9 @@ def test_what_a_preset_says_reaches_the_configuration():
     assert train["preprocess"]["batch_size"] == 3 and train["preprocess"]["data_augmentation"] is None
     assert train["backbone"]["num_channel_initial"] == 5
     assert "image" not in train["loss"]
-    assert train["loss"]["label"]["weight"] == 2.0 and train["loss"]["regularization"]["weight"] == 0.25
+    assert train["loss"]["label"]["weight"] == 2.0 and [
+        part["weight"] for part in train["loss"]["regularization"]
+    ] == [0.25, 5.0]
 
 
 @pytest.mark.parametrize(

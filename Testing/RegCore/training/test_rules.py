@@ -57,15 +57,29 @@ def test_a_preset_says_what_its_fields_are_documented_to_be(tmp_path, kind):
     assert shapes == {key: [64, 64, 64] for key in expected}
     train = made["train"]
     assert (train["epochs"], train["save_period"], train["seed"]) == (100, 10, 0)
-    assert train["optimizer"] == {"name": "Adam", "learning_rate": 0.001}
-    assert train["preprocess"]["batch_size"] == 2
+    assert train["optimizer"] == {"name": "Adam", "learning_rate": 0.004}
+    assert train["learning_rate_schedule"] == {"name": "cosine", "warmup_epochs": 5}
+    assert train["preprocess"]["batch_size"] == 1 and train["mixed_precision"] == "auto"
     assert train["preprocess"]["data_augmentation"] == {"name": "affine"}
-    assert train["backbone"]["name"] == "local" and train["backbone"]["num_channel_initial"] == 8
+    assert train["backbone"] == {
+        "name": "unet",
+        "num_channel_initial": 16,
+        "depth": 3,
+        "extract_levels": [1],
+    }
     assert train["loss"] == {
         "image": {"name": "lncc", "weight": 1.0},
         "label": {"name": "dice", "weight": 1.0, "scales": [0, 1, 2, 4]},
-        "regularization": {"name": "bending", "weight": 0.5},
+        "regularization": [{"name": "bending", "weight": 0.25}, {"name": "jacobian", "weight": 5.0}],
     }
+
+
+def test_a_field_of_few_voxels_and_a_label_are_found_at_full_resolution(tmp_path):
+    for network in ("unet", "local"):
+        small = TrainingPreset(str(tmp_path), network=network, size=(40, 31, 40)).configuration()["train"]
+        label = TrainingPreset(str(tmp_path), network=network, method="conditional").configuration()["train"]
+        for train in (small, label):
+            assert 0 in train["backbone"].get("extract_levels", [0])
 
 
 def test_conditional_takes_labels_alone_and_weights_of_0_take_their_loss_out(tmp_path):
