@@ -1,4 +1,4 @@
-"""Pictures the panels, slice views before and after a registration, and the chart of a training.
+"""Pictures the panels in light and dark, slice views of a registration, and the chart of a training.
 
 Into Docs/screenshots, run by `make screenshots`; `python Testing/screenshots.py --help` tells of other
 folders and methods. The panels are the shipped ones in the test host, the computation is the real one, and
@@ -35,6 +35,34 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--method", default="auto")
     parser.add_argument("--minutes", type=float, default=15, help="how long to wait for the registration")
     return parser.parse_args(arguments)
+
+
+def themed(host, panel, out: Path, name: str, size=None) -> None:
+    """Picture a panel in the light theme and, as name_dark.png, in colours like those of Slicer's dark one."""
+    import qt
+
+    panel.widget.tabs.refresh()
+    light = qt.QPalette(host.qt_application.palette())
+    for ending, palette in (("", light), ("_dark", dark_palette(light))):
+        host.qt_application.setPalette(palette)
+        panel.widget.panel.repaint_tones()
+        host.spin(0.05)
+        host.screenshot(panel.panel, out / f"{name}{ending}.png", size or (PANEL[0], height_of(panel)))
+    host.qt_application.setPalette(light)
+
+
+def dark_palette(light):
+    """A palette with light letters on dark ground."""
+    import qt
+
+    dark = qt.QPalette(light)
+    colours = {"Window": "#323232", "Base": "#232323", "AlternateBase": "#2b2b2b", "Button": "#3c3c3c"}
+    colours |= dict.fromkeys(("WindowText", "Text", "ButtonText", "ToolTipText", "BrightText"), "#e6e6e6")
+    for role, value in colours.items():
+        dark.setColor(getattr(qt.QPalette, role), qt.QColor(value))
+    for role in ("WindowText", "Text", "ButtonText"):
+        dark.setColor(qt.QPalette.Disabled, getattr(qt.QPalette, role), qt.QColor("#8a8a8a"))
+    return dark
 
 
 def height_of(panel) -> int:

@@ -69,7 +69,7 @@ def doubts(metrics: dict, outside: float = 0.0) -> list[str]:
 
     outside: percent of the fixed voxels that map out of the moving volume.
     """
-    found = []
+    found = [f"{note[:1].upper()}{note[1:]}." for note in metrics.get("notes", ())]
     if outside > MUCH_OUTSIDE:
         text = _("{share:.0f} % of the fixed volume lie outside of the moving one.")
         found.append(text.format(share=outside))
