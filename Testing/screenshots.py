@@ -33,6 +33,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "Docs" / "screenshots")
     parser.add_argument("--method", default="auto")
+    parser.add_argument("--quality", default="balanced")
     parser.add_argument("--minutes", type=float, default=15, help="how long to wait for the registration")
     return parser.parse_args(arguments)
 
@@ -71,22 +72,44 @@ def choose(panel, made) -> None:
     ui.movingLandmarksSelector.setCurrentNode(made.moving_landmarks)
 
 
-def picture_panel(host, made, options, ending: str):
+def in_both_themes(host, panel, out: Path, name: str, grow: bool = True) -> None:
+    """Picture the panel in light and in dark colours; what it says keeps its tone."""
+    working, text = panel.widget.panel, panel.ui.statusLabel.text
+    shown = working.checking.shown
+    for dark in (True, False):
+        ending = use_theme(dark)
+        host.spin(0.1)
+        if shown is not None and working.run is None:
+            working.checking.show(shown)
+            rows = results_of(shown.run.result)
+            sys.modules["DeepRegSlicerLib.panels.results"].fill(panel.ui.resultTable, rows)
+        working.retone(text)
+        host.screenshot(panel.panel, out / f"{name}{ending}.png", PANEL)
+        if grow:
+            host.screenshot(panel.panel, out / f"{name}{ending}.png", (PANEL[0], height_of(panel)))
+
+
+def results_of(result) -> list:
+    """The rows of the table of figures."""
+    results = sys.modules["DeepRegSlicerLib.panels.results"]
+    return results.rows(result.metrics, result.seconds, each=not result.structures)
+
+
+def picture_panel(host, made, options):
     """The panel idle, with advanced settings, running, finished and in error; returns the open module."""
-    panel, out = host.load_module(ROOT / "DeepRegSlicer" / "DeepRegSlicer.py"), options.out
+    panel = host.load_module(ROOT / "DeepRegSlicer" / "DeepRegSlicer.py")
     choose(panel, made)
     working, ui = panel.widget.panel, panel.ui
     working.parameters.method = type(working.parameters.method)(options.method)
 
     def picture(name: str) -> None:
-        host.spin(0.2)
-        host.screenshot(panel.panel, out / f"{name}{ending}.png", PANEL)
-        host.screenshot(panel.panel, out / f"{name}{ending}.png", (PANEL[0], height_of(panel)))
+        in_both_themes(host, panel, options.out, name)
 
     picture("panel_idle")
     ui.advancedSection.collapsed = False
     picture("panel_advanced")
     ui.advancedSection.collapsed = True
+    working.parameters.quality = type(working.parameters.quality)(options.quality)
     ui.registerButton.click()
     host.spin(60 * options.minutes, until=lambda: working.run is None or ui.progressBar.value >= 45)
     picture("panel_running")
@@ -101,23 +124,22 @@ def picture_panel(host, made, options, ending: str):
     return panel
 
 
-def picture_error(host, panel, out: Path, ending: str) -> None:
+def picture_error(host, panel, out: Path) -> None:
     """What the panel says of a model file that is not there."""
     working, before = panel.widget.panel, panel.widget.panel.parameters.method
     working.parameters.method = type(before).trained
     working.parameters.modelFile = "/models/liver.pt"
     panel.ui.registerButton.click()
     host.spin(60, until=lambda: working.run is None)
-    host.screenshot(panel.panel, out / f"panel_error{ending}.png", PANEL)
-    host.screenshot(panel.panel, out / f"panel_error{ending}.png", (PANEL[0], height_of(panel)))
+    in_both_themes(host, panel, out, "panel_error")
     working.parameters.method = before
 
 
-def picture_tabs(host, panel, out: Path, ending: str) -> None:
+def picture_tabs(host, panel, out: Path) -> None:
     """The tabs Models and Batch."""
     for place, name in ((2, "models"), (3, "batch")):
         panel.ui.tabs.currentIndex = place
-        host.screenshot(panel.panel, out / f"{name}{ending}.png", PANEL)
+        in_both_themes(host, panel, out, name, grow=False)
     panel.ui.tabs.currentIndex = 0
 
 
@@ -233,15 +255,13 @@ def main(arguments: list[str] | None = None) -> int:
     import RegCore
 
     options.out = options.out.absolute()
-    for dark in (True, False):
-        ending = use_theme(dark)
-        made = add_phantom(RegCore.make_phantom(**SHAPES))
-        panel = picture_panel(host, made, options, ending)
-        if not dark:
-            picture_slices(host, made, panel.widget.panel.parameters, options.out)
-        picture_tabs(host, panel, options.out, ending)
-        picture_error(host, panel, options.out, ending)
-        host.reset()
+    use_theme(dark=False)
+    made = add_phantom(RegCore.make_phantom(**SHAPES))
+    panel = picture_panel(host, made, options)
+    picture_slices(host, made, panel.widget.panel.parameters, options.out)
+    picture_tabs(host, panel, options.out)
+    picture_error(host, panel, options.out)
+    host.reset()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         write_data(Path("abdomen"), TRAINING["images"])
