@@ -1,4 +1,4 @@
-"""Pictures the panels, slice views before and after a registration, and the chart of a training.
+"""Pictures the panels in light and dark, slice views of a registration, and the chart of a training.
 
 Into Docs/screenshots, run by `make screenshots`; `python Testing/screenshots.py --help` tells of other
 folders and methods. The panels are the shipped ones in the test host, the computation is the real one, and
@@ -33,8 +33,27 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "Docs" / "screenshots")
     parser.add_argument("--method", default="auto")
+    parser.add_argument("--quality", default="balanced")
     parser.add_argument("--minutes", type=float, default=15, help="how long to wait for the registration")
     return parser.parse_args(arguments)
+
+
+def use_theme(dark: bool) -> str:
+    """Colours like those of a theme of Slicer, for what is opened from now on; the ending of file names."""
+    import qt
+
+    application = qt.QApplication.instance()
+    application.setStyle("Fusion")
+    palette = application.style().standardPalette()
+    colours = {"Window": "#323232", "Base": "#232323", "AlternateBase": "#2b2b2b", "Button": "#3c3c3c"}
+    colours |= dict.fromkeys(("WindowText", "Text", "ButtonText", "ToolTipText", "BrightText"), "#e6e6e6")
+    groups = (qt.QPalette.Active, qt.QPalette.Inactive, qt.QPalette.Disabled)
+    for role, value in (colours | {"PlaceholderText": "#9a9a9a"}).items() if dark else ():
+        for group in groups:
+            off = group == qt.QPalette.Disabled and role in ("WindowText", "Text", "ButtonText")
+            palette.setColor(group, getattr(qt.QPalette, role), qt.QColor("#8a8a8a" if off else value))
+    application.setPalette(palette)
+    return "_dark" if dark else ""
 
 
 def height_of(panel) -> int:
@@ -53,27 +72,75 @@ def choose(panel, made) -> None:
     ui.movingLandmarksSelector.setCurrentNode(made.moving_landmarks)
 
 
-def picture_panel(host, made, method: str, out: Path, minutes: float):
-    """The panel idle, with advanced settings, running, finished; returns its parameter node."""
+def in_both_themes(host, panel, out: Path, name: str, grow: bool = True) -> None:
+    """Picture the panel in light and in dark colours; what it says keeps its tone."""
+    working, text = panel.widget.panel, panel.ui.statusLabel.text
+    shown = working.checking.shown
+    for dark in (True, False):
+        ending = use_theme(dark)
+        host.spin(0.1)
+        if shown is not None and working.run is None:
+            working.checking.show(shown)
+            rows = results_of(shown.run.result)
+            sys.modules["DeepRegSlicerLib.panels.results"].fill(panel.ui.resultTable, rows)
+        working.retone(text)
+        host.screenshot(panel.panel, out / f"{name}{ending}.png", PANEL)
+        if grow:
+            host.screenshot(panel.panel, out / f"{name}{ending}.png", (PANEL[0], height_of(panel)))
+
+
+def results_of(result) -> list:
+    """The rows of the table of figures."""
+    results = sys.modules["DeepRegSlicerLib.panels.results"]
+    return results.rows(result.metrics, result.seconds, each=not result.structures)
+
+
+def picture_panel(host, made, options):
+    """The panel idle, with advanced settings, running, finished and in error; returns the open module."""
     panel = host.load_module(ROOT / "DeepRegSlicer" / "DeepRegSlicer.py")
     choose(panel, made)
-    panel.widget.panel.parameters.method = type(panel.widget.panel.parameters.method)(method)
-    host.screenshot(panel.panel, out / "panel_idle.png", PANEL)
-    panel.ui.advancedSection.collapsed = False
-    host.screenshot(panel.panel, out / "panel_advanced.png", (PANEL[0], height_of(panel)))
-    panel.ui.advancedSection.collapsed = True
-    panel.ui.registerButton.click()
-    working = panel.widget.panel
-    host.spin(60 * minutes, until=lambda: working.run is None or panel.ui.progressBar.value >= 45)
-    host.screenshot(panel.panel, out / "panel_running.png", PANEL)
-    if not host.spin(60 * minutes, until=lambda: working.run is None):
-        panel.ui.cancelButton.click()
+    working, ui = panel.widget.panel, panel.ui
+    working.parameters.method = type(working.parameters.method)(options.method)
+
+    def picture(name: str) -> None:
+        in_both_themes(host, panel, options.out, name)
+
+    picture("panel_idle")
+    ui.advancedSection.collapsed = False
+    picture("panel_advanced")
+    ui.advancedSection.collapsed = True
+    working.parameters.quality = type(working.parameters.quality)(options.quality)
+    ui.registerButton.click()
+    host.spin(60 * options.minutes, until=lambda: working.run is None or ui.progressBar.value >= 45)
+    picture("panel_running")
+    if not host.spin(60 * options.minutes, until=lambda: working.run is None):
+        ui.cancelButton.click()
         host.spin(3, until=lambda: working.run is None)
     if working.parameters.outputTransform is None:
-        raise SystemExit(f"The registration brought no result: {panel.ui.statusLabel.text}")
-    host.spin(0.2)
-    host.screenshot(panel.panel, out / "panel_finished.png", (PANEL[0], height_of(panel)))
-    return working.parameters
+        raise SystemExit(f"The registration brought no result: {ui.statusLabel.text}")
+    ui.inputsSection.collapsed = ui.outputsSection.collapsed = True
+    picture("panel_finished")
+    ui.inputsSection.collapsed = ui.outputsSection.collapsed = False
+    return panel
+
+
+def picture_error(host, panel, out: Path) -> None:
+    """What the panel says of a model file that is not there."""
+    working, before = panel.widget.panel, panel.widget.panel.parameters.method
+    working.parameters.method = type(before).trained
+    working.parameters.modelFile = "/models/liver.pt"
+    panel.ui.registerButton.click()
+    host.spin(60, until=lambda: working.run is None)
+    in_both_themes(host, panel, out, "panel_error")
+    working.parameters.method = before
+
+
+def picture_tabs(host, panel, out: Path) -> None:
+    """The tabs Models and Batch."""
+    for place, name in ((2, "models"), (3, "batch")):
+        panel.ui.tabs.currentIndex = place
+        in_both_themes(host, panel, out, name, grow=False)
+    panel.ui.tabs.currentIndex = 0
 
 
 def colour(segmentation, rgb) -> None:
@@ -119,8 +186,21 @@ def picture_slices(host, made, parameters, out: Path) -> None:
     views(host, parameters.warpedVolume, centre).save(out / "slices_after.png", optimize=True)
     for segmentation in (made.fixed_segmentation, warped_segmentation):
         segmentation.GetDisplayNode().SetVisibility(False)
+    picture_checks(host, made, parameters, out, centre)
     show_deformation_grid(parameters.outputTransform, spacing_mm=10)
     views(host, parameters.warpedVolume, centre).save(out / "deformation_grid.png", optimize=True)
+
+
+def picture_checks(host, made, parameters, out: Path, centre) -> None:
+    """The checkerboard and the contours of both segmentations, as the section Result makes them."""
+    from DeepRegSlicerLib.nodes.checking import Checkerboard, Contours
+
+    board = Checkerboard(made.fixed, parameters.warpedVolume, 0.5)
+    views(host, board.node, centre).save(out / "checkerboard.png", optimize=True)
+    board.remove()
+    contours = Contours(made.fixed_segmentation, parameters.warpedSegmentation, made.moving_segmentation)
+    views(host, parameters.warpedVolume, centre).save(out / "contours.png", optimize=True)
+    contours.remove()
 
 
 def write_data(folder: Path, images: int) -> None:
@@ -174,11 +254,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     import RegCore
 
-    made = add_phantom(RegCore.make_phantom(**SHAPES))
-    parameters = picture_panel(host, made, options.method, options.out, options.minutes)
-    picture_slices(host, made, parameters, options.out)
-    host.reset()
     options.out = options.out.absolute()
+    use_theme(dark=False)
+    made = add_phantom(RegCore.make_phantom(**SHAPES))
+    panel = picture_panel(host, made, options)
+    picture_slices(host, made, panel.widget.panel.parameters, options.out)
+    picture_tabs(host, panel, options.out)
+    picture_error(host, panel, options.out)
+    host.reset()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         write_data(Path("abdomen"), TRAINING["images"])

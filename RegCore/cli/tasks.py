@@ -12,7 +12,7 @@ from RegCore.cli.failures import load_torch
 from RegCore.progress import Progress, part_of
 from RegCore.space.geometry import InputError
 from RegCore.space.transforms import AffineTransform, Transform, determinants, jacobians
-from RegCore.space.volume import Volume
+from RegCore.space.volume import Volume, common_labels
 
 PAIRED = ("fixed_images", "moving_images", "fixed_labels", "moving_labels")  # DeepReg's folders of pairs
 
@@ -132,7 +132,8 @@ def pair_command(arguments: dict[str, Any], progress: Progress) -> dict[str, Any
     from RegCore.io import save
 
     folder, name = Path(arguments["folder"]), arguments["name"]
-    volumes = [arguments.get(key) for key in ("fixed", "moving", "fixed_labels", "moving_labels")]
+    labels = arguments.get("fixed_labels"), arguments.get("moving_labels")
+    volumes = [arguments["fixed"], arguments["moving"], *_channels(*labels)]
     labeled = (folder / PAIRED[2]).is_dir()
     if (folder / PAIRED[0]).is_dir() and labeled != (volumes[2] is not None):
         has, came = ("with", "without") if labeled else ("without", "with")
@@ -158,6 +159,19 @@ def pair_command(arguments: dict[str, Any], progress: Progress) -> dict[str, Any
         _remove(written)
         raise
     return {"files": [str(path) for path in written]}
+
+
+def _channels(fixed: Volume | None, moving: Volume | None) -> tuple[Volume | None, Volume | None]:
+    """Both label maps as trainings read them: ``(I, J, K, C)``, a channel for each structure of both."""
+    if fixed is None or moving is None or fixed.array.ndim == 4:
+        return fixed, moving
+    labels = common_labels(fixed, moving, "fixed", "moving")
+    stacks = [np.stack([side.array == label for label in labels], -1) for side in (fixed, moving)]
+    made = [
+        Volume(stack.astype(np.uint8), side.geometry, "labels")
+        for stack, side in zip(stacks, (fixed, moving), strict=True)
+    ]
+    return made[0], made[1]
 
 
 def _remove(paths: list[Path]) -> None:

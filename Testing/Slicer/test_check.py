@@ -70,7 +70,7 @@ def layers() -> tuple:
 def test_tables_of_structures_and_landmarks_are_there_without_a_click(panel):
     panel.register()
     ui = panel.views
-    figures = ["0.410 → 0.930", "7.50 → 1.50", "0.50 → 0.25"]
+    figures = ["0.41 → 0.93", "7.5 → 1.5", "0.5 → 0.2"]
     assert panel.cells(ui.structureTable) == [["Liver", *figures], ["Gut", *figures]]
     assert panel.cells(ui.landmarkTable) == [["apex", "2.00 mm", "0.00 mm"], ["valve", "3.00 mm", "0.50 mm"]]
     assert not any(row[0].startswith("Dice, L") for row in panel.table())
@@ -261,7 +261,7 @@ def test_the_report_is_a_page_with_figures_and_settings(panel, tmp_path):
     assert page.size == (1654, 2339)
     tables = dict(panel.check.tables())
     assert ["Moving", "M"] in tables["Settings"] and ["Method", "Automatic"] in tables["Settings"]
-    assert ["Liver", "0.410 - 0.930", "7.50 - 1.50", "0.50 - 0.25"] in tables["Structures, before - after"]
+    assert ["Liver", "0.41 - 0.93", "7.5 - 1.5", "0.5 - 0.2"] in tables["Structures, before - after"]
     assert ["apex", "2.00 mm", "0.00 mm"] in tables["Landmarks"]
 
 

@@ -184,7 +184,7 @@ def test_pairs_of_the_scene_become_a_data_set(panel, tmp_path):
     assert np.allclose(moving.geometry.affine, panel.make.MOVING, atol=1e-4)
     labels = RegCore.load(folder / "fixed_labels" / "M_to_F.nii.gz", "labels")
     liver = panel.make.segment_mask(panel.fixed_segmentation, "id-Liver", panel.fixed)
-    assert np.array_equal(labels.array == 1, liver)
+    assert labels.array.shape[3] == 2 and np.array_equal(labels.array[..., 0] == 1, liver)
     assert "a pair of this name is in the data set already" in add(panel)
     panel.ui.swapButton.click()
     assert add(panel) == f"The pair 'F_to_M' is in {folder}."

@@ -142,6 +142,22 @@ def test_a_preset_that_can_not_be_used_says_why(panel, home, text, sentence):
     assert not (home / "DeepRegSlicer").exists()
 
 
+def test_without_pyyaml_the_panel_opens_and_the_tasks_come_with_it(
+    host, library, monkeypatch, home, stand_in
+):
+    import sys
+
+    with monkeypatch.context() as absent:
+        absent.setitem(sys.modules, "yaml", None)  # what an import then raises is ModuleNotFoundError
+        absent.delitem(sys.modules, "RegCore.io.yaml", raising=False)
+        module = host.load_module(MODULE)
+        selector = module.ui.presetSelector
+        assert [selector.itemText(n) for n in range(selector.count)] == ["Own settings"]
+    module.widget.panel.presets.load()
+    module.widget.panel.update()
+    assert selector.count == 8 and selector.currentText == "Same modality"
+
+
 def test_without_a_name_nothing_is_saved(panel, home):
     panel.ui.savePresetButton.click()
     assert panel.ui.statusLabel.text == "Type a name for the preset, or choose a file for it."

@@ -22,7 +22,8 @@ from . import results
 from .panel import Section, Tone, handler
 
 FLICKER_MILLISECONDS = 500
-WIDE = 92  # pixels of a column with a figure before and after
+WIDE = 80  # pixels of a column with a figure before and after
+LANDMARKS_SHOWN = 6  # more are scrolled
 MAPS = {"jacobian": (0.0, 2.0), "displacement": (0.0, 20.0)}  # window in which a map is shown
 
 
@@ -83,7 +84,7 @@ class CheckSection(Section):
         ui.structureTable.visible = bool(structures)
         ui.landmarkTable.visible = bool(landmarks)
         results.put(ui.structureTable, results.structure_rows(structures), WIDE)
-        results.put(ui.landmarkTable, results.landmark_rows(landmarks))
+        results.put(ui.landmarkTable, results.landmark_rows(landmarks), shown=LANDMARKS_SHOWN)
         seen = result.warped_volume is not None or bool(result.applied)
         ui.blendSlider.enabled = ui.flickerButton.enabled = seen
         ui.checkerboardButton.enabled = checking.same_grid(shown.run.fixed, result.warped_volume)

@@ -20,6 +20,8 @@ class ModelsPanel(AskingPanel):
         super().__init__(ui, ui.modelsStatusLabel, ui.modelsLogText, ui.modelsProgressBar)
         self.register, self.train = register, train
         self._entries: list[library.Entry] = []
+        self._card_of: library.Entry | None = None  # whose card is shown or asked for
+        self._listing = False
         ui.modelFilePath.filters = ctk.ctkPathLineEdit.Files | ctk.ctkPathLineEdit.Dirs
         ui.modelFilePath.currentPath = ""
         ui.modelList.currentRowChanged.connect(self.on_choice)
@@ -42,6 +44,7 @@ class ModelsPanel(AskingPanel):
         """List the models again; choose the one of that file, or what was chosen before."""
         before = path or (self.chosen() and self.chosen().path)
         self._entries = library.models(Path(self.train.fields["resultsPath"]))
+        self._listing = True
         self.ui.modelList.clear()
         for entry in self._entries:
             self.ui.modelList.addItem(
@@ -50,7 +53,8 @@ class ModelsPanel(AskingPanel):
         places = [n for n, entry in enumerate(self._entries) if entry.path == before]
         if places:
             self.ui.modelList.setCurrentRow(places[0])
-        self.update()
+        self._listing = False
+        self.on_choice()
 
     def update(self) -> None:
         """Enable what can be used now."""
@@ -69,8 +73,11 @@ class ModelsPanel(AskingPanel):
     def on_choice(self) -> None:
         """Another model was chosen: show its card."""
         entry = self.chosen()
-        self.ui.notesText.plainText = ""
-        if entry is None or self.run is not None:
+        if self._listing or (entry is not None and entry == self._card_of) or self.run is not None:
+            self.update()
+            return
+        self.ui.notesText.plainText, self._card_of = "", entry
+        if entry is None:
             self.update()
             return
         self.ui.cardLabel.text = _("Reading …")

@@ -63,6 +63,7 @@ class Panel:
         self.ui = ui
         self.run = None
         self._line, self._log = line, log
+        self._tone = Tone.hint  # of the sentence in the status line
         self._spoken_of = None  # what was chosen when the status line last spoke; None: it gives a hint
         line.setTextFormat(qt.Qt.PlainText)  # names of nodes may look like HTML
 
@@ -83,6 +84,10 @@ class Panel:
         self._spoken_of = self.choices()
         self._show(text, tone)
 
+    def retone(self, text: str) -> None:
+        """Say the last sentence again, in the colours of the theme that is in use now."""
+        self._show(text, self._tone)
+
     def set_hint(self, text: str) -> None:
         """Say what can be done, or why nothing can, where the last sentence is about other choices."""
         if self.run is None and self._spoken_of != self.choices():
@@ -91,6 +96,7 @@ class Panel:
             self._show(text, Tone.hint)
 
     def _show(self, text: str, tone: Tone) -> None:
+        self._tone = tone
         style = colour(self._line, tone)
         weight = " font-weight: bold;" if tone is Tone.bad else ""
         self._line.setStyleSheet(f"color: {style};{weight}" if style else "")

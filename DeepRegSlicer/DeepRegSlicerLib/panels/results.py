@@ -1,5 +1,7 @@
 """The table of results: how well the volumes match before and after."""
 
+from dataclasses import replace
+
 import qt
 from slicer.i18n import tr as _
 
@@ -69,7 +71,7 @@ def doubts(metrics: dict, outside: float = 0.0) -> list[str]:
 
     outside: percent of the fixed voxels that map out of the moving volume.
     """
-    found = []
+    found = [f"{note[:1].upper()}{note[1:]}." for note in metrics.get("notes", ())]
     if outside > MUCH_OUTSIDE:
         text = _("{share:.0f} % of the fixed volume lie outside of the moving one.")
         found.append(text.format(share=outside))
@@ -97,14 +99,15 @@ STRUCTURE = ("dice", "hd95_mm", "centroid_mm")  # the figures of a structure, in
 
 
 def structure_rows(structures: dict[str, dict]) -> list[list[Cell]]:
-    """The figures of each structure as `RegistrationResult.structures` has them: "0.410 → 0.930"."""
+    """The figures of each structure as `RegistrationResult.structures` has them: "0.41 → 0.93"."""
     out = []
     for name, figures in structures.items():
         row = [(name, 0)]
         for key in STRUCTURE:
             figure, pair = FIGURES[key], figures[key]
             before, after = pair.get("before"), pair.get("after")
-            text = f"{figure.text(before, unit=False)} → {figure.text(after, unit=False)}"
+            short = replace(figure, digits=figure.digits - 1, unit="")  # for the narrow columns
+            text = f"{short.text(before)} → {short.text(after)}"
             row.append((text, figure.verdict(before, after)))
         out.append(row)
     return out
@@ -119,12 +122,16 @@ def landmark_rows(errors: list[tuple[str, float, float]]) -> list[list[Cell]]:
     ]
 
 
-def put(table, cells: list[list[Cell]], width: int = COLUMN_WIDTH) -> None:
-    """Show rows of cells in a QTableWidget, as high as they are; all columns but one are `width` pixels."""
+def put(table, cells: list[list[Cell]], width: int = COLUMN_WIDTH, shown: int = ROWS_SHOWN) -> None:
+    """Show rows of cells in a QTableWidget, as high as they are, but at most `shown` of them.
+
+    width: pixels of all columns but the first, which gets what is left.
+    """
     table.setRowCount(len(cells))
     for number, row in enumerate(cells):
         for column, (text, verdict) in enumerate(row):
             item = qt.QTableWidgetItem(text)
+            item.setToolTip(text)
             if column > 0:
                 item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
             if verdict:
@@ -140,4 +147,4 @@ def put(table, cells: list[list[Cell]], width: int = COLUMN_WIDTH) -> None:
         if column > 0:
             header.setSectionResizeMode(column, qt.QHeaderView.Fixed)
             header.resizeSection(column, width)
-    table.setFixedHeight(ROW_HEIGHT * (min(len(cells), ROWS_SHOWN) + 1) + 2 * FRAME)
+    table.setFixedHeight(ROW_HEIGHT * (min(len(cells), shown) + 1) + 2 * FRAME)

@@ -145,6 +145,9 @@ def test_pairs_become_a_data_set_that_a_training_reads(pair, tmp_path):
     config = RegCore.Config.from_dict(TrainingPreset.for_folder(str(tmp_path)).configuration(), "x")
     loader = RegCore.make_loader(config.to_dict()["dataset"], "train")
     assert len(loader) == 2
+    labels = RegCore.load(tmp_path / "fixed_labels" / "a.nii.gz", "labels").array
+    assert labels.shape == (24, 20, 18, 9)
+    assert all(np.array_equal(labels[..., n] == 1, pair.fixed_labels.array == n + 1) for n in range(9))
     with pytest.raises(InputError, match="a pair of this name is in the data set already"):
         tasks.pair_command({"folder": str(tmp_path), "name": "a", **volumes}, silent)
     bare = {name: volumes[name] for name in ("fixed", "moving")}
