@@ -53,14 +53,7 @@ def training_config(
     batch_size = min(batch_size, scans)
     repeats = math.ceil(STEPS_OF_EPOCH * batch_size / scans)
     per_epoch = repeats * scans // batch_size
-    method, backbone = _network(network, small)
-    if share != 1 and network == "regression":
-        raise InputError("share goes with networks that tell supervoxels, not with the regression")
-    if share != 1:
-        backbone = backbone | {"share": share}
-        backbone |= {"checkpointing": False} if share < FEW and backbone["name"] == "deeplab" else {}
-    if batch_size == 1:
-        backbone = backbone | {"norm": "group"}  # batch normalisation has nothing to compare one scan with
+    method, backbone = _network(network, small, share, alone=batch_size == 1)
     dataset = {"type": "supervoxels", "repeats": repeats, "workers": 0}
     for part in ("train", "valid"):
         if prepared[part]:
@@ -85,10 +78,19 @@ def training_config(
     return {"dataset": dataset, "train": train}
 
 
-def _network(name: str, small: bool) -> tuple[str, dict]:
-    """Method and backbone."""
+def _network(name: str, small: bool, share: float, *, alone: bool) -> tuple[str, dict]:
+    """Method and backbone; alone: a step has one scan, with which batch normalisation can compare nothing."""
     method, backbone = NETWORKS[name]
     if small:
         smaller = SMALL if backbone["name"] == "deeplab" else {"num_channel_initial": 8, "hidden": 16}
         backbone = backbone | smaller
-    return method, backbone | (LEARNING if method == "slicreg" else {"norm": "batch"})
+    backbone = backbone | (LEARNING if method == "slicreg" else {"norm": "batch"})
+    if alone:
+        backbone = backbone | {"norm": "group"}
+    if share == 1:
+        return method, backbone
+    if method != "slicreg":
+        raise InputError("share goes with networks that tell supervoxels, not with the regression")
+    if share < FEW and backbone["name"] == "deeplab":
+        backbone = backbone | {"checkpointing": False}
+    return method, backbone | {"share": share}
