@@ -33,8 +33,9 @@ def test_the_commands_lead_from_raw_scans_to_a_transform(tmp_path, monkeypatch, 
         for text, instead in SMALLER.items():
             line = line.replace(text, instead)
         assert main(shlex.split(line)[1:]) == 0, f"{line}\n{capsys.readouterr().err}"
-    assert len(ran) == 4
-    for name in ("prepared/supervoxels.png", "registered/transform.h5", "registered/overview.png"):
+    assert len(ran) == 5
+    made = ("registered/transform.h5", "registered/overview.png", "transferred/volumes.csv")
+    for name in ("prepared/supervoxels.png", *made, "transferred/segmentations/torso101.nii.gz"):
         assert (tmp_path / name).is_file(), name
 
 

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,6 +125,7 @@ def predicted_transform(
     *,
     initial: Transform | None = None,
     onto: Geometry | None = None,
+    settings: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> Transform:
     """The transform that a trained network finds between two images of any shape, spacing and orientation.
@@ -135,13 +137,16 @@ def predicted_transform(
     with ``dataset.space: header``.
 
     A network that finds transforms in a way of its own has a method ``find_transform(fixed, moving, *,
-    device, progress)``, which gets the volumes as they are and gives x_moving = T(x_fixed) in RAS mm.
+    device, progress)``, which gets the volumes as they are and gives x_moving = T(x_fixed) in RAS mm. If it
+    has settings for that, ``own_settings`` holds their types by name, and the method takes ``settings``.
 
     Args:
         trained: the network, on the device that it shall compute on.
         fixed, moving: images.
         initial: fixed -> moving, RAS mm; the result contains it.
         onto: the grid that a field is given back on; by default that of the network, one voxel wider.
+        settings: of the network's own way, by name.
+        progress: told of the stages.
 
     Returns:
         x_moving = T(x_fixed), RAS mm: affine if the network and `initial` are.
@@ -158,7 +163,8 @@ def predicted_transform(
     own_way = getattr(trained.network, "find_transform", None)
     if own_way is not None:
         device = str(device_of(trained.network))
-        found = own_way(fixed, start, device=device, progress=progress)
+        more = {"settings": settings} if settings else {}
+        found = own_way(fixed, start, **more, device=device, progress=progress)
         return _after(initial, found, onto)
     fixed_axes, moving_axes = trained.axes or [fixed.geometry.axis_codes] * 2
     fixed, moving = reoriented(fixed, fixed_axes), reoriented(start, moving_axes)

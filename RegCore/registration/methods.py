@@ -3,6 +3,7 @@
 `RegCore.METHODS` names them; a new method is one more entry there, also one of a plugin.
 """
 
+import logging
 from dataclasses import dataclass, replace
 from typing import get_type_hints
 
@@ -14,13 +15,16 @@ from RegCore.registration import classical
 from RegCore.registration.affine import align, align_simply, given_position
 from RegCore.registration.auto import AutoSettings, deform_automatically
 from RegCore.registration.checks import check_not_negative, take_settings
+from RegCore.registration.common_cost import common_cost
 from RegCore.registration.deformable import DeformableTask, Settings, deform
 from RegCore.registration.learned import predicted_transform
 from RegCore.registration.pair import LABEL_WEIGHT, LabelEncoding, PairSide
-from RegCore.space.geometry import Geometry
+from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
 from RegCore.space.volume import Volume, finite
 
+log = logging.getLogger(__name__)
+STARTS = ("network", "both")
 FIELD_VOXELS = 2**24  # a field on more voxels than this is kept on a coarser grid over the same corners
 
 
@@ -157,7 +161,10 @@ def trained_network(task: Task, model: Model) -> Transform:
 
     Args:
         task: its setting ``refine`` lets the deformable stage go on from what the network found; the settings
-            of the deformable method then count as well.
+            of the deformable method then count as well, where the network has no others for its own fields.
+            ``starts``: ``both`` lets the method deformable begin from a linear registration, too, and keeps
+            what has the lower `RegCore.registration.common_cost`: for pairs that may be too far apart for one
+            of the two. A network that registers in a way of its own may have settings for that.
         model: the network.
 
     Returns:
@@ -166,20 +173,40 @@ def trained_network(task: Task, model: Model) -> Transform:
     Raises:
         InputError: a wrong setting, and as `RegCore.registration.learned.predicted_transform`.
     """
-    kinds = {"refine": bool} | (DEFORMABLE if task.settings.get("refine") else {})
+    own_kinds = getattr(model.network, "own_settings", {})
+    refine = task.settings.get("refine")
+    kinds = {"refine": bool, **own_kinds} | ({"starts": str, **DEFORMABLE} if refine else {})
     settings = take_settings(task.settings, kinds, "trained network")
-    refine = settings.pop("refine", False)
+    refine, starts = settings.pop("refine", False), settings.pop("starts", STARTS[0])
+    if starts not in STARTS:
+        raise InputError(f"setting starts is {starts!r}, expected {' or '.join(STARTS)}")
+    own = {name: settings.pop(name) for name in own_kinds if name in settings}
+    ends = (0.3, 0.6) if starts == "both" else (0.3, 1.0)
     found = predicted_transform(
         model,
         finite(task.fixed.image),
         finite(task.moving.image),
         initial=task.initial,
         onto=field_grid(task.fixed.image.geometry),
-        progress=part_of(task.progress, 0.0, 0.3 if refine else 1.0),
+        settings=own,
+        progress=part_of(task.progress, 0.0, ends[0] if refine else 1.0),
     )
     if not refine:
         return found
-    return _deformed(task, Settings(**settings), found, part_of(task.progress, 0.3, 1.0))
+    refinement = Settings(**{**getattr(model.network, "refinement", {}), **settings})
+    refined = _deformed(task, refinement, found, part_of(task.progress, *ends))
+    if starts != "both":
+        return refined
+    plain = Settings(**settings)
+    start = _deformable_start(task, plain.label_weight)
+    other = _deformed(task, plain, start, part_of(task.progress, ends[1], 1.0))
+    encoding = task.label_encoding(plain.label_weight)
+    both = [refined, other]
+    costs = common_cost(
+        task.fixed, task.moving, both, settings=refinement, encoding=encoding, device=task.device
+    )
+    log.info("objective from the network %.4f, from a linear registration %.4f: the lower is kept", *costs)
+    return both[costs.index(min(costs))]
 
 
 def field_grid(geometry: Geometry) -> Geometry:

@@ -87,8 +87,9 @@ def register(
         fixed, moving: images ``(I, J, K)`` on any grids.
         method: a name in `METHODS`; or a trained network: its model file, a checkpoint, or what
             `RegCore.load_model` gave. A network sees what `RegCore.registration.learned.predicted_transform`
-            says; its only setting is ``refine``: true lets the deformable method go on from there, with its
-            settings.
+            says; its setting ``refine``: true lets the deformable method go on from there, with its settings,
+            and then ``starts``: "both" keeps the better of this and a linear start. A network that registers
+            in its own way may have more, such as ``match.smoothness`` of SLIC-Reg.
         fixed_labels, moving_labels: segmentations, both or none; they join the objective and are measured.
             Structures that have names are paired by these, see `pair_segments`, others by their numbers.
         fixed_mask, moving_mask: where the images count (not 0).

@@ -73,6 +73,7 @@ def make_torso(
     *,
     modality: str = "ct",
     geometry: Geometry | None = None,
+    misalignment: float = 1.0,
 ) -> Torso:
     """The scan of one torso: fat, wall, spine, lungs and the seven structures of `LABELS`.
 
@@ -82,6 +83,7 @@ def make_torso(
         shape: of a scan of 38 cm along each axis around the origin, so fewer voxels are larger ones.
         modality: "ct" (Hounsfield units) or "mr"; brightness varies by ± 8 % between subjects.
         geometry: any other grid to scan the same torso on, in place of `shape`.
+        misalignment: how much farther than usual the subject is turned, moved and scaled.
 
     Raises:
         InputError: the modality is unknown.
@@ -89,7 +91,7 @@ def make_torso(
     if modality not in BODY.tissues:
         raise InputError(f"a torso can be scanned as {' or '.join(BODY.tissues)}, not as {modality!r}")
     random = np.random.default_rng([seed, 4])
-    anatomy = _subject(random, 1.0 if seed else 0.0)
+    anatomy = _subject(random, 1.0 if seed else 0.0, misalignment)
     texture, gain = smooth_noise(random, (64,) * 3, 1.2), 1 + random.uniform(-0.08, 0.08)
     grid = geometry or _grid(shape)
     points = anatomy.map(grid.world_grid()).astype(np.float32)
@@ -152,15 +154,15 @@ def _grid(shape: tuple[int, int, int]) -> Geometry:
     return Geometry(tuple(shape), affine)
 
 
-def _subject(random: np.random.Generator, strength: float) -> DisplacementField:
+def _subject(random: np.random.Generator, strength: float, misalignment: float = 1.0) -> DisplacementField:
     """The map of one subject's scan into the anatomy: an affine part and a smooth deformation, no folds.
 
     The RMS of the deformation is that of the length of its vectors, over the whole lattice.
     """
-    matrix = np.eye(4)
-    turn = Rotation.from_rotvec(strength * random.uniform(-ROTATION, ROTATION, 3)).as_matrix()
-    matrix[:3, :3] = turn * (1 + strength * random.uniform(-SCALE, SCALE, 3))
-    matrix[:3, 3] = HALF * strength * random.uniform(-SHIFT, SHIFT, 3)
+    matrix, far = np.eye(4), strength * misalignment
+    turn = Rotation.from_rotvec(far * random.uniform(-ROTATION, ROTATION, 3)).as_matrix()
+    matrix[:3, :3] = turn * (1 + far * random.uniform(-SCALE, SCALE, 3))
+    matrix[:3, 3] = HALF * far * random.uniform(-SHIFT, SHIFT, 3)
     size = int(2 * REACH * HALF / STEP)
     lattice = Geometry((size,) * 3, np.diag([STEP, STEP, STEP, 1.0]) + _corner(size))
     sigma = SMOOTH * HALF / STEP

@@ -2,17 +2,25 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from RegCore.evaluation.figures import DASH, FIGURES
 from RegCore.evaluation.metrics import dice, folding, mean_of_defined
+from RegCore.networks.model_file import Model
 from RegCore.progress import Progress, silent
+from RegCore.registration.methods import Task, trained_network
+from RegCore.registration.pair import PairSide
 from RegCore.resampler import warp
-from RegCore.slicreg.alignment import refine_field
-from RegCore.slicreg.registration import PASSES, prepare_for_model, register_to_template
-from RegCore.slicreg.template import Method
+from RegCore.slicreg.prediction import Method
+from RegCore.slicreg.registration import (
+    PREFIX,
+    RegistrationSettings,
+    prepare_for_model,
+    register_to_template,
+)
 from RegCore.space.geometry import InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
 from RegCore.space.volume import Volume, check_labels
@@ -178,22 +186,29 @@ def initial_alignment(method: Method) -> RegistrationMethod:
     return register
 
 
-def slicreg_method(method: Method, device: str = "cpu", passes: int = PASSES) -> RegistrationMethod:
-    """A trained model alone, the template's supervoxels known; passes as in `register_to_template`."""
+def slicreg_method(
+    method: Method, device: str = "cpu", settings: RegistrationSettings | None = None
+) -> RegistrationMethod:
+    """A trained model alone, the template's supervoxels known."""
 
     def register(template: LabelledScan, scan: LabelledScan) -> DisplacementField:
         moving = prepare_for_model(method, scan.image, scan.name)
-        return register_to_template(method, moving, passes=passes, device=device)
+        return register_to_template(method, moving, settings=settings, device=device)
 
     return register
 
 
-def refined_method(method: Method, device: str = "cpu") -> RegistrationMethod:
-    """A trained model, and then a refinement by the images."""
+def refined_method(
+    method: Method, device: str = "cpu", settings: RegistrationSettings | None = None
+) -> RegistrationMethod:
+    """A trained model and a refinement by the images: what ``regcore slicreg register --refine`` does."""
+    size = tuple(method.image.shape)
+    model = Model({}, size, size, False, method)
+    wanted: dict[str, Any] = {"refine": True}
+    wanted |= {PREFIX + name: value for name, value in asdict(settings or RegistrationSettings()).items()}
 
-    def register(template: LabelledScan, scan: LabelledScan) -> DisplacementField:
-        fixed, moving = (prepare_for_model(method, case.image, case.name) for case in (template, scan))
-        field = register_to_template(method, moving, device=device)
-        return refine_field(fixed, moving, field, device=device)
+    def register(template: LabelledScan, scan: LabelledScan) -> Transform:
+        sides = PairSide(template.image), PairSide(scan.image)
+        return trained_network(Task(*sides, None, None, wanted, device, 0, silent), model)
 
     return register

@@ -11,6 +11,7 @@ from RegCore.loaders.augmentation import random_ddf
 from RegCore.resampler import affine_coordinates, gaussian_smooth, sample
 from RegCore.slicreg.folder import Template, read_scan, read_template, scan_files
 from RegCore.slicreg.network import STRIDE
+from RegCore.slicreg.supervoxels import index_matrix
 from RegCore.space.geometry import Geometry, InputError
 
 MOST_KEPT = 2**30  # bytes of scans that are not read again
@@ -131,16 +132,6 @@ def supervoxels(
 # ---- augmentation ------------------------------------------------------------------------------------------
 
 
-def _matrix(shape, spread: float, generator: torch.Generator) -> np.ndarray:
-    """4×4 index to index: the identity and normal numbers in all twelve entries, in units of half extents."""
-    half = np.array(shape) / 2
-    unit = np.diag([*half, 1.0])
-    unit[:3, 3] = half - 0.5
-    matrix = np.eye(4)
-    matrix[:3] += spread * torch.randn((3, 4), generator=generator, dtype=torch.float64).numpy()
-    return unit @ matrix @ np.linalg.inv(unit)
-
-
 def together(spread: float = 0.07, bending: float = 0.0, contrast: float = 0.0):
     """Scans, their supervoxels and places seen through one random map.
 
@@ -169,7 +160,8 @@ def _one(batch: dict, number: int, strengths: tuple, generator: torch.Generator)
     spread, bending, contrast = strengths
     image, labels, places = (batch[key][number : number + 1] for key in ("image", "supervoxels", "places"))
     shape = image.shape[2:]
-    at = affine_coordinates(_matrix(shape, spread, generator), shape, device=image.device)
+    entries = spread * torch.randn((3, 4), generator=generator, dtype=torch.float64).numpy()
+    at = affine_coordinates(index_matrix(shape, entries), shape, device=image.device)
     if bending:
         at = at + _bend(shape, bending, generator, image.device)
     cells = at[:, :, ::STRIDE, ::STRIDE, ::STRIDE] / STRIDE

@@ -8,6 +8,7 @@ needed.
 
 from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,16 +16,16 @@ from torch import nn
 
 from RegCore.networks.models import make_backbone
 from RegCore.progress import Progress, silent
-from RegCore.slicreg.network import STRIDE, Head, NetworkSettings, SlicNet
-from RegCore.slicreg.prediction import targets
-from RegCore.slicreg.registration import register_scans
-from RegCore.slicreg.template import Method
+from RegCore.slicreg.network import STRIDE, Box, Head, NetworkSettings, SlicNet
+from RegCore.slicreg.prediction import Method, targets
+from RegCore.slicreg.registration import KINDS, PREFIX, REFINEMENT, register_scans, settings_from
 from RegCore.space.geometry import InputError
 from RegCore.space.names import select
 from RegCore.space.transforms import DisplacementField
 from RegCore.space.volume import Volume
 
 OF_NETWORK = ("layers", "classes", "hidden", "norm", "layout")  # what every network of SLIC-Reg is told
+TRIES = 8  # places of a box until one holds some of the body
 UNET_CHANNELS = 64  # that a network of `RegCore.networks.architectures` hands to the head
 
 
@@ -60,9 +61,9 @@ class Headed(nn.Module):
         """What the head sees."""
         return self.backbone(image)[:, :, ::STRIDE, ::STRIDE, ::STRIDE]
 
-    def scores(self, context: torch.Tensor) -> torch.Tensor:
+    def scores(self, context: torch.Tensor, inner: Box | None = None) -> torch.Tensor:
         """What `context` gave to scores ``(B, L, classes, ⌈I/2⌉, ⌈J/2⌉, ⌈K/2⌉)`` before softmax."""
-        return self.head(context)
+        return self.head(context, inner)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Image ``(B, 1, I, J, K)`` to scores ``(B, L, classes, ⌈I/2⌉, ⌈J/2⌉, ⌈K/2⌉)`` before softmax."""
@@ -105,11 +106,21 @@ def make_network(backbone: Mapping, size, needed: Mapping) -> nn.Module:
 class _Registering(Method):
     """A method whose model registers scans in its own way, see `RegCore.registration.learned`."""
 
+    own_settings: Mapping[str, type] = {}
+    refinement: Mapping[str, Any] = REFINEMENT
+
     def find_transform(
-        self, fixed: Volume, moving: Volume, *, device: str = "cpu", progress: Progress = silent
+        self,
+        fixed: Volume,
+        moving: Volume,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        device: str = "cpu",
+        progress: Progress = silent,
     ) -> DisplacementField:
         """The field between two scans as they came; see `RegCore.slicreg.registration.register_scans`."""
-        return register_scans(self, fixed, moving, device=device, progress=progress)
+        wanted = settings_from(settings or {}, PREFIX) if self.own_settings else None
+        return register_scans(self, fixed, moving, settings=wanted, device=device, progress=progress)
 
 
 class SlicReg(_Registering):
@@ -119,11 +130,15 @@ class SlicReg(_Registering):
         backbone: name and arguments of the network, see `make_network`; ``layers`` and ``classes`` are those
             of the prepared scans. Besides: ``as_published`` learns and reads half a voxel
             apart (older configurations call it ``literal``);
-            ``background`` is the weight of the background's voxels in the loss.
+            ``background`` is the weight of the background's voxels in the loss;
+            ``share`` is the part of the cells that a step of training learns from: a box of that part of each
+            scan, at a random place (1, as published: all of them). The head costs most by far, and its share
+            of time and memory falls alike.
         fixed_size: voxels of the network's grid. moving_size: the same.
         labeled, deepreg: make no difference.
     """
 
+    own_settings = {PREFIX + name: kind for name, kind in KINDS.items()}
     backbone_options = {
         "layers": int,
         "classes": int,
@@ -133,18 +148,22 @@ class SlicReg(_Registering):
         "as_published": bool,
         "literal": bool,
         "background": float,
+        "share": float,
     }
 
     def __init__(self, backbone: Mapping, fixed_size, moving_size, *, labeled: bool, deepreg: bool = False):
         given = dict(backbone)
         older, background = given.pop("literal", False), given.pop("background", 1.0)
         as_published = given.pop("as_published", older)
+        share = given.pop("share", 1.0)
+        if not 0 < share <= 1:
+            raise InputError(f"share of the backbone is {share}, expected more than 0 and at most 1")
         if background < 0:
             raise InputError(f"background of the backbone must not be negative, but it is {background}")
         network = make_network(given, fixed_size, {})
         settings = network.settings if isinstance(network, SlicNet) else network.head
         super().__init__(network, settings.layers, settings.classes, fixed_size)
-        self.as_published, self.background = as_published, background
+        self.as_published, self.background, self.share = as_published, background, share
 
     def forward(self, batch: Mapping) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Mean over the layers of the cross-entropy ``(B,)``, and the share of body voxels that are right.
@@ -153,19 +172,59 @@ class SlicReg(_Registering):
         """
         wanted = targets(batch["supervoxels"], as_published=self.as_published)
         context = self.network.context(batch["image"])
-        found = [self._one(context[n : n + 1], wanted[n].long()) for n in range(len(wanted))]
-        loss, right = (torch.stack(values) for values in zip(*found, strict=True))
-        return loss, {"loss": loss.detach(), "metric/supervoxel_accuracy": right}
+        found = [self._one(context[n : n + 1], wanted[n]) for n in range(len(wanted))]
+        loss, mean, right = (torch.stack(values) for values in zip(*found, strict=True))
+        return loss, {"loss": mean.detach(), "metric/supervoxel_accuracy": right}
 
-    def _one(self, context: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        scores = self.network.scores(context)[0]
+    def _one(self, context: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Loss of a scan as a part of its cells tells it; its mean over these; the share that is right."""
+        weight, inner = torch.where(wanted > 0, 1.0, self.background), None
+        total, cells = weight.sum(), wanted.numel()
+        if self.training and self.share < 1:
+            box, around, inner = random_boxes((wanted > 0).any(0), self.share)
+            wanted, weight, context = wanted[(..., *box)], weight[(..., *box)], context[(..., *around)]
+            total = total * (wanted.numel() / cells)
+        wanted = wanted.long()
+        scores = self.network.scores(context, inner)[0]
         each = F.cross_entropy(scores, wanted, reduction="none")
-        body = wanted > 0
-        weight = torch.where(body, 1.0, self.background)
         with torch.no_grad():
-            own = scores.gather(1, wanted[:, None])[:, 0]
-            right = (own >= scores.amax(1))[body].float().mean()
-        return (each * weight).sum() / weight.sum().clamp_min(1e-6), right
+            own, body = scores.gather(1, wanted[:, None])[:, 0], wanted > 0
+            right = ((own >= scores.amax(1)) & body).sum() / body.sum().clamp_min(1)
+        loss = (each * weight).sum()
+        return loss / total.clamp_min(1e-6), loss / weight.sum().clamp_min(1e-6), right
+
+
+def random_boxes(body: torch.Tensor, share: float) -> tuple[Box, Box, Box]:
+    """A box of a part of the cells, at a random place where some of the body is, if it has any.
+
+    The place follows from `torch.manual_seed`, which the training sets for each step.
+
+    Args:
+        body: ``(i, j, k)``, which cells belong to it.
+        share: of the cells in the box, about.
+
+    Returns:
+        The box; the same with a border of one cell, which the head's convolutions of 3³ read besides (at the
+        edges of the grid there is none); and the former within the latter.
+    """
+    sizes = [min(n, max(1, round(n * share ** (1 / 3)))) for n in body.shape]
+    for _ in range(TRIES):
+        starts = [_start(n, size) for n, size in zip(body.shape, sizes, strict=True)]
+        i, j, k = (slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
+        if bool(body[i, j, k].any()):
+            break
+    box: Box = (i, j, k)
+    a, b, c = (slice(max(0, s.start - 1), min(n, s.stop + 1)) for s, n in zip(box, body.shape, strict=True))
+    x, y, z = (slice(s.start - r.start, s.stop - r.start) for s, r in zip(box, (a, b, c), strict=True))
+    return box, (a, b, c), (x, y, z)
+
+
+def _start(cells: int, size: int) -> int:
+    """Where a box begins along an axis: anywhere that meets the axis, then pushed inside.
+
+    So cells at the border are seen as often as those in the middle, half as often as those between.
+    """
+    return max(0, min(cells - size, int(torch.randint(1 - size, cells, ()))))
 
 
 class SlicRegression(_Registering):

@@ -1,7 +1,7 @@
 """A compact 3-D DeepLab that tells, for each voxel and layer, which supervoxel of the template it lies in."""
 
 import math
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,7 @@ BLOCKS = (
 SKIP = 2  # blocks before the skip connection branches off
 STRIDE = 2  # voxels of the input per cell of the output
 NORMS = ("group", "batch")
+Box = tuple[slice, slice, slice]  # of cells, one slice for each axis
 LAYOUTS = ("grouped", "seed")
 
 
@@ -186,9 +187,12 @@ class Head(nn.Module):
         )
         self.layers, self.classes, self.layout = layers, classes, settings.layout
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, inward, i, j, k)`` -> ``(B, L, classes, i, j, k)``."""
-        scores, rest = self.stages(x), x.shape[2:]
+    def forward(self, x: torch.Tensor, inner: Box | None = None) -> torch.Tensor:
+        """``(B, inward, i, j, k)`` -> ``(B, L, classes, i, j, k)``; with `inner` of that part alone."""
+        hidden = self.stages[:-1](x)
+        if inner is not None:
+            hidden = hidden[(slice(None), slice(None), *inner)]
+        scores, rest = self.stages[-1](hidden), hidden.shape[2:]
         if self.layout == "grouped":
             return scores.reshape(len(x), self.layers, self.classes, *rest)
         return scores.reshape(len(x), self.classes, self.layers, *rest).transpose(1, 2)
@@ -210,31 +214,41 @@ class SlicNet(nn.Module):
         self.head = Head(fine + settings.context, settings)
 
     def context(self, image: torch.Tensor) -> torch.Tensor:
-        """What the head sees: fine features and upsampled context, ``(B, C, i, j, k)``."""
-        fine, coarse = self.backbone(image)
-        around = _kept(self.pyramid, coarse, self.settings.checkpointing)
-        return torch.cat([fine, F.interpolate(around, size=fine.shape[2:], mode="nearest")], 1)
-
-    def scores(self, context: torch.Tensor) -> torch.Tensor:
-        """The head alone, so that a large batch can go through it one by one."""
-        return _kept(self.head, context, self.settings.checkpointing)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """Image ``(B, 1, I, J, K)`` to scores ``(B, L, classes, ⌈I/2⌉, ⌈J/2⌉, ⌈K/2⌉)`` before softmax.
+        """What the head sees: fine features and upsampled context, ``(B, C, i, j, k)``.
 
         Raises:
             InputError: a batch holds one image in training with batch normalisation.
         """
         if self.training and self.settings.norm == "batch" and len(image) < 2:
-            raise InputError("batch normalisation needs batches of at least 2 scans; choose norm group for 1")
+            raise InputError(
+                "batch normalisation needs batches of at least 2 scans; choose norm: group for 1"
+            )
+        fine, coarse = self.backbone(image)
+        around = _kept(self.pyramid, coarse, self.settings.checkpointing)
+        return torch.cat([fine, F.interpolate(around, size=fine.shape[2:], mode="nearest")], 1)
+
+    def scores(self, context: torch.Tensor, inner: Box | None = None) -> torch.Tensor:
+        """The head alone, so that a large batch can go through it one by one, see `Head`."""
+        return _kept(self.head, context, self.settings.checkpointing, inner)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Image ``(B, 1, I, J, K)`` to scores ``(B, L, classes, ⌈I/2⌉, ⌈J/2⌉, ⌈K/2⌉)`` before softmax.
+
+        Raises:
+            InputError: as `context`.
+        """
         return self.scores(self.context(image))
 
 
-def _kept(module: nn.Module, x: torch.Tensor, checkpointing: bool) -> torch.Tensor:
+def _kept(module: nn.Module, x: torch.Tensor, checkpointing: bool, *more: Box | None) -> torch.Tensor:
     """The module's output; with checkpointing what led to it is forgotten until the backward pass."""
     if not (checkpointing and torch.is_grad_enabled()):
-        return module(x)
-    return checkpoint(module, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _frozen(module)))
+        return module(x, *more)
+
+    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+        return nullcontext(), _frozen(module)
+
+    return checkpoint(module, x, *more, use_reentrant=False, context_fn=contexts)
 
 
 @contextmanager

@@ -4,20 +4,21 @@ import math
 from pathlib import Path
 
 from RegCore.slicreg.folder import read_settings
+from RegCore.space.geometry import InputError
 from RegCore.space.names import check_name
 
 STEPS_OF_EPOCH = 20  # about so many steps between two validations
-LEARNING = {
-    "norm": "batch",
-    "background": 0.1,
-}  # body voxels are learnt several times as fast as with neither
+LEARNING = {"norm": "batch", "background": 0.1}
+"""Body voxels are learnt several times as fast as with neither."""
+FEW = 0.5  # share of the cells below which nothing need be computed twice to save memory
 SEEN = {"name": "affine-together", "spread": 0.07, "bending": 0.08, "contrast": 0.1}
 """Random changes of the scans. Published: spread alone; bodies that are bent as well teach much more."""
-SMALL = {"width": 0.5, "context": 64, "hidden": 16}
+SMALL = {"width": 0.5, "context": 64, "hidden": 16, "checkpointing": False}
+DEEPLAB = {"name": "deeplab", "width": 1.0, "context": 128, "hidden": 32, "checkpointing": True}
 NETWORKS = {
-    "deeplab": ("slicreg", {"name": "deeplab", "width": 1.0, "context": 128, "hidden": 32}),
+    "deeplab": ("slicreg", {**DEEPLAB}),
     "unet": ("slicreg", {"name": "unet", "num_channel_initial": 16, "depth": 4, "hidden": 32}),
-    "regression": ("slicreg-regression", {"name": "deeplab", "width": 1.0, "context": 128, "hidden": 32}),
+    "regression": ("slicreg-regression", {**DEEPLAB}),
 }
 """Method and backbone of SLIC-Reg and of the two baselines that it was published with."""
 
@@ -29,6 +30,7 @@ def training_config(
     small: bool = False,
     steps: int = 3000,
     batch_size: int = 4,
+    share: float = 1.0,
     seed: int | None = None,
 ) -> dict:
     """Plain values of a configuration, see `RegCore.training.config`.
@@ -39,6 +41,7 @@ def training_config(
         small: half the channels: for few supervoxels, or where there is no GPU.
         steps: of the optimiser, about.
         batch_size: scans in a step.
+        share: of the cells of a scan that a step learns from, at a random place; not for the regression.
         seed: of the training.
 
     Raises:
@@ -50,7 +53,7 @@ def training_config(
     batch_size = min(batch_size, scans)
     repeats = math.ceil(STEPS_OF_EPOCH * batch_size / scans)
     per_epoch = repeats * scans // batch_size
-    method, backbone = _network(network, small)
+    method, backbone = _network(network, small, share, alone=batch_size == 1)
     dataset = {"type": "supervoxels", "repeats": repeats, "workers": 0}
     for part in ("train", "valid"):
         if prepared[part]:
@@ -75,10 +78,19 @@ def training_config(
     return {"dataset": dataset, "train": train}
 
 
-def _network(name: str, small: bool) -> tuple[str, dict]:
-    """Method and backbone."""
+def _network(name: str, small: bool, share: float, *, alone: bool) -> tuple[str, dict]:
+    """Method and backbone; alone: a step has one scan, with which batch normalisation can compare nothing."""
     method, backbone = NETWORKS[name]
     if small:
         smaller = SMALL if backbone["name"] == "deeplab" else {"num_channel_initial": 8, "hidden": 16}
         backbone = backbone | smaller
-    return method, backbone | (LEARNING if method == "slicreg" else {"norm": "batch"})
+    backbone = backbone | (LEARNING if method == "slicreg" else {"norm": "batch"})
+    if alone:
+        backbone = backbone | {"norm": "group"}
+    if share == 1:
+        return method, backbone
+    if method != "slicreg":
+        raise InputError("share goes with networks that tell supervoxels, not with the regression")
+    if share < FEW and backbone["name"] == "deeplab":
+        backbone = backbone | {"checkpointing": False}
+    return method, backbone | {"share": share}

@@ -1,26 +1,71 @@
 """Registration by a trained model of SLIC-Reg: of any two scans, or of a scan to the template."""
 
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
 import numpy as np
 import torch
 
 from RegCore.progress import Progress, part_of, silent
+from RegCore.registration.checks import take_settings
+from RegCore.registration.common_cost import common_cost
+from RegCore.registration.deformable import Settings
+from RegCore.registration.pair import PairSide
 from RegCore.resampler import warp
-from RegCore.slicreg.densify import dense_field
-from RegCore.slicreg.matching import MatchSettings, match, unit_of
+from RegCore.resampler.pyramid import resample_to
+from RegCore.slicreg.matching import MatchSettings, dense_field, match, unit_of
 from RegCore.slicreg.network import STRIDE
-from RegCore.slicreg.prediction import predict_supervoxels
+from RegCore.slicreg.prediction import Method, predict_supervoxels
 from RegCore.slicreg.preparation import PreparedScan, body_mask, downsample2, network_units, prepare
 from RegCore.slicreg.supervoxels import Supervoxels
-from RegCore.slicreg.template import Method
-from RegCore.space.geometry import Geometry
-from RegCore.space.transforms import DisplacementField
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.transforms import AffineTransform, DisplacementField
 from RegCore.space.volume import Volume
 
-PASSES = 2  # the scan is seen again where the first match has put it, nearer to what the network knows best
+log = logging.getLogger(__name__)
 REGRESSED = 2048  # places of the body at which a regression is believed
 REGRESSED_SMOOTHING = 0.1  # of the spline through them: each by itself is uncertain
-SAME_PLACE = 0.05  # voxels between two grids of one scan
-SAME_IMAGE = 0.005  # mean difference of intensities between two readings of one scan, network's units
+SAME, ALIKE = 0.99, 0.95  # correlation with the template within its body: it itself, or something like it
+SEEN = 0.3  # least share of the template's body that must be in a part of it
+REFINEMENT: dict[str, Any] = {"smoothness": 0.6, "levels": 1, "symmetric": False}
+"""Settings of the method deformable where it goes on from a model of SLIC-Reg: soft, since the bodies differ,
+and one grid, since the supervoxels have brought everything near already."""
+
+
+@dataclass(frozen=True)
+class RegistrationSettings(MatchSettings):
+    """How a trained model registers: those of the matching, and how often the network looks."""
+
+    passes: int = 2
+    """How often the network sees the moving scan: each time but the first as the last match has warped it,
+    nearer to what it knows best. A further pass that does not make the images agree better is dropped.
+    Published: 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.passes < 1:
+            raise InputError(f"setting passes is {self.passes}, expected at least 1")
+
+
+KINDS: dict[str, type] = get_type_hints(RegistrationSettings)
+PREFIX = "match."  # of these settings where those of a refinement stand beside them
+
+
+def settings_from(given: Mapping[str, Any], prefix: str = "") -> RegistrationSettings:
+    """The settings that a user names, the others as they are.
+
+    Args:
+        given: names and values.
+        prefix: that the names have.
+
+    Raises:
+        InputError: an unknown name, or a value that makes no sense.
+    """
+    kinds = {prefix + name: kind for name, kind in KINDS.items()}
+    taken = take_settings(given, kinds, "slicreg")
+    return RegistrationSettings(**{name.removeprefix(prefix): value for name, value in taken.items()})
 
 
 def prepare_for_model(method: Method, volume: Volume, name: str = "the scan") -> PreparedScan:
@@ -30,7 +75,8 @@ def prepare_for_model(method: Method, volume: Volume, name: str = "the scan") ->
         InputError: the model was not trained, or `RegCore.slicreg.preparation.prepare` refuses the scan.
     """
     grid = method.supervoxels.geometry
-    shape = tuple(2 * n for n in grid.shape)
+    i, j, k = grid.shape
+    shape = 2 * i, 2 * j, 2 * k
     return prepare(volume, shape, float(grid.spacing[0]) / 2, modality=method.modality, name=name)
 
 
@@ -39,14 +85,20 @@ def register_prepared(
     fixed: PreparedScan,
     moving: PreparedScan,
     *,
-    passes: int = PASSES,
+    told: Supervoxels | None = None,
+    settings: RegistrationSettings | None = None,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> DisplacementField:
     """The field between two prepared scans by what the model tells of both; neither need be the template.
 
     Args:
-        passes: see `register_to_template`.
+        method: a trained model.
+        fixed, moving: on their common grids, see `prepare_for_model`.
+        told: the supervoxels of the moving scan, where they are known; else they are predicted.
+        settings: see `RegistrationSettings`; the regression does not use them.
+        device: torch device.
+        progress: told of stage and loss.
 
     Returns:
         x_moving = T(x_fixed), RAS mm, on the network's grid of the fixed scan.
@@ -54,18 +106,17 @@ def register_prepared(
     fixed, moving = downsample2(fixed), downsample2(moving)
     if method.tells_supervoxels:
         known = _predict(method, fixed, device, part_of(progress, 0.0, 0.2))
-        inner = part_of(progress, 0.2, 1.0)
-        return _match(method, known, moving, MatchSettings(), passes, device, inner)
-    inner, outer = _from_regression(method, fixed, device), _to_regression(method, moving, device)
-    return outer.compose(inner)
+        rest = part_of(progress, 0.2, 1.0)
+        wanted = settings or RegistrationSettings()
+        return _match(method, known, fixed.image, moving, wanted, device, rest, told)
+    return _to_regression(method, moving, device).compose(_from_regression(method, fixed, device))
 
 
 def register_to_template(
     method: Method,
     scan: PreparedScan,
     *,
-    settings: MatchSettings | None = None,
-    passes: int = PASSES,
+    settings: RegistrationSettings | None = None,
     device: str = "cpu",
     progress: Progress = silent,
 ) -> DisplacementField:
@@ -74,9 +125,7 @@ def register_to_template(
     Args:
         method: a trained model.
         scan: on its common grid, see `prepare_for_model`.
-        settings: of the matching; not used by the regression.
-        passes: how often the network sees the scan: each time but the first as the last match has warped it.
-            Published: 1.
+        settings: see `RegistrationSettings`; the regression does not use them.
         device: torch device.
         progress: told of stage and loss.
 
@@ -86,29 +135,50 @@ def register_to_template(
     moving = downsample2(scan)
     if not method.tells_supervoxels:
         return _to_regression(method, moving, device)
-    settings = settings or MatchSettings()
-    return _match(method, method.supervoxels, moving, settings, passes, device, progress)
+    known = method.supervoxels
+    image = Volume(method.image.float().cpu().numpy(), known.geometry)
+    return _match(method, known, image, moving, settings or RegistrationSettings(), device, progress)
 
 
 def _match(
     method: Method,
     known: Supervoxels,
+    image: Volume,
     scan: PreparedScan,
-    settings: MatchSettings,
-    passes: int,
+    settings: RegistrationSettings,
     device: str,
     progress: Progress,
+    told: Supervoxels | None = None,
 ) -> DisplacementField:
-    """The field from a scan whose supervoxels are known to another one, both on the network's grids."""
-    field, seen = None, scan
-    for n in range(passes):
-        inner = part_of(progress, n / passes, (n + 1) / passes)
+    """The field from a scan whose supervoxels are known to another one, both on the network's grids.
+
+    image: of the scan whose supervoxels are known. told: those of the other one, if they are known, too.
+    """
+    passes = settings.passes
+    ends = [part_of(progress, n / passes, (n + 1) / passes) for n in range(passes)]
+    if told is None:
+        told = _predict(method, scan, device, part_of(ends[0], 0.0, 0.3))
+    field = match(known, told, settings=settings, device=device, progress=part_of(ends[0], 0.3, 1.0))
+    for inner in ends[1:]:
+        seen = _warp_prepared(scan, field, known.geometry)
         told = _predict(method, seen, device, part_of(inner, 0.0, 0.3))
         step = match(known, told, settings=settings, device=device, progress=part_of(inner, 0.3, 1.0))
-        field = step if field is None else field.compose(step)
-        if n + 1 < passes:
-            seen = _warp_prepared(scan, field, known.geometry)
+        further = field.compose(step)
+        if not _agrees_better(image, scan, further, field, device):
+            break
+        field = further
     return field
+
+
+def _agrees_better(
+    image: Volume, scan: PreparedScan, new: DisplacementField, old: DisplacementField, device: str
+) -> bool:
+    """Whether two images agree better through a new field than through the old one, which labels can't tell:
+    those of each pass agree best with its own field."""
+    known = Volume(scan.known.astype(np.uint8), scan.image.geometry, "labels")
+    sides = PairSide(image), PairSide(scan.image, mask=known)
+    after, before = common_cost(*sides, [new, old], settings=Settings(**REFINEMENT), device=device)
+    return after < before
 
 
 def _warp_prepared(scan: PreparedScan, field: DisplacementField, onto: Geometry) -> PreparedScan:
@@ -117,11 +187,17 @@ def _warp_prepared(scan: PreparedScan, field: DisplacementField, onto: Geometry)
 
 
 def register_scans(
-    method: Method, fixed: Volume, moving: Volume, *, device: str = "cpu", progress: Progress = silent
+    method: Method,
+    fixed: Volume,
+    moving: Volume,
+    *,
+    settings: RegistrationSettings | None = None,
+    device: str = "cpu",
+    progress: Progress = silent,
 ) -> DisplacementField:
     """The field between two scans as they came.
 
-    By `register_to_template` if the fixed scan is the template, else by `register_prepared`.
+    By `register_to_template` if the fixed scan is the template or a part of it, else by `register_prepared`.
 
     Returns:
         x_moving = T(x_fixed), RAS mm, on the network's grid.
@@ -131,23 +207,74 @@ def register_scans(
     """
     prepared_fixed = prepare_for_model(method, fixed, "the fixed image")
     prepared_moving = prepare_for_model(method, moving, "the moving image")
-    if is_template(method, prepared_fixed):
-        return register_to_template(method, prepared_moving, device=device, progress=progress)
-    return register_prepared(method, prepared_fixed, prepared_moving, device=device, progress=progress)
+    options: dict[str, Any] = {"settings": settings, "device": device, "progress": progress}
+    place = place_in_template(method, prepared_fixed)
+    if place is None:
+        of_moving = place_in_template(method, prepared_moving)
+        told = method.supervoxels if of_moving is not None and _stays(of_moving) else None
+        return register_prepared(method, prepared_fixed, prepared_moving, told=told, **options)
+    log.info("the fixed image is the template of the model: its supervoxels are known")
+    found = register_to_template(method, prepared_moving, **options)
+    return found.compose(place, downsample2(prepared_fixed).image.geometry)
 
 
-def is_template(method: Method, scan: PreparedScan) -> bool:
-    """Whether a prepared scan is the very one that the model's supervoxels were made from."""
-    small, known = downsample2(scan), method.supervoxels.geometry
-    if not small.image.geometry.is_close(known, SAME_PLACE * float(known.spacing[0])):
-        return False
-    difference = network_units(small)[0, 0] - method.image.float().cpu()
-    return float(difference.abs().mean()) < SAME_IMAGE
+def place_in_template(method: Method, scan: PreparedScan) -> AffineTransform | None:
+    """Where a prepared scan that shows the model's template lies in it: x_template = T(x_scan), RAS mm.
+
+    That is so for the template itself, and for one that was cropped, resampled, or saved with another origin.
+    None for any other scan; a warning if it is much like the template, but not the same.
+    """
+    small, known = downsample2(scan), method.supervoxels
+    centred = AffineTransform(known.geometry.affine @ np.linalg.inv(small.image.geometry.affine))
+    body = known.labels[0] > 0
+    best = -1.0
+    for place in (AffineTransform.identity(), centred):
+        onto = known.geometry, np.linalg.inv(place.matrix)
+        values, inside = resample_to(network_units(small), small.image.geometry, *onto)
+        share, _ = resample_to(torch.from_numpy(small.known)[None, None].float(), small.image.geometry, *onto)
+        there = body & (inside[0, 0].numpy() > 0) & (share[0, 0].numpy() > 0.99)
+        if there.sum() < SEEN * body.sum():
+            continue
+        own = method.image.float().cpu().numpy()[there]
+        best = max(best, float(np.corrcoef(values[0, 0].numpy()[there], own)[0, 1]))
+        if best >= SAME:
+            return place
+    if best >= ALIKE:
+        log.warning(
+            "an image is much like the template of the model, but not the same, so its supervoxels are "
+            "predicted and not taken as known; give the template as it was prepared, or a part of it"
+        )
+    return None
 
 
-def _predict(method: Method, scan: PreparedScan, device: str, progress: Progress):
+def _stays(place: AffineTransform) -> bool:
+    """Whether the place is that of the template itself."""
+    return bool(np.allclose(place.matrix, np.eye(4)))
+
+
+def check_template(method: Method, image: Volume, name: str, model: str) -> None:
+    """Check that an image is the template that a model was trained for, or a part of it.
+
+    Raises:
+        InputError: it is another image, or no scan that the model could see.
+    """
+    place = place_in_template(method, prepare_for_model(method, image, name))
+    if place is None or not _stays(place):
+        raise InputError(
+            f"{name}: this is not the template of the model {model}, to which it brings all scans; give the "
+            "file that was prepared with"
+        )
+
+
+def _predict(method: Method, scan: PreparedScan, device: str, progress: Progress) -> Supervoxels:
+    """What the network tells of each cell; as published, cells lie between voxels, so all voxels are read."""
     return predict_supervoxels(
-        method.network, scan, as_published=method.as_published, device=device, progress=progress
+        method.network,
+        scan,
+        as_published=method.as_published,
+        cells=not method.as_published,
+        device=device,
+        progress=progress,
     )
 
 

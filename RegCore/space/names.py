@@ -2,7 +2,8 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import PurePath
@@ -11,6 +12,10 @@ from typing import Any, TypeVar
 from RegCore.space.geometry import InputError
 
 Entry = TypeVar("Entry")
+KINDS_OF_FILES = {
+    *("img", "image", "images", "scan", "scans", "ct", "mr", "mri", "vol", "volume"),
+    *("label", "labels", "labelmap", "seg", "segs", "segmentation", "mask", "gt"),
+}
 DEVICES = ("auto", "cpu", "cuda", "mps")
 """What networks and optimisers can be told to compute on."""
 
@@ -126,6 +131,47 @@ def options_of(
     by_position = () if by_name_only else (inspect.Parameter.POSITIONAL_OR_KEYWORD,)
     kinds = (inspect.Parameter.KEYWORD_ONLY, *by_position)
     return {p.name: p for p in parameters if p.kind in kinds and p.name not in without}
+
+
+def paired_by_name(images: Sequence[str], labels: Sequence[str]) -> list[int] | None:
+    """Which label map belongs to each image, by their names without endings.
+
+    Names are compared by their words and numbers without those that say what a file is (img, scan, label, seg
+    …): img0001 and label0001 belong together, so do case_7 and case_7_seg. An image may have further words:
+    liver_2_0000 (a channel number) belongs to liver_2. One image and one label map belong together.
+
+    Args:
+        images: names.
+        labels: names; some may belong to no image.
+
+    Returns:
+        For each image the number of its label map; None where no name is like any other.
+
+    Raises:
+        InputError: some names pair and one does not, or a name pairs with several.
+    """
+    if len(images) == len(labels) == 1:
+        return [0]
+    keys = [_words(name) for name in labels]
+    found: list[int] = []
+    lonely = []
+    for name in images:
+        own = _words(name)
+        near = [n for n, key in enumerate(keys) if key == own]
+        near = near or [n for n, key in enumerate(keys) if key and key == own[: len(key)]]
+        if len(near) > 1 or near and near[0] in found:
+            raise InputError(f"{name}: it can't be told by the names which segmentation is its own")
+        found += near
+        lonely += [] if near else [name]
+    if lonely and found:
+        raise InputError(f"{lonely[0]}: there is no segmentation of this name")
+    return None if lonely else found
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """The words and numbers of a name, lower case, without those of `KINDS_OF_FILES`."""
+    parts = re.findall(r"[^\W\d_]+|\d+", name.lower())
+    return tuple(part for part in parts if part not in KINDS_OF_FILES)
 
 
 def is_path(name: object) -> bool:

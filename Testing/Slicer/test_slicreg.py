@@ -67,7 +67,7 @@ def test_it_trains_from_its_yaml_file_and_registers_any_two_scans(module, host, 
     register, panel = module.ui, module.widget.panel
     assert register.tabs.currentIndex == 0 and register.modelPath.currentPath.endswith("best.pt")
     network = load_model(register.modelPath.currentPath).network
-    assert synthetic.share_right(network, synthetic.ball(5 * SHIFT, 5)) > 0.8  # it learnt what it should
+    assert synthetic.share_right(network, synthetic.ball(5 * SHIFT, 5)) > 0.7  # it learnt what it should
     for fixed, moving in ((0, 2), (3, 1)):  # from the template, and between two scans
         register.fixedVolumeSelector.setCurrentNode(volume(fixed))
         register.movingVolumeSelector.setCurrentNode(volume(moving))

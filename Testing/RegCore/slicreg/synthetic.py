@@ -3,7 +3,8 @@
 import numpy as np
 
 from RegCore.progress import silent
-from RegCore.slicreg.folder import FolderSettings, Propagator, prepare_folder
+from RegCore.slicreg.folder import FolderSettings
+from RegCore.slicreg.folder_making import Propagator, prepare_folder
 from RegCore.slicreg.prediction import predict_supervoxels
 from RegCore.slicreg.preparation import body_mask, downsample2
 from RegCore.slicreg.registration import prepare_for_model
@@ -14,22 +15,23 @@ from RegCore.space.volume import Volume
 
 SHAPE, SPACING = (32, 32, 32), 8.0
 LAYERS, COUNT = 2, 8
+CONTRASTS = (80.0, -60.0, -140.0, -100.0)  # of the organ: no other body is taken for the template, noise 0
 
 
 def ball(shift=(0.0, 0.0, 0.0), noise: int = 0) -> Volume:
-    """A body of soft tissue with a bright organ, as CT, moved by some mm."""
+    """A body of soft tissue with an organ, as CT, moved by some mm; the noise tells the patient as well."""
     affine = np.diag([SPACING] * 3 + [1.0])
     affine[:3, 3] = np.asarray(shift) - SPACING * (np.array(SHAPE) - 1) / 2
     grid = Geometry(SHAPE, affine)
     points = grid.world_grid() - np.asarray(shift)
     body = (points**2).sum(-1) < 100**2
     organ = ((points - (30, 10, -20)) ** 2).sum(-1) < 40**2
-    image = np.where(body, 100.0, -1000.0) + 80 * organ
+    image = np.where(body, 100.0, -1000.0) + CONTRASTS[noise % len(CONTRASTS)] * organ
     image += np.random.default_rng(noise).normal(0, 5, SHAPE)
     return Volume(image.astype(np.float32), grid)
 
 
-def octants(image: Volume, mask: np.ndarray, *, layers, count, seed, progress) -> Supervoxels:
+def octants(image: Volume, mask: np.ndarray, *, layers, count, progress, **of_slic) -> Supervoxels:
     """In place of SLIC: the octants of the mask about the middle, the layers a voxel apart."""
     index = np.indices(mask.shape)
     found = []
@@ -61,7 +63,7 @@ def files(folder, save, count: int = 4) -> list:
 
 def prepare(monkeypatch, folder, paths, **options):
     """`prepare_folder` with the stand-ins above; the last scan watches."""
-    monkeypatch.setattr("RegCore.slicreg.folder.oversegment", octants)
+    monkeypatch.setattr("RegCore.slicreg.folder_making.oversegment", octants)
     options = {"settings": SETTINGS, "propagator": PROPAGATOR} | options
     return prepare_folder(folder, paths[0], paths[1:-1], paths[-1:], **options)
 
@@ -73,5 +75,5 @@ def share_right(method, scan: Volume) -> float:
     """
     small = downsample2(prepare_for_model(method, scan))
     mask = body_mask(small)
-    true = octants(small.image, mask, layers=LAYERS, count=COUNT, seed=0, progress=silent)
+    true = octants(small.image, mask, layers=LAYERS, count=COUNT, progress=silent)
     return float((predict_supervoxels(method.network, small).labels == true.labels)[:, mask].mean())

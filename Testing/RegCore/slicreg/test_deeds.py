@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from RegCore.slicreg.deeds import read_control_points, read_deeds, read_matrix
+from RegCore.slicreg.label_propagation import read_control_points, read_deeds, read_matrix
 from RegCore.space.geometry import InputError
 from Testing.paths import DATA
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from RegCore.resampler import folding_fraction
-from RegCore.slicreg.densify import dense_field
+from RegCore.slicreg.matching import dense_field
 from RegCore.space.geometry import Geometry, InputError
 from Testing.RegCore.grids import affine
 

@@ -14,6 +14,7 @@ from RegCore.slicreg.matching import (
     Matching,
     MatchSettings,
     choose_keypoints,
+    coded_cells,
     descend,
     features,
     match,
@@ -147,13 +148,47 @@ def mean_within(array: np.ndarray, size: int) -> np.ndarray:
 def test_features_are_pooled_codes_about_every_second_voxel():
     random = np.random.default_rng(0)
     labels, codes = random.integers(0, 6, (2, 9, 12, 11)), random.permuted(np.tile(range(3), (2, 2)), axis=1)
-    found = features(labels, codes)[0].numpy()
+    found = features(coded_cells(labels, codes))[0].numpy()
     assert found.shape == (6, 5, 6, 6)
     for layer in range(2):
         for code in range(3):
             hot = codes[layer][labels[layer]] == code
             expected = mean_within(mean_within(hot, 3)[::2, ::2, ::2], 5)
             np.testing.assert_allclose(found[3 * layer + code], expected, atol=1e-6)
+
+
+def test_features_of_cells_are_pooled_once():
+    random = np.random.default_rng(0)
+    labels, codes = random.integers(0, 6, (1, 7, 8, 9)), np.array([[0, 1, 2, 0, 1, 2]])
+    found = features(coded_cells(labels, codes, cells=True))[0].numpy()
+    for code in range(3):
+        expected = mean_within(codes[0][labels[0]] == code, 5)
+        np.testing.assert_allclose(found[code], expected, atol=1e-6)
+
+
+def cells_of(side: Supervoxels) -> Supervoxels:
+    return Supervoxels(side.labels[:, ::2, ::2, ::2].copy(), side.geometry, side.count, 2)
+
+
+@pytest.mark.parametrize("name", ["oblique", "left-handed"])
+def test_labels_of_every_second_voxel_match_nearly_as_well(name):
+    fixed, moving, truth = pair("smooth", name)
+    settings = replace(QUICK, smoothness=0.005)
+    found = match(cells_of(fixed), cells_of(moving), settings=settings)
+    assert found.geometry == fixed.geometry
+    points = fixed.geometry.world_grid()[fixed.labels[0] > 0]
+    error = np.linalg.norm(found.map(points) - truth.map(points), axis=1) / fixed.geometry.spacing.mean()
+    assert error.mean() < 0.6
+
+
+def test_a_second_match_comes_nearer_to_the_truth():
+    fixed, moving, truth = pair("smooth", "anisotropic")
+    points = fixed.geometry.world_grid()[fixed.labels[0] > 0]
+    errors = []
+    for matches in (1, 2):
+        found = match(fixed, moving, settings=replace(QUICK, matches=matches))
+        errors.append(np.linalg.norm(found.map(points) - truth.map(points), axis=1).mean())
+    assert errors[1] < 0.9 * errors[0]
 
 
 def test_keypoints_are_voxels_of_the_mask_tied_to_their_nearest_in_millimetres():
@@ -250,7 +285,8 @@ def test_scans_that_do_not_belong_together_are_refused():
 
 
 @pytest.mark.parametrize(
-    "setting", [{"keypoints": 0}, {"smoothness": -1.0}, {"rate": float("nan")}, {"iterations": 0}]
+    "setting",
+    [{"keypoints": 0}, {"matches": 0}, {"smoothness": -1.0}, {"rate": float("nan")}, {"iterations": 0}],
 )
 def test_settings_that_make_no_sense_are_named(setting):
     with pytest.raises(InputError, match=f"setting {next(iter(setting))} is"):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from RegCore.slicreg.merging import connected_parts, contacts, merge_to
+from RegCore.slicreg.supervoxels import connected_parts, contacts, merge_to
 from RegCore.space.geometry import InputError
 
 SHAPE = (7, 8, 9)

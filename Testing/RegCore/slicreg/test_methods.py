@@ -13,9 +13,10 @@ from RegCore.networks.model_file import build
 from RegCore.registration.learned import load_model, predicted_transform
 from RegCore.slicreg.folder import read_settings, read_template
 from RegCore.slicreg.loading import together
+from RegCore.slicreg.methods import random_boxes
 from RegCore.slicreg.prediction import targets
 from RegCore.slicreg.presets import NETWORKS, training_config
-from RegCore.slicreg.registration import is_template, prepare_for_model, register_scans
+from RegCore.slicreg.registration import place_in_template, prepare_for_model, register_scans
 from RegCore.space.geometry import InputError
 from RegCore.training import train
 from RegCore.training.config import Config
@@ -60,8 +61,7 @@ def test_a_trained_model_is_a_model_file_that_registers(folder):
     known = read_template(folder).supervoxels
     assert np.array_equal(trained.network.supervoxels.labels, known.labels)
     template, scan = synthetic.ball(), synthetic.ball((14.0, -10.0, 6.0), 2)
-    assert is_template(trained.network, prepare_for_model(trained.network, template))
-    assert not is_template(trained.network, prepare_for_model(trained.network, scan))
+    assert place_in_template(trained.network, prepare_for_model(trained.network, template)) is not None
     fresh = build(config(folder), (16,) * 3, (16,) * 3, False).network
     fresh.set_template(make_loader(config(folder)["dataset"], "train"))
     assert synthetic.share_right(fresh, scan) < 0.3 and synthetic.share_right(trained.network, scan) > 0.8
@@ -86,6 +86,60 @@ def test_the_loss_is_the_cross_entropy_of_all_layers_and_voxels(folder):
     torch.testing.assert_close(loss, expected)
     assert bool((parts["metric/supervoxel_accuracy"] <= 1).all())
     assert not torch.equal(targets(given["supervoxels"]), targets(given["supervoxels"], as_published=True))
+
+
+def test_a_step_learns_from_a_random_box_of_the_cells_as_the_whole_would_have_it(folder):
+    """The head answers in the box as it does in the whole: the border that it reads is there as well."""
+    plain, given = training_config(folder, small=True, share=0.125), batch(folder)
+    method = build(plain, (16,) * 3, (16,) * 3, False).network
+    assert method.share == 0.125
+    method.network.eval()  # fixed statistics, no dropout
+    method.training = True
+    context = method.network.context(given["image"])
+    wanted = targets(given["supervoxels"])[0]
+    torch.manual_seed(3)
+    loss, mean, right = method._one(context[:1], wanted)
+    torch.manual_seed(3)
+    box, around, inner = random_boxes((wanted > 0).any(0), 0.125)
+    scores = method.network.scores(context[:1])[0][(..., *box)]
+    torch.testing.assert_close(scores, method.network.scores(context[:1][(..., *around)], inner)[0])
+    part = wanted[(..., *box)].long()
+    each = F.cross_entropy(scores, part, reduction="none")
+    weight = 0.1 + 0.9 * (part > 0)
+    torch.testing.assert_close(mean, (each * weight).sum() / weight.sum())
+    whole = (0.1 + 0.9 * (wanted > 0)).sum()
+    torch.testing.assert_close(loss, (each * weight).sum() / (whole * part.numel() / wanted.numel()))
+    torch.testing.assert_close(right, (scores.argmax(1) == part)[part > 0].float().mean())
+
+
+def test_boxes_reach_every_cell_about_equally_often_and_hold_some_of_the_body():
+    body = torch.zeros((8, 9, 7), dtype=torch.bool)
+    seen = torch.zeros(body.shape)
+    torch.manual_seed(0)
+    body[:] = True
+    for _ in range(3000):
+        box, around, inner = random_boxes(body, 0.125)
+        assert [s.stop - s.start for s in box] == [4, 4, 4]
+        for n, b, a, i in zip(body.shape, box, around, inner, strict=True):
+            assert a.start == max(0, b.start - 1) and a.stop == min(n, b.stop + 1)
+            assert (a.start + i.start, a.start + i.stop) == (b.start, b.stop)
+        seen[box] += 1
+    assert seen.min() > 0.03 * 3000 and seen.max() < 10 * seen.min()
+    body[:] = False
+    body[0, 0, 0] = True
+    hits = [bool(body[random_boxes(body, 0.125)[0]].any()) for _ in range(50)]
+    assert np.mean(hits) > 0.15  # 0.05 at the first try, there are eight
+
+
+def test_one_scan_at_a_time_can_be_learnt_from_and_a_batch_norm_of_one_is_refused(folder):
+    plain = training_config(folder, small=True, steps=2, batch_size=1, seed=0)
+    plain["dataset"]["repeats"], plain["train"]["epochs"] = 1, 1
+    train(Config.from_dict(plain), log_dir=folder.parent, exp_name="one", device="cpu")
+    for network in ("deeplab", "regression"):
+        plain = training_config(folder, network=network, small=True, steps=2, batch_size=1, seed=0)
+        plain["train"]["backbone"]["norm"] = "batch"
+        with pytest.raises(InputError, match="batches of at least 2 scans; choose norm: group for 1"):
+            train(Config.from_dict(plain), log_dir=folder.parent, exp_name=network, device="cpu")
 
 
 def test_without_spread_nothing_is_changed_and_with_it_all_move_together(folder):
@@ -115,6 +169,7 @@ def test_a_model_says_what_it_needs(folder):
         ("wide", 2, "wide"),
         ("norm", "other", "norm is 'other'"),
         ("background", -1.0, "must not be negative"),
+        ("share", 0.0, "share of the backbone is 0.0"),
     ):
         plain = config(folder)
         plain["train"]["backbone"][key] = value
@@ -133,6 +188,13 @@ def test_the_recipe_follows_from_the_folder(folder):
     assert plain["train"]["preprocess"]["batch_size"] == 3  # no more than there are scans
     steps = plain["train"]["epochs"] * math.floor(plain["dataset"]["repeats"] * 3 / 3)
     assert abs(steps - 3000) < 30
+    backbones = [
+        training_config(folder, **options)["train"]["backbone"] for options in ({}, {"share": 0.125})
+    ]
+    assert [b["checkpointing"] for b in backbones] == [True, False]  # what the page measures
+    assert not training_config(folder, small=True)["train"]["backbone"]["checkpointing"]
+    with pytest.raises(InputError, match="share goes with networks that tell supervoxels"):
+        training_config(folder, network="regression", share=0.5)
     with pytest.raises(InputError, match="the network is 'vgg'"):
         training_config(folder, network="vgg")
 

@@ -1,11 +1,13 @@
 """Several passes: what the network sees in each, and how the steps make one field."""
 
 import numpy as np
+import pytest
 
 from RegCore.resampler import warp
 from RegCore.slicreg import registration
-from RegCore.slicreg.matching import MatchSettings
 from RegCore.slicreg.preparation import downsample2, prepare
+from RegCore.slicreg.registration import RegistrationSettings, settings_from
+from RegCore.space.geometry import InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
 from Testing.RegCore.slicreg import synthetic
 
@@ -34,10 +36,13 @@ def test_a_further_pass_sees_the_scan_as_warped_and_its_step_comes_first(monkeyp
     monkeypatch.setattr(registration, "_predict", predicted)
     monkeypatch.setattr(registration, "match", match)
 
+    better = [True]
+    monkeypatch.setattr(registration, "_agrees_better", lambda *given: better[0])
+
     def found(passes: int) -> DisplacementField:
         seen.clear()
-        tell = lambda *event: told.append(event[0])  # noqa: E731
-        return registration._match(None, Known, scan, MatchSettings(), passes, "cpu", tell)
+        options = RegistrationSettings(passes=passes), "cpu", lambda *event: told.append(event[0])
+        return registration._match(None, Known, scan.image, scan, *options)
 
     points = grid.centre + 20 * np.eye(3)
     np.testing.assert_allclose(found(1).map(points), steps[0].map(points), atol=1e-4)
@@ -49,3 +54,25 @@ def test_a_further_pass_sees_the_scan_as_warped_and_its_step_comes_first(monkeyp
     assert np.abs(expected - AffineTransform(MOVED @ TURNED).map(points)).max() > 2
     np.testing.assert_allclose(both.map(points), expected, atol=1e-3)
     assert told == [1.0, 0.5, 1.0]
+    better[0] = False  # the further pass is dropped
+    np.testing.assert_allclose(found(2).map(points), steps[0].map(points), atol=1e-4)
+
+
+def test_a_pass_that_takes_the_images_apart_is_seen():
+    scan = downsample2(prepare(synthetic.ball(), synthetic.SHAPE, synthetic.SPACING))
+    moved = downsample2(prepare(synthetic.ball((20.0, -12.0, 7.0)), synthetic.SHAPE, synthetic.SPACING))
+    grid = scan.image.geometry
+    right, wrong = (
+        DisplacementField.from_affine(AffineTransform(matrix), grid) for matrix in (MOVED, TURNED @ MOVED)
+    )
+    assert registration._agrees_better(scan.image, moved, right, wrong, "cpu")
+    assert not registration._agrees_better(scan.image, moved, wrong, right, "cpu")
+
+
+def test_settings_are_taken_by_name():
+    found = settings_from({"match.smoothness": 1, "match.passes": 3}, "match.")
+    assert found == RegistrationSettings(smoothness=1.0, passes=3)
+    with pytest.raises(InputError, match="no setting 'smothness'"):
+        settings_from({"smothness": 1})
+    with pytest.raises(InputError, match="setting passes is 0, expected at least 1"):
+        settings_from({"passes": 0})

@@ -1,4 +1,4 @@
-"""Supervoxels of a template: number, connection, variety of layers, warping, storage, what is refused."""
+"""Supervoxels of a template: number, connection, variety of layers, warping, what is refused."""
 
 import sys
 
@@ -9,10 +9,8 @@ from scipy import ndimage
 from RegCore.slicreg import supervoxels
 from RegCore.slicreg.supervoxels import (
     Supervoxels,
-    load_supervoxels,
     oversegment,
     propagate_supervoxels,
-    save_supervoxels,
 )
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
@@ -108,46 +106,6 @@ def test_the_identity_carries_every_supervoxel_to_itself():
     np.testing.assert_array_equal(found.labels, numbered().labels)
 
 
-def test_storage_is_exact_and_compact(tmp_path, layers):
-    path = tmp_path / "template.npz"
-    save_supervoxels(layers, path)
-    found = load_supervoxels(path)
-    np.testing.assert_array_equal(found.labels, layers.labels)
-    assert found.labels.dtype == np.uint8 and found.geometry == layers.geometry and found.count == 20
-    assert path.stat().st_size < 0.3 * layers.labels.size
-
-
-def test_a_file_that_holds_no_supervoxels_is_named(tmp_path):
-    with pytest.raises(InputError, match="absent.npz: layers of supervoxels can't be read"):
-        load_supervoxels(tmp_path / "absent.npz")
-    (tmp_path / "text.npz").write_text("no archive")
-    with pytest.raises(InputError, match="text.npz: layers of supervoxels can't be read"):
-        load_supervoxels(tmp_path / "text.npz")
-    np.savez(tmp_path / "other.npz", array=np.zeros(3))
-    with pytest.raises(InputError, match="other.npz: layers of supervoxels were expected"):
-        load_supervoxels(tmp_path / "other.npz")
-    save_supervoxels(numbered(), tmp_path / "cut.npz")
-    data = (tmp_path / "cut.npz").read_bytes()
-    (tmp_path / "cut.npz").write_bytes(data[: len(data) // 2])
-    with pytest.raises(InputError, match="cut.npz: layers of supervoxels can't be read"):
-        load_supervoxels(tmp_path / "cut.npz")
-
-
-def test_nothing_is_written_half(tmp_path, monkeypatch):
-    path = tmp_path / "template.npz"
-    save_supervoxels(numbered(), path)
-    before = path.read_bytes()
-
-    def full(file, **arrays):
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "savez_compressed", full)
-    with pytest.raises(InputError, match="template.npz: can't be written"):
-        save_supervoxels(numbered(), path)
-    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["template.npz"]
-
-
 REFUSED = {
     "more supervoxels than voxels": (
         {"count": 9000},
@@ -169,7 +127,7 @@ def test_what_cannot_be_divided_is_refused(case):
 def test_if_slic_gives_too_few_more_are_tried_and_then_it_is_said(monkeypatch):
     asked = []
 
-    def lazy(image, mask, segments, compactness):
+    def lazy(image, mask, segments, compactness, iterations):
         asked.append(segments)
         return mask.astype(int)
 
@@ -196,3 +154,10 @@ def test_supervoxels_must_fit_their_grid_and_number():
         Supervoxels(np.zeros(OBLIQUE.shape, np.uint8), OBLIQUE, 3)
     with pytest.raises(InputError, match="numbered to 3, but one is 5"):
         Supervoxels(np.full((1, *OBLIQUE.shape), 5, np.uint8), OBLIQUE, 3)
+
+
+def test_labels_of_every_second_voxel_have_half_the_shape():
+    half = tuple(-(-n // 2) for n in OBLIQUE.shape)
+    assert Supervoxels(np.ones((2, *half), np.uint8), OBLIQUE, 3, 2).layers == 2
+    with pytest.raises(InputError, match="on the grid"):
+        Supervoxels(np.ones((2, *OBLIQUE.shape), np.uint8), OBLIQUE, 3, 2)

@@ -9,7 +9,7 @@ from RegCore.evaluation.metrics import dice, folding
 from RegCore.registration.deformable import Settings
 from RegCore.resampler import warp
 from RegCore.samples.torso import LABELS, make_torso, true_transform
-from RegCore.slicreg.alignment import refine_field, template_to_scan
+from RegCore.slicreg.label_propagation import refine_field, template_to_scan
 from RegCore.slicreg.matching import match
 from RegCore.slicreg.preparation import body_mask, downsample2, network_units, prepare
 from RegCore.slicreg.supervoxels import oversegment, propagate_supervoxels
