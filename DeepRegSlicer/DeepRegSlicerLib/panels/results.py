@@ -71,7 +71,8 @@ def doubts(metrics: dict, outside: float = 0.0) -> list[str]:
 
     outside: percent of the fixed voxels that map out of the moving volume.
     """
-    found = [f"{note[:1].upper()}{note[1:]}." for note in metrics.get("notes", ())]
+    said = (*metrics.get("doubts", ()), *metrics.get("notes", ()))
+    found = [f"{sentence[:1].upper()}{sentence[1:]}." for sentence in said]
     if outside > MUCH_OUTSIDE:
         text = _("{share:.0f} % of the fixed volume lie outside of the moving one.")
         found.append(text.format(share=outside))
