@@ -36,8 +36,12 @@ demo: $(RUNTIME)
 demos: $(TESTING)
 	$(PY) Testing/benchmarks/demos.py $(DEMO)
 
+# In two processes with a thread each: one alone keeps two cores only half busy.
 test: $(TESTING)
-	QT_QPA_PLATFORM=offscreen $(PY) -m pytest Testing
+	@mkdir -p Testing/output; export QT_QPA_PLATFORM=offscreen OMP_NUM_THREADS=1; \
+	$(PY) -m pytest Testing/RegCore > Testing/output/RegCore.txt 2>&1 & core=$$!; \
+	$(PY) -m pytest Testing --ignore=Testing/RegCore -p no:cacheprovider; rest=$$?; \
+	wait $$core; core=$$?; cat Testing/output/RegCore.txt; exit $$((core + rest))
 
 test-fast: $(TESTING)
 	OMP_NUM_THREADS=1 QT_QPA_PLATFORM=offscreen $(PY) -m pytest Testing -m "not slow"

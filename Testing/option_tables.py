@@ -25,7 +25,7 @@ from RegCore.training.config import registries  # noqa: E402
 
 PAGE = ROOT / "Docs" / "configuration.md"
 PLAIN = ("unet", "local", "global")  # networks of one kind: one table for all
-INSIDE = ("layers", "classes", "hidden", "norm", "layout", "as_published", "literal", "background")
+INSIDE = ("layers", "classes", "hidden", "norm", "layout", "as_published", "literal", "background", "share")
 SLIC = ("slicreg", "slicreg-regression", "supervoxels", "affine-together", "deeplab")  # see slicreg.md
 BY_METHOD = {
     "control_points": "One or three distances in voxels: the field is a cubic B-spline of such points."

@@ -28,7 +28,7 @@ def configuration(tmp_path, monkeypatch):
         str(tmp_path / "prepared"),
         "--small",
         "--steps",
-        "60",
+        "110",
         "--batch-size",
         "2",
     ]

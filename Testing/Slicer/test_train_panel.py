@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -214,7 +215,7 @@ def test_a_network_brings_its_learning_rate(train):
     ui.networkSelector.currentIndex = ui.networkSelector.findData("global")
     assert ui.rateSpinBox.value == pytest.approx(1e-5)
     ui.networkSelector.currentIndex = ui.networkSelector.findData("unet")
-    assert ui.rateSpinBox.value == pytest.approx(1e-3)
+    assert ui.rateSpinBox.value == pytest.approx(4e-3)
 
 
 def test_what_the_form_says_is_what_is_asked_for(train, pairs, library, monkeypatch):
@@ -233,7 +234,8 @@ def test_what_the_form_says_is_what_is_asked_for(train, pairs, library, monkeypa
     assert (seen["start_from"], seen["max_epochs"], seen["device"]) == ("/models/first.pt", 3, "cpu")
     assert config["dataset"]["fixed_image_shape"] == [12, 10, 11] and config["train"]["epochs"] == 9
     assert config["dataset"]["train"] == {"dir": str(pairs), "format": "nifti", "labeled": True}
-    assert config["train"]["loss"]["regularization"]["weight"] == 0.25
+    smoothing, *others = config["train"]["loss"]["regularization"]
+    assert smoothing["weight"] == 0.25 and [part["name"] for part in others] == ["jacobian"]
 
 
 def test_the_command_line_makes_the_same_configuration(train, pairs, library, monkeypatch, tmp_path):
@@ -244,7 +246,9 @@ def test_the_command_line_makes_the_same_configuration(train, pairs, library, mo
         library("panels.train"), "train", lambda config, *more, **options: seen.append(config)
     )
     monkeypatch.setattr(
-        "RegCore.training.train", lambda config, **more: trained.append(config), raising=False
+        "RegCore.training.train",
+        lambda config, **more: trained.append(config) or SimpleNamespace(best=None),
+        raising=False,
     )
     ui = train.fill(pairs, epochs=9).ui
     ui.validPath.currentPath = str(pairs)

@@ -25,7 +25,7 @@ def work(tmp_path_factory):
         )
         assert main(prepare(folder)) == 0
     command = ["slicreg", "train", str(folder / "prepared"), "--out", str(folder / "run"), "--small"]
-    options = ["--steps", "60", "--batch-size", "2", "--seed", "0", "--device", "cpu", "--quiet"]
+    options = ["--steps", "110", "--batch-size", "2", "--seed", "0", "--device", "cpu", "--quiet"]
     assert main(command + options) == 0
     return folder
 
