@@ -37,6 +37,7 @@ MIND_CHANNELS = 12
 RISE = 1.25  # factor by which the second stage may raise the MIND-SSC distance that the first one left
 ROUGHEST = 0.5  # standard deviation of the log Jacobian beyond which a field is not believed
 LOOSER = 0.78  # factor of the Gaussian that smooths the field where both images are of one modality
+LEAST = 0.05  # of the Jacobian's determinant by forward differences: others may see a fold below it
 MENDINGS = 5  # times that a folded field is smoothed before it is given up
 
 QUALITIES = {
@@ -122,14 +123,16 @@ def _sound(result: DirectionResult, ddf: torch.Tensor) -> bool:
 
 
 def _mended(ddf: torch.Tensor, grid: Geometry, settings: CorrelationSettings) -> torch.Tensor | None:
-    """A DDF smoothed about the voxels that fold, each time wider, until none does; None if some still do."""
+    """A DDF smoothed about the voxels that (nearly) fold, each time wider; None if some still fold."""
     for n in range(1, MENDINGS + 1):
-        if folding_fraction(ddf) == 0:
-            return ddf
-        folded = F.pad((voxel_jacobian(ddf) <= 0).float()[None, None], (0, 1) * 3)
-        near = box_mean(F.max_pool3d(folded, 4 * n + 1, 1, 2 * n), n)
+        if min(grid.shape) < 2:
+            break
+        folded = voxel_jacobian(ddf) < LEAST
+        if not bool(folded.any()):
+            break
+        near = F.max_pool3d(F.pad(folded.float()[None, None], (0, 1) * 3), 4 * n + 1, 1, 2 * n)
         smoother = smooth_ddf(ddf[0], grid, replace(settings, field_smoothing=float(n)))[None]
-        ddf = torch.lerp(ddf, smoother, near)
+        ddf = torch.lerp(ddf, smoother, box_mean(near, n))
     return ddf if folding_fraction(ddf) == 0 else None
 
 
@@ -182,5 +185,8 @@ def deform_automatically(
         and _sound(result, resample_ddf(mended, finer, grid))
     ):
         best, grid = mended, finer
+    else:
+        mended = _mended(best, grid, settings)
+        best = best if mended is None else mended
     field = field_of(task.linear, grid, best)
     return DisplacementField(field.geometry, field.mm, task.linear)

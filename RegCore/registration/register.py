@@ -32,6 +32,8 @@ from RegCore.space.segments import pair_segments
 from RegCore.space.transforms import AffineTransform, Transform
 from RegCore.space.volume import Volume
 
+OVERLAPPING = 0.5  # mean Dice from which on structures say that a registration did not fail
+
 
 @dataclass(frozen=True)
 class Registration:
@@ -183,7 +185,8 @@ def _finish(
         fixed_mask=_on_grid(fixed.mask, fixed.image.geometry),
         known=(fixed.measured.known, moving.measured.known),
     )
-    unsure = doubts(fixed, moving, transform)
+    overlap = found.get("dice_mean", {}).get("after") or 0.0
+    unsure = doubts(fixed, moving, transform) if overlap < OVERLAPPING else []
     seconds = time.perf_counter() - began
     found |= {"doubts": unsure} if unsure else {}
     found |= {"notes": notes} if notes else {}

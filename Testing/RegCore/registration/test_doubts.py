@@ -76,3 +76,13 @@ def test_what_a_deformation_made_alike_is_judged_by_its_linear_part():
     fixed, other = PairSide(scan(FIXED)), PairSide(noise(MOVING, 5))
     found = register(fixed.image, other.image, device="cpu", settings={"quality": "fast"})
     assert "gain over chance" in found.metrics["doubts"][0]
+
+
+def test_structures_that_overlap_leave_no_doubt():
+    half = np.zeros(FIXED.shape, np.uint8)
+    half[: FIXED.shape[0] // 2] = 1
+    labels = {f"{side}_labels": Volume(half, FIXED, "labels") for side in ("fixed", "moving")}
+    pair = Volume(scan(FIXED).array, FIXED), noise(FIXED, 6)
+    assert "doubts" in register(*pair, "rigid", device="cpu").metrics
+    found = register(*pair, "rigid", device="cpu", **labels).metrics
+    assert found["dice_mean"]["after"] > 0.5 and "doubts" not in found
