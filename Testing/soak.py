@@ -49,6 +49,8 @@ def forked(work, *, stdin: int | None = None, stdout: int | None = None) -> int:
         for place, given in ((0, stdin), (1, stdout), (2, None)):
             os.dup2(nowhere if given is None else given, place)
         code = work()
+    except KeyboardInterrupt:  # before the command was there to take it
+        code = 130
     except BaseException:
         code = 99
     os._exit(code)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from RegCore.space.geometry import Geometry
 from RegCore.space.transforms import AffineTransform, DisplacementField
 from RegCore.space.volume import Segment, Volume
 
+ATTEMPTS = 10  # times that a folder is removed which others still write to
 DESCRIPTION = "description"  # the entry of the file that says, in JSON, what the other entries are
 
 
@@ -61,8 +63,13 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
 
 def discard(folder: Path) -> None:
     """Remove the private folder of a request whose sender is gone; a folder of another kind stays."""
-    if (folder / LOCK).is_file():
+    if not (folder / LOCK).is_file():
+        return
+    for _ in range(ATTEMPTS):
         shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.05)  # a file of the request is just being written or read
 
 
 def _pack(name: str, value: Any, arrays: dict[str, np.ndarray]) -> dict[str, Any]:

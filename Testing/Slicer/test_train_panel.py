@@ -242,14 +242,11 @@ def test_the_command_line_makes_the_same_configuration(train, pairs, library, mo
     from RegCore import cli
 
     seen, trained = [], []
-    monkeypatch.setattr(
-        library("panels.train"), "train", lambda config, *more, **options: seen.append(config)
-    )
-    monkeypatch.setattr(
-        "RegCore.training.train",
-        lambda config, **more: trained.append(config) or SimpleNamespace(best=None),
-        raising=False,
-    )
+    asked = lambda config, *more, **options: seen.append(config)  # noqa: E731
+    monkeypatch.setattr(library("panels.train"), "train", asked)
+    stopped = SimpleNamespace(best=None)
+    record = lambda config, **more: trained.append(config) or stopped  # noqa: E731
+    monkeypatch.setattr("RegCore.training.train", record, raising=False)
     ui = train.fill(pairs, epochs=9).ui
     ui.validPath.currentPath = str(pairs)
     ui.networkSelector.currentIndex = ui.networkSelector.findData("unet")
