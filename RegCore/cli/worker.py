@@ -210,7 +210,8 @@ class Server:
 
     def serve(self) -> None:
         """Work until the requests end."""
-        threading.Thread(target=self._listen, name="requests", daemon=True).start()
+        listener = threading.Thread(target=self._listen, name="requests", daemon=True)
+        listener.start()
         self.tell({"event": "ready", "process": os.getpid(), "version": RegCore.__version__})
         while (job := self._queue.get()) is not None:
             self._idle.clear()
@@ -219,6 +220,7 @@ class Server:
             if self._jobs.get(job.number) is job:  # else the next request has its number already
                 del self._jobs[job.number]
             self._idle.set()
+        listener.join()  # it still removes the folders of requests that nobody waits for
 
     def tell(self, event: dict) -> None:
         """Send one event. A parent that is gone is no error: standard input ends too, and that ends us."""
