@@ -10,7 +10,7 @@ from scipy.interpolate import RBFInterpolator
 from scipy.spatial import cKDTree
 
 from RegCore.progress import Progress, part_of, silent
-from RegCore.registration.minimise import minimise
+from RegCore.registration.minimise import Adam, minimise
 from RegCore.resampler import compose, folding_fraction, reference_grid, sample
 from RegCore.resampler.grids import Device
 from RegCore.slicreg.network import STRIDE
@@ -199,7 +199,7 @@ def _at(ddf: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
 def descend(objective: Matching, settings: MatchSettings, progress: Progress = silent) -> torch.Tensor:
     """Adam from zero on a `Matching`; the flow ``(N, 3)`` in units."""
     flow = torch.zeros_like(objective.points, requires_grad=True)
-    adam = torch.optim.Adam([flow], lr=settings.rate)
+    adam = Adam(flow, settings.rate)
 
     def tell(n: int, value: float) -> None:
         progress(n / settings.iterations, "matching", {"iteration": n, "loss": value})

@@ -148,6 +148,7 @@ def test_landmarks_guide_if_it_is_wished(panel, stand_in, monkeypatch):
             ["No figure improved."],
         ),
         ({"dice": {"before": {}, "after": {"Gut": np.nan}}}, []),
+        ({"doubts": ["it failed"], "notes": ["it lay apart"]}, ["It failed.", "It lay apart."]),
     ],
 )
 def test_what_speaks_against_a_result_is_said_in_words(library, metrics, sentences):
