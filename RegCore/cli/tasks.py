@@ -109,7 +109,7 @@ def report_command(arguments: dict[str, Any], progress: Progress) -> dict[str, A
     progress(0.1, "drawing the report", {})
     done = RegCore.Registration(
         transform,
-        transform,  # the pictures show one direction only
+        moving.geometry,
         RegCore.warp(moving, transform, onto),
         None if labels is None else RegCore.warp(labels, transform, onto),
         {**arguments["metrics"], "method": arguments["method"]},

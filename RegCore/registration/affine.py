@@ -8,7 +8,12 @@ import numpy as np
 import torch.nn.functional as F
 
 from RegCore.progress import Progress, silent
-from RegCore.registration.affine_level import AffineLevel, header_position, make_affine_level
+from RegCore.registration.affine_level import (
+    AffineLevel,
+    even_geometry,
+    header_position,
+    make_affine_level,
+)
 from RegCore.registration.affine_refinement import refine
 from RegCore.registration.block_matching import FLAT, best_displacements, block_costs
 from RegCore.registration.fits import fit_affine, fit_rigid, sensible, trimmed_fit
@@ -166,7 +171,7 @@ def choose_start(
     best = max(tried, key=lambda nested: nested.best.merit)
     for n in range(2):
         tick = partial(tell, 0.6 + 0.2 * n, 1 - best.best.gain)
-        best = best.matched(level, given, radius=3, block=4, pool=1, tick=tick)
+        best = best.matched(level, given, radius=3 - n, block=4, pool=1, tick=tick)
     return best
 
 
@@ -218,6 +223,9 @@ def _searched(task: _Task) -> tuple[AffineLevel, Nested]:
         task.progress(0.5 * fraction, trying, {"loss": loss})
 
     chosen = choose_start(coarse, matrices, start)
+    sides = task.fixed.image.geometry, task.moving.image.geometry
+    if even_geometry(*sides, FINE_VOXELS) == coarse.grid:
+        return coarse, chosen
     fine = task.level(FINE_VOXELS, 0.5)
     chosen = chosen.rejudged(fine, given)
     for n in range(2):

@@ -40,12 +40,13 @@ LOOSER = 0.78  # factor of the Gaussian that smooths the field where both images
 LEAST = 0.05  # of the Jacobian's determinant by forward differences: others may see a fold below it
 MENDINGS = 5  # times that a folded field is smoothed before it is given up
 
+COARSE = Settings(symmetric=False, iterations=20, dense_voxels=100_000)
 QUALITIES = {
     "fast": (
-        Settings(symmetric=False, iterations=20),
+        replace(COARSE, iterations=10),
         CorrelationSettings(working_voxels=1_500_000, iterations=25, work=20_000_000),
     ),
-    "balanced": (Settings(symmetric=False), CorrelationSettings()),
+    "balanced": (COARSE, CorrelationSettings()),
     "best": (Settings(symmetric=True), CorrelationSettings(iterations=60, work=100_000_000)),
 }
 """Quality -> settings of the two stages. ``best`` registers in both directions in both of them."""

@@ -11,6 +11,7 @@ from RegCore.progress import Progress, part_of, silent
 from RegCore.registration.checks import check_not_negative
 from RegCore.registration.directions import averaged, start_ddf
 from RegCore.registration.minimise import Adam, minimise
+from RegCore.registration.objective import PairObjective
 from RegCore.registration.pair import (
     LABEL_WEIGHT,
     LabelEncoding,
@@ -34,7 +35,6 @@ from RegCore.space.transforms import AffineTransform, DisplacementField
 
 SAME_MODALITY = 0.5  # agreement of local contrasts from which on intensities are compared as well
 FOLDED = 1e-4  # share of folded voxels from which on the finest grid is done again, stiffer
-DENSE_VOXELS = 350_000  # up to here each voxel of the finest grid has parameters
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Settings:
     """The finest working grid has at most about this number of voxels."""
     levels: int = 3
     """Number of grids, each with an eighth of the voxels of the next."""
+    dense_voxels: int = 350_000
+    """Up to so many voxels of the finest grid each has parameters; of more, every second along each axis."""
     iterations: int = 40
     """Steps on the finest grid; two thirds of it on the others."""
     smoothness: float = 1.25
@@ -61,7 +63,7 @@ class Settings:
     """Register in both directions and take the mean; takes twice the time."""
 
     def __post_init__(self) -> None:
-        for name in ("working_voxels", "levels", "iterations"):
+        for name in ("working_voxels", "levels", "iterations", "dense_voxels"):
             if getattr(self, name) < 1:
                 raise InputError(f"setting {name} is {getattr(self, name)}, expected at least 1")
         for name in ("smoothness", "contrast", "label_weight", "landmark_weight", "rate"):
@@ -146,7 +148,8 @@ def make_deformable_level(
         finest: whether no finer grid will follow; others have parameters on every second voxel sooner.
         tick: called between the parts; what it raises ends the work.
     """
-    stride = 1 if grid.voxels <= (DENSE_VOXELS if finest else DENSE_VOXELS // 4) else 2
+    dense = task.settings.dense_voxels
+    stride = 1 if grid.voxels <= (dense if finest else dense // 4) else 2
     margin, matrix = 4 * stride, task.linear.matrix
     tick()
     fixed_image = make_feature_image(task.fixed, grid, np.eye(4), task.encoding, task.device)
@@ -188,38 +191,6 @@ def smooth(parameters: torch.Tensor) -> torch.Tensor:
     for _ in range(3):
         parameters = box_mean(parameters, 1)
     return parameters
-
-
-class PairObjective:
-    """Feature distance + smoothness (+ landmarks) of a displacement in strides on a level.
-
-    What maps to where nothing is known costs as much as the average voxel does without a displacement: were
-    it free, the field would flee there.
-    """
-
-    def __init__(self, level: DeformableLevel, settings: Settings):
-        self.level, self.settings = level, settings
-        self.at = (
-            reference_grid(level.fixed.shape[2:], device=level.fixed.device) + level.margin / level.stride
-        )
-        self.total = level.weight.sum()
-        values = sample(level.moving, self.at)
-        known = values[:, -1:] * level.weight
-        distance = (level.fixed - values[:, :-1]).square().sum(1, keepdim=True)
-        self.unknown = float((distance * known).sum() / known.sum().clamp_min(1e-6))
-
-    def __call__(self, u: torch.Tensor) -> torch.Tensor:
-        level = self.level
-        values = sample(level.moving, self.at + u)
-        distance = (level.fixed - values[:, :-1]).square().sum(1, keepdim=True)
-        distance = (distance - self.unknown) * values[:, -1:] + self.unknown
-        loss = (distance * level.weight).sum() / self.total
-        loss = loss + 3 * self.settings.smoothness * sum(
-            u.diff(dim=d).square().mean() for d in (2, 3, 4) if u.shape[d] > 1
-        )
-        if self.settings.landmark_weight > 0:
-            loss = loss + self.settings.landmark_weight * level.landmark_distance(u)
-        return loss
 
 
 def descend(
