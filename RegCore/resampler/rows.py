@@ -37,7 +37,7 @@ class Rows:
         return torch.cat([next(self.values_and_slopes(part)) for part in places.split(POINTS, 1)])
 
     def values_and_slopes(self, places: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Values ``(N, C)`` at few places ``(3, N)``, then their slopes along each axis, ``(N, C)`` per voxel.
+        """Values ``(N, C)`` at few places ``(3, N)``, then their slopes per voxel along the axes, ``(N, C)``.
 
         Beyond the ends of an axis the slope along it is 0; at whole places it is that of the cell ahead, as
         in ``grid_sample``. What is not asked for is not computed.
