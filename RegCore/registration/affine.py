@@ -24,6 +24,7 @@ from RegCore.space.transforms import AffineTransform
 
 COARSE_VOXELS, FINE_VOXELS = 40**3, 80**3
 REFINEMENTS = 12  # steps of the last stage at most
+FEWER = 6  # the same where a deformation follows
 DOUBTFUL = 0.3  # gain below which what is held against a matrix does not shrink with it
 LEAST_BLOCKS = 60  # fewer are made smaller
 LEAST_MATCHES = 12  # blocks that a matrix is fitted to at least
@@ -200,6 +201,7 @@ class _Task:
     device: str
     progress: Progress
     kind: str  # what the progress calls it
+    steps: int = REFINEMENTS  # of the last stage at most
 
     def level(self, voxels: int, fraction: float) -> AffineLevel:
         """The pair at a resolution."""
@@ -240,11 +242,11 @@ def _refined(task: _Task, level: AffineLevel, matrix: np.ndarray, rigid: bool, p
     """The matrix, or what the last stage made of it if that costs less."""
 
     def tell(n: int, loss: float) -> None:
-        fraction = part + 0.1 * n / REFINEMENTS
+        fraction = part + 0.1 * n / task.steps
         task.progress(fraction, f"{task.kind}: refinement", {"iteration": n, "loss": loss / level.chance})
 
     cost = level.cost(matrix)
-    found = refine(level, matrix, rigid, iterations=REFINEMENTS, tell=tell)
+    found = refine(level, matrix, rigid, iterations=task.steps, tell=tell)
     return found if sensible(found) and level.cost(found) < cost else matrix
 
 
@@ -316,7 +318,7 @@ def align_simply(
     Returns:
         x_moving = T(x_fixed), RAS mm, as of `align`.
     """
-    task = _Task(fixed, moving, initial, encoding, device, progress, "linear")
+    task = _Task(fixed, moving, initial, encoding, device, progress, "linear", FEWER)
     level, rigid, affine = _rigid_and_affine(task)
     gained, more = level.gain(rigid), level.gain(affine)
     return AffineTransform(affine if more - gained > WORTH * abs(gained) else rigid)
