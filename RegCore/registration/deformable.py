@@ -20,6 +20,7 @@ from RegCore.registration.pair import (
     local_agreement,
     make_feature_image,
 )
+from RegCore.registration.starts import structures_apart
 from RegCore.resampler import (
     box_mean,
     field_of,
@@ -34,6 +35,7 @@ from RegCore.space.geometry import Geometry, InputError, apply_affine
 from RegCore.space.transforms import AffineTransform, DisplacementField
 
 SAME_MODALITY = 0.5  # agreement of local contrasts from which on intensities are compared as well
+DRAWN = 0.03  # weight, mm^-2, of the centroids of structures that hardly overlap, on all but the finest grid
 FOLDED = 1e-4  # share of folded voxels from which on the finest grid is done again, stiffer
 
 
@@ -82,6 +84,24 @@ class DeformableTask:
     encoding: LabelEncoding | None = None
     landmarks: np.ndarray | None = None  # (N, 6) RAS mm, fixed and moving place of each
     device: str = "cpu"
+
+    def drawn_together(self) -> "DeformableTask":
+        """The same with the centroids of structures that hardly overlap as landmarks with a weight.
+
+        A squared difference of two structures that do not meet has no slope that brings them together; the
+        cheapest way down is to squeeze the moving one to nothing.
+        """
+        labels = self.fixed.labels, self.moving.labels
+        if self.encoding is None or labels[0] is None or labels[1] is None:
+            return self
+        apart = structures_apart(labels[0], labels[1], self.encoding.labels, self.initial or self.linear)
+        if apart is None:
+            return self
+        weight = self.settings.landmark_weight
+        if weight > 0 and self.landmarks is not None:
+            apart = np.vstack([self.landmarks, apart])
+        settings = replace(self.settings, landmark_weight=max(weight, DRAWN))
+        return replace(self, landmarks=apart, settings=settings)
 
     def reversed(self) -> "DeformableTask":
         """The same pair with fixed and moving exchanged."""
@@ -260,13 +280,15 @@ def _one_direction(task: DeformableTask, progress: Progress) -> DirectionResult:
     ddf, grid = start, grids[-1]
     work = np.cumsum([0.0, *(g.voxels + 40_000 for g in grids)])
     work /= 1.3 * work[-1]  # the rest is for a second attempt, should the field fold
+    drawn = task.drawn_together()
     for n, new in enumerate(grids):
         finest = n == len(grids) - 1
+        guided = task if finest else drawn
         tick = partial(progress, work[n], "deformable: preparing", {})
-        level = make_deformable_level(task, new, contrast, finest=finest, tick=tick)
+        level = make_deformable_level(guided, new, contrast, finest=finest, tick=tick)
         iterations = settings.iterations if finest else -(-2 * settings.iterations // 3)
         begin = gathered(level, resample_ddf(ddf, grid, new))
-        u = descend(level, begin, iterations, settings, part_of(progress, work[n], work[n + 1]))
+        u = descend(level, begin, iterations, guided.settings, part_of(progress, work[n], work[n + 1]))
         ddf, grid = _spread(level, u), new
     for n in range(3):
         if folding_fraction(ddf) < FOLDED:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from RegCore.progress import Cancelled
+from RegCore.registration import deformable
 from RegCore.registration.deformable import (
     DeformableTask,
     Settings,
@@ -15,7 +16,8 @@ from RegCore.registration.deformable import (
     smooth,
 )
 from RegCore.registration.pair import LabelEncoding, PairSide
-from RegCore.resampler import resample_ddf
+from RegCore.registration.starts import structures_apart
+from RegCore.resampler import resample_ddf, warp
 from RegCore.resampler.pyramid import working_geometry
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
@@ -181,6 +183,43 @@ def test_parameters_on_every_second_voxel_recover_the_field_too():
     settings = Settings(iterations=30, levels=1, dense_voxels=1000)
     found = deform(*sides(), IDENTITY, settings=settings)
     assert errors(found, bend()).mean() < 0.5 * errors(AffineTransform.identity(), bend()).mean()
+
+
+def far_structures() -> tuple[Volume, Volume]:
+    """A large ball in place, and a small one that lies 42 mm away from its counterpart."""
+    maps = []
+    for geometry, shift in ((FIXED, 42.0), (MOVING, 0.0)):
+        places = geometry.world_grid()
+        large = np.linalg.norm(places - [-32.0, 0, 0], axis=-1) < 26
+        small = np.linalg.norm(places - [32.0, shift, 0], axis=-1) < 13
+        maps.append(Volume((large * 1 + (small & ~large) * 2).astype(np.uint8), geometry, "labels"))
+    return tuple(maps)
+
+
+def dice_of_both(field, maps) -> list[float]:
+    warped = warp(maps[1], field, FIXED).array
+    return [
+        2
+        * np.count_nonzero((warped == n) & (maps[0].array == n))
+        / (np.count_nonzero(warped == n) + np.count_nonzero(maps[0].array == n))
+        for n in (1, 2)
+    ]
+
+
+def test_structures_that_do_not_meet_are_drawn_together_by_their_centroids(monkeypatch):
+    maps = far_structures()
+    apart = structures_apart(*maps, (1, 2), IDENTITY)
+    np.testing.assert_allclose(apart, [[32, 42, 0, 32, 0, 0]], atol=2.5)
+    assert structures_apart(maps[0], maps[0], (1, 2), IDENTITY) is None
+    encoding = LabelEncoding.of(*maps, Settings().label_weight, 0)
+    found = {}
+    for drawn in (0.0, deformable.DRAWN):
+        monkeypatch.setattr(deformable, "DRAWN", drawn)
+        field = deform(*noise_sides(maps), IDENTITY, settings=QUICK, encoding=encoding)
+        found[drawn] = dice_of_both(field, maps)
+        assert field.jacobian_determinant().min() > 0
+    large, small = found[0.03]
+    assert large > 0.85 and small > 0.6 > 0.3 > found[0.0][1]
 
 
 # ---- the start ---------------------------------------------------------------------------------------------
