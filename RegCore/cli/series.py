@@ -1,14 +1,13 @@
 """``regcore register-series``: bring the frames of a 4-D scan together."""
 
 import argparse
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from RegCore.cli.arguments import add_choice, add_file, add_number, one_of, settings_of, shared
-from RegCore.cli.progress import ProgressLine
+from RegCore.cli.kept import LEFT, at_work, steps_of
 from RegCore.registration import METHODS
 from RegCore.space.geometry import InputError
 from RegCore.space.names import is_path
@@ -41,7 +40,7 @@ def add_series(commands) -> None:
     what = "leave transforms of linear methods as these find them, for frames that differ in contrast"
     parser.add_argument("--not-exact", action="store_true", help=what)
     add_common(parser, method="rigid")
-    parser.set_defaults(run=_run_series)
+    parser.set_defaults(run=_run_series, left=LEFT)
 
 
 def add_common(parser: argparse.ArgumentParser, *, method: str) -> None:
@@ -90,29 +89,32 @@ def _method(text: str) -> str:
 
 
 def _run_series(arguments: argparse.Namespace) -> None:
-    from RegCore.evaluation.results import prepared_folder
+    keys = ("to", "reference", "rounds", "settings", "not_exact")
+    settings = {key: getattr(arguments, key) for key in keys}
+    inputs = {"frames": arguments.frames, "mask": arguments.mask}
+    steps = steps_of(arguments, inputs, settings, {"series": arguments.series})
+    if steps is not None:
+        _register_series(arguments, steps)
+
+
+def _register_series(arguments: argparse.Namespace, steps: Any) -> None:
     from RegCore.io import load
     from RegCore.io.series import load_series
-    from RegCore.studies.outputs import series_ending, write_series_results
+    from RegCore.studies.outputs import FILES, series_ending, write_series_results
     from RegCore.studies.series import register_series
 
-    series = load_series(arguments.frames, series=arguments.series)
-    mask = None if arguments.mask is None else load(arguments.mask, "labels")
     options = {name: getattr(arguments, name) for name in ("reference", "rounds", "device", "seed")}
-    settings = settings_of(arguments.settings, "argument --settings")
-    options |= {"mask": mask, "settings": settings, "exact": not arguments.not_exact}
-    progress = ProgressLine(sys.stderr, arguments.quiet)
-    with prepared_folder(arguments.out) as folder:
-        try:
-            with chosen_pool(arguments, folder) as pool:
-                found = register_series(
-                    series, arguments.to, arguments.method, **options, pool=pool, progress=progress
-                )
-            about = {"frames": arguments.frames, "to": arguments.to, "method": arguments.method}
-            ending = series_ending(arguments.frames)
-            written = write_series_results(folder, found, series, ending, about)
-        finally:
-            progress.end()
+    options["settings"] = settings_of(arguments.settings, "argument --settings")
+    with at_work(arguments, steps, FILES) as (folder, progress):
+        series = load_series(arguments.frames, series=arguments.series)
+        options["mask"] = None if arguments.mask is None else load(arguments.mask, "labels")
+        options |= {"exact": not arguments.not_exact, "steps": steps, "progress": progress}
+        with chosen_pool(arguments, folder) as pool:
+            found = register_series(series, arguments.to, arguments.method, **options, pool=pool)
+        about = {"frames": arguments.frames, "to": arguments.to, "method": arguments.method}
+        ending = series_ending(arguments.frames)
+        written = steps.finish(lambda: write_series_results(folder, found, series, ending, about))
+        steps.keep_only()
     if not arguments.quiet:
         displacement = found.motion["fd_mm"]
         alike = [found.motion[f"ncc_{when}"].mean() for when in ("before", "after")]
