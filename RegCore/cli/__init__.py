@@ -21,7 +21,7 @@ from RegCore.cli.download import add_download
 from RegCore.cli.groups import add_groups
 from RegCore.cli.points import add_points
 from RegCore.cli.predict import add_predict
-from RegCore.cli.register import METHODS, add_register
+from RegCore.cli.register import add_register
 from RegCore.cli.series import add_series
 from RegCore.cli.slicreg import add_slicreg
 from RegCore.cli.studies import add_studies
@@ -29,6 +29,7 @@ from RegCore.cli.train import add_train
 from RegCore.cli.vis import add_vis
 from RegCore.cli.warp import add_warp
 from RegCore.progress import Cancelled
+from RegCore.registration import METHODS
 from RegCore.space.geometry import InputError
 from RegCore.space.names import DEVICES
 

@@ -6,11 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from RegCore.cli.arguments import add_choice, add_file, add_number, one_of, settings_of, shared
+from RegCore.cli.arguments import add_choice, add_file, add_number, settings_of, shared
 from RegCore.cli.kept import LEFT, at_work, steps_of
-from RegCore.registration import METHODS
-from RegCore.space.geometry import InputError
-from RegCore.space.names import is_path
+from RegCore.cli.pair_arguments import add_method, add_settings
+from RegCore.cli.place import add_place, place_of
 
 TARGETS = ("frame", "mean", "neighbour")
 ABOUT = (
@@ -51,15 +50,9 @@ def add_common(parser: argparse.ArgumentParser, *, method: str) -> None:
         method: the default.
     """
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
-    what = f"{', '.join(METHODS)}, or the path of a trained model; by default {method}"
-    parser.add_argument("--method", default=method, type=_method, metavar="METHOD", help=what)
-    what = "settings of the method, e.g. quality=fast"
-    parser.add_argument("--settings", nargs="+", default=[], metavar="KEY=VALUE", help=what)
-    group = parser.add_argument_group("where the work is done")
-    add_number(group, "--workers", default=1, help="processes on this machine, by default 1")
-    what = "Dask cluster, e.g. tcp://host:8786"
-    group.add_argument("--scheduler", default="", metavar="ADDRESS", help=what)
-    add_file(group, "--scheduler-file", help="file that a Dask scheduler wrote, in place of its address")
+    add_method(parser, method)
+    add_settings(parser)
+    add_place(parser, "processes on this machine, by default 1", workers=1)
 
 
 @contextmanager
@@ -74,18 +67,10 @@ def chosen_pool(arguments: argparse.Namespace, folder: Path) -> Iterator[Any]:
         InputError: the cluster can't be used.
     """
     from RegCore.studies.many import optional_pool
-    from RegCore.studies.pools import Place
 
-    place = Place(arguments.scheduler, arguments.scheduler_file)
-    if place.is_cluster and arguments.workers > 1:
-        raise InputError("argument --workers: a cluster has its own workers; give this or --scheduler")
-    with optional_pool(arguments.workers, place, folder) as pool:
+    place = place_of(arguments)
+    with optional_pool(arguments.workers or 1, place, folder) as pool:
         yield pool
-
-
-def _method(text: str) -> str:
-    """A method by name, or the path of a model file or checkpoint."""
-    return text if is_path(text) else one_of("method", list(METHODS))(text)
 
 
 def _run_series(arguments: argparse.Namespace) -> None:
