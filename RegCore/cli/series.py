@@ -13,7 +13,7 @@ from RegCore.cli.place import add_place, place_of
 
 TARGETS = ("frame", "mean", "neighbour")
 ABOUT = (
-    "Registers every frame of a 4-D scan (4-D NIfTI, .seq.nrrd of Slicer, a folder of DICOM slices) to one "
+    "Registers every frame of a 4-D scan (4-D NIfTI, .seq.nrrd of Slicer, DICOM, also Enhanced) to one "
     "frame, to the mean of all, or to its neighbour. Writes the frames brought together in the kind of the "
     "input (of DICOM: .seq.nrrd), their mean, a transform for each frame as files and as a sequence of "
     "Slicer, and the curves of the motion as a table and a picture."
@@ -28,7 +28,7 @@ def add_series(commands) -> None:
         help="bring the frames of a 4-D scan together",
         description=ABOUT,
     )
-    add_file(parser, "--frames", required=True, help="the scan: a file, or a folder of DICOM slices")
+    add_file(parser, "--frames", required=True, help="the scan: a file, or a folder of DICOM")
     parser.add_argument("--series", metavar="UID", help="DICOM series to take from a folder of several")
     what = "what each frame is registered to, by default frame"
     add_choice(parser, "--to", choices=TARGETS, default="frame", help=what)
