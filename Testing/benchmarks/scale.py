@@ -197,7 +197,8 @@ def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
 
 def measure_kills(folder: Path, kills: int) -> list[str]:
     """Kill a study, or a worker of it, at random moments, and go on; what was lost or done twice."""
-    manifest, out = write_pairs(folder, 400), folder / "out"
+    pairs = max(400, 60 * kills)  # so many that the kills come before their end
+    manifest, out = write_pairs(folder, pairs), folder / "out"
     chance, victims, seen, twice = random.Random(0), {"the command": 0, "a worker": 0}, {}, 0
     command = [sys.executable, __file__, "--stub", str(manifest), "--out", str(out)]
     while True:
@@ -221,7 +222,7 @@ def measure_kills(folder: Path, kills: int) -> list[str]:
     found = [read_record(out / "pairs" / row.id) for row in rows_of(manifest)]
     lost = sum(record is None or summary_of(record)["status"] != "done" for record in found)
     told = " and ".join(f"{count} times {victim}" for victim, count in victims.items())
-    return [f"Killed {told}, at random moments: of 400 pairs {lost} were lost and {twice} were done twice."]
+    return [f"Killed {told}, at random moments: of {pairs} pairs {lost} were lost and {twice} were done twice."]
 
 
 # ---- the page ----------------------------------------------------------------------------------------------
