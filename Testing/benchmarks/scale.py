@@ -222,7 +222,9 @@ def measure_kills(folder: Path, kills: int) -> list[str]:
     found = [read_record(out / "pairs" / row.id) for row in rows_of(manifest)]
     lost = sum(record is None or summary_of(record)["status"] != "done" for record in found)
     told = " and ".join(f"{count} times {victim}" for victim, count in victims.items())
-    return [f"Killed {told}, at random moments: of {pairs} pairs {lost} were lost and {twice} were done twice."]
+    return [
+        f"Killed {told}, at random moments: of {pairs} pairs {lost} were lost and {twice} were done twice."
+    ]
 
 
 # ---- the page ----------------------------------------------------------------------------------------------
