@@ -179,6 +179,27 @@ def _remove(paths: list[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
+def save_command(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Write a volume and, if there is one, its segmentation into a folder.
+
+    Args:
+        arguments: ``stem``, the path without an ending; ``volume``; ``labels`` with names, or None.
+        progress: told how far the work is.
+
+    Returns:
+        The names of the files by "volume" and "labels", "" where there is none.
+    """
+    from RegCore.io import save
+
+    stem, labels = Path(arguments["stem"]), arguments["labels"]
+    files = {"volume": f"{stem.name}.nii.gz", "labels": "" if labels is None else f"{stem.name}.seg.nrrd"}
+    progress(0.0, f"writing {files['volume']}", {})
+    save(arguments["volume"], stem.parent / files["volume"])
+    if labels is not None:
+        save(labels, stem.parent / files["labels"])
+    return files
+
+
 def files_command(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Register a file to another one and write what `write_results` writes into a folder.
 
