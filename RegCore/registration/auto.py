@@ -47,9 +47,10 @@ QUALITIES = {
         CorrelationSettings(working_voxels=1_500_000, iterations=25, work=20_000_000),
     ),
     "balanced": (COARSE, CorrelationSettings()),
-    "best": (Settings(symmetric=True), CorrelationSettings(iterations=60, work=100_000_000)),
+    "best": (Settings(symmetric=True), CorrelationSettings(iterations=60, work=100_000_000, symmetric=True)),
 }
-"""Quality -> settings of the two stages. ``best`` registers in both directions in both of them."""
+"""Quality -> settings of the two stages. ``best`` registers in both directions in both of them, ``balanced``
+only in the first, and only where the images differ in contrast."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,8 @@ def _mended(ddf: torch.Tensor, grid: Geometry, settings: CorrelationSettings) ->
 def _correlated(
     task: DeformableTask, result: DirectionResult, settings: CorrelationSettings, progress: Progress
 ) -> tuple[torch.Tensor, Geometry]:
-    """The second stage: from the field of the first one, in both directions if the first one was."""
-    both, matrix, start, grid = task.settings.symmetric, task.linear.matrix, result.ddf, result.level.grid
+    """The second stage: from the field of the first one, in one direction or both."""
+    both, matrix, start, grid = settings.symmetric, task.linear.matrix, result.ddf, result.level.grid
     climb = partial(raise_correlation, settings=settings, device=task.device)
     part = part_of(progress, 0.0, 0.45 if both else 1.0)
     forward, fixed = climb(task.fixed, task.moving, matrix, start, grid, progress=part)

@@ -47,6 +47,8 @@ class CorrelationSettings:
     """Length of the longest vector of the first step on a grid, in the same voxels."""
     last_step: float = 0.1
     """The same of the last step; between them it falls linearly."""
+    symmetric: bool = False
+    """Whether `RegCore.registration.auto` climbs in both directions and takes the mean."""
 
     def __post_init__(self) -> None:
         for name in ("working_voxels", "levels", "iterations", "work", "radius"):

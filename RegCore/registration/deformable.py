@@ -274,7 +274,7 @@ def _one_direction(task: DeformableTask, progress: Progress) -> DirectionResult:
     """From coarse to fine in one direction."""
     settings = task.settings
     grids = _grids(task.fixed.image.geometry, settings)
-    alike = _same_modality(task)
+    alike = same_modality(task)
     contrast = settings.contrast if alike else 0.0
     start = start_ddf(task.initial, task.linear.matrix, grids[-1], task.device)
     ddf, grid = start, grids[-1]
@@ -362,7 +362,7 @@ def deform(
     return DisplacementField(field.geometry, field.mm, linear)
 
 
-def _same_modality(task: DeformableTask) -> bool:
+def same_modality(task: DeformableTask) -> bool:
     """Whether local contrasts agree well enough, at a coarse resolution, to be compared directly."""
     grid, matrix = working_geometry(task.fixed.image.geometry, 20_000), task.linear.matrix
     fixed = make_feature_image(task.fixed, grid, np.eye(4), None, task.device)

@@ -16,7 +16,7 @@ from RegCore.registration.affine import align, align_simply, given_position
 from RegCore.registration.auto import AutoSettings, deform_automatically
 from RegCore.registration.checks import check_not_negative, take_settings
 from RegCore.registration.common_cost import common_cost
-from RegCore.registration.deformable import DeformableTask, Settings, deform
+from RegCore.registration.deformable import DeformableTask, Settings, deform, same_modality
 from RegCore.registration.learned import predicted_transform
 from RegCore.registration.pair import LABEL_WEIGHT, LabelEncoding, PairSide
 from RegCore.space.geometry import Geometry, InputError
@@ -137,6 +137,8 @@ def auto(task: Task) -> DisplacementField:
     pair = DeformableTask(
         task.fixed, task.moving, linear, coarse, field, encoding, task.landmarks, task.device
     )
+    if settings.quality != "fast" and not same_modality(pair):
+        pair = replace(pair, settings=replace(coarse, symmetric=True))
     found = deform_automatically(pair, fine, part_of(task.progress, 0.25, 1.0))
     return found.resampled(field_grid(task.fixed.image.geometry))
 

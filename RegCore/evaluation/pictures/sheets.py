@@ -6,10 +6,10 @@ grids need no care.
 """
 
 from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 from scipy.ndimage import binary_erosion, find_objects, gaussian_filter, map_coordinates
-from scipy.optimize import linear_sum_assignment
 
 from RegCore.space.geometry import Geometry
 from RegCore.space.transforms import Transform
@@ -75,7 +75,8 @@ def make_sheets(fixed: Volume, labels: Volume | None, pixels: int) -> list[Sheet
 
 def _voxel_axes(geometry: Geometry) -> np.ndarray:
     """Which voxel axis is nearest to the patient axes R, A and S, one to one."""
-    return linear_sum_assignment(-np.abs(geometry.direction))[1]
+    near = np.abs(geometry.direction)
+    return np.array(max(permutations(range(3)), key=lambda order: near[range(3), order].sum()))
 
 
 def plane_sheet(geometry: Geometry, axis: int, place: np.ndarray, pixel_mm: float) -> Sheet:

@@ -8,7 +8,7 @@ import torch
 
 from RegCore import register
 from RegCore.progress import Cancelled
-from RegCore.registration import auto
+from RegCore.registration import auto, methods
 from RegCore.registration.auto import AutoSettings, deform_automatically, feature_distances, roughness
 from RegCore.registration.compositional import CorrelationSettings
 from RegCore.registration.deformable import (
@@ -21,7 +21,7 @@ from RegCore.registration.deformable import (
 from RegCore.registration.pair import LabelEncoding, PairSide
 from RegCore.resampler import folding_fraction
 from RegCore.space.geometry import InputError
-from RegCore.space.transforms import AffineTransform
+from RegCore.space.transforms import AffineTransform, DisplacementField
 from RegCore.space.volume import Volume
 from Testing.RegCore.registration.blobs import FIXED, MOVING, density, scan
 
@@ -70,10 +70,9 @@ def test_the_second_stage_betters_the_first(inverted):
 
 
 def test_both_directions_give_fields_that_undo_each_other():
-    settings = replace(COARSE, symmetric=True)
-    pair = task(settings)
-    forward = deform_automatically(pair, FINE)
-    backward = deform_automatically(pair.reversed(), FINE)
+    pair, both = task(replace(COARSE, symmetric=True)), replace(FINE, symmetric=True)
+    forward = deform_automatically(pair, both)
+    backward = deform_automatically(pair.reversed(), both)
     points = FIXED.world_grid()[density(FIXED.world_grid()) > 0.5]
     apart = np.linalg.norm(backward.map(forward.map(points)) - points, axis=-1) / FIXED.spacing.mean()
     assert apart.mean() < 0.25
@@ -186,6 +185,28 @@ def test_register_knows_it_and_gives_field_and_inverse():
     back = result.inverse.map(result.transform.map(points))
     assert np.linalg.norm(back - points, axis=-1).mean() < 0.1 * FIXED.spacing.mean()
     assert result.metrics["method"] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("quality", "inverted", "expected"),
+    [
+        ("fast", True, (False, False)),
+        ("balanced", False, (False, False)),
+        ("balanced", True, (True, False)),
+        ("best", False, (True, True)),
+    ],
+)
+def test_both_directions_are_for_unlike_images_or_the_best(monkeypatch, quality, inverted, expected):
+    seen, moving = [], texture(MOVING.world_grid())
+    images = Volume(texture(FIXED.world_grid()), FIXED), Volume(-moving if inverted else moving, MOVING)
+
+    def remembered(pair, fine, progress):
+        seen.append((pair.settings.symmetric, fine.symmetric))
+        return DisplacementField.from_affine(IDENTITY, FIXED)
+
+    monkeypatch.setattr(methods, "deform_automatically", remembered)
+    register(*images, "auto", settings={"quality": quality}, initial=IDENTITY, device="cpu")
+    assert seen == [expected]
 
 
 def test_a_fold_is_smoothed_away_where_it_is_and_nothing_else_changes():
