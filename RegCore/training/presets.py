@@ -18,8 +18,14 @@ SIMILARITIES = ("lncc", "ssd", "gmi")
 LEARNING_RATES = {"unet": 4e-3, "local": 4e-3, "global": 1e-5}
 """The largest learning rate, by network."""
 HALVED_FROM = 32  # voxels of the shortest axis from which on the field is found at half resolution
-FOLDS = 20.0  # weight of folded volume in units of that of the bending energy
+FOLDS = 50.0  # weight of folded volume in units of that of the bending energy, of displacements
 WARM_UP = 20  # the learning rate rises during this fraction of the epochs, 1 / 20
+
+
+def for_network(network: str) -> dict[str, object]:
+    """The fields of a `TrainingPreset` that depend on the network, one of `NETWORKS`."""
+    method = "ddf" if network == "global" else "dvf"  # an affine map is no velocity
+    return {"learning_rate": LEARNING_RATES[network], "method": method}
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class TrainingPreset:
     """Whether the labels in the folders are used."""
     network: str = "unet"
     """The backbone: one of `NETWORKS`."""
-    method: str = "ddf"
+    method: str = "dvf"
     """What the network predicts: one of `METHODS`."""
     size: tuple[int, int, int] = (64, 64, 64)
     """Voxels (I, J, K) that the images are resized to."""
@@ -105,8 +111,8 @@ class TrainingPreset:
     """Weight of the image loss; 0 leaves it out."""
     label_weight: float = 1.0
     """Weight of the Dice loss of the labels; 0 leaves it out."""
-    smoothness_weight: float = 0.25
-    """Weight of the bending energy, and 20 times that of folded volume; 0 leaves both out."""
+    smoothness_weight: float = 0.1
+    """Weight of the bending energy and, of displacements, 50 times that of folded volume; 0 leaves both out."""
     batch_size: int = 1
     """Pairs in a step."""
     channels: int = 16
@@ -174,6 +180,8 @@ class TrainingPreset:
         depth = depth_for(self.size)
         finest = int(self.method != "conditional" and min(self.size) >= HALVED_FROM)
         backbone: dict[str, object] = {"name": self.network, "num_channel_initial": self.channels}
+        if self.method == "dvf" and finest:
+            backbone["integration_scale"] = 0.5
         if self.network == "local":
             return {**backbone, "extract_levels": list(range(finest, depth + 1))}
         if self.network == "unet" and finest:
@@ -188,7 +196,8 @@ class TrainingPreset:
             loss["label"] = {"name": "dice", "weight": self.label_weight, "scales": [0, 1, 2, 4]}
         if self.smoothness_weight and self.method != "conditional":
             weight = self.smoothness_weight
-            folds = [] if self.network == "global" else [{"name": "jacobian", "weight": FOLDS * weight}]
+            may_fold = self.method == "ddf" and self.network != "global"
+            folds = [{"name": "jacobian", "weight": FOLDS * weight}] if may_fold else []
             loss["regularization"] = [{"name": "bending", "weight": weight}, *folds]
         return loss
 

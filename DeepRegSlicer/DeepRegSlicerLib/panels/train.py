@@ -7,7 +7,7 @@ import ctk
 from slicer.i18n import tr as _
 
 from RegCore.progress import duration
-from RegCore.training.presets import LEARNING_RATES, DatasetLayout, TrainingPreset, inspect_dataset
+from RegCore.training.presets import DatasetLayout, TrainingPreset, for_network, inspect_dataset
 
 from ..nodes.chart import loss_chart
 from ..nodes.showing import show_chart
@@ -80,8 +80,8 @@ def choices() -> dict[str, dict[str, str]]:
             "global": _("GlobalNet: an affine map"),
         },
         "outputSelector": {
-            "ddf": _("A displacement field (DDF)"),
             "dvf": _("A velocity field (DVF)"),
+            "ddf": _("A displacement field (DDF)"),
             "conditional": _("Labels alone (conditional)"),
         },
         "similaritySelector": {
@@ -215,8 +215,11 @@ class TrainPanel(Panel):
         self.update()
 
     def on_network(self) -> None:
-        """Propose a learning rate that suits the network."""
-        self.fields["rateSpinBox"] = LEARNING_RATES[self.fields["networkSelector"]]
+        """Propose a learning rate and a field that suit the network."""
+        suitable = for_network(self.fields["networkSelector"])
+        self.fields["rateSpinBox"] = suitable["learning_rate"]
+        if self.fields["outputSelector"] != "conditional":
+            self.fields["outputSelector"] = suitable["method"]
 
     def _describe_folder(self) -> DatasetLayout | None:
         found = inspect_dataset(Path(self.fields["trainPath"]))
