@@ -18,7 +18,7 @@ SIMILARITIES = ("lncc", "ssd", "gmi")
 LEARNING_RATES = {"unet": 4e-3, "local": 4e-3, "global": 1e-5}
 """The largest learning rate, by network."""
 HALVED_FROM = 32  # voxels of the shortest axis from which on the field is found at half resolution
-FOLDS = 50.0  # weight of folded volume in units of that of the bending energy, of displacements
+FOLDS = 10.0  # weight of folded volume in units of that of the bending energy, of displacements
 WARM_UP = 20  # the learning rate rises during this fraction of the epochs, 1 / 20
 
 
@@ -111,8 +111,8 @@ class TrainingPreset:
     """Weight of the image loss; 0 leaves it out."""
     label_weight: float = 1.0
     """Weight of the Dice loss of the labels; 0 leaves it out."""
-    smoothness_weight: float = 0.1
-    """Weight of the bending energy and, of displacements, 50 times that of folded volume; 0 leaves both out."""
+    smoothness_weight: float = 0.5
+    """Weight of the bending energy and, of displacements, 10 times that of folded volume; 0 leaves both out."""
     batch_size: int = 1
     """Pairs in a step."""
     channels: int = 16

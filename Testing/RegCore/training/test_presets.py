@@ -74,7 +74,7 @@ def test_what_a_preset_says_reaches_the_configuration():
     assert "image" not in train["loss"]
     assert train["loss"]["label"]["weight"] == 2.0 and [
         part["weight"] for part in train["loss"]["regularization"]
-    ] == [0.25, 12.5]
+    ] == [0.25, 2.5]
 
 
 @pytest.mark.parametrize(

@@ -72,11 +72,11 @@ def test_a_preset_says_what_its_fields_are_documented_to_be(tmp_path, kind):
     assert train["loss"] == {
         "image": {"name": "lncc", "weight": 1.0},
         "label": {"name": "dice", "weight": 1.0, "scales": [0, 1, 2, 4]},
-        "regularization": [{"name": "bending", "weight": 0.1}],
+        "regularization": [{"name": "bending", "weight": 0.5}],
     }
     displaced = TrainingPreset(str(tmp_path), kind=kind, method="ddf").configuration()["train"]
     assert displaced["loss"]["regularization"] == [
-        {"name": "bending", "weight": 0.1},
+        {"name": "bending", "weight": 0.5},
         {"name": "jacobian", "weight": 5.0},
     ]
     assert "integration_scale" not in displaced["backbone"]
