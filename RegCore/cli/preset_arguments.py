@@ -8,11 +8,11 @@ from RegCore.cli.arguments import add_choice, add_number, whole_number
 from RegCore.space.geometry import InputError
 from RegCore.training.presets import (
     KINDS,
+    LEARNING_RATES,
     METHODS,
     NETWORKS,
     SIMILARITIES,
     TrainingPreset,
-    for_network,
 )
 
 SWITCHES = {"labeled": "--no-labels", "augment": "--no-augment"}
@@ -60,7 +60,8 @@ def preset_of(arguments: argparse.Namespace) -> TrainingPreset | None:
             raise InputError(f"{flag} goes with --data; a YAML file says such things itself")
         return None
     if "network" in given:
-        given = for_network(given["network"]) | given
+        given.setdefault("learning_rate", LEARNING_RATES[given["network"]])
+        given.setdefault("method", TrainingPreset.method_for(given["network"]))
     if "size" in given:
         given["size"] = tuple(given["size"])
     return replace(TrainingPreset.for_folder(str(arguments.data), str(arguments.valid or "")), **given)

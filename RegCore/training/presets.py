@@ -22,12 +22,6 @@ FOLDS = 10.0  # weight of folded volume in units of that of the bending energy, 
 WARM_UP = 20  # the learning rate rises during this fraction of the epochs, 1 / 20
 
 
-def for_network(network: str) -> dict[str, object]:
-    """The fields of a `TrainingPreset` that depend on the network, one of `NETWORKS`."""
-    method = "ddf" if network == "global" else "dvf"  # an affine map is no velocity
-    return {"learning_rate": LEARNING_RATES[network], "method": method}
-
-
 @dataclass(frozen=True)
 class DatasetLayout:
     """How a folder of data is laid out, told from the names in it alone."""
@@ -112,7 +106,7 @@ class TrainingPreset:
     label_weight: float = 1.0
     """Weight of the Dice loss of the labels; 0 leaves it out."""
     smoothness_weight: float = 0.5
-    """Weight of the bending energy and, of displacements, 10 times that of folded volume; 0 leaves both out."""
+    """Weight of the bending energy and, of displacements, 10 times it that of folds; 0 leaves both out."""
     batch_size: int = 1
     """Pairs in a step."""
     channels: int = 16
@@ -131,6 +125,14 @@ class TrainingPreset:
         if valid:
             _inspected(valid)
         return TrainingPreset(train, valid, kind=found.kind, labeled=found.labeled)
+
+    @staticmethod
+    def method_for(network: str, method: str = "dvf") -> str:
+        """The method to propose with a network, one of `NETWORKS`, where another one had ``method``.
+
+        An affine map is no velocity; all other networks find one, which does not fold, or labels if wished.
+        """
+        return method if method == "conditional" else "ddf" if network == "global" else "dvf"
 
     def configuration(self) -> dict:
         """What a YAML file would say, for `RegCore.training.config.Config.from_dict`."""

@@ -212,13 +212,10 @@ def test_the_panel_needs_the_height_of_the_tab_that_is_seen(train):
 
 def test_a_network_brings_its_learning_rate_and_its_field(train):
     ui = train.ui
-    ui.networkSelector.currentIndex = ui.networkSelector.findData("global")
-    assert ui.rateSpinBox.value == pytest.approx(1e-5) and train.panel.preset().method == "ddf"
-    ui.networkSelector.currentIndex = ui.networkSelector.findData("unet")
-    assert ui.rateSpinBox.value == pytest.approx(4e-3) and train.panel.preset().method == "dvf"
-    ui.outputSelector.currentIndex = ui.outputSelector.findData("conditional")
-    ui.networkSelector.currentIndex = ui.networkSelector.findData("local")
-    assert train.panel.preset().method == "conditional"
+    for network, output, rate in (("global", "ddf", 1e-5), ("unet", "dvf", 4e-3)):
+        ui.networkSelector.currentIndex = ui.networkSelector.findData(network)
+        assert ui.rateSpinBox.value == pytest.approx(rate)
+        assert ui.outputSelector.itemData(ui.outputSelector.currentIndex) == output
 
 
 def test_what_the_form_says_is_what_is_asked_for(train, pairs, library, monkeypatch):

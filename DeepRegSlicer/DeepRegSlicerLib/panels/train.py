@@ -7,7 +7,7 @@ import ctk
 from slicer.i18n import tr as _
 
 from RegCore.progress import duration
-from RegCore.training.presets import DatasetLayout, TrainingPreset, for_network, inspect_dataset
+from RegCore.training.presets import LEARNING_RATES, DatasetLayout, TrainingPreset, inspect_dataset
 
 from ..nodes.chart import loss_chart
 from ..nodes.showing import show_chart
@@ -80,8 +80,8 @@ def choices() -> dict[str, dict[str, str]]:
             "global": _("GlobalNet: an affine map"),
         },
         "outputSelector": {
-            "dvf": _("A velocity field (DVF)"),
             "ddf": _("A displacement field (DDF)"),
+            "dvf": _("A velocity field (DVF)"),
             "conditional": _("Labels alone (conditional)"),
         },
         "similaritySelector": {
@@ -110,6 +110,7 @@ class TrainPanel(Panel):
         ui.foundLabel.setStyleSheet(f"color: {colour(ui.foundLabel, Tone.hint)};")
         for name, offered in choices().items():
             offer(getattr(ui, name), offered)
+        ui.outputSelector.currentIndex = ui.outputSelector.findData(TrainingPreset.method_for("unet"))
         paths = ctk.ctkPathLineEdit
         for line in (ui.trainPath, ui.validPath, ui.resultsPath):
             line.filters = paths.Dirs | paths.Readable | paths.Executable
@@ -216,10 +217,9 @@ class TrainPanel(Panel):
 
     def on_network(self) -> None:
         """Propose a learning rate and a field that suit the network."""
-        suitable = for_network(self.fields["networkSelector"])
-        self.fields["rateSpinBox"] = suitable["learning_rate"]
-        if self.fields["outputSelector"] != "conditional":
-            self.fields["outputSelector"] = suitable["method"]
+        network, method = self.fields["networkSelector"], self.fields["outputSelector"]
+        self.fields["rateSpinBox"] = LEARNING_RATES[network]
+        self.fields["outputSelector"] = TrainingPreset.method_for(network, method)
 
     def _describe_folder(self) -> DatasetLayout | None:
         found = inspect_dataset(Path(self.fields["trainPath"]))
