@@ -28,7 +28,8 @@ PLAIN = ("unet", "local", "global")  # networks of one kind: one table for all
 INSIDE = ("layers", "classes", "hidden", "norm", "layout", "as_published", "literal", "background", "share")
 SLIC = ("slicreg", "slicreg-regression", "supervoxels", "affine-together", "deeplab")  # see slicreg.md
 BY_METHOD = {
-    "control_points": "One or three distances in voxels: the field is a cubic B-spline of such points."
+    "control_points": "One or three distances in voxels: the field is a cubic B-spline of such points.",
+    "integration_scale": "Of `dvf`: the grid that it is integrated on, as a part of its size, by default 1.",
 }  # keys that a method takes before it makes the network
 OF_COMMON = {
     "weight_decay": "shrink the weights by this part of the learning rate, first",

@@ -61,6 +61,7 @@ def preset_of(arguments: argparse.Namespace) -> TrainingPreset | None:
         return None
     if "network" in given:
         given.setdefault("learning_rate", LEARNING_RATES[given["network"]])
+        given.setdefault("method", TrainingPreset.method_for(given["network"]))
     if "size" in given:
         given["size"] = tuple(given["size"])
     return replace(TrainingPreset.for_folder(str(arguments.data), str(arguments.valid or "")), **given)

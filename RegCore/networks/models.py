@@ -17,6 +17,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -134,6 +135,19 @@ def _split(backbone) -> tuple[Mapping, tuple[int, int, int] | None]:
     return rest, tuple(spacing)
 
 
+def _without_scale(backbone) -> tuple[Mapping, float]:
+    """A ``backbone`` section without ``integration_scale``, and this, 1 if not given. Raises InputError."""
+    if not isinstance(backbone, Mapping):
+        return backbone, 1.0
+    rest = {key: value for key, value in backbone.items() if key != "integration_scale"}
+    scale = backbone.get("integration_scale")
+    if scale is None:
+        return rest, 1.0
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale <= 1:
+        raise InputError(f"integration_scale must be above 0 and at most 1, but it is {scale!r}")
+    return rest, float(scale)
+
+
 def stacked(
     fixed_image: torch.Tensor, moving_image: torch.Tensor, moving_label: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -209,11 +223,18 @@ class DDFModel(nn.Module):
 
 
 class DVFModel(nn.Module):
-    """Predicts a stationary velocity field, whose integral is a diffeomorphism; arguments as `DDFModel`."""
+    """Predicts a stationary velocity field, whose integral is a diffeomorphism.
+
+    Arguments as `DDFModel`; with ``integration_scale`` in the backbone, 0.5 say, the field is integrated on a
+    grid of that part of the size, see `RegCore.resampler.integrate`.
+    """
+
+    backbone_options: ClassVar = {"integration_scale": float | None}
 
     def __init__(self, backbone: Mapping, fixed_size, moving_size, *, labeled: bool, deepreg: bool = False):
         super().__init__()
         self.deepreg = deepreg
+        backbone, self.integration_scale = _without_scale(backbone)
         backbone, self.control_points = _split(backbone)
         self.backbone = _backbone(backbone, fixed_size, deepreg, (2, 3), "zeros", None)
         if isinstance(self.backbone, GlobalNet):
@@ -232,7 +253,8 @@ class DVFModel(nn.Module):
         if self.control_points:
             dvf = control_point_field(dvf, self.control_points, deepreg=self.deepreg)
         border = "zero_boundary" if self.deepreg else "edge"
-        return Prediction(ddf=integrate(dvf, border=border), dvf=dvf)
+        ddf = integrate(dvf, border=border, scale=self.integration_scale)
+        return Prediction(ddf=ddf, dvf=dvf)
 
 
 class ConditionalModel(nn.Module):

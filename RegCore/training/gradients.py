@@ -18,10 +18,15 @@ def predict(model: nn.Module, batch: Mapping) -> Prediction:
     return model(batch["fixed_image"], batch["moving_image"], batch.get("moving_label"))
 
 
+def precision_of(model: nn.Module, bf16: bool) -> torch.autocast:
+    """The context in which a model computes in bfloat16 where it is safe, or else in the dtype it has."""
+    return torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=bf16)
+
+
 def _losses(
     model: nn.Module, objective: Objective | None, batch: Mapping, bf16: bool = False
 ) -> tuple[torch.Tensor, dict]:
-    with torch.autocast(next(model.parameters()).device.type, torch.bfloat16, enabled=bf16):
+    with precision_of(model, bf16):
         if objective is None:
             return model(batch)
         prediction, exchanged = predict(model, batch), None
@@ -55,6 +60,12 @@ def add_gradient(
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, objective: Objective | None, batch: Mapping) -> dict[str, torch.Tensor]:
-    """What would be logged for a batch, ``(B,)`` each, without a step; the model in evaluation mode."""
-    return _losses(model, objective, batch)[1]
+def evaluate(
+    model: nn.Module, objective: Objective | None, batch: Mapping, *, bf16: bool = False
+) -> dict[str, torch.Tensor]:
+    """What would be logged for a batch, ``(B,)`` each, without a step; the model in evaluation mode.
+
+    Args:
+        model, objective, batch, bf16: see `add_gradient`.
+    """
+    return _losses(model, objective, batch, bf16)[1]

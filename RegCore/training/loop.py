@@ -239,7 +239,8 @@ def _renew_statistics(run: Run) -> None:
     torch.manual_seed(Random(f"statistics/{seed}").getrandbits(63))  # for dropout, say
     wanted = -(-SAMPLES // (run.config.train.preprocess.batch_size * run.group.size))
     wanted = max(FEWEST_STEPS, min(wanted, len(run.batches.plan(0, seed=seed))))
-    renew_statistics(run.trained.network, run.objective, _first_batches(run, wanted))
+    batches, bf16 = _first_batches(run, wanted), bool(run.state.bf16)
+    renew_statistics(run.trained.network, run.objective, batches, bf16=bf16)
 
 
 def _first_batches(run: Run, count: int) -> Iterator[dict]:
@@ -261,7 +262,8 @@ def _validated(run: Run) -> dict[str, float]:
     for batch in run.valid.epoch(0, seed=run.state.seed):
         if batch is not None:
             batch = on_device(batch, run.group.device)
-            totals = totals.plus(RunningMeans.of(evaluate(network, run.valid_objective, batch)))
+            parts = evaluate(network, run.valid_objective, batch, bf16=bool(run.state.bf16))
+            totals = totals.plus(RunningMeans.of(parts))
     return totals.over(run.group).values()
 
 

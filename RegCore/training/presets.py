@@ -18,7 +18,7 @@ SIMILARITIES = ("lncc", "ssd", "gmi")
 LEARNING_RATES = {"unet": 4e-3, "local": 4e-3, "global": 1e-5}
 """The largest learning rate, by network."""
 HALVED_FROM = 32  # voxels of the shortest axis from which on the field is found at half resolution
-FOLDS = 20.0  # weight of folded volume in units of that of the bending energy
+FOLDS = 10.0  # weight of folded volume in units of that of the bending energy, of displacements
 WARM_UP = 20  # the learning rate rises during this fraction of the epochs, 1 / 20
 
 
@@ -91,7 +91,7 @@ class TrainingPreset:
     """Whether the labels in the folders are used."""
     network: str = "unet"
     """The backbone: one of `NETWORKS`."""
-    method: str = "ddf"
+    method: str = "dvf"
     """What the network predicts: one of `METHODS`."""
     size: tuple[int, int, int] = (64, 64, 64)
     """Voxels (I, J, K) that the images are resized to."""
@@ -105,8 +105,8 @@ class TrainingPreset:
     """Weight of the image loss; 0 leaves it out."""
     label_weight: float = 1.0
     """Weight of the Dice loss of the labels; 0 leaves it out."""
-    smoothness_weight: float = 0.25
-    """Weight of the bending energy, and 20 times that of folded volume; 0 leaves both out."""
+    smoothness_weight: float = 0.5
+    """Weight of the bending energy and, of displacements, 10 times it that of folds; 0 leaves both out."""
     batch_size: int = 1
     """Pairs in a step."""
     channels: int = 16
@@ -125,6 +125,14 @@ class TrainingPreset:
         if valid:
             _inspected(valid)
         return TrainingPreset(train, valid, kind=found.kind, labeled=found.labeled)
+
+    @staticmethod
+    def method_for(network: str, method: str = "dvf") -> str:
+        """The method to propose with a network, one of `NETWORKS`, where another one had ``method``.
+
+        An affine map is no velocity; all other networks find one, which does not fold, or labels if wished.
+        """
+        return method if method == "conditional" else "ddf" if network == "global" else "dvf"
 
     def configuration(self) -> dict:
         """What a YAML file would say, for `RegCore.training.config.Config.from_dict`."""
@@ -174,6 +182,8 @@ class TrainingPreset:
         depth = depth_for(self.size)
         finest = int(self.method != "conditional" and min(self.size) >= HALVED_FROM)
         backbone: dict[str, object] = {"name": self.network, "num_channel_initial": self.channels}
+        if self.method == "dvf" and finest:
+            backbone["integration_scale"] = 0.5
         if self.network == "local":
             return {**backbone, "extract_levels": list(range(finest, depth + 1))}
         if self.network == "unet" and finest:
@@ -188,7 +198,8 @@ class TrainingPreset:
             loss["label"] = {"name": "dice", "weight": self.label_weight, "scales": [0, 1, 2, 4]}
         if self.smoothness_weight and self.method != "conditional":
             weight = self.smoothness_weight
-            folds = [] if self.network == "global" else [{"name": "jacobian", "weight": FOLDS * weight}]
+            may_fold = self.method == "ddf" and self.network != "global"
+            folds = [{"name": "jacobian", "weight": FOLDS * weight}] if may_fold else []
             loss["regularization"] = [{"name": "bending", "weight": weight}, *folds]
         return loss
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
-from RegCore.training.gradients import predict
+from RegCore.training.gradients import precision_of, predict
 from RegCore.training.objective import Objective
 
 SAMPLES = 32  # of the training that the statistics are taken over, as far as an epoch has as many
@@ -21,11 +21,15 @@ FEWEST_STEPS = 4  # but at least so many batches, also where an epoch has fewer
 class _Forward(nn.Module):
     """The forward passes of one step of training."""
 
-    def __init__(self, network: nn.Module, objective: Objective | None):
+    def __init__(self, network: nn.Module, objective: Objective | None, bf16: bool):
         super().__init__()
-        self.network, self.objective = network, objective
+        self.network, self.objective, self.bf16 = network, objective, bf16
 
     def forward(self, batch: Mapping) -> None:
+        with precision_of(self.network, self.bf16):
+            self._passes(batch)
+
+    def _passes(self, batch: Mapping) -> None:
         if self.objective is None:
             self.network(batch)
             return
@@ -39,7 +43,9 @@ def norms_of(network: nn.Module) -> list[_BatchNorm]:
     return [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 
-def renew_statistics(network: nn.Module, objective: Objective | None, batches: Iterable[Mapping]) -> None:
+def renew_statistics(
+    network: nn.Module, objective: Objective | None, batches: Iterable[Mapping], *, bf16: bool = False
+) -> None:
     """Replace the moving averages of mean and variance by their means over forward passes on some batches.
 
     Nothing else of the network changes: weights, other buffers and the numbers of steps stay. In a training
@@ -50,6 +56,7 @@ def renew_statistics(network: nn.Module, objective: Objective | None, batches: I
         objective: what it is trained with, which says whether pairs are seen both ways; None for a network
             that brings its own loss.
         batches: as in training, on the network's device; at least one.
+        bf16: whether the network computes in bfloat16, as in training.
     """
     norms = norms_of(network)
     if not norms:
@@ -58,7 +65,7 @@ def renew_statistics(network: nn.Module, objective: Objective | None, batches: I
     others = [(b, b.clone()) for b in network.buffers() if id(b) not in averages]
     training = network.training
     try:
-        update_bn(batches, _Forward(network, objective))
+        update_bn(batches, _Forward(network, objective, bf16))
     finally:
         network.train(training)
         with torch.no_grad():

@@ -14,7 +14,7 @@ def small_model(path) -> None:
     from RegCore.networks.model_file import build
     from RegCore.training.presets import TrainingPreset
 
-    config = TrainingPreset(train="livers", size=(8, 8, 8), channels=2).configuration()
+    config = TrainingPreset("livers", method="ddf", size=(8, 8, 8), channels=2).configuration()
     path.parent.mkdir(parents=True, exist_ok=True)
     RegCore.save_model(path, build(config, (8, 8, 8), (8, 8, 8), labeled=True))
 

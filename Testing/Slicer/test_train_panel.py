@@ -210,12 +210,12 @@ def test_the_panel_needs_the_height_of_the_tab_that_is_seen(train):
     assert heights[0] == heights[2] < heights[1] - 100
 
 
-def test_a_network_brings_its_learning_rate(train):
+def test_a_network_brings_its_learning_rate_and_its_field(train):
     ui = train.ui
-    ui.networkSelector.currentIndex = ui.networkSelector.findData("global")
-    assert ui.rateSpinBox.value == pytest.approx(1e-5)
-    ui.networkSelector.currentIndex = ui.networkSelector.findData("unet")
-    assert ui.rateSpinBox.value == pytest.approx(4e-3)
+    for network, output, rate in (("global", "ddf", 1e-5), ("unet", "dvf", 4e-3)):
+        ui.networkSelector.currentIndex = ui.networkSelector.findData(network)
+        assert ui.rateSpinBox.value == pytest.approx(rate)
+        assert ui.outputSelector.itemData(ui.outputSelector.currentIndex) == output
 
 
 def test_what_the_form_says_is_what_is_asked_for(train, pairs, library, monkeypatch):
@@ -234,8 +234,7 @@ def test_what_the_form_says_is_what_is_asked_for(train, pairs, library, monkeypa
     assert (seen["start_from"], seen["max_epochs"], seen["device"]) == ("/models/first.pt", 3, "cpu")
     assert config["dataset"]["fixed_image_shape"] == [12, 10, 11] and config["train"]["epochs"] == 9
     assert config["dataset"]["train"] == {"dir": str(pairs), "format": "nifti", "labeled": True}
-    smoothing, *others = config["train"]["loss"]["regularization"]
-    assert smoothing["weight"] == 0.25 and [part["name"] for part in others] == ["jacobian"]
+    assert config["train"]["loss"]["regularization"] == [{"name": "bending", "weight": 0.25}]
 
 
 def test_the_command_line_makes_the_same_configuration(train, pairs, library, monkeypatch, tmp_path):

@@ -110,6 +110,7 @@ class TrainPanel(Panel):
         ui.foundLabel.setStyleSheet(f"color: {colour(ui.foundLabel, Tone.hint)};")
         for name, offered in choices().items():
             offer(getattr(ui, name), offered)
+        ui.outputSelector.currentIndex = ui.outputSelector.findData(TrainingPreset.method_for("unet"))
         paths = ctk.ctkPathLineEdit
         for line in (ui.trainPath, ui.validPath, ui.resultsPath):
             line.filters = paths.Dirs | paths.Readable | paths.Executable
@@ -215,8 +216,10 @@ class TrainPanel(Panel):
         self.update()
 
     def on_network(self) -> None:
-        """Propose a learning rate that suits the network."""
-        self.fields["rateSpinBox"] = LEARNING_RATES[self.fields["networkSelector"]]
+        """Propose a learning rate and a field that suit the network."""
+        network, method = self.fields["networkSelector"], self.fields["outputSelector"]
+        self.fields["rateSpinBox"] = LEARNING_RATES[network]
+        self.fields["outputSelector"] = TrainingPreset.method_for(network, method)
 
     def _describe_folder(self) -> DatasetLayout | None:
         found = inspect_dataset(Path(self.fields["trainPath"]))

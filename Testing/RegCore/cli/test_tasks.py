@@ -198,7 +198,7 @@ def test_a_model_tells_what_it_is_and_a_copy_keeps_its_notes(tmp_path):
     RegCore.save_model(tmp_path / "a.pt", build(config, (8, 8, 8), (8, 8, 8), labeled=True))
     card = tasks.model_command({"path": str(tmp_path / "a.pt")}, silent)
     model = RegCore.load_model(tmp_path / "a.pt")
-    assert (card["network"], card["method"], card["fixed_size"]) == ("unet", "ddf", [8, 8, 8])
+    assert (card["network"], card["method"], card["fixed_size"]) == ("unet", "dvf", [8, 8, 8])
     assert card["labeled"] and card["data"] == "data" and card["notes"] == ""
     assert card["weights"] >= sum(p.numel() for p in model.network.parameters()) > 100
     copy = {"path": str(tmp_path / "a.pt"), "to": str(tmp_path / "new" / "b.pt"), "notes": "CC BY 4.0"}

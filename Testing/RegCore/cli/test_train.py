@@ -45,6 +45,7 @@ def test_every_option_reaches_the_configuration(pairs, asked):
         kind="unpaired",
         labeled=False,
         network="global",
+        method="ddf",
         size=(12, 10, 11),
         epochs=7,
         learning_rate=1e-5,
@@ -57,6 +58,14 @@ def test_every_option_reaches_the_configuration(pairs, asked):
         augment=False,
     )
     assert asked[0][0].to_dict() == expected.configuration()
+
+
+@pytest.mark.parametrize("network", ["unet", "local", "global"])
+def test_a_network_alone_brings_what_suits_it(pairs, asked, network):
+    assert cli.main(["train", "--quiet", "--data", str(pairs), "--network", network, "--size", *"888"]) == 0
+    train = asked[0][0].train
+    assert train.method == ("ddf" if network == "global" else "dvf")
+    assert train.optimizer.options["learning_rate"] == presets.LEARNING_RATES[network]
 
 
 @pytest.mark.parametrize(

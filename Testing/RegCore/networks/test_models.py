@@ -110,6 +110,17 @@ def test_a_velocity_is_integrated_and_kept(plug):
     assert (short[:, 0, -1] < 0.25).all()
 
 
+def test_a_velocity_can_be_integrated_on_a_coarser_grid():
+    made = model("dvf", "unet", integration_scale=0.5, out_kernel_initializer="glorot_uniform").eval()
+    whole = model("dvf", "unet", out_kernel_initializer="glorot_uniform").eval()
+    whole.load_state_dict(made.state_dict())
+    found, fine = made(*pair()), whole(*pair())
+    torch.testing.assert_close(found.dvf, fine.dvf)
+    torch.testing.assert_close(found.ddf, models.integrate(fine.dvf, scale=0.5))
+    assert not torch.allclose(found.ddf, fine.ddf, atol=1e-3)
+    assert torch.equal(model("dvf", "unet", integration_scale=None)(*pair()).ddf, torch.zeros(2, 3, *FIXED))
+
+
 @pytest.mark.parametrize("method", ["ddf", "dvf"])
 @pytest.mark.parametrize("points", [2, [2, 3, 2]])
 def test_with_control_points_the_field_is_a_spline(method, points):
@@ -262,6 +273,10 @@ UNET = {"name": "unet", **BACKBONES["unet"]}
         ({"method": "ddf", "backbone": {"name": "unet", "depth": 2}}, "needs num_channel_initial"),
         ({"method": "ddf", "backbone": {**UNET, "control_points": 0.5}}, "control_points must be.*0.5"),
         ({"method": "ddf", "backbone": {**UNET, "control_points": [2, 2]}}, "one or three positive"),
+        ({"method": "dvf", "backbone": {**UNET, "integration_scale": 0}}, "at most 1, but it is 0"),
+        ({"method": "dvf", "backbone": {**UNET, "integration_scale": 1.5}}, "at most 1, but it is 1.5"),
+        ({"method": "dvf", "backbone": {**UNET, "integration_scale": True}}, "at most 1, but it is True"),
+        ({"method": "ddf", "backbone": {**UNET, "integration_scale": 0.5}}, "no argument .integration_scale"),
         ({"method": "ddf", "backbone": UNET, "deepreg": "yes"}, "deepreg.*'yes', expected true or false"),
         ({"method": "conditional", "backbone": {**UNET, "control_points": 2}}, "predicts no field"),
     ],

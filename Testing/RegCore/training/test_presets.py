@@ -66,7 +66,7 @@ def test_the_data_that_were_recognised_can_be_loaded(tmp_path, kind):
 def test_what_a_preset_says_reaches_the_configuration():
     answers = {"epochs": 55, "learning_rate": 0.02, "batch_size": 3, "channels": 5, "augment": False}
     weights = {"image_weight": 0.0, "label_weight": 2.0, "smoothness_weight": 0.25}
-    train = TrainingPreset("somewhere", **answers, **weights).configuration()["train"]
+    train = TrainingPreset("somewhere", method="ddf", **answers, **weights).configuration()["train"]
     assert (train["epochs"], train["save_period"]) == (55, 5)
     assert train["optimizer"] == {"name": "Adam", "learning_rate": 0.02}
     assert train["preprocess"]["batch_size"] == 3 and train["preprocess"]["data_augmentation"] is None
@@ -74,7 +74,7 @@ def test_what_a_preset_says_reaches_the_configuration():
     assert "image" not in train["loss"]
     assert train["loss"]["label"]["weight"] == 2.0 and [
         part["weight"] for part in train["loss"]["regularization"]
-    ] == [0.25, 5.0]
+    ] == [0.25, 2.5]
 
 
 @pytest.mark.parametrize(

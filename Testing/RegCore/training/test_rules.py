@@ -66,12 +66,20 @@ def test_a_preset_says_what_its_fields_are_documented_to_be(tmp_path, kind):
         "num_channel_initial": 16,
         "depth": 3,
         "extract_levels": [1],
+        "integration_scale": 0.5,
     }
+    assert train["method"] == "dvf"
     assert train["loss"] == {
         "image": {"name": "lncc", "weight": 1.0},
         "label": {"name": "dice", "weight": 1.0, "scales": [0, 1, 2, 4]},
-        "regularization": [{"name": "bending", "weight": 0.25}, {"name": "jacobian", "weight": 5.0}],
+        "regularization": [{"name": "bending", "weight": 0.5}],
     }
+    displaced = TrainingPreset(str(tmp_path), kind=kind, method="ddf").configuration()["train"]
+    assert displaced["loss"]["regularization"] == [
+        {"name": "bending", "weight": 0.5},
+        {"name": "jacobian", "weight": 5.0},
+    ]
+    assert "integration_scale" not in displaced["backbone"]
 
 
 def test_a_field_of_few_voxels_and_a_label_are_found_at_full_resolution(tmp_path):
@@ -80,6 +88,7 @@ def test_a_field_of_few_voxels_and_a_label_are_found_at_full_resolution(tmp_path
         label = TrainingPreset(str(tmp_path), network=network, method="conditional").configuration()["train"]
         for train in (small, label):
             assert 0 in train["backbone"].get("extract_levels", [0])
+            assert "integration_scale" not in train["backbone"]
 
 
 def test_conditional_takes_labels_alone_and_weights_of_0_take_their_loss_out(tmp_path):

@@ -9,8 +9,11 @@ from RegCore.networks.layers import BatchNorm3d
 from RegCore.networks.model_file import read_model
 from RegCore.progress import Cancelled
 from RegCore.training import train
+from RegCore.training.gradients import evaluate
+from RegCore.training.objective import Objective
 from RegCore.training.statistics import norms_of, renew_statistics
 from Testing.RegCore.training.runs import configuration, write_pairs
+from Testing.RegCore.training.test_gradients import batch, model
 from Testing.RegCore.training.test_training import StopAt
 
 
@@ -54,6 +57,19 @@ def test_they_are_the_means_over_the_batches_and_nothing_else_changes():
     assert not network.training and network.norm.momentum == 0.01
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_they_and_validation_are_computed_in_the_precision_of_training(bf16):
+    """A convolution rounds to bfloat16; what follows it sees that."""
+    made, objective = model().train(), Objective.from_config({"image": {"name": "ssd"}}, labeled=False)
+    given = batch()
+    seen = []
+    made.backbone.encode_convs[0][0].layer.register_forward_hook(lambda *call: seen.append(call[-1].dtype))
+    renew_statistics(made, objective, [given], bf16=bf16)
+    loss = evaluate(made.eval(), objective, given, bf16=bf16)["loss"]
+    assert seen == [torch.bfloat16 if bf16 else torch.float32] * 2
+    assert loss.dtype == torch.float32
+
+
 def test_validation_no_longer_lags_behind_the_weights(pairs, tmp_path):
     """Six steps leave moving averages at 0.94 of their start, whatever the network sees."""
     lasts = {}
@@ -79,7 +95,8 @@ def test_a_run_of_fewer_batches_than_needed_takes_them_from_several_epochs(pairs
     preprocess = {"batch_size": 5, "shuffle_buffer_num_batch": 1, "data_augmentation": {"name": "affine"}}
     seen = []
 
-    def watched(network, objective, batches):
+    def watched(network, objective, batches, *, bf16):
+        assert not bf16
         seen.extend(batch["fixed_image"].sum().item() for batch in batches)
 
     with pytest.MonkeyPatch.context() as patch:
