@@ -29,12 +29,12 @@ from pathlib import Path
 
 import RegCore
 from RegCore.cli import tasks
+from RegCore.cli.extras import extras, named_start, small
 from RegCore.cli.failures import describe, is_out_of_memory, load_torch, missing_packages, on_graphics_card
 from RegCore.io import messages
 from RegCore.progress import Cancelled, Progress
-from RegCore.registration.compact import compacted
 from RegCore.space.geometry import InputError
-from RegCore.space.transforms import DisplacementField
+from RegCore.space.volume import Volume
 
 PROGRESS_EVERY = 0.1  # seconds between two progress events of one stage
 GRACE = 2.0  # seconds that running work gets to end by itself after standard input closed,
@@ -51,32 +51,47 @@ def register_command(arguments: dict, progress: Progress) -> dict:
 
     Args:
         arguments: of the request. ``full_field`` asks for a displacement field on the fixed grid, however
-            large it is; else see `compacted`.
-        progress: told how far the work is.
+            large it is; else see `compacted`. ``initial`` may be a word of `STARTS`. ``wanted`` is that of
+            `extras`.
+        progress: told how far the work is, and at the start which ``device`` computes.
     """
     arguments = dict(arguments)
-    full = arguments.pop("full_field", False)
+    full, wanted = arguments.pop("full_field", False), arguments.pop("wanted", None) or {}
     fixed, moving = arguments.pop("fixed"), arguments.pop("moving")
     alone = arguments.pop("moving_labels", None) if arguments.get("fixed_labels") is None else None
     load_torch(progress)
-    try:
-        done = RegCore.register(fixed, moving, **arguments, progress=progress)
-    except Exception as error:
-        chosen = arguments.get("device", "auto")
-        if not is_out_of_memory(error) or chosen != "auto" or not on_graphics_card(error):
-            raise
-        log.warning("the graphics card has too little memory, going on with the processor: %s", error)
-        progress(0.0, "graphics card full: starting again on the processor", {})
-        done = RegCore.register(fixed, moving, **{**arguments, "device": "cpu"}, progress=progress)
-    is_field = isinstance(done.transform, DisplacementField)
+    if isinstance(arguments.get("initial"), str):
+        arguments["initial"] = named_start(arguments["initial"], fixed, moving, arguments.get("landmarks"))
+    done, device = _registered(fixed, moving, arguments, progress)
     progress(1.0, "measuring", {})
     return tasks.checked(arguments, moving, done) | {
-        "transform": done.transform if full or not is_field else compacted(done.transform),
-        "warped": done.warped,
+        "transform": small(done.transform, full),
         "warped_labels": RegCore.warp(alone, done.transform, fixed.geometry) if alone else done.warped_labels,
         "metrics": done.metrics,
         "seconds": done.seconds,
+        "device": device,
+        **extras(wanted, moving, done, full),
     }
+
+
+def _registered(
+    fixed: Volume, moving: Volume, arguments: dict, progress: Progress
+) -> "tuple[RegCore.Registration, str]":
+    """What `RegCore.register` gives, and the device that computed it."""
+    from RegCore.networks.device import choose_device
+
+    chosen = arguments.get("device", "auto")
+    device = choose_device(chosen)
+    progress(0.0, "starting", {"device": device})
+    try:
+        return RegCore.register(fixed, moving, **arguments, progress=progress), device
+    except Exception as error:
+        if not is_out_of_memory(error) or chosen != "auto" or not on_graphics_card(error):
+            raise
+        log.warning("the graphics card has too little memory, going on with the processor: %s", error)
+        progress(0.0, "graphics card full: starting again on the processor", {"device": "cpu"})
+        arguments = {**arguments, "device": "cpu"}
+        return RegCore.register(fixed, moving, **arguments, progress=progress), "cpu"
 
 
 def train_command(arguments: dict, progress: Progress) -> dict:

@@ -283,6 +283,7 @@ class TrainPanel(Panel):
         ui = self.ui
         ui.trainProgressBar.value = round(100 * fraction)
         self._title(f" ({round(100 * fraction)} %)")
+        self.announce(stage, fraction)
         if self.state is State.training:
             self.set_status(stage[:1].upper() + stage[1:])
         if "loss" not in values:
@@ -341,6 +342,7 @@ class TrainPanel(Panel):
                 self.succeed(run.result)
         except Exception as error:
             self.fail(error)
+        self.announce(self.ui.trainStatusLabel.text)
         self.update()
 
     def succeed(self, result) -> None:
