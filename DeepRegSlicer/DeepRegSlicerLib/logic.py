@@ -147,14 +147,12 @@ def register_volumes(
     moving_mask=None,
     left_out=(),
     initial_transform=None,
-    start: str = "",
     output_transform=None,
     warped_volume=None,
     warped_segmentation=None,
     create_images: bool = True,
     apply_to_moving: bool = False,
-    more: nodes.MoreOutputs = nodes.MoreOutputs(),
-    full_field: bool = False,
+    more: nodes.MoreOutputs | None = None,
     settings: dict | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -174,31 +172,25 @@ def register_volumes(
         share none; they measure the result.
     fixed_mask, moving_mask: a segmentation, ROI, label map or volume node; where to look.
     left_out: names of segments that take no part: they neither guide, nor are measured or warped.
-    initial_transform: a transform node that brings the moving volume near the fixed one. start: without it, one
-        of `RegCore.cli.extras.STARTS`; "" lets the method choose.
+    initial_transform: a transform node that brings the moving volume near the fixed one, or a word of
+        `RegCore.cli.extras.STARTS`; None lets the method choose.
     output_transform, warped_volume, warped_segmentation: nodes to write to; None: new ones.
     create_images: False to make the transform alone. apply_to_moving: put the moving volume, its segmentation
-        and its landmarks under the transform. more: what else is made, such as
-        `MoreOutputs(inverse=True, along=(model,))`, and how the warped volume is. full_field: keep a displacement field on the fixed grid, however large it is;
-        else on one as fine as it was found on, which maps the same to 0.05 voxels.
+        and its landmarks under the transform. more: what else is made, and how the warped volume is, such as
+        `MoreOutputs(inverse=True, along=(model,))`.
     wait: True returns the RegistrationResult when it is there, False at once a RegistrationRun.
     progress(fraction, stage, values) is told how far it is and may raise `RegCore.Cancelled`; done(run) is
     called at the end. worker: another child process than the shared one.
     Raises InputError for nodes that can't be used, RegistrationError if the computation brings no result;
     the scene is as it was then.
     """
-    inputs = _Inputs(
-        (fixed, moving),
-        (fixed_segmentation, moving_segmentation),
-        (fixed_landmarks, moving_landmarks),
-        (fixed_mask, moving_mask),
-        initial_transform or start or None,
-        left_out,
-    )
+    pairs = ((fixed, moving), (fixed_segmentation, moving_segmentation), (fixed_landmarks, moving_landmarks))
+    inputs = _Inputs(*pairs, (fixed_mask, moving_mask), initial_transform, left_out)
+    more = more or nodes.MoreOutputs()
     outputs = nodes.Outputs(
         output_transform, warped_volume, warped_segmentation, create_images, apply_to_moving, more
     )
-    asked = {"method": method, "settings": settings, "device": device, "seed": seed, "full_field": full_field}
+    asked = {"method": method, "settings": settings, "device": device, "seed": seed}
     run = RegistrationRun(_order(inputs, outputs, asked), worker or process.shared_worker(), progress, done)
     return run.wait() if wait else run
 
@@ -241,6 +233,7 @@ def _order(inputs: _Inputs, outputs: nodes.Outputs, asked: dict) -> _Order:
         "initial": (
             nodes.initial_transform(inputs.start, fixed.geometry) if inputs.start else inputs.initial
         ),
+        "full_field": outputs.more.full_field,
         "wanted": outputs.more.wanted(),
     }
     moving_nodes = (inputs.volumes[1], inputs.segmentations[1])

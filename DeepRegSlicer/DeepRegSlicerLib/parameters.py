@@ -133,9 +133,9 @@ class RegisterParameters:
     detailedLog: bool = False
     keepFiles: bool = False
 
-    def starting(self) -> str:
-        """Where to start as `register_volumes` takes it, "" for the method's own choice."""
-        return "" if self.start is Start.automatic else self.start.value
+    def starting(self) -> str | None:
+        """Where to start as `register_volumes` takes it, None for the method's own choice."""
+        return None if self.start is Start.automatic else self.start.value
 
     def left_out(self) -> tuple[str, ...]:
         """The names of the segments that take no part."""

@@ -85,8 +85,8 @@ def extras(
     """What is made of a registration on demand.
 
     Args:
-        wanted: ``inverse``, ``jacobian``, ``displacement``: True for the inverse transform and for the maps of
-            `maps_command`; ``interpolation`` and ``fill`` of the warped image, as `RegCore.warp` takes them.
+        wanted: ``inverse``, ``jacobian``, ``displacement``: True for the inverse transform and for the maps
+            of `maps_command`; ``interpolation`` and ``fill`` of the warped image, as for `RegCore.warp`.
         moving: the moving image.
         done: the registration.
         full: keep an inverse field as large as it is; else see `compacted`.

@@ -81,8 +81,8 @@ def _registered(
     from RegCore.networks.device import choose_device
 
     chosen = arguments.get("device", "auto")
-    device = choose_device(chosen)
-    progress(0.0, "starting", {"device": device})
+    device = choose_device(chosen) if chosen == "auto" else chosen
+    progress(0.0, f"starting on {device}", {"device": device})
     try:
         return RegCore.register(fixed, moving, **arguments, progress=progress), device
     except Exception as error:

@@ -59,7 +59,6 @@ class Scratch:
             self._lock = None
         shutil.rmtree(self.path, ignore_errors=True)
 
-
     def keep(self, path: Path) -> Path:
         """Give the folder another place, where it stays; it is nobody's private folder any more.
 

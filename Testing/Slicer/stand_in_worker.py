@@ -2,7 +2,7 @@
 
 The setting "play" of a request says what to do: "shift" (an affine transform), "bend" (a displacement field),
 "crash", "exit", "deaf", "input", "memory", "missing", "spoilt". "steps" and "seconds" say how long it takes,
-"hold" in which stage it stays for ever.
+"hold" in which stage it stays for ever, "say" what it prints.
 A training plays what the name of its folder says, up to "-". Called with --launcher, this file starts itself
 again and waits, as Slicer's PythonSlicer does.
 """
@@ -97,7 +97,9 @@ def register(arguments: dict, progress) -> dict:
     """What `RegCore.cli.worker.register_command` gives, made up."""
     settings, wanted = arguments["settings"] or {}, arguments.get("wanted") or {}
     play, steps = settings.get("play", "shift"), settings.get("steps", 3)
-    progress(0.0, "starting", {"device": "cpu"})
+    progress(0.0, "starting on cpu", {"device": "cpu"})
+    if "say" in settings:
+        print(settings["say"], file=sys.stderr, flush=True)
     for step in range(steps):
         stage = "stage one" if 2 * step < steps else "stage two"
         progress(step / steps, stage, {"iteration": step, "loss": 0.5})

@@ -1,4 +1,4 @@
-"""What is made besides the transform, and how the warped volume is made: ticked, registered, read from the nodes."""
+"""What is made besides the transform, and how the warped volume is: chosen, registered, read from nodes."""
 
 import numpy as np
 import pytest
@@ -106,9 +106,7 @@ def places(node) -> np.ndarray:
 
     slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(node.GetParentTransformNode(), None, general)
     own = node.GetPolyData().GetPoints()
-    return np.array(
-        [general.TransformDoublePoint(own.GetPoint(n)) for n in range(own.GetNumberOfPoints())]
-    )
+    return np.array([general.TransformDoublePoint(own.GetPoint(n)) for n in range(own.GetNumberOfPoints())])
 
 
 def test_nothing_more_is_made_unless_it_is_ticked(panel, requests):
@@ -171,9 +169,7 @@ def test_the_maps_say_what_the_deformation_does(panel):
     made = panel.run(play="bend")
     truth = panel.truth()
     displacement = made["M to F displacement"]
-    np.testing.assert_allclose(
-        panel.make.array(displacement), np.linalg.norm(truth.mm, axis=-1), rtol=1e-5
-    )
+    np.testing.assert_allclose(panel.make.array(displacement), np.linalg.norm(truth.mm, axis=-1), rtol=1e-5)
     np.testing.assert_allclose(panel.make.world_matrix(displacement), panel.make.FIXED, atol=1e-9)
     whole = np.concatenate([determinants(slab) for _part, slab in jacobians(truth)])
     np.testing.assert_allclose(panel.make.array(made["M to F Jacobian"]), whole, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""What a registration writes on demand: the inverse transform, maps of the deformation, warped points and models.
+"""What a registration writes on demand: the inverse transform, maps, warped points and models.
 
 These nodes belong to the transform: when a later run overwrites it, they are overwritten too.
 """
@@ -34,11 +34,13 @@ VOXEL_TYPES = ("moving", "float32", "uint8", "int16", "uint16", "int32")
 class MoreOutputs:
     """What is made besides the transform and the warped volume, and how that volume is made.
 
-    segmentation: whether the warped segmentation is made; None: if the warped volume is. inverse: the transform
-    from the moving volume to the fixed one. jacobian, displacement: maps of the deformation, see
+    segmentation: whether the warped segmentation is made; None: if the warped volume is. inverse: the
+    transform that leads back. jacobian, displacement: maps of the deformation, see
     `RegCore.cli.tasks.maps_command`. along: markups and models to be warped, each to a new node.
     interpolation: of the warped volume, "linear", "nearest" or "cubic". fill: its value outside of the moving
     volume, None for the smallest one. voxel_type: one of `VOXEL_TYPES`; rounded and clipped if need be.
+    full_field: keep a displacement field on the fixed grid, however large it is; else on one as fine as it
+    was found on, which maps the same to 0.05 voxels.
     """
 
     segmentation: bool | None = None
@@ -49,6 +51,7 @@ class MoreOutputs:
     interpolation: str = "linear"
     fill: float | None = None
     voxel_type: str = "moving"
+    full_field: bool = False
 
     def wanted(self) -> dict:
         """The part of it that the child process makes, see `RegCore.cli.extras.extras`."""
@@ -89,9 +92,9 @@ class _Owner:
 def write_more(transaction: SceneTransaction, found: dict, placement, transform, former) -> dict:
     """Write the nodes of `MoreOutputs`; those of an earlier run of the same transform are overwritten.
 
-    found: "inverse", a transform; "jacobian" and "displacement", volumes; "along", nodes to be warped; what is
-    absent or None is not written. placement: the `Placement`. transform: the node of the result. former: the
-    node that was chosen for it. Returns the nodes by name, "along" a tuple.
+    found: "inverse", a transform; "jacobian" and "displacement", volumes; "along", nodes to be warped; what
+    is absent or None is not written. placement: the `Placement`. transform: the node of the result. former:
+    the node that was chosen for it. Returns the nodes by name, "along" a tuple.
     """
     pair = {"fixed": placement.fixed.GetName(), "moving": placement.moving.GetName()}
     owner = _Owner(transform, former, {**pair, "transform": transform.GetName()})
@@ -123,7 +126,10 @@ def _place(transaction: SceneTransaction, owner: _Owner, what: str, class_name: 
 
 
 def _keep(transaction: SceneTransaction, node) -> None:
-    """Remember what a node holds, which is written in place for markups and matrices only."""
+    """Tell how to restore what a node holds; markups and matrices alone are written in place."""
+    if node.IsA("vtkMRMLVolumeNode"):
+        image = node.GetImageData()  # itself, not one of the same voxels
+        transaction.undo(lambda: node.SetAndObserveImageData(image))
     before = node.CreateNodeInstance()
     before.CopyContent(node, node.IsA("vtkMRMLMarkupsNode") or node.IsA("vtkMRMLLinearTransformNode"))
     transaction.undo(lambda: node.CopyContent(before))

@@ -60,8 +60,8 @@ def segment_names(fixed_node, moving_node) -> SegmentNames:
     """Which segments are pairs; either node, a segmentation or a label map volume, may be None."""
     nodes = [_segmentation_of(node) for node in (fixed_node, moving_node)]
     fixed, moving = (_spelt(node) for node in nodes)
-    if len(fixed) == len(moving) == 1:
-        moving = dict(zip(fixed, moving.values(), strict=True))  # two single ones are a pair, whatever they are called
+    if len(fixed) == len(moving) == 1:  # a pair, whatever they are called
+        moving = dict(zip(fixed, moving.values(), strict=True))
     return SegmentNames(
         tuple(name for key, name in fixed.items() if key in moving),
         tuple(name for key, name in fixed.items() if key not in moving),

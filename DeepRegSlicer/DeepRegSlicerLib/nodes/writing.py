@@ -118,9 +118,10 @@ def write(
 ) -> Written:
     """Put the result of a registration into the scene, whole or not at all.
 
-    more: "inverse", "jacobian" and "displacement" as they came, where they were asked for. An affine transform goes to a vtkMRMLLinearTransformNode, a field to a vtkMRMLGridTransformNode; an output
-    node of another class is replaced by one of the right class with the same name. Raises InputError if
-    what came does not fit the fixed grid.
+    An affine transform goes to a vtkMRMLLinearTransformNode, a field to a vtkMRMLGridTransformNode; an output
+    node of another class is replaced by one of the right class with the same name. more: "inverse",
+    "jacobian" and "displacement" as they came, where they were asked for. Raises InputError if what came does
+    not fit the fixed grid.
     """
     for came in (warped, warped_labels):
         if came is not None and not came.geometry.is_close(placement.grid):

@@ -39,7 +39,12 @@ class OutputsSection(Section):
         """Enable what belongs to what is made, and list what can be warped along."""
         ui, p = self.ui, self.panel.parameters
         images, segments = p is not None and p.createImages, p is not None and p.createSegmentation
-        for widget in (ui.warpedVolumeSelector, ui.interpolationSelector, ui.outsideEdit, ui.voxelTypeSelector):
+        for widget in (
+            ui.warpedVolumeSelector,
+            ui.interpolationSelector,
+            ui.outsideEdit,
+            ui.voxelTypeSelector,
+        ):
             widget.enabled = images
         ui.warpedSegmentationSelector.enabled = segments
         ui.applyCheckBox.enabled = not images
@@ -83,4 +88,5 @@ class OutputsSection(Section):
             interpolation=p.interpolation.value,
             fill=self.outside(),
             voxel_type=p.voxelType.value,
+            full_field=p.fullField,
         )

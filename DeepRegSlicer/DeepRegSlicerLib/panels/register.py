@@ -11,11 +11,12 @@ from RegCore.space.geometry import InputError
 from .. import install
 from ..logic import RegistrationCancelled, register_volumes
 from ..nodes.showing import show_over
-from ..parameters import DEVICE_LABELS, Method, Start
+from ..parameters import Method, Start
 from ..paths import resource
 from ..process import shared_worker, stop_shared_worker
 from . import results
 from .apply import ApplySection
+from .asked import asked, device_name
 from .check import CheckSection, Shown
 from .outputs import OUTPUTS, OutputsSection
 from .panel import Panel, Tone, handler
@@ -202,7 +203,7 @@ class RegisterPanel(Panel):
         ui, p = self.ui, self.parameters
         ui.resultSection.visible = False
         self.checking.forget()
-        self._told = self._asked()
+        self._told = asked(p)
         shared_worker().printed()  # what was printed before is not about this run
         shared_worker().keep_files = p.keepFiles
         self.log(
@@ -231,20 +232,6 @@ class RegisterPanel(Panel):
         if not self._closed:
             self.stop_waiting()
 
-    def _asked(self) -> list[tuple[str, str]]:
-        """What is asked for, as pairs of texts for the report."""
-        p = self.parameters
-        told = [
-            (_("Fixed"), p.fixedVolume.GetName()),
-            (_("Moving"), p.movingVolume.GetName()),
-            (_("Method"), p.method.label()),
-            (_("Quality"), p.quality.label()),
-            *((name, str(value)) for name, value in (p.settings() or {}).items()),
-            (_("Device"), p.device.label()),
-            (_("Seed"), str(p.seed)),
-        ]
-        return told + ([(_("Model"), p.chosen())] if p.method is Method.trained else [])
-
     def _start(self, p):
         return register_volumes(
             p.fixedVolume,
@@ -257,15 +244,13 @@ class RegisterPanel(Panel):
             fixed_mask=p.fixedMask,
             moving_mask=p.movingMask,
             left_out=p.left_out(),
-            initial_transform=p.initialTransform,
-            start=p.starting(),
+            initial_transform=p.initialTransform or p.starting(),
             output_transform=p.outputTransform,
             warped_volume=p.warpedVolume,
             warped_segmentation=p.warpedSegmentation,
             create_images=p.createImages,
             apply_to_moving=p.applyToMoving and not p.createImages,
             more=self.outputs.more(),
-            full_field=p.fullField,
             settings=p.settings(),
             device=p.device.value,
             seed=p.seed,
@@ -397,8 +382,3 @@ class RegisterPanel(Panel):
             self.set_status(_("The packages are installed."), Tone.good)
         else:
             self.fail(failure, tone=Tone.normal if getattr(failure, "declined", False) else Tone.bad)
-
-
-def device_name(device: str) -> str:
-    """What the panel calls a device of torch, such as "cuda"."""
-    return DEVICE_LABELS.get(device, device)
