@@ -18,6 +18,7 @@ from . import results
 from .apply import ApplySection
 from .asked import asked, device_name
 from .check import CheckSection, Shown
+from .fields import let_shrink
 from .outputs import OUTPUTS, OutputsSection
 from .panel import Panel, Tone, handler
 from .presets import PresetSection
@@ -42,6 +43,7 @@ class RegisterPanel(Panel):
         self._losses: list[dict] = []  # of the run, step by step
         self._told: list[tuple[str, str]] = []  # what was asked for
         self._closed = False
+        let_shrink(ui)
         ui.modelPath.filters = ctk.ctkPathLineEdit.Files | ctk.ctkPathLineEdit.Readable
         ui.modelPath.comboBox().editTextChanged.connect(self.on_model_path)  # of any ending, too
         ui.registerButton.clicked.connect(self.on_register)
