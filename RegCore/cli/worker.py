@@ -31,13 +31,15 @@ import RegCore
 from RegCore.cli import tasks
 from RegCore.cli.extras import extras, named_start, small
 from RegCore.cli.failures import describe, is_out_of_memory, load_torch, missing_packages, on_graphics_card
+from RegCore.cli.slicreg_task import prepared_config
 from RegCore.io import messages
-from RegCore.progress import Cancelled, Progress
+from RegCore.progress import Cancelled, Progress, part_of
 from RegCore.space.geometry import InputError
 from RegCore.space.volume import Volume
 
 PROGRESS_EVERY = 0.1  # seconds between two progress events of one stage
 GRACE = 2.0  # seconds that running work gets to end by itself after standard input closed,
+PREPARING = 0.4  # of the work of a training that SLIC-Reg's preparation is said to be
 GRACES = {"train": 120.0}  # or more, where it has something to keep
 log = logging.getLogger(__name__)
 
@@ -98,10 +100,10 @@ def train_command(arguments: dict, progress: Progress) -> dict:
     """`RegCore.training.train`; every epoch ends with a progress event that holds its figures.
 
     Args:
-        arguments: ``config``, paths of YAML files or what they would say; ``folder`` of the run; and
-            optionally ``plugins``, paths, and ``resume``, ``start_from``, ``max_epochs``, ``device``, as
-            `train` takes them. A relative folder of data that is not in the working directory is looked for
-            beside the first YAML file and above it.
+        arguments: ``config``, paths of YAML files, what they would say, or what `prepared_config` takes as
+            ``slicreg``; ``folder`` of the run; and optionally ``plugins``, paths, and ``resume``,
+            ``start_from``, ``max_epochs``, ``device``, as `train` takes them. A relative folder of data that
+            is not in the working directory is looked for beside the first YAML file and above it.
     """
     load_torch(progress)
     from RegCore.training import train
@@ -113,6 +115,10 @@ def train_command(arguments: dict, progress: Progress) -> dict:
     for plugin in arguments.pop("plugins", ()):
         load_plugin(plugin)
     if isinstance(given, dict):
+        if "slicreg" in given:
+            asked, told = given["slicreg"], part_of(progress, 0.0, PREPARING)
+            given = prepared_config(asked, arguments.get("device", "auto"), told)
+            progress = part_of(progress, PREPARING, 1.0)
         config = Config.from_dict(given, "the form")
     else:
         config = load_config(given)

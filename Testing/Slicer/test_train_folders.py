@@ -30,7 +30,7 @@ def test_a_folder_is_found_however_it_is_typed(train, tmp_path, form, file_forma
     ui = train.ui
     ui.trainPath.currentPath = form.format(path=home)
     assert ui.foundLabel.text.startswith("Found: ") and ui.trainButton.enabled
-    split = train.panel.preset().configuration()["dataset"]["train"]
+    split = train.panel.form.preset().configuration()["dataset"]["train"]
     assert split == {"dir": str(home), "format": file_format, "labeled": True}
 
 
