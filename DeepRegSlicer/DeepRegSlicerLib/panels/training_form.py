@@ -5,7 +5,7 @@ from pathlib import Path
 from slicer.i18n import tr as _
 
 from RegCore.training.memory import needed_mib
-from RegCore.training.presets import TrainingPreset, inspect_dataset
+from RegCore.training.presets import LEARNING_RATES, TrainingPreset, inspect_dataset
 
 from ..parameters import Device
 from .fields import Fields
@@ -43,6 +43,7 @@ OTHERS = (
     "smallCheckBox",
     "stepsSpinBox",
 )
+FINE = 0.25  # of the learning rate, for a network that has learned already
 FORM, YAML, SLICREG = "form", "yaml", "slicreg"
 
 
@@ -152,6 +153,25 @@ class TrainingForm:
         """The options in the form."""
         options = {field: self.fields[widget] for widget, field in FIELDS.items()}
         return TrainingPreset(**options, size=tuple(self.fields[widget] for widget in SIZES))
+
+    def can_be(self, card: dict) -> bool:
+        """Whether the form can stand for a model with this card, see `RegCore.cli.tasks.model_command`."""
+        known = choices()
+        sizes = card["fixed_size"] == card["moving_size"] and len(card["fixed_size"]) == 3
+        named = card["network"] in known["networkSelector"] and card["method"] in known["outputSelector"]
+        return sizes and named and card["channels"] > 0
+
+    def start_from(self, path: Path, card: dict) -> None:
+        """Set the form to a training that begins with a model: the same network, and smaller steps."""
+        fields = self.fields
+        fields["settingsSelector"] = FORM
+        fields["startPath"] = str(path)
+        fields["networkSelector"], fields["outputSelector"] = card["network"], card["method"]
+        for widget, voxels in zip(SIZES, card["fixed_size"], strict=True):
+            fields[widget] = voxels
+        fields["channelsSpinBox"] = card["channels"]
+        fields["rateSpinBox"] = FINE * LEARNING_RATES[card["network"]]
+        self.ui.moreSection.collapsed = False
 
     def config(self, folder: Path):
         """What `..training.train` is to train with, in a folder: the path of a YAML file, or plain values."""
