@@ -96,7 +96,7 @@ def results_of(result) -> list:
 
 
 def picture_panel(host, made, options):
-    """The panel idle, with advanced settings, running, finished and in error; returns the open module."""
+    """The panel idle, with its closed sections open, running and finished; returns the open module."""
     panel = host.load_module(ROOT / "DeepRegSlicer" / "DeepRegSlicer.py")
     choose(panel, made)
     working, ui = panel.widget.panel, panel.ui
@@ -109,6 +109,9 @@ def picture_panel(host, made, options):
     ui.advancedSection.collapsed = False
     picture("panel_advanced")
     ui.advancedSection.collapsed = True
+    ui.moreOutputsSection.collapsed = False
+    picture("panel_more_outputs")
+    ui.moreOutputsSection.collapsed = True
     working.parameters.quality = type(working.parameters.quality)(options.quality)
     ui.registerButton.click()
     host.spin(60 * options.minutes, until=lambda: working.run is None or ui.progressBar.value >= 45)
@@ -226,6 +229,10 @@ def picture_training(host, out: Path, minutes: float) -> None:
         getattr(ui, f"size{letter}SpinBox").value = TRAINING["size"]
     ui.epochsSpinBox.value = TRAINING["epochs"]
     host.screenshot(panel.panel, out / "train_form.png", (PANEL[0], height_of(panel)))
+    ui.settingsSelector.currentIndex = ui.settingsSelector.findData("slicreg")
+    ui.templatePath.currentPath, ui.scansPath.currentPath = "scans/case_000.nii.gz", "scans"
+    host.screenshot(panel.panel, out / "train_slicreg.png", (PANEL[0], height_of(panel)))
+    ui.settingsSelector.currentIndex = ui.settingsSelector.findData("form")
     ui.trainButton.click()
     run, shown = train.run, 0.6 * TRAINING["epochs"]
     host.spin(60 * minutes, until=lambda: not run.running or len(run.history) >= shown)
