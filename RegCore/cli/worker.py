@@ -72,7 +72,7 @@ def register_command(arguments: dict, progress: Progress) -> dict:
         "metrics": done.metrics,
         "seconds": done.seconds,
         "device": device,
-        **extras(wanted, moving, done, full),
+        **extras(wanted, moving, done, full, part_of(progress, 1.0, 1.0)),
     }
 
 

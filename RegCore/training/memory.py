@@ -15,7 +15,7 @@ VOXEL = 350.0  # bytes for each voxel of a pair: images, field, losses
 CHANNEL = 61.0  # bytes more for each voxel and channel of the first level
 WEIGHTS = 135.0  # weights of a network in units of channels^2 4^depth
 WEIGHT = 16.0  # bytes: itself, its gradient, the two moments of Adam
-HALF = 0.5  # of a graphics card that computes with 16 bits
+HALF = 0.5  # of what voxels take, for a graphics card that may compute with 16 bits: assumed, not measured
 MIB = 2.0**20
 STEP = 8  # voxels by which proposed grids differ
 

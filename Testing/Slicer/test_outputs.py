@@ -217,12 +217,20 @@ def test_what_is_warped_along_stands_where_the_fixed_volume_does(panel):
     np.testing.assert_allclose(shift().map(places(warped)), places(source), atol=1e-6)
 
 
+def test_after_a_swap_nothing_of_the_other_patient_is_warped_along(panel):
+    panel.parameters.warp_along([points()])
+    panel.ui.swapButton.click()
+    assert panel.parameters.along() == []
+    assert set(panel.run()) == {"F", "M", "FS", "MS", "F to M", "F registered", "Vessels"}
+
+
 def test_regions_and_planes_can_not_be_warped_along_and_hidden_nodes_are_not_listed(panel):
     import slicer
 
     slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Box")
     model("Hidden").SetHideFromEditors(True)
     points()
+    panel.ui.fixedLandmarksSelector.setCurrentNode(points("Of the fixed patient"))
     panel.ui.moreOutputsSection.collapsed = True
     panel.ui.moreOutputsSection.collapsed = False
     found = panel.ui.alongList

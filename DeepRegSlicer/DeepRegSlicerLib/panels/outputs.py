@@ -50,7 +50,7 @@ class OutputsSection(Section):
         ui.applyCheckBox.enabled = not images
         if ui.moreOutputsSection.collapsed or p is None:
             return
-        nodes, along = warpable_nodes(), p.along()
+        nodes, along = [n for n in warpable_nodes() if n is not p.fixedLandmarks], p.along()
         wanted = [(node.GetName(), node, any(node is one for one in along)) for node in nodes]
         if self._list.values != nodes or self._list.ticked() != [n for _t, n, ticked in wanted if ticked]:
             self._list.show(wanted)

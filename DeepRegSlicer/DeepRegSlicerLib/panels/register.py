@@ -182,7 +182,10 @@ class RegisterPanel(Panel):
 
     @handler
     def on_swap(self) -> None:
-        """Fixed becomes moving and moving fixed, with all that is theirs; the initial transform goes."""
+        """Fixed becomes moving and moving fixed, with all that is theirs.
+
+        The initial transform and what was to be warped along are for the other way, and go.
+        """
         p = self.parameters
         if p is None:
             return
@@ -191,7 +194,8 @@ class RegisterPanel(Panel):
                 fixed, moving = getattr(p, f"fixed{kind}"), getattr(p, f"moving{kind}")
                 setattr(p, f"fixed{kind}", moving)
                 setattr(p, f"moving{kind}", fixed)
-            p.initialTransform = None  # it leads the other way
+            p.initialTransform = None
+            p.warp_along([])
 
     @handler
     def on_apply(self) -> None:
