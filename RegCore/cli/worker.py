@@ -80,10 +80,7 @@ def _registered(
     fixed: Volume, moving: Volume, arguments: dict, progress: Progress
 ) -> "tuple[RegCore.Registration, str]":
     """What `RegCore.register` gives, and the device that computed it."""
-    from RegCore.networks.device import choose_device
-
-    chosen = arguments.get("device", "auto")
-    device = choose_device(chosen) if chosen == "auto" else chosen
+    chosen, device = arguments.get("device", "auto"), _device(arguments)
     progress(0.0, f"starting on {device}", {"device": device})
     try:
         return RegCore.register(fixed, moving, **arguments, progress=progress), device
@@ -94,6 +91,14 @@ def _registered(
         progress(0.0, "graphics card full: starting again on the processor", {"device": "cpu"})
         arguments = {**arguments, "device": "cpu"}
         return RegCore.register(fixed, moving, **arguments, progress=progress), "cpu"
+
+
+def _device(arguments: dict) -> str:
+    """The device that will compute; one that was asked for by name is checked where it is used."""
+    from RegCore.networks.device import choose_device
+
+    chosen = arguments.get("device", "auto")
+    return choose_device(chosen) if chosen == "auto" else chosen
 
 
 def train_command(arguments: dict, progress: Progress) -> dict:
@@ -126,7 +131,7 @@ def train_command(arguments: dict, progress: Progress) -> dict:
         config = load_config(given, overrides={"dataset": placed})
     for sentence in config.changes:
         progress(0.0, f"{config.source}: {sentence}", {})
-    progress(0.0, "preparing data and network", {})
+    progress(0.0, f"preparing data and network on {_device(arguments)}", {})
     done = train(config, log_dir=folder.parent, exp_name=folder.name, **arguments, progress=progress)
     return {
         "folder": str(done.folder),
