@@ -1,8 +1,7 @@
 """How much memory a training takes, estimated before it begins, and the largest grid that fits.
 
-The figures were measured as peaks of whole trainings on a processor (Testing/benchmarks/training_memory.py): the
-estimate differs from them by 15 % at most.
-Imports no torch, so that Slicer's panel can say it in advance.
+The constants come from peaks of whole trainings on a processor (Testing/benchmarks/training_memory.py), from
+which the estimate differs by 15 % at most. Imports no torch, so that Slicer's panel can say it in advance.
 """
 
 from collections.abc import Callable, Mapping
