@@ -100,6 +100,7 @@ def picture_panel(host, made, options):
     panel = host.load_module(ROOT / "DeepRegSlicer" / "DeepRegSlicer.py")
     choose(panel, made)
     working, ui = panel.widget.panel, panel.ui
+    working.checking.ui.reportPath.currentPath = "reports"  # not that of whoever takes the pictures
     working.parameters.method = type(working.parameters.method)(options.method)
 
     def picture(name: str) -> None:
@@ -230,8 +231,10 @@ def picture_training(host, out: Path, minutes: float) -> None:
     ui.epochsSpinBox.value = TRAINING["epochs"]
     host.screenshot(panel.panel, out / "train_form.png", (PANEL[0], height_of(panel)))
     ui.settingsSelector.currentIndex = ui.settingsSelector.findData("slicreg")
+    Path("scans").mkdir()
+    Path("scans/case_000.nii.gz").touch()
     ui.templatePath.currentPath, ui.scansPath.currentPath = "scans/case_000.nii.gz", "scans"
-    host.screenshot(panel.panel, out / "train_slicreg.png", (PANEL[0], height_of(panel)))
+    host.screenshot(panel.panel, out / "train_slicreg.png", PANEL)
     ui.settingsSelector.currentIndex = ui.settingsSelector.findData("form")
     ui.trainButton.click()
     run, shown = train.run, 0.6 * TRAINING["epochs"]
