@@ -2,8 +2,6 @@
 
 import re
 
-import pytest
-
 from Testing.Slicer.test_train_panel import pairs, real, train  # noqa: F401 - fixtures
 
 
@@ -19,7 +17,6 @@ def test_the_form_says_what_a_training_needs(train):  # noqa: F811
     assert float(ui.memoryLabel.text.split()[1]) > 1.7 * said[1]
 
 
-@pytest.mark.slow
 def test_a_training_that_needs_too_much_is_refused_with_what_fits(real, pairs, tmp_path):  # noqa: F811
     ui = real.fill(pairs).ui
     for name in "IJK":
