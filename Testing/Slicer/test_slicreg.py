@@ -123,7 +123,7 @@ def test_it_is_prepared_and_trained_from_a_template_and_a_folder(form, module, h
     form.trainButton.click()
     assert host.spin(120, until=lambda: train.run is None)
     assert form.trainStatusLabel.text.startswith("Finished. Epoch "), form.trainStatusLabel.text
-    prepared = tmp_path / "results" / "livers-prepared"
+    prepared = tmp_path / "results" / "scan0-ct-prepared"
     names = {part: {path.name for path in (prepared / part).iterdir()} for part in ("train", "valid")}
     assert names["valid"] == {"scan3.npz"} and {"scan1.npz", "scan2.npz"} <= names["train"]
     assert form.useModelButton.enabled
@@ -132,7 +132,7 @@ def test_it_is_prepared_and_trained_from_a_template_and_a_folder(form, module, h
     assert synthetic.share_right(network, synthetic.ball(5 * SHIFT, 5)) > 0.3  # chance is one eighth
     made = {path: path.stat().st_mtime_ns for path in prepared.rglob("*.npz")}
     form.stepsSpinBox.value = 3
-    form.trainButton.click()  # again: under another name, so what is prepared is made once more
+    form.trainButton.click()  # again, in another folder: what is prepared is used
     assert host.spin(120, until=lambda: train.run is None)
     assert form.trainStatusLabel.text.startswith("Finished"), form.trainStatusLabel.text
     assert {path: path.stat().st_mtime_ns for path in prepared.rglob("*.npz")} == made

@@ -23,7 +23,7 @@ from ..training import (
 from .dataset import DatasetSection
 from .fields import Fields, change_of, offer
 from .panel import Panel, Tone, colour, fit_to_current, handler
-from .training_form import NAMES, TrainingForm, choices, prepared_beside
+from .training_form import NAMES, SLICREG, TrainingForm, choices
 
 
 class State(enum.Enum):
@@ -255,7 +255,7 @@ class TrainPanel(Panel):
                 resumable = can_resume(run.folder)
                 kept = _("Stopped. Resume goes on from the checkpoint.")
                 nothing = _("Stopped before there was anything to keep.")
-                if prepared_beside(run.folder).is_dir():
+                if self.form.source == SLICREG and self.form.prepared(run.folder).is_dir():
                     nothing = _("Stopped. The scans prepared so far are kept: Train goes on with them.")
                 self.fail(run.error, kept if resumable else nothing, Tone.normal)
             elif run.error is not None:

@@ -183,9 +183,9 @@ class TrainingForm:
         names = {"template": "templatePath", "scans": "scansPath", "valid": "watchPath"}
         asked = {name: fields[widget] for name, widget in names.items()}
         asked |= {"modality": fields["modalitySelector"], "small": fields["smallCheckBox"]}
-        return {"slicreg": {**asked, "steps": fields["stepsSpinBox"], "folder": str(prepared_beside(folder))}}
+        return {"slicreg": {**asked, "steps": fields["stepsSpinBox"], "folder": str(self.prepared(folder))}}
 
-
-def prepared_beside(folder: Path) -> Path:
-    """Where the scans for a training of SLIC-Reg are prepared: beside its folder."""
-    return folder.with_name(f"{folder.name}-prepared")
+    def prepared(self, folder: Path) -> Path:
+        """Where the scans for a training of SLIC-Reg in a folder are prepared: for all with this template."""
+        name = Path(self.fields["templatePath"]).name.split(".")[0]
+        return folder.with_name(f"{name}-{self.fields['modalitySelector']}-prepared")

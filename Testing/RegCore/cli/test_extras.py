@@ -118,3 +118,31 @@ def test_a_large_field_is_sent_small_unless_it_is_wanted_whole():
     assert small(field).geometry.voxels < 1.2 * FOUND_ON < grid.voxels
     affine = AffineTransform.identity()
     assert small(affine) is affine
+
+
+def test_the_worker_starts_where_it_is_told_and_makes_what_is_wanted(done):
+    from RegCore.cli.worker import register_command
+
+    pair, told = done[0], []
+    arguments = {
+        "fixed": pair.fixed,
+        "moving": pair.moving,
+        "method": "rigid",
+        "landmarks": pair.landmarks,
+        "initial": "landmarks",
+        "device": "auto",
+        "wanted": {"inverse": True, "displacement": True, "interpolation": "cubic"},
+    }
+    found = register_command(arguments, lambda *event: told.append(event))
+    assert found["device"] in ("cpu", "cuda")
+    assert (0.0, f"starting on {found['device']}", {"device": found["device"]}) in told
+    points = pair.landmarks[:, :3]
+    np.testing.assert_allclose(found["inverse"].map(found["transform"].map(points)), points, atol=1e-6)
+    assert "jacobian" not in found and found["displacement"].array.shape == pair.fixed.array.shape
+    begun = found["landmark_errors"]["before"]
+    fitted = named_start("landmarks", pair.fixed, pair.moving, pair.landmarks).map(points)
+    np.testing.assert_allclose(begun, np.linalg.norm(fitted - pair.landmarks[:, 3:], axis=1), atol=1e-6)
+    cubic = RegCore.warp(pair.moving, found["transform"], pair.fixed.geometry, interpolation="cubic")
+    np.testing.assert_array_equal(found["warped"].array, cubic.array)
+    with pytest.raises(InputError, match="the start is 'middle'"):
+        register_command({**arguments, "initial": "middle"}, lambda *event: None)
