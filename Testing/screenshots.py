@@ -84,6 +84,7 @@ def in_both_themes(host, panel, out: Path, name: str, grow: bool = True) -> None
             rows = results_of(shown.run.result)
             sys.modules["DeepRegSlicerLib.panels.results"].fill(panel.ui.resultTable, rows)
         working.retone(text)
+        panel.widget.tabs.refresh()  # the hints of the other tabs, in the colours of this theme
         host.screenshot(panel.panel, out / f"{name}{ending}.png", PANEL)
         if grow:
             host.screenshot(panel.panel, out / f"{name}{ending}.png", (PANEL[0], height_of(panel)))
@@ -141,6 +142,7 @@ def picture_error(host, panel, out: Path) -> None:
 
 def picture_tabs(host, panel, out: Path) -> None:
     """The tabs Models and Batch."""
+    panel.widget.tabs.batch.fields["outPath"] = "registered"
     for place, name in ((2, "models"), (3, "batch")):
         panel.ui.tabs.currentIndex = place
         in_both_themes(host, panel, out, name, grow=False)
