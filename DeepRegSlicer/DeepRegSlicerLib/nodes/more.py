@@ -130,7 +130,7 @@ def _keep(transaction: SceneTransaction, node) -> None:
     if node.IsA("vtkMRMLVolumeNode"):
         image = node.GetImageData()  # itself, not one of the same voxels
         transaction.undo(lambda: node.SetAndObserveImageData(image))
-    before = node.CreateNodeInstance()
+    before = getattr(slicer, node.GetClassName())()
     before.CopyContent(node, node.IsA("vtkMRMLMarkupsNode") or node.IsA("vtkMRMLLinearTransformNode"))
     transaction.undo(lambda: node.CopyContent(before))
 
