@@ -9,6 +9,7 @@ nobody stops must leave what an undisturbed one leaves. Ends with exit code 1 if
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -23,11 +24,17 @@ from RegCore.cli import main, worker
 from RegCore.evaluation.results import FILES
 from RegCore.io import load, messages, save
 from RegCore.io.scratch import Scratch, sweep
+from RegCore.io.series import save_series
 from RegCore.networks.model_file import read_content, read_model
 from RegCore.slicreg import folder as slicreg_folder
 from RegCore.slicreg import label_propagation
+from RegCore.studies.group_outputs import PROPAGATION_RESULTS, TEMPLATE_RESULTS
+from RegCore.studies.outputs import RESULTS as SERIES_RESULTS
+from RegCore.studies.steps import STEPS
 from Testing.RegCore.registration.blobs import centred, motion, scan
 from Testing.RegCore.slicreg import synthetic
+from Testing.RegCore.studies.frames import rigid_motion, series_of
+from Testing.RegCore.studies.patients import make_patients
 from Testing.RegCore.training.runs import configuration, write_pairs
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
@@ -221,6 +228,36 @@ class Kills:
                         raise Finding(f"slicreg prepare: {name} differs")
             os.rename(other, self.folder / f"again-{left}-done")
 
+    def groups(self, count: int) -> None:
+        """Series, templates, propagated labels: one that goes on makes what an undisturbed one does."""
+        grid = centred((14, 13, 12), (0.1, 0, 0.2), (9.0, 9.5, 10.0))
+        save_series(series_of(grid, [rigid_motion(2.0 * t) for t in range(4)]), self.folder / "s.nii.gz")
+        patients = make_patients(3, (14, 13, 12))
+        for number, (image, labels) in enumerate(zip(patients.scans, patients.labels, strict=True)):
+            save(image, self.folder / f"p{number}.nii.gz")
+            save(labels, self.folder / f"p{number}_seg.nii.gz")
+        scans = [self.folder / f"p{number}.nii.gz" for number in range(3)]
+        labels = [self.folder / f"p{number}_seg.nii.gz" for number in (1, 2)]
+        quick = ["--method", "deformable", "--settings", "levels=1", "iterations=4"]
+        commands = {
+            "register-series": ["--frames", self.folder / "s.nii.gz", "--to", "mean"],
+            "template": ["--scans", *scans[:2], "--rounds", "2", *quick],
+            "propagate": ["--scan", scans[0], "--atlases", *scans[1:], "--atlas-segs", *labels, *quick],
+        }
+        for number, (name, more) in enumerate(commands.items()):
+            kills = (count + number) // len(commands)
+            if not kills:
+                continue
+            argv = [name, *more, "--quiet", "--device", "cpu", "--out"]
+            whole, other = self.folder / f"{name}-whole", self.folder / f"{name}-stopped"
+            seconds = self.timed([*argv, whole])
+            for _ in range(kills):
+                self.disturbed(
+                    name, [*argv, other], 1, lambda sign, w=whole, o=other: sign or same(w, o), seconds
+                )
+            self.timed([*argv, other])
+            same(whole, other)
+
     def worker(self, count: int) -> None:
         """The worker: its result is whole or absent, and it and its private folder end with whoever asked."""
         grid = centred((14, 13, 12), (0.1, 0, 0.2), (9.0, 9.5, 10.0))
@@ -278,6 +315,27 @@ class Kills:
         self.counts["worker alone"] += 1
 
 
+def same(whole: Path, other: Path) -> None:
+    """Results of a command that was stopped must be those of one that was not; then they go."""
+    if not set(PROPAGATION_RESULTS + TEMPLATE_RESULTS + SERIES_RESULTS) & set(os.listdir(other)):
+        raise Finding(f"{other.name}: the command ended well, but left no results")
+    found = [known_files(folder) for folder in (whole, other)]
+    if odd := sorted(n for n in {*found[0], *found[1]} if found[0].get(n) != found[1].get(n)):
+        raise Finding(f"{other.name}: the files are others than of a run that nobody stopped: {odd}")
+    shutil.rmtree(other)
+
+
+def known_files(folder: Path) -> dict[str, bytes]:
+    """The results in a folder by name; of those that tell of the time it took, all else."""
+    found = {}
+    for path in (path for path in folder.rglob("*") if path.is_file() and STEPS not in path.parts):
+        content = path.read_bytes()
+        if path.suffix == ".json":
+            content = json.dumps({**json.loads(content), "seconds": 0}).encode()
+        found[str(path.relative_to(folder))] = content
+    return found
+
+
 def sweepable(path: Path) -> bool:
     """Whether the next run would remove a private folder; it is removed."""
     return path in sweep(path.parent)
@@ -289,7 +347,7 @@ def kill(count: int, seed: int) -> Counter:
     Raises:
         Finding: something is lost, left or mixed.
     """
-    shares = {"register": 0.3, "train": 0.2, "predict": 0.2, "slicreg": 0.15, "worker": 0.15}
+    shares = {"register": 0.2, "train": 0.2, "predict": 0.15, "slicreg": 0.1, "groups": 0.2, "worker": 0.15}
     with tempfile.TemporaryDirectory() as name:
         kills = Kills(Path(name), seed)
         for part, share in shares.items():

@@ -1,7 +1,8 @@
 """The commands ``regcore …`` and ``deepreg_…``: errors are one sentence each, and starting loads no torch.
 
 Each family of commands has a file of its own with a function that adds its subparsers to those of ``regcore``
-and sets ``run``, the function that gets the arguments. A new family is entered in `FAMILIES`.
+and sets ``run``, the function that gets the arguments, and ``left``, what is said when it was stopped, unless
+nothing is written then. A new family is entered in `FAMILIES`.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from RegCore.cli.download import add_download
 from RegCore.cli.groups import add_groups
 from RegCore.cli.points import add_points
 from RegCore.cli.predict import add_predict
-from RegCore.cli.register import METHODS, add_register
+from RegCore.cli.register import add_register
 from RegCore.cli.series import add_series
 from RegCore.cli.slicreg import add_slicreg
 from RegCore.cli.studies import add_studies
@@ -28,6 +29,7 @@ from RegCore.cli.train import add_train
 from RegCore.cli.vis import add_vis
 from RegCore.cli.warp import add_warp
 from RegCore.progress import Cancelled
+from RegCore.registration import METHODS
 from RegCore.space.geometry import InputError
 from RegCore.space.names import DEVICES
 
@@ -67,9 +69,10 @@ def run(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] 
     """Read the arguments with a parser, call their ``run``; what goes wrong becomes a sentence and a code."""
     # read by OpenMP when torch is loaded: threads that spin while they wait slow down all other programs
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    parser = make_parser()
+    parser, left = make_parser(), "nothing was written"
     try:
         arguments = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
+        left = getattr(arguments, "left", left)
         with _logging(), _ended_by_signals():
             code = arguments.run(arguments) or 0
             if sys.stdout is not None:
@@ -81,11 +84,11 @@ def run(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] 
         _silence()
         return _complain(parser, f"error: standard output can't be written to ({error.strerror})", FAILED)
     except _Ended as end:
-        return _complain(parser, f"ended by {end}, nothing was written", TERMINATED)
+        return _complain(parser, f"ended by {end}, {left}", TERMINATED)
     except InputError as error:
         return _complain(parser, f"error: {error}", BAD_INPUT)
     except (Cancelled, KeyboardInterrupt):
-        return _complain(parser, "cancelled, nothing was written", CANCELLED)
+        return _complain(parser, f"cancelled, {left}", CANCELLED)
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise

@@ -2,13 +2,12 @@
 
 import argparse
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from RegCore.cli.arguments import add_choice, add_file, add_number, settings_of, shared
-from RegCore.cli.progress import ProgressLine
+from RegCore.cli.kept import LEFT, at_work, steps_of
 from RegCore.cli.series import add_common, chosen_pool
 from RegCore.space.geometry import InputError
 
@@ -42,7 +41,7 @@ def _add_template(commands) -> None:
     what = "share of the blurred detail that is added to the template, by default 0.5"
     parser.add_argument("--sharpen", type=float, default=0.5, metavar="X", help=what)
     add_common(parser, method="auto")
-    parser.set_defaults(run=_run_template)
+    parser.set_defaults(run=_run_template, left=LEFT)
 
 
 def _add_propagate(commands) -> None:
@@ -62,7 +61,7 @@ def _add_propagate(commands) -> None:
     add_choice(parser, "--fusion", choices=FUSIONS, default="local", help=what)
     add_file(parser, "--seg", help="segmentation of the scan, to measure with only")
     add_common(parser, method="auto")
-    parser.set_defaults(run=_run_propagate)
+    parser.set_defaults(run=_run_propagate, left=LEFT)
 
 
 def _volumes(paths: Sequence[Path], kind: str) -> list[Any]:
@@ -80,36 +79,37 @@ def _check_counts(option: str, segmentations: Sequence[Path], images: Sequence[P
 
 
 def _run_template(arguments: argparse.Namespace) -> None:
-    from RegCore.evaluation.results import prepared_folder
-    from RegCore.io import read_header
-    from RegCore.studies.group_outputs import names_of, write_template_results
-    from RegCore.studies.template import build_template
+    from RegCore.studies.group_outputs import names_of
 
     if arguments.segs is not None:
         _check_counts("--segs", arguments.segs, arguments.scans)
-    names, scans = names_of(arguments.scans), _volumes(arguments.scans, "image")
-    segmentations = None if arguments.segs is None else _volumes(arguments.segs, "labels")
+    names = names_of(arguments.scans)
+    inputs = {f"scan {name}": path for name, path in zip(names, arguments.scans, strict=True)}
+    inputs |= {f"segmentation {name}": path for name, path in zip(names, arguments.segs or (), strict=False)}
+    inputs |= {"grid": arguments.grid}
+    keys = ("rounds", "tolerance", "sharpen", "settings")
+    steps = steps_of(arguments, inputs, {"names": names, **{key: getattr(arguments, key) for key in keys}})
+    if steps is not None:
+        _make_template(arguments, steps, names)
+
+
+def _make_template(arguments: argparse.Namespace, steps: Any, names: list[str]) -> None:
+    from RegCore.io import read_header
+    from RegCore.studies.group_outputs import TEMPLATE_FILES, write_template_results
+    from RegCore.studies.template import build_template
+
     options = {key: getattr(arguments, key) for key in ("rounds", "tolerance", "sharpen", "device", "seed")}
-    options["grid"] = None if arguments.grid is None else read_header(arguments.grid)[1]
-    options["settings"] = settings_of(arguments.settings, "argument --settings")
-    progress = ProgressLine(sys.stderr, arguments.quiet)
-    with prepared_folder(arguments.out) as folder:
-        try:
-            with chosen_pool(arguments, folder) as pool:
-                made = build_template(
-                    scans,
-                    segmentations,
-                    arguments.method,
-                    names=names,
-                    **options,
-                    pool=pool,
-                    progress=progress,
-                )
-            progress(1.0, "writing the results", {})
-            about = {"scans": [str(path) for path in arguments.scans], "method": arguments.method}
-            written = write_template_results(folder, made, scans, names, about)
-        finally:
-            progress.end()
+    options |= {"settings": settings_of(arguments.settings, "argument --settings"), "names": names}
+    with at_work(arguments, steps, TEMPLATE_FILES) as (folder, progress):
+        scans = _volumes(arguments.scans, "image")
+        options["segmentations"] = None if arguments.segs is None else _volumes(arguments.segs, "labels")
+        options["grid"] = None if arguments.grid is None else read_header(arguments.grid)[1]
+        options |= {"steps": steps, "progress": progress}
+        with chosen_pool(arguments, folder) as pool:
+            made = build_template(scans, method=arguments.method, **options, pool=pool)
+        progress(1.0, "writing the results", {})
+        about = {"scans": [str(path) for path in arguments.scans], "method": arguments.method}
+        written = steps.finish(lambda: write_template_results(folder, made, scans, names, about))
     _tell_template(made, arguments.quiet)
     if not arguments.quiet:
         print(f"\n{arguments.out}: {', '.join(written)}")
@@ -128,31 +128,37 @@ def _tell_template(made: Any, quiet: bool) -> None:
 
 
 def _run_propagate(arguments: argparse.Namespace) -> None:
-    from RegCore.evaluation.results import prepared_folder
-    from RegCore.studies.group_outputs import names_of, write_propagation_results
-    from RegCore.studies.propagation import propagate, truth_on
+    from RegCore.studies.group_outputs import names_of
 
     _check_counts("--atlas-segs", arguments.atlas_segs, arguments.atlases)
     names = names_of(arguments.atlases)
-    scan = _volumes([arguments.scan], "image")[0]
-    pairs = zip(_volumes(arguments.atlases, "image"), _volumes(arguments.atlas_segs, "labels"), strict=True)
-    atlases = list(pairs)
-    seg = None if arguments.seg is None else _volumes([arguments.seg], "labels")[0]
-    options = {key: getattr(arguments, key) for key in ("device", "seed")}
+    inputs = {"scan": arguments.scan, "segmentation": arguments.seg}
+    for name, image, labels in zip(names, arguments.atlases, arguments.atlas_segs, strict=True):
+        inputs |= {f"atlas {name}": image, f"segmentation of {name}": labels}
+    settings = {"names": names, "fusion": arguments.fusion, "settings": arguments.settings}
+    steps = steps_of(arguments, inputs, settings)
+    if steps is not None:
+        _propagate(arguments, steps, names)
+
+
+def _propagate(arguments: argparse.Namespace, steps: Any, names: list[str]) -> None:
+    from RegCore.studies.group_outputs import PROPAGATION_FILES, write_propagation_results
+    from RegCore.studies.propagation import propagate, truth_on
+
+    options = {key: getattr(arguments, key) for key in ("method", "fusion", "device", "seed")}
     options |= {"settings": settings_of(arguments.settings, "argument --settings"), "names": names}
-    progress = ProgressLine(sys.stderr, arguments.quiet)
-    with prepared_folder(arguments.out) as folder:
-        try:
-            with chosen_pool(arguments, folder) as pool:
-                found = propagate(
-                    scan, atlases, arguments.fusion, arguments.method, **options, pool=pool, progress=progress
-                )
-            truth = None if seg is None else truth_on(found, seg, str(arguments.seg))
-            files = {"scan": arguments.scan, "atlases": [str(path) for path in arguments.atlases]}
-            about = {**files, "method": arguments.method, "fusion": arguments.fusion}
-            written = write_propagation_results(folder, found, names, about, truth)
-        finally:
-            progress.end()
+    with at_work(arguments, steps, PROPAGATION_FILES) as (folder, progress):
+        scan = _volumes([arguments.scan], "image")[0]
+        images, labels = _volumes(arguments.atlases, "image"), _volumes(arguments.atlas_segs, "labels")
+        seg = None if arguments.seg is None else _volumes([arguments.seg], "labels")[0]
+        options |= {"steps": steps, "progress": progress}
+        with chosen_pool(arguments, folder) as pool:
+            found = propagate(scan, list(zip(images, labels, strict=True)), **options, pool=pool)
+        truth = None if seg is None else truth_on(found, seg, str(arguments.seg))
+        files = {"scan": arguments.scan, "atlases": [str(path) for path in arguments.atlases]}
+        about = {**files, "method": arguments.method, "fusion": arguments.fusion}
+        written = steps.finish(lambda: write_propagation_results(folder, found, names, about, truth))
+        steps.keep_only([f"atlas {name}" for name in names])
     if not arguments.quiet:
         _tell_labels(found, truth)
         print(f"\n{arguments.out}: {', '.join(written)}")

@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from RegCore.cli.arguments import add_file, add_transform, one_of, settings_of, shared
+from RegCore.cli.arguments import add_file, settings_of, shared
+from RegCore.cli.pair_arguments import DOUBTFUL, OPTIONAL, add_method, add_pair_options
 from RegCore.cli.progress import ProgressLine
-from RegCore.registration import METHODS
 from RegCore.space.geometry import InputError
-from RegCore.space.names import is_path
 
 log = logging.getLogger(__name__)
-DOUBTFUL = 3  # exit code of --strict where the registration has probably failed
 
 
 def add_register(commands) -> None:
@@ -33,21 +31,8 @@ def _add_register(commands) -> None:
     )
     add_file(parser, "--fixed", required=True, help="image that stays: a file, or a folder of DICOM slices")
     add_file(parser, "--moving", required=True, help="image that is brought to the fixed one")
-    what = "UID of the DICOM series to take from a folder that holds several; may be repeated"
-    parser.add_argument("--series", action="append", metavar="UID", help=what)
-    add_file(parser, "--fixed-seg", help="segmentation of the fixed image; helps and measures")
-    add_file(parser, "--moving-seg", help="segmentation of the moving image")
-    add_file(parser, "--fixed-mask", help="where the fixed image counts")
-    add_file(parser, "--moving-mask", help="where the moving image counts")
-    what = "CSV with fx,fy,fz,mx,my,mz in RAS mm, or two files of points, fixed and moving; measures only"
-    parser.add_argument("--landmarks", nargs="+", type=Path, metavar="FILE", help=what)
-    add_transform(parser, "--initial", help="transform to start from, or the word centres")
-    parser.add_argument(
-        "--settings", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the method, e.g. levels=3"
-    )
-    what = "end with code 3 where the registration has probably failed; the results are written all the same"
-    parser.add_argument("--strict", action="store_true", help=what)
-    _add_common(parser)
+    add_pair_options(parser)
+    _add_out(parser)
     parser.set_defaults(run=run_register)
 
 
@@ -62,25 +47,18 @@ def _add_demo(commands) -> None:
     parser.add_argument(
         "--save-pair", type=Path, metavar="DIR", help="write the scans, segmentations and landmarks there too"
     )
-    _add_common(parser)
+    add_method(parser)
+    _add_out(parser)
     parser.set_defaults(run=_run_demo)
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
+def _add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
-    what = f"{', '.join(METHODS)}, or the path of a trained model"
-    parser.add_argument("--method", default="auto", type=method_argument, metavar="METHOD", help=what)
-
-
-def method_argument(text: str) -> str:
-    """A method by name, or the path of a model file or checkpoint."""
-    return text if is_path(text) else one_of("method", METHODS)(text)
 
 
 def run_register(arguments: argparse.Namespace) -> int:
     """Register files as the arguments say; give the exit code."""
-    names = ("fixed_seg", "moving_seg", "fixed_mask", "moving_mask", "landmarks", "initial")
-    optional = {name: getattr(arguments, name) for name in names}
+    optional = {name: getattr(arguments, name) for name in OPTIONAL}
     _load_plugins(arguments.plugin)
     sound = register_files(
         arguments.fixed,

@@ -1,21 +1,19 @@
 """``regcore register-series``: bring the frames of a 4-D scan together."""
 
 import argparse
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from RegCore.cli.arguments import add_choice, add_file, add_number, one_of, settings_of, shared
-from RegCore.cli.progress import ProgressLine
-from RegCore.registration import METHODS
-from RegCore.space.geometry import InputError
-from RegCore.space.names import is_path
+from RegCore.cli.arguments import add_choice, add_file, add_number, settings_of, shared
+from RegCore.cli.kept import LEFT, at_work, steps_of
+from RegCore.cli.pair_arguments import add_method, add_settings
+from RegCore.cli.place import add_place, place_of
 
 TARGETS = ("frame", "mean", "neighbour")
 ABOUT = (
-    "Registers every frame of a 4-D scan (4-D NIfTI, .seq.nrrd of Slicer, a folder of DICOM slices) to one "
+    "Registers every frame of a 4-D scan (4-D NIfTI, .seq.nrrd of Slicer, DICOM, also Enhanced) to one "
     "frame, to the mean of all, or to its neighbour. Writes the frames brought together in the kind of the "
     "input (of DICOM: .seq.nrrd), their mean, a transform for each frame as files and as a sequence of "
     "Slicer, and the curves of the motion as a table and a picture."
@@ -30,7 +28,7 @@ def add_series(commands) -> None:
         help="bring the frames of a 4-D scan together",
         description=ABOUT,
     )
-    add_file(parser, "--frames", required=True, help="the scan: a file, or a folder of DICOM slices")
+    add_file(parser, "--frames", required=True, help="the scan: a file, or a folder of DICOM")
     parser.add_argument("--series", metavar="UID", help="DICOM series to take from a folder of several")
     what = "what each frame is registered to, by default frame"
     add_choice(parser, "--to", choices=TARGETS, default="frame", help=what)
@@ -41,7 +39,7 @@ def add_series(commands) -> None:
     what = "leave transforms of linear methods as these find them, for frames that differ in contrast"
     parser.add_argument("--not-exact", action="store_true", help=what)
     add_common(parser, method="rigid")
-    parser.set_defaults(run=_run_series)
+    parser.set_defaults(run=_run_series, left=LEFT)
 
 
 def add_common(parser: argparse.ArgumentParser, *, method: str) -> None:
@@ -52,15 +50,9 @@ def add_common(parser: argparse.ArgumentParser, *, method: str) -> None:
         method: the default.
     """
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the results")
-    what = f"{', '.join(METHODS)}, or the path of a trained model; by default {method}"
-    parser.add_argument("--method", default=method, type=_method, metavar="METHOD", help=what)
-    what = "settings of the method, e.g. quality=fast"
-    parser.add_argument("--settings", nargs="+", default=[], metavar="KEY=VALUE", help=what)
-    group = parser.add_argument_group("where the work is done")
-    add_number(group, "--workers", default=1, help="processes on this machine, by default 1")
-    what = "Dask cluster, e.g. tcp://host:8786"
-    group.add_argument("--scheduler", default="", metavar="ADDRESS", help=what)
-    add_file(group, "--scheduler-file", help="file that a Dask scheduler wrote, in place of its address")
+    add_method(parser, method)
+    add_settings(parser)
+    add_place(parser, "processes on this machine, by default 1", workers=1)
 
 
 @contextmanager
@@ -75,44 +67,39 @@ def chosen_pool(arguments: argparse.Namespace, folder: Path) -> Iterator[Any]:
         InputError: the cluster can't be used.
     """
     from RegCore.studies.many import optional_pool
-    from RegCore.studies.pools import Place
 
-    place = Place(arguments.scheduler, arguments.scheduler_file)
-    if place.is_cluster and arguments.workers > 1:
-        raise InputError("argument --workers: a cluster has its own workers; give this or --scheduler")
-    with optional_pool(arguments.workers, place, folder) as pool:
+    place = place_of(arguments)
+    with optional_pool(arguments.workers or 1, place, folder) as pool:
         yield pool
 
 
-def _method(text: str) -> str:
-    """A method by name, or the path of a model file or checkpoint."""
-    return text if is_path(text) else one_of("method", list(METHODS))(text)
-
-
 def _run_series(arguments: argparse.Namespace) -> None:
-    from RegCore.evaluation.results import prepared_folder
+    keys = ("to", "reference", "rounds", "settings", "not_exact")
+    settings = {key: getattr(arguments, key) for key in keys}
+    inputs = {"frames": arguments.frames, "mask": arguments.mask}
+    steps = steps_of(arguments, inputs, settings, {"series": arguments.series})
+    if steps is not None:
+        _register_series(arguments, steps)
+
+
+def _register_series(arguments: argparse.Namespace, steps: Any) -> None:
     from RegCore.io import load
     from RegCore.io.series import load_series
-    from RegCore.studies.outputs import series_ending, write_series_results
+    from RegCore.studies.outputs import FILES, series_ending, write_series_results
     from RegCore.studies.series import register_series
 
-    series = load_series(arguments.frames, series=arguments.series)
-    mask = None if arguments.mask is None else load(arguments.mask, "labels")
     options = {name: getattr(arguments, name) for name in ("reference", "rounds", "device", "seed")}
-    settings = settings_of(arguments.settings, "argument --settings")
-    options |= {"mask": mask, "settings": settings, "exact": not arguments.not_exact}
-    progress = ProgressLine(sys.stderr, arguments.quiet)
-    with prepared_folder(arguments.out) as folder:
-        try:
-            with chosen_pool(arguments, folder) as pool:
-                found = register_series(
-                    series, arguments.to, arguments.method, **options, pool=pool, progress=progress
-                )
-            about = {"frames": arguments.frames, "to": arguments.to, "method": arguments.method}
-            ending = series_ending(arguments.frames)
-            written = write_series_results(folder, found, series, ending, about)
-        finally:
-            progress.end()
+    options["settings"] = settings_of(arguments.settings, "argument --settings")
+    with at_work(arguments, steps, FILES) as (folder, progress):
+        series = load_series(arguments.frames, series=arguments.series)
+        options["mask"] = None if arguments.mask is None else load(arguments.mask, "labels")
+        options |= {"exact": not arguments.not_exact, "steps": steps, "progress": progress}
+        with chosen_pool(arguments, folder) as pool:
+            found = register_series(series, arguments.to, arguments.method, **options, pool=pool)
+        about = {"frames": arguments.frames, "to": arguments.to, "method": arguments.method}
+        ending = series_ending(arguments.frames)
+        written = steps.finish(lambda: write_series_results(folder, found, series, ending, about))
+        steps.keep_only()
     if not arguments.quiet:
         displacement = found.motion["fd_mm"]
         alike = [found.motion[f"ncc_{when}"].mean() for when in ("before", "after")]

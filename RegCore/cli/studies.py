@@ -6,8 +6,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from RegCore.cli.arguments import add_file, add_number, settings_of, shared
-from RegCore.cli.register import method_argument
+from RegCore.cli.arguments import add_file, settings_of, shared
+from RegCore.cli.pair_arguments import DOUBTFUL, OPTIONAL, add_pair_options
+from RegCore.cli.place import add_place, place_of
 from RegCore.cli.signals import stopped_by_signals
 from RegCore.progress import Cancelled, duration
 from RegCore.registration import METHODS
@@ -15,7 +16,7 @@ from RegCore.space.geometry import InputError
 
 SOME_FAILED = 4
 """Exit code where some pairs could not be registered."""
-MOST_TOLD = 20  # failed pairs that are named at the end
+MOST_TOLD = 20  # failed and doubtful pairs that are named at the end
 LINE_EVERY = 15.0  # seconds between two lines of progress where they are not written over
 
 
@@ -52,47 +53,16 @@ def _add_register_all(commands) -> None:
     what = "BIDS data set: each subject's images to its first one, or all to --fixed"
     add_file(group, "--bids", metavar="DIR", help=what)
     group.add_argument("--suffix", metavar="NAME", help="of the images of --bids, e.g. T1w")
-    _add_common(parser)
-    _add_place(parser)
+    add_pair_options(parser.add_argument_group("for every pair", "unless the manifest says something else"))
+    add_place(parser, "processes on this machine, by default one a processor, if there is memory for them")
     parser.add_argument("--retry", action="store_true", help="do again what failed before")
     parser.set_defaults(run=_run_register_all)
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    """Options of ``regcore register``, for every pair that the manifest says nothing else of."""
-    group = parser.add_argument_group("for every pair", "unless the manifest says something else")
-    what = f"{', '.join(METHODS)}, or the path of a trained model"
-    group.add_argument("--method", default="auto", type=method_argument, metavar="METHOD", help=what)
-    what = "settings of the method, e.g. levels=3"
-    group.add_argument("--settings", nargs="+", default=[], metavar="KEY=VALUE", help=what)
-    add_file(group, "--fixed-seg", help="segmentation of the fixed image")
-    add_file(group, "--fixed-mask", help="where the fixed image counts")
-    add_file(group, "--moving-seg", help="segmentation of the moving image")
-    add_file(group, "--moving-mask", help="where the moving image counts")
-    what = "CSV with fx,fy,fz,mx,my,mz in RAS mm, or two files of points, fixed and moving"
-    group.add_argument("--landmarks", nargs="+", type=Path, metavar="FILE", help=what)
-    add_file(group, "--initial", help="transform to start from, or the word centres")
-    what = "UID of the DICOM series to take from a folder that holds several; may be repeated"
-    group.add_argument("--series", action="append", default=[], metavar="UID", help=what)
-
-
-def _add_place(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("where the work is done")
-    what = "processes on this machine, by default one a processor, if there is memory for them"
-    add_number(group, "--workers", help=what)
-    group.add_argument(
-        "--scheduler", default="", metavar="ADDRESS", help="Dask cluster, e.g. tcp://host:8786"
-    )
-    add_file(group, "--scheduler-file", help="file that a Dask scheduler wrote, in place of its address")
-
-
 def _run_register_all(arguments: argparse.Namespace) -> int:
-    from RegCore.studies.pools import Place
     from RegCore.studies.study import register_all
 
-    place = Place(arguments.scheduler, arguments.scheduler_file)
-    if place.is_cluster and arguments.workers:
-        raise InputError("argument --workers: a cluster has its own workers; give this or --scheduler")
+    place = place_of(arguments)
     rows = _rows(arguments)
     line = StudyLine(arguments.quiet)
     with stopped_by_signals() as stopping:
@@ -118,15 +88,21 @@ def _run_register_all(arguments: argparse.Namespace) -> int:
 
 
 def _closing_words(arguments: argparse.Namespace, found: list[dict], total: int) -> int:
-    """Tell what failed; return the exit code."""
+    """Tell what failed and what is doubtful; return the exit code."""
     bad = [summary for summary in found if summary["status"] != "done"]
-    for summary in bad[:MOST_TOLD]:
-        print(f"{summary['id']}: {summary['error']}", file=sys.stderr)
-    if len(bad) > MOST_TOLD:
-        print(f"… and {len(bad) - MOST_TOLD} more, see results.csv", file=sys.stderr)
+    doubtful = [summary for summary in found if summary["verdict"] == "doubtful"]
+    lines = [f"{summary['id']}: {summary['error']}" for summary in bad]
+    lines += [f"{summary['id']}: {summary['notes']}" for summary in doubtful]
+    for line in lines[:MOST_TOLD]:
+        print(line, file=sys.stderr)
+    if len(lines) > MOST_TOLD:
+        print(f"… and {len(lines) - MOST_TOLD} more, see results.csv", file=sys.stderr)
     if not arguments.quiet:
-        print(f"{arguments.out}: {len(found) - len(bad)} of {total} pairs registered; see report.html")
-    return SOME_FAILED if bad else 0
+        unsure = f", {len(doubtful)} of them doubtful" if doubtful else ""
+        print(
+            f"{arguments.out}: {len(found) - len(bad)} of {total} pairs registered{unsure}; see report.html"
+        )
+    return SOME_FAILED if bad else DOUBTFUL if doubtful and arguments.strict else 0
 
 
 def _rows(arguments: argparse.Namespace) -> list:
@@ -160,21 +136,19 @@ def _common(arguments: argparse.Namespace, row: type):
     from RegCore.space.names import is_path
 
     files: dict = {}
-    for role in ("fixed_seg", "moving_seg", "fixed_mask", "moving_mask", "initial"):
-        path = getattr(arguments, role)
-        if path is not None:
-            files[role] = path if str(path) == "centres" else _there(path, role)
-    if arguments.landmarks is not None:
-        if len(arguments.landmarks) > 2:
-            raise InputError(
-                f"argument --landmarks: one file or two were expected, not {len(arguments.landmarks)}"
-            )
-        files["landmarks"] = [_there(path, "landmarks") for path in arguments.landmarks]
+    for role in OPTIONAL:
+        given = getattr(arguments, role)
+        several = given if isinstance(given, list) else [] if given is None else [given]
+        paths = [path if str(path) == "centres" else _there(path, role) for path in several]
+        if role == "landmarks" and len(paths) > 2:
+            raise InputError(f"argument --landmarks: one file or two were expected, not {len(paths)}")
+        if paths:
+            files[role] = paths if role == "landmarks" or len(paths) > 1 else paths[0]
     method = str(Path(arguments.method).absolute()) if is_path(arguments.method) else arguments.method
     settings = settings_of(arguments.settings, "argument --settings") or {}
     plugins = tuple(_there(path, "plugin") for path in arguments.plugin)
     common = row(id="", files=files, method=method, settings=settings, seed=arguments.seed)
-    return replace(common, series=tuple(arguments.series), plugins=plugins)
+    return replace(common, series=tuple(arguments.series or ()), plugins=plugins)
 
 
 def _there(path: Path, option: str) -> Path:

@@ -109,7 +109,7 @@ def report_command(arguments: dict[str, Any], progress: Progress) -> dict[str, A
     progress(0.1, "drawing the report", {})
     done = RegCore.Registration(
         transform,
-        transform,  # the pictures show one direction only
+        moving.geometry,
         RegCore.warp(moving, transform, onto),
         None if labels is None else RegCore.warp(labels, transform, onto),
         {**arguments["metrics"], "method": arguments["method"]},
@@ -177,6 +177,27 @@ def _channels(fixed: Volume | None, moving: Volume | None) -> tuple[Volume | Non
 def _remove(paths: list[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
+
+
+def save_command(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Write a volume and, if there is one, its segmentation into a folder.
+
+    Args:
+        arguments: ``stem``, the path without an ending; ``volume``; ``labels`` with names, or None.
+        progress: told how far the work is.
+
+    Returns:
+        The names of the files by "volume" and "labels", "" where there is none.
+    """
+    from RegCore.io import save
+
+    stem, labels = Path(arguments["stem"]), arguments["labels"]
+    files = {"volume": f"{stem.name}.nii.gz", "labels": "" if labels is None else f"{stem.name}.seg.nrrd"}
+    progress(0.0, f"writing {files['volume']}", {})
+    save(arguments["volume"], stem.parent / files["volume"])
+    if labels is not None:
+        save(labels, stem.parent / files["labels"])
+    return files
 
 
 def files_command(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:

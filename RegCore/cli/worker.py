@@ -183,6 +183,7 @@ COMMANDS: dict[str, Command] = {
     "maps": tasks.maps_command,
     "report": tasks.report_command,
     "pair": tasks.pair_command,
+    "save": tasks.save_command,
     "files": tasks.files_command,
     "model": tasks.model_command,
 }

@@ -158,6 +158,8 @@ def in_turn(folder: Path) -> Iterator[None]:
 def put_in_place(side: Path, folder: Path, names: tuple[str, ...]) -> list[Path]:
     """Move finished files into a folder: all, or on an error none, and what was there is as it was.
 
+    What is new may be a folder as well, which takes the place of a former one as a whole.
+
     Args:
         side: a private folder inside, with the new files.
         folder: where they belong.
@@ -167,10 +169,10 @@ def put_in_place(side: Path, folder: Path, names: tuple[str, ...]) -> list[Path]
         The paths of the new files.
 
     Raises:
-        InputError: a folder has one of the names.
+        InputError: a folder has the name of a file.
         OSError: a file can't be moved.
     """
-    check_no_folders(folder, names)
+    check_no_folders(folder, tuple(name for name in names if not (side / name).is_dir()))
     before = side / BEFORE
     before.mkdir()
     moved: list[str] = []
@@ -184,10 +186,10 @@ def put_in_place(side: Path, folder: Path, names: tuple[str, ...]) -> list[Path]
                     os.replace(side / name, folder / name)
         except BaseException:
             for name in moved:
+                if not (side / name).exists() and os.path.lexists(folder / name):
+                    os.replace(folder / name, side / name)
                 if os.path.lexists(before / name):
                     os.replace(before / name, folder / name)
-                elif not (side / name).exists():
-                    (folder / name).unlink(missing_ok=True)
             raise
     return [folder / name for name in names if (folder / name).exists()]
 

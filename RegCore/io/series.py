@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
-from RegCore.io import check_there, named, nifti, nrrd, simpleitk
+from RegCore.io import check_there, enhanced, named, nifti, nrrd, simpleitk
 from RegCore.io.files import RawImage, atomic_write, stored_type
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.series import Series
@@ -24,8 +24,8 @@ def load_series(path: str | os.PathLike, *, series: str | None = None) -> Series
     """The frames of a 4-D file, or of a folder of DICOM.
 
     Args:
-        path: a 4-D NIfTI file, a sequence of volumes of Slicer (.seq.nrrd), or a folder of DICOM slices in
-            which each place occurs once for each frame.
+        path: a 4-D NIfTI file, a sequence of volumes of Slicer (.seq.nrrd), a file of Enhanced DICOM, or a
+            folder of DICOM slices or of Enhanced DICOM in which each place occurs once for each frame.
         series: the UID of the DICOM series to take where a folder holds several.
 
     Returns:
@@ -49,7 +49,7 @@ def load_series(path: str | os.PathLike, *, series: str | None = None) -> Series
     with named(path):
         check_there(path)
         if path.is_dir():
-            return _of(simpleitk.read_frames(path, series))
+            return _of(_dicom(path, simpleitk.series_files(path, series)))
         if series is not None:
             raise InputError("a DICOM series can be chosen from a folder only, and this is a file")
         if name.endswith(NRRD):
@@ -58,7 +58,16 @@ def load_series(path: str | os.PathLike, *, series: str | None = None) -> Series
             found = nifti.read(path)
             step, unit = nifti.read_step(path)
             return _of(found, _multiples(step, found.array.shape), "time" if unit else "frame", unit)
-        raise InputError(f"a series is a file {', '.join(SAVED)} or a folder of DICOM")
+        if enhanced.is_dicom(path):
+            return _of(_dicom(path, [str(path)]))
+        raise InputError(f"a series is a file {', '.join(SAVED)}, Enhanced DICOM or a folder of DICOM")
+
+
+def _dicom(path: Path, files: Sequence[str]) -> RawImage:
+    """The frames of DICOM files with one slice each, or with many."""
+    if enhanced.holds_frames(Path(files[0])):
+        return enhanced.read_frames([Path(file) for file in files])
+    return simpleitk.read_frames(path, files)
 
 
 def _of(found: RawImage, times: Sequence[str] = (), axis: str = "frame", unit: str = "") -> Series:

@@ -177,22 +177,32 @@ def _stacked(folder: Path, files: Sequence[str]) -> tuple[np.ndarray, np.ndarray
     places = _slice_places(files)
     if places is not None:
         affine[:3, 2] = (places[-1] - places[0]) / (len(places) - 1)
-        _warn_of_gaps(folder, np.diff(places, axis=0), np.cross(affine[:3, 0], affine[:3, 1]))
+        warn_of_gaps(folder, np.diff(places, axis=0), np.cross(affine[:3, 0], affine[:3, 1]))
     return _voxels(image), FLIP @ affine
 
 
-def read_frames(folder: Path, series: str | None = None) -> RawImage:
-    """The frames of a folder of DICOM in which every slice occurs once for each frame, (I, J, K, T).
+def read_slices(file: Path) -> tuple[np.ndarray, float | None]:
+    """The slices of a DICOM file in its order, (I, J, N), wherever they lie; and the value of padding."""
+    try:
+        reader = _tags(str(file))
+    except RuntimeError as error:
+        raise InputError(f"it can't be read as an image ({reason(error, file)})") from None
+    _check_promise(file, int(np.prod(reader.GetSize(), dtype=object)))
+    array = _voxels(_executed(reader, file))
+    if array.ndim != 3:
+        raise InputError(f"frames of one channel were expected, but the array is {array.shape}")
+    return array, _padding(reader)
 
-    Slices of one place are put in order by the first of `TIMES` that tells them apart.
+
+def series_files(folder: Path, series: str | None = None) -> list[str]:
+    """The files of a DICOM series.
 
     Args:
         folder: holds the files of one series, or of several.
         series: the UID of the series; None where there is only one.
 
     Raises:
-        InputError: there is no series, none of this UID, the choice is open, a place lacks a frame, or a
-            slice does not say where it lies.
+        InputError: there is no series, none of this UID, or the choice is open.
     """
     import SimpleITK as sitk
 
@@ -206,7 +216,22 @@ def read_frames(folder: Path, series: str | None = None) -> RawImage:
     if len(chosen) != 1:
         listed = "; ".join(f"{uid} ({_title(files[0])}, {len(files)} files)" for uid, files in found.items())
         raise InputError(f"the folder holds {len(found)} DICOM series; choose one of: {listed}")
-    files = _frames(found[chosen[0]])
+    return found[chosen[0]]
+
+
+def read_frames(folder: Path, listed: Sequence[str]) -> RawImage:
+    """The frames of DICOM slices, each of which occurs once for each frame, (I, J, K, T).
+
+    Slices of one place are put in order by the first of `TIMES` that tells them apart.
+
+    Args:
+        folder: that errors and warnings name.
+        listed: the files of a series, see `series_files`.
+
+    Raises:
+        InputError: a place lacks a frame, or a slice does not say where it lies.
+    """
+    files = _frames(listed)
     frames = [_stacked(folder, frame) for frame in files]
     padding = _padding(_tags(files[0][0]))
     return RawImage(np.stack([array for array, _ in frames], -1), frames[0][1], kind="image", padding=padding)
@@ -218,10 +243,27 @@ def _frames(files: Sequence[str]) -> list[list[str]]:
     if places is None:
         raise InputError("the slices do not say where they lie, so frames can't be told from places")
     row, column = np.array(_tag(files[0], ORIENTATION).split("\\"), float).reshape(2, 3)
-    heights = (places @ np.cross(row, column) / UNEVEN).round().astype(int)
-    stacks = [
-        [file for file, h in zip(files, heights, strict=True) if h == height] for height in np.unique(heights)
-    ]
+    stacks = [[files[n] for n in stack] for stack in stacks_of(places @ np.cross(row, column))]
+    count = len(stacks[0])
+    for tag in TIMES:
+        times = [[_number(_tag(file, tag)) for file in stack] for stack in stacks]
+        if all(len(set(of_stack)) == count for of_stack in times):
+            ordered = [[stack[n] for n in np.argsort(t)] for stack, t in zip(stacks, times, strict=True)]
+            return [[stack[frame] for stack in ordered] for frame in range(count)]
+    raise InputError("the slices of one place do not say which comes first")
+
+
+def stacks_of(heights: np.ndarray) -> list[list[int]]:
+    """The numbers of the slices of each place of a series of frames, from the lowest place on.
+
+    Args:
+        heights: of each slice along the normal, mm.
+
+    Raises:
+        InputError: a place lacks a frame, or there is just one place or one frame.
+    """
+    steps = (heights / UNEVEN).round().astype(int)
+    stacks = [np.flatnonzero(steps == step).tolist() for step in np.unique(steps)]
     counts = sorted({len(stack) for stack in stacks})
     if len(counts) > 1:
         raise InputError(f"each place needs as many slices as there are frames, but they have {counts}")
@@ -229,12 +271,7 @@ def _frames(files: Sequence[str]) -> list[list[str]]:
         raise InputError(
             f"a series of frames was expected, but there are {counts[0]} at {len(stacks)} places"
         )
-    for tag in TIMES:
-        times = [[_number(_tag(file, tag)) for file in stack] for stack in stacks]
-        if all(len(set(of_stack)) == counts[0] for of_stack in times):
-            ordered = [[stack[n] for n in np.argsort(t)] for stack, t in zip(stacks, times, strict=True)]
-            return [[stack[frame] for stack in ordered] for frame in range(counts[0])]
-    raise InputError("the slices of one place do not say which comes first")
+    return stacks
 
 
 def _number(text: str) -> float:
@@ -294,7 +331,7 @@ def _slice_places(files: Sequence[str]) -> np.ndarray | None:
     return np.array([[float(x) for x in header.GetMetaData(POSITION).split("\\")] for header in headers])
 
 
-def _warn_of_gaps(folder: Path, steps: np.ndarray, normal: np.ndarray) -> None:
+def warn_of_gaps(folder: Path, steps: np.ndarray, normal: np.ndarray) -> None:
     """Say where slices are missing, which all readers take for evenly spaced, or shifted by a gantry tilt."""
     normal = normal / np.linalg.norm(normal)
     heights = steps @ normal

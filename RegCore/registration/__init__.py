@@ -17,3 +17,5 @@ METHODS = LazyTable(
 
 The one list of methods, for the command line and the panel as well. A new method is one more entry.
 """
+OPTIONAL = ("fixed_seg", "moving_seg", "fixed_mask", "moving_mask", "landmarks", "initial")
+"""Roles of the files that a registration may get besides "fixed" and "moving"."""

@@ -8,7 +8,12 @@ import numpy as np
 import torch.nn.functional as F
 
 from RegCore.progress import Progress, silent
-from RegCore.registration.affine_level import AffineLevel, header_position, make_affine_level
+from RegCore.registration.affine_level import (
+    AffineLevel,
+    even_geometry,
+    header_position,
+    make_affine_level,
+)
 from RegCore.registration.affine_refinement import refine
 from RegCore.registration.block_matching import FLAT, best_displacements, block_costs
 from RegCore.registration.fits import fit_affine, fit_rigid, sensible, trimmed_fit
@@ -19,6 +24,7 @@ from RegCore.space.transforms import AffineTransform
 
 COARSE_VOXELS, FINE_VOXELS = 40**3, 80**3
 REFINEMENTS = 12  # steps of the last stage at most
+FEWER = 6  # the same where a deformation follows
 DOUBTFUL = 0.3  # gain below which what is held against a matrix does not shrink with it
 LEAST_BLOCKS = 60  # fewer are made smaller
 LEAST_MATCHES = 12  # blocks that a matrix is fitted to at least
@@ -166,7 +172,7 @@ def choose_start(
     best = max(tried, key=lambda nested: nested.best.merit)
     for n in range(2):
         tick = partial(tell, 0.6 + 0.2 * n, 1 - best.best.gain)
-        best = best.matched(level, given, radius=3, block=4, pool=1, tick=tick)
+        best = best.matched(level, given, radius=3 - n, block=4, pool=1, tick=tick)
     return best
 
 
@@ -195,6 +201,7 @@ class _Task:
     device: str
     progress: Progress
     kind: str  # what the progress calls it
+    steps: int = REFINEMENTS  # of the last stage at most
 
     def level(self, voxels: int, fraction: float) -> AffineLevel:
         """The pair at a resolution."""
@@ -218,6 +225,9 @@ def _searched(task: _Task) -> tuple[AffineLevel, Nested]:
         task.progress(0.5 * fraction, trying, {"loss": loss})
 
     chosen = choose_start(coarse, matrices, start)
+    sides = task.fixed.image.geometry, task.moving.image.geometry
+    if even_geometry(*sides, FINE_VOXELS) == coarse.grid:
+        return coarse, chosen
     fine = task.level(FINE_VOXELS, 0.5)
     chosen = chosen.rejudged(fine, given)
     for n in range(2):
@@ -232,11 +242,11 @@ def _refined(task: _Task, level: AffineLevel, matrix: np.ndarray, rigid: bool, p
     """The matrix, or what the last stage made of it if that costs less."""
 
     def tell(n: int, loss: float) -> None:
-        fraction = part + 0.1 * n / REFINEMENTS
+        fraction = part + 0.1 * n / task.steps
         task.progress(fraction, f"{task.kind}: refinement", {"iteration": n, "loss": loss / level.chance})
 
     cost = level.cost(matrix)
-    found = refine(level, matrix, rigid, iterations=REFINEMENTS, tell=tell)
+    found = refine(level, matrix, rigid, iterations=task.steps, tell=tell)
     return found if sensible(found) and level.cost(found) < cost else matrix
 
 
@@ -308,7 +318,7 @@ def align_simply(
     Returns:
         x_moving = T(x_fixed), RAS mm, as of `align`.
     """
-    task = _Task(fixed, moving, initial, encoding, device, progress, "linear")
+    task = _Task(fixed, moving, initial, encoding, device, progress, "linear", FEWER)
     level, rigid, affine = _rigid_and_affine(task)
     gained, more = level.gain(rigid), level.gain(affine)
     return AffineTransform(affine if more - gained > WORTH * abs(gained) else rigid)

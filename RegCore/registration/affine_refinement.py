@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from scipy.spatial.transform import Rotation
 
 from RegCore.registration.affine_level import AffineLevel
-from RegCore.resampler import box_mean, reference_grid, sample
+from RegCore.resampler import box_mean, reference_grid
+from RegCore.resampler.rows import Rows
 
 DENSE = 100_000  # voxels up to which features are not pooled
 STILL = 1e-3  # pooled voxels; a step that moves no corner further ends the refinement
@@ -39,10 +40,12 @@ def _step(parameters: np.ndarray, rigid: bool) -> np.ndarray:
 class _Pooled:
     """The pair of a level in pooled voxels, the moving side resampled through the start."""
 
-    fixed: torch.Tensor  # (1, C, i, j, k)
-    moving: torch.Tensor  # (1, 4 C + 1, i, j, k): features, where known, gradient of the features
-    weight: torch.Tensor  # (1, 1, i, j, k), of sum 1
-    price: torch.Tensor  # (1, 1, i, j, k)
+    fixed: torch.Tensor  # (N, C), a row for each pooled voxel
+    moving: Rows  # of 4 C + 1 channels: features, where known, gradient of the features
+    weight: torch.Tensor  # (N,), of sum 1
+    price: torch.Tensor  # (N,)
+    index: torch.Tensor  # (3, N) of the pooled voxels
+    shape: tuple[int, ...]  # (i, j, k)
     normalise: np.ndarray  # 4x4, RAS mm -> coordinates of about unit size about the centre
     unit: np.ndarray  # 4x4, pooled index -> the same coordinates
 
@@ -66,10 +69,12 @@ class _Pooled:
         normalise[:3, 3] = -level.grid.centre
         normalise[:3] /= float(np.linalg.norm(np.array(level.grid.shape) * level.grid.spacing)) / 4
         return cls(
-            fixed,
-            torch.cat([features, known, *slopes], 1).contiguous(memory_format=torch.channels_last_3d),
-            weight / weight.sum(),
-            price,
+            fixed[0].flatten(1).T.contiguous(),
+            Rows(torch.cat([features, known, *slopes], 1)),
+            (weight / weight.sum()).view(-1),
+            price.view(-1),
+            reference_grid(fixed.shape[2:], device=fixed.device).view(3, -1),
+            tuple(fixed.shape[2:]),
             normalise,
             normalise @ level.grid.affine @ pooling,
         )
@@ -81,25 +86,23 @@ class _Pooled:
         q' D (y, 1), where q is its gradient in unit coordinates: the matrix is the sum of (q q') (x) (h h')
         and the right side that of (q r) (x) h, with h = (y, 1).
         """
-        shape, device = self.fixed.shape[2:], self.fixed.device
+        channels, device = self.fixed.shape[1], self.fixed.device
         through = torch.from_numpy(np.linalg.inv(self.unit) @ small @ self.unit).float().to(device)
-        index = reference_grid(shape, device=device).view(3, -1)
-        at = through[:3, :3] @ index + through[:3, 3:]
-        channels = self.fixed.shape[1]
-        values = sample(self.moving, at.view(1, 3, *shape))
+        at = through[:3, :3] @ self.index + through[:3, 3:]
+        values = self.moving.read(at)
         residual = self.fixed - values[:, :channels]
-        known = values[:, channels : channels + 1]
-        distance = (residual.square().sum(1, keepdim=True) - self.price) * known + self.price
-        share = (known * self.weight).view(-1)
-        slopes = values[0, channels + 1 :].reshape(3, channels, -1)
+        distance, known = torch.linalg.vecdot(residual, residual), values[:, channels]
+        objective = float((((distance - self.price) * known + self.price) * self.weight).sum())
+        share = known.mul_(self.weight)
         to_unit = torch.from_numpy(self.unit[:3]).float().to(device)
         back = torch.from_numpy(np.linalg.inv(self.unit)[:3, :3]).float().to(device)
-        q = torch.einsum("ai,acn->icn", back, slopes)
+        slopes = values[:, channels + 1 :].view(-1, 3, channels)
         h = torch.cat([to_unit[:, :3] @ at + to_unit[:, 3:], torch.ones_like(at[:1])])
-        twice = torch.einsum("icn,jcn->ijn", q, q).reshape(9, -1) * share
-        normal = (twice @ (h[:, None] * h[None]).reshape(16, -1).T).view(3, 3, 4, 4).transpose(1, 2)
-        pull = (torch.einsum("icn,cn->in", q, residual[0].reshape(channels, -1)) * share) @ h.T
-        objective = float((distance * self.weight).sum())
+        twice = torch.bmm(slopes, slopes.transpose(1, 2)).view(-1, 9).mul_(share[:, None])
+        normal = (twice.T @ (h[:, None] * h[None]).view(16, -1).T).view(3, 3, 4, 4)
+        normal = torch.einsum("ai,abgh,bj->ijgh", back, normal, back).transpose(1, 2)
+        pull = torch.bmm(slopes, residual[:, :, None])[..., 0].mul_(share[:, None])
+        pull = back.T @ (pull.T @ h.T)
         return (
             objective,
             normal.reshape(12, 12).double().cpu().numpy(),
@@ -133,7 +136,7 @@ def refine(
     """
     pair = _Pooled.of(level, matrix)
     basis = _rigid_basis() if rigid else np.eye(12)
-    corners = np.array(np.meshgrid(*((0, n - 1) for n in pair.fixed.shape[2:]))).reshape(3, -1)
+    corners = np.array(np.meshgrid(*((0, n - 1) for n in pair.shape))).reshape(3, -1)
     corners = pair.unit[:3, :3] @ corners + pair.unit[:3, 3:]
     voxel = float(np.linalg.norm(pair.unit[:3, :3], axis=0).mean())
     small, damping = np.eye(4), 1e-2

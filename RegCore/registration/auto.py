@@ -36,16 +36,17 @@ from RegCore.space.transforms import DisplacementField
 MIND_CHANNELS = 12
 RISE = 1.25  # factor by which the second stage may raise the MIND-SSC distance that the first one left
 ROUGHEST = 0.5  # standard deviation of the log Jacobian beyond which a field is not believed
-LOOSER = 0.78  # factor of the Gaussian that smooths the field where both images are of one modality
+LOOSER = 0.75  # factor of the Gaussian that smooths the field where both images are of one modality
 LEAST = 0.05  # of the Jacobian's determinant by forward differences: others may see a fold below it
 MENDINGS = 5  # times that a folded field is smoothed before it is given up
 
+COARSE = Settings(symmetric=False, iterations=20, dense_voxels=100_000)
 QUALITIES = {
     "fast": (
-        Settings(symmetric=False, iterations=20),
+        replace(COARSE, iterations=10),
         CorrelationSettings(working_voxels=1_500_000, iterations=25, work=20_000_000),
     ),
-    "balanced": (Settings(symmetric=False), CorrelationSettings()),
+    "balanced": (COARSE, CorrelationSettings()),
     "best": (Settings(symmetric=True), CorrelationSettings(iterations=60, work=100_000_000)),
 }
 """Quality -> settings of the two stages. ``best`` registers in both directions in both of them."""

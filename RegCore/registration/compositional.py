@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from RegCore.progress import Progress, part_of, silent
 from RegCore.registration.pair import GridTensor, PairSide, make_feature_image
@@ -207,31 +208,38 @@ class CorrelationLevel:
         radii = [max(1, round(radius * ratio)) for ratio in self.per_cube]
         self.similarity = LocalCorrelation(image[0, 0], radii)
         to_moving = index_map(matrix, grid, self.moving.grid)
-        self.places = affine_coordinates(to_moving, grid.shape, device=device)
-        self.turn = to_moving[:3, :3]
+        places = affine_coordinates(to_moving, grid.shape, device=device)
+        # in the units of `grid_sample`: from -1 to 1 between the outermost voxels, the last axis first
+        last = torch.tensor(self.moving.grid.shape).double() - 1
+        unit = torch.where(last > 0, 2 / last.clamp_min(1), 0.0)
+        self.unit, self.border = unit.flip(0).float().to(device), (1 + unit / 2).flip(0).tolist()
+        self.places = (places[0].flatten(1).T.flip(1) * self.unit).sub_(1)
+        turn = torch.from_numpy(to_moving[:3, :3]) * unit[:, None]
+        self.turn = turn.flip(0).T.float().contiguous().to(device)
 
     def warped(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The moving image under a DDF ``(3, I, J, K)`` in voxels, and the weight of each voxel."""
-        image, weight = torch.empty_like(u[0]), torch.empty_like(u[0])
-        for part in _slabs(u[0], 1):
-            at = self.places[(slice(None), slice(None), *part)].clone()
-            for row in range(3):
-                for column in range(3):
-                    at[0, row].add_(u[column][part], alpha=float(self.turn[row, column]))
-            image[part] = sample(self.moving.values, at)[0, 0]
-            known = self.weight[part].clone()
-            for row, n in enumerate(self.moving.grid.shape):
-                known *= (at[0, row] >= -0.5) & (at[0, row] <= n - 0.5)
+        image, weight = torch.empty_like(u[0]), self.weight.clone()
+        flat, known, ddf = image.view(-1), weight.view(-1), u.view(3, -1)
+        for start in range(0, len(flat), SLAB):
+            part = slice(start, start + SLAB)
+            at = torch.addmm(self.places[part], ddf[:, part].T, self.turn)
+            values = F.grid_sample(
+                self.moving.values, at[None, None, None], padding_mode="border", align_corners=True
+            )
+            flat[part] = values.view(-1)
+            for axis, border in enumerate(self.border):
+                known[part] *= at[:, axis].abs() <= border
             for mask in self.masks:
-                known *= self._masked(mask, at)
-            weight[part] = known
+                known[part] *= self._masked(mask, at)
         return image, weight
 
     def _masked(self, mask: GridTensor, at: torch.Tensor) -> torch.Tensor:
-        """Where a mask of the moving image holds, at indices of the moving image."""
-        matrix = torch.from_numpy(index_map(np.eye(4), self.moving.grid, mask.grid)).to(at)
-        there = torch.einsum("rc,bcijk->brijk", matrix[:3, :3], at) + matrix[:3, 3].view(1, 3, 1, 1, 1)
-        return sample(mask.values, there)[0, 0] > 0.5
+        """Where a mask of the moving image holds, at places in the moving image."""
+        index = ((at + 1) / torch.where(self.unit > 0, self.unit, 1.0)).flip(1).T
+        matrix = torch.from_numpy(index_map(np.eye(4), self.moving.grid, mask.grid)).to(index)
+        there = torch.addmm(matrix[:3, 3:], matrix[:3, :3], index)
+        return sample(mask.values, there.view(1, 3, -1, 1, 1)).view(-1) > 0.5
 
     def value(self, u: torch.Tensor) -> float:
         """Mean squared local correlation under a DDF."""

@@ -11,6 +11,7 @@ from RegCore.progress import Progress, part_of, silent
 from RegCore.registration.checks import check_not_negative
 from RegCore.registration.directions import averaged, start_ddf
 from RegCore.registration.minimise import Adam, minimise
+from RegCore.registration.objective import PairObjective
 from RegCore.registration.pair import (
     LABEL_WEIGHT,
     LabelEncoding,
@@ -19,6 +20,7 @@ from RegCore.registration.pair import (
     local_agreement,
     make_feature_image,
 )
+from RegCore.registration.starts import structures_apart
 from RegCore.resampler import (
     box_mean,
     field_of,
@@ -33,8 +35,8 @@ from RegCore.space.geometry import Geometry, InputError, apply_affine
 from RegCore.space.transforms import AffineTransform, DisplacementField
 
 SAME_MODALITY = 0.5  # agreement of local contrasts from which on intensities are compared as well
+DRAWN = 0.03  # weight, mm^-2, of the centroids of structures that hardly overlap, on all but the finest grid
 FOLDED = 1e-4  # share of folded voxels from which on the finest grid is done again, stiffer
-DENSE_VOXELS = 350_000  # up to here each voxel of the finest grid has parameters
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Settings:
     """The finest working grid has at most about this number of voxels."""
     levels: int = 3
     """Number of grids, each with an eighth of the voxels of the next."""
+    dense_voxels: int = 350_000
+    """Up to so many voxels of the finest grid each has parameters; of more, every second along each axis."""
     iterations: int = 40
     """Steps on the finest grid; two thirds of it on the others."""
     smoothness: float = 1.25
@@ -61,7 +65,7 @@ class Settings:
     """Register in both directions and take the mean; takes twice the time."""
 
     def __post_init__(self) -> None:
-        for name in ("working_voxels", "levels", "iterations"):
+        for name in ("working_voxels", "levels", "iterations", "dense_voxels"):
             if getattr(self, name) < 1:
                 raise InputError(f"setting {name} is {getattr(self, name)}, expected at least 1")
         for name in ("smoothness", "contrast", "label_weight", "landmark_weight", "rate"):
@@ -80,6 +84,24 @@ class DeformableTask:
     encoding: LabelEncoding | None = None
     landmarks: np.ndarray | None = None  # (N, 6) RAS mm, fixed and moving place of each
     device: str = "cpu"
+
+    def drawn_together(self) -> "DeformableTask":
+        """The same with the centroids of structures that hardly overlap as landmarks with a weight.
+
+        A squared difference of two structures that do not meet has no slope that brings them together; the
+        cheapest way down is to squeeze the moving one to nothing.
+        """
+        labels = self.fixed.labels, self.moving.labels
+        if self.encoding is None or labels[0] is None or labels[1] is None:
+            return self
+        apart = structures_apart(labels[0], labels[1], self.encoding.labels, self.initial or self.linear)
+        if apart is None:
+            return self
+        weight = self.settings.landmark_weight
+        if weight > 0 and self.landmarks is not None:
+            apart = np.vstack([self.landmarks, apart])
+        settings = replace(self.settings, landmark_weight=max(weight, DRAWN))
+        return replace(self, landmarks=apart, settings=settings)
 
     def reversed(self) -> "DeformableTask":
         """The same pair with fixed and moving exchanged."""
@@ -146,7 +168,8 @@ def make_deformable_level(
         finest: whether no finer grid will follow; others have parameters on every second voxel sooner.
         tick: called between the parts; what it raises ends the work.
     """
-    stride = 1 if grid.voxels <= (DENSE_VOXELS if finest else DENSE_VOXELS // 4) else 2
+    dense = task.settings.dense_voxels
+    stride = 1 if grid.voxels <= (dense if finest else dense // 4) else 2
     margin, matrix = 4 * stride, task.linear.matrix
     tick()
     fixed_image = make_feature_image(task.fixed, grid, np.eye(4), task.encoding, task.device)
@@ -188,38 +211,6 @@ def smooth(parameters: torch.Tensor) -> torch.Tensor:
     for _ in range(3):
         parameters = box_mean(parameters, 1)
     return parameters
-
-
-class PairObjective:
-    """Feature distance + smoothness (+ landmarks) of a displacement in strides on a level.
-
-    What maps to where nothing is known costs as much as the average voxel does without a displacement: were
-    it free, the field would flee there.
-    """
-
-    def __init__(self, level: DeformableLevel, settings: Settings):
-        self.level, self.settings = level, settings
-        self.at = (
-            reference_grid(level.fixed.shape[2:], device=level.fixed.device) + level.margin / level.stride
-        )
-        self.total = level.weight.sum()
-        values = sample(level.moving, self.at)
-        known = values[:, -1:] * level.weight
-        distance = (level.fixed - values[:, :-1]).square().sum(1, keepdim=True)
-        self.unknown = float((distance * known).sum() / known.sum().clamp_min(1e-6))
-
-    def __call__(self, u: torch.Tensor) -> torch.Tensor:
-        level = self.level
-        values = sample(level.moving, self.at + u)
-        distance = (level.fixed - values[:, :-1]).square().sum(1, keepdim=True)
-        distance = (distance - self.unknown) * values[:, -1:] + self.unknown
-        loss = (distance * level.weight).sum() / self.total
-        loss = loss + 3 * self.settings.smoothness * sum(
-            u.diff(dim=d).square().mean() for d in (2, 3, 4) if u.shape[d] > 1
-        )
-        if self.settings.landmark_weight > 0:
-            loss = loss + self.settings.landmark_weight * level.landmark_distance(u)
-        return loss
 
 
 def descend(
@@ -289,13 +280,15 @@ def _one_direction(task: DeformableTask, progress: Progress) -> DirectionResult:
     ddf, grid = start, grids[-1]
     work = np.cumsum([0.0, *(g.voxels + 40_000 for g in grids)])
     work /= 1.3 * work[-1]  # the rest is for a second attempt, should the field fold
+    drawn = task.drawn_together()
     for n, new in enumerate(grids):
         finest = n == len(grids) - 1
+        guided = task if finest else drawn
         tick = partial(progress, work[n], "deformable: preparing", {})
-        level = make_deformable_level(task, new, contrast, finest=finest, tick=tick)
+        level = make_deformable_level(guided, new, contrast, finest=finest, tick=tick)
         iterations = settings.iterations if finest else -(-2 * settings.iterations // 3)
         begin = gathered(level, resample_ddf(ddf, grid, new))
-        u = descend(level, begin, iterations, settings, part_of(progress, work[n], work[n + 1]))
+        u = descend(level, begin, iterations, guided.settings, part_of(progress, work[n], work[n + 1]))
         ddf, grid = _spread(level, u), new
     for n in range(3):
         if folding_fraction(ddf) < FOLDED:

@@ -13,8 +13,6 @@ from RegCore.space.transforms import Transform
 from RegCore.space.volume import Volume, check_image, check_labels, extent, looks_like_labels
 
 log = logging.getLogger(__name__)
-OPTIONAL = ("fixed_seg", "moving_seg", "fixed_mask", "moving_mask", "landmarks", "initial")
-"""Roles of the files that a registration may get besides "fixed" and "moving"."""
 
 
 def read_pair(
@@ -23,9 +21,9 @@ def read_pair(
     """Read the files of a pair.
 
     Args:
-        files: by their roles: "fixed", "moving" and those of `OPTIONAL`. "landmarks" may be a list of one
-            file or two; "initial" is a transform, a list of them in the order of `load_chain`, or the word
-            ``centres``.
+        files: by their roles: "fixed", "moving" and those of `RegCore.registration.OPTIONAL`. "landmarks" may
+            be a list of one file or two; "initial" is a transform, a list of them in the order of
+            `load_chain`, or the word ``centres``.
         series: UIDs of the DICOM series to take where a folder holds several.
 
     Returns:

@@ -132,6 +132,8 @@ def auto(task: Task) -> DisplacementField:
     start = _deformable_start(task, settings.label_weight)
     linear, field = (start.affine_part(), start) if isinstance(start, DisplacementField) else (start, None)
     encoding = task.label_encoding(settings.label_weight)
+    if encoding is not None:  # structures may be smaller than what images tell of
+        coarse = replace(coarse, dense_voxels=Settings.dense_voxels)
     pair = DeformableTask(
         task.fixed, task.moving, linear, coarse, field, encoding, task.landmarks, task.device
     )

@@ -1,10 +1,14 @@
 """Registration of two volumes: the one entry point, `register`, and what it gives back."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from RegCore.evaluation import metrics
 from RegCore.evaluation.memory import peak_memory_mib
@@ -32,6 +36,7 @@ from RegCore.space.segments import pair_segments
 from RegCore.space.transforms import AffineTransform, Transform
 from RegCore.space.volume import Volume
 
+SMALL = 100_000  # voxels of an image up to which one thread does the work
 OVERLAPPING = 0.5  # mean Dice from which on structures say that a registration did not fail
 
 
@@ -43,7 +48,9 @@ class Registration:
         transform: x_moving = T(x_fixed), RAS mm; an `AffineTransform` for linear methods, else a
             `DisplacementField` on the fixed grid (on a coarser one over the same corners for very large
             images).
-        inverse: x_fixed = T(x_moving), for fields on the moving grid.
+        moving_geometry: the grid of the moving image.
+        inverse: x_fixed = T(x_moving), for fields on the moving grid; it is computed when it is first asked
+            for.
         warped: the moving image on the fixed grid.
         warped_labels: the moving segmentation on the fixed grid, if one was given.
         metrics: of `RegCore.evaluation.metrics.summary`, with "method", "seconds" and "peak_memory_mib", and
@@ -53,11 +60,18 @@ class Registration:
     """
 
     transform: Transform
-    inverse: Transform
+    moving_geometry: Geometry
     warped: Volume
     warped_labels: Volume | None
     metrics: dict
     seconds: float
+
+    @cached_property
+    def inverse(self) -> Transform:
+        """x_fixed = T(x_moving), RAS mm, exact to 0.04 voxels."""
+        if isinstance(self.transform, AffineTransform):
+            return self.transform.inverse()
+        return inverted(self.transform, field_grid(self.moving_geometry))
 
 
 def _on_grid(volume: Volume | None, geometry: Geometry) -> Volume | None:
@@ -137,9 +151,21 @@ def register(
     model = _model(method, device) if trained else None
     working = part_of(progress, 0.0, 0.85)
     task = Task(fixed_side, moving_side, landmarks, initial, settings or {}, device, seed, working)
-    transform = METHODS[name](task) if model is None else trained_network(task, model)
+    with _threads(max(fixed.geometry.voxels, moving.geometry.voxels)):
+        transform = METHODS[name](task) if model is None else trained_network(task, model)
     notes = [] if trained else _notes(task)
     return _finish(task, name, transform, began, notes, part_of(progress, 0.85, 1.0))
+
+
+@contextmanager
+def _threads(voxels: int) -> Iterator[None]:
+    """One thread for small images: several would spend their time waiting for each other."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1 if voxels <= SMALL else count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)
 
 
 def _notes(task: Task) -> list[str]:
@@ -161,18 +187,13 @@ def _model(method: str | Path | Model, device: str) -> Model:
 def _finish(
     task: Task, method: str, transform: Transform, began: float, notes: list[str], progress: Progress
 ) -> Registration:
-    """Warp, invert and measure."""
+    """Warp and measure."""
     fixed, moving = task.fixed, task.moving
-    warped = warp(moving.image, transform, fixed.image.geometry, progress=part_of(progress, 0.0, 0.3))
+    warped = warp(moving.image, transform, fixed.image.geometry, progress=part_of(progress, 0.0, 0.4))
     labels = None
     if moving.labels is not None:
         labels = warp(moving.labels, transform, fixed.image.geometry)
-    inverse: Transform
-    if isinstance(transform, AffineTransform):
-        inverse = transform.inverse()
-    else:
-        inverse = inverted(transform, field_grid(moving.image.geometry), part_of(progress, 0.3, 0.8))
-    progress(0.8, "figures", {})
+    progress(0.4, "figures", {})
     found = metrics.summary(
         transform,
         fixed.image,
@@ -192,4 +213,4 @@ def _finish(
     found |= {"notes": notes} if notes else {}
     extra = {"method": method, "seconds": seconds, "peak_memory_mib": peak_memory_mib()}
     progress(1.0, "done", {})
-    return Registration(transform, inverse, warped, labels, extra | found, seconds)
+    return Registration(transform, moving.image.geometry, warped, labels, extra | found, seconds)

@@ -11,6 +11,7 @@ from RegCore.registration.fits import fit_rigid
 from RegCore.registration.pair import GridTensor, LabelEncoding, PairSide
 from RegCore.resampler.pyramid import foreground
 from RegCore.space.geometry import Geometry
+from RegCore.space.transforms import Transform
 from RegCore.space.volume import Volume
 
 TURN = 60.0  # degrees from which on a turn is held against a matrix in full
@@ -18,6 +19,8 @@ STRETCH = 2.0  # factor, likewise
 HELD = 0.1  # share of the gain that a matrix loses which turns or stretches as much as that
 SHIFTED = 0.02  # share that one loses which moves the centre by an eighth of the diagonal
 MANY = 10  # voxels of foreground from which on its axes mean anything
+MOST = 4000  # voxels of a structure that are looked at, about
+APART = 0.05  # share of a structure that meets its counterpart below which the two hardly overlap
 FLAT = 1e-2  # the second singular value of centroids, in shares of the first, below which they are in line
 
 
@@ -111,6 +114,34 @@ def _structures(volume: Volume, labels: tuple[int, ...]) -> tuple[np.ndarray, np
         sizes = ndimage.sum_labels(here, array, labels)
         places = ndimage.center_of_mass(here, array, labels)
     return volume.geometry.to_world(places), sizes * abs(float(np.linalg.det(volume.geometry.affine)))
+
+
+def _voxels(volume: Volume, label: int) -> np.ndarray:
+    """Where a structure of a segmentation is, bool ``(I, J, K)``."""
+    return volume.array[..., label] != 0 if volume.array.ndim == 4 else volume.array == label
+
+
+def structures_apart(
+    fixed: Volume, moving: Volume, labels: tuple[int, ...], mapping: Transform
+) -> np.ndarray | None:
+    """Centroids of the structures that hardly overlap, ``(N, 6)`` RAS mm, fixed and moving; None if all do.
+
+    Args:
+        fixed, moving: segmentations.
+        labels: structures that both hold.
+        mapping: fixed -> moving, RAS mm, under which they are compared.
+    """
+    found = []
+    for label in labels:
+        points = fixed.geometry.to_world(np.argwhere(_voxels(fixed, label)).astype(float))
+        step = max(1, len(points) // MOST)
+        index = np.rint(moving.geometry.to_index(mapping.map(points[::step]))).astype(int)
+        index = index[((index >= 0) & (index < np.array(moving.geometry.shape))).all(1)]
+        there = _voxels(moving, label)
+        if np.count_nonzero(there[tuple(index.T)]) < APART * len(points) / step:
+            centre = moving.geometry.to_world(np.argwhere(there).astype(float)).mean(0)
+            found.append(np.concatenate([points.mean(0), centre]))
+    return np.array(found) if found else None
 
 
 def _union(volume: Volume, labels: tuple[int, ...]) -> _Moments:

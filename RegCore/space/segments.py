@@ -16,8 +16,9 @@ def pair_segments(fixed: Volume | None, moving: Volume | None) -> tuple[Volume |
     """Two label maps with the same label, or the same channel, for the same structure.
 
     Structures are the same if they have the same name, whatever its case; else the same terminology; else
-    the same number, if one of the names says nothing ("Segment_1"). The fixed label map keeps its numbers.
-    Where one side has overlapping structures, both get one channel for each structure of either side.
+    the same number, if one of them has no name or one that says nothing ("Segment_1"). The fixed label map
+    keeps its numbers. Where one side has overlapping structures, both get one channel for each structure of
+    either side.
 
     Args:
         fixed: the fixed segmentation, or None.
@@ -31,19 +32,27 @@ def pair_segments(fixed: Volume | None, moving: Volume | None) -> tuple[Volume |
     """
     if fixed is None or moving is None or not (fixed.segments and moving.segments):
         return fixed, moving
-    pairs = _pairs(fixed.segments, moving.segments)
+    of_fixed, of_moving = _structures(fixed), _structures(moving)
+    pairs = _pairs(of_fixed, of_moving)
     if fixed.array.ndim == moving.array.ndim == 3:
         return fixed, _renumbered(moving, fixed, pairs)
     if fixed.array.ndim != moving.array.ndim:
         layered = fixed if fixed.array.ndim == 4 else moving
         if (layered.array.sum(-1, dtype=np.int64) <= 1).all():
             return pair_segments(one_layer(fixed), one_layer(moving))
-    places = {segment: place for place, segment in enumerate(fixed.segments)}
-    alone = [segment for segment in moving.segments if segment not in pairs]
+    places = {segment: place for place, segment in enumerate(of_fixed)}
+    alone = [segment for segment in of_moving if segment not in pairs]
     count = len(places) + len(alone)
-    of_moving = {segment: places[partner] for segment, partner in pairs.items()}
-    of_moving |= {segment: len(places) + n for n, segment in enumerate(alone)}
-    return _channels(fixed, places, count), _channels(moving, of_moving, count)
+    moved = {segment: places[partner] for segment, partner in pairs.items()}
+    moved |= {segment: len(places) + n for n, segment in enumerate(alone)}
+    return _channels(fixed, places, count), _channels(moving, moved, count)
+
+
+def _structures(volume: Volume) -> tuple[Segment, ...]:
+    """The segments, and one without a name for each label, or channel, that none of them tells of."""
+    known = {segment.label for segment in volume.segments}
+    there = range(volume.array.shape[3]) if volume.array.ndim == 4 else volume.labels()
+    return volume.segments + tuple(Segment(label, "") for label in there if label not in known)
 
 
 def _pairs(fixed: tuple[Segment, ...], moving: tuple[Segment, ...]) -> dict[Segment, Segment]:

@@ -11,6 +11,7 @@ from scipy.ndimage import map_coordinates
 from RegCore.space.geometry import Geometry, InputError, apply_affine, apply_linear, homogeneous
 
 CHUNK = 1 << 20  # points handled at a time: bounds the float64 copies
+NEWTON_STEPS = 40  # of the search for an inverse, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +166,7 @@ class DisplacementField:
         return DisplacementField(geometry, _field_of(self.map, geometry).mm, self.affine)
 
     def inverse(
-        self, onto: Geometry | None = None, tolerance_voxels: float = 0.01, iterations: int = 40
+        self, onto: Geometry | None = None, tolerance_voxels: float = 0.01, iterations: int = NEWTON_STEPS
     ) -> "DisplacementField":
         """Moving points to fixed points, as a field on the grid `onto`.
 
@@ -287,6 +288,26 @@ def _inverse(
         search.newton(np.linalg.inv(affine.matrix[:3, :3]), iterations)
         mm[part] = search.points.reshape(target.shape) - target
     return DisplacementField(onto, mm, affine.inverse())
+
+
+def nearer(
+    field: DisplacementField, targets: np.ndarray, points: np.ndarray, tolerance_voxels: float
+) -> np.ndarray:
+    """Points that a field takes to targets, searched for by Newton's method from points that come close.
+
+    Args:
+        field: T, with its affine part.
+        targets: ``(N, 3)`` RAS mm.
+        points: ``(N, 3)`` RAS mm, where the search begins.
+        tolerance_voxels: largest |T(x) - y|, in voxels of the field, at which it ends.
+
+    Returns:
+        ``(N, 3)`` RAS mm; the nearest that was met where there is no inverse.
+    """
+    affine = field.affine_part() if field.affine is None else field.affine
+    search = _Search(field, targets, points.copy(), tolerance_voxels)
+    search.newton(np.linalg.inv(affine.matrix[:3, :3]), NEWTON_STEPS)
+    return search.points
 
 
 class _Search:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import RegCore
+from RegCore.io.files import atomic_write
 from RegCore.space.geometry import InputError
 
 try:
@@ -160,10 +161,23 @@ def whole_folder(folder: Path, record: Record) -> Iterator[Path]:
         shutil.rmtree(side, ignore_errors=True)
 
 
+def write_record(folder: Path, record: Record) -> None:
+    """Write the record of a folder, or replace it.
+
+    Raises:
+        InputError: it can't be written.
+    """
+    with atomic_write(folder / RECORD) as side:
+        side.write_text(_text(record), encoding="utf-8")
+
+
+def _text(record: Record) -> str:
+    return json.dumps(record, indent=1, allow_nan=False, default=str) + "\n"
+
+
 def _finish(side: Path, folder: Path, record: Record) -> None:
     try:
-        text = json.dumps(record, indent=1, allow_nan=False, default=str) + "\n"
-        (side / RECORD).write_text(text, encoding="utf-8")
+        (side / RECORD).write_text(_text(record), encoding="utf-8")
         _put_in_place(side, folder, record)
     except OSError as error:
         raise InputError(f"{folder}: the results can't be written ({error.strerror or error})") from error
@@ -181,7 +195,7 @@ def _put_in_place(side: Path, folder: Path, record: Record) -> None:
         there = read_record(folder)
         if there is None and folder.exists():
             raise InputError(f"{folder}: is in the way, and holds no record of an earlier run; remove it")
-        if there is not None and there["status"] == DONE and _made_of(there) == _made_of(record):
+        if there is not None and there["status"] == DONE and made_of(there) == made_of(record):
             return
         aside = folder.with_name(f"{REPLACED}{secrets.token_hex(4)}")
         try:
@@ -192,7 +206,7 @@ def _put_in_place(side: Path, folder: Path, record: Record) -> None:
     raise InputError(f"{folder}: the results can't be written, others write there as well")
 
 
-def _made_of(record: Record) -> tuple:
+def made_of(record: Record) -> tuple:
     """What makes two results the same: their inputs by content, settings and version."""
     hashes = {role: state.get("sha256") for role, state in record.get("inputs", {}).items()}
     return hashes, record.get("settings"), record.get("version")

@@ -13,9 +13,22 @@ from RegCore.io import save
 from RegCore.resampler import warp
 from RegCore.space.geometry import InputError
 from RegCore.space.volume import Volume
-from RegCore.studies.outputs import save_labels, together, write_json, write_table, write_transforms
+from RegCore.studies.outputs import save_labels, there, together, write_json, write_table, write_transforms
 from RegCore.studies.propagation import Propagation
 from RegCore.studies.template import GroupTemplate
+
+TEMPLATE_FILES = (
+    *("linear_mean.nii.gz", "mean.nii.gz", "probabilities.nii.gz", "rounds.csv", "scans.csv"),
+    *("template.json", "template.nii.gz", "template.png", "template_seg.nii.gz", "template_seg.seg.nrrd"),
+)
+TEMPLATE_RESULTS = (*TEMPLATE_FILES, "inverses", "transforms")
+"""What `write_template_results` may write: files, and two folders."""
+PROPAGATION_FILES = (
+    *("agreement.nii.gz", "atlases.csv", "propagate.json"),
+    *("propagated_seg.nii.gz", "propagated_seg.seg.nrrd"),
+)
+PROPAGATION_RESULTS = (*PROPAGATION_FILES, "transforms")
+"""What `write_propagation_results` may write: files, and a folder."""
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
@@ -101,7 +114,7 @@ def write_template_results(
     Raises:
         InputError: the results can't be written.
     """
-    with together(folder) as side:
+    with together(folder, TEMPLATE_RESULTS) as side:
         images = {"template": made.image, "mean": made.mean, "linear_mean": made.linear_mean}
         for name, image in images.items():
             save(image, side / f"{name}.nii.gz")
@@ -121,7 +134,7 @@ def write_template_results(
         means_picture(rows).save(side / "template.png")
         end = {"settled": made.settled, "channels": segments, "seconds": made.seconds}
         write_json(side / "template.json", {**about, **end})
-        return sorted(path.name for path in side.iterdir())
+        return there(side, TEMPLATE_RESULTS)
 
 
 def write_propagation_results(
@@ -149,7 +162,7 @@ def write_propagation_results(
     Raises:
         InputError: the results can't be written.
     """
-    with together(folder) as side:
+    with together(folder, PROPAGATION_RESULTS) as side:
         save_labels(found.labels, side, "propagated_seg")
         save(found.agreement, side / "agreement.nii.gz")
         write_transforms(side / "transforms", zip(names, found.transforms, strict=True))
@@ -167,4 +180,4 @@ def write_propagation_results(
             end["dice_mean"] = mean_of_defined(fused.values())
         write_table(side / "atlases.csv", columns)
         write_json(side / "propagate.json", {**about, **end})
-        return sorted(path.name for path in side.iterdir())
+        return there(side, PROPAGATION_RESULTS)

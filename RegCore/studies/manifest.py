@@ -9,7 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from RegCore.registration.files import OPTIONAL
+from RegCore.registration import OPTIONAL
 from RegCore.space.geometry import InputError
 from RegCore.space.names import check_name, is_path, nearest
 from RegCore.studies.rows import Row
@@ -48,7 +48,8 @@ def read_manifest(path: Path, common: Row, methods: Iterable[str]) -> list[Row]:
 
     Args:
         path: a CSV file with a line of names (`COLUMNS`), separated by commas, semicolons or tabs. Paths are
-            relative to its folder; two files of landmarks are separated by ``|``, settings by spaces.
+            relative to its folder; two files of landmarks and several transforms are separated by ``|``,
+            settings by spaces.
         common: what holds for every row that does not say otherwise.
         methods: the names that are known.
 
@@ -132,13 +133,14 @@ def _paths(folder: Path, text: str, role: str, where: str) -> Path | list[Path]:
     """The path or paths of a cell, which must exist."""
     if role == "initial" and text == "centres":
         return Path(text)
-    parts = [folder / part.strip() for part in text.split("|")] if role == "landmarks" else [folder / text]
-    if len(parts) > 2:
+    several = role in ("landmarks", "initial")
+    parts = [folder / part.strip() for part in text.split("|")] if several else [folder / text]
+    if role == "landmarks" and len(parts) > 2:
         raise InputError(f"{where}: one file or two were expected, not {len(parts)}")
     for part in parts:
         if not part.exists():
             raise InputError(f"{where}: there is no file {part}")
-    return parts if role == "landmarks" else parts[0]
+    return parts if role == "landmarks" or len(parts) > 1 else parts[0]
 
 
 def check_id(text: str) -> None:

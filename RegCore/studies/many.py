@@ -10,12 +10,13 @@ from RegCore.progress import Progress, part_of, silent
 from RegCore.registration.intensity_refinement import refined_on_intensities
 from RegCore.registration.register import register
 from RegCore.space.geometry import InputError
-from RegCore.space.names import Lazy
+from RegCore.space.names import Lazy, is_path
 from RegCore.space.transforms import AffineTransform, Transform
 from RegCore.space.volume import Volume
 from RegCore.studies.jobs import Job, Outcome, Pool, perform
 from RegCore.studies.pools import Place, open_pool
 from RegCore.studies.shares import processors
+from RegCore.studies.steps import KeptStep, kept
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,11 @@ class How:
     device: str = "auto"
     seed: int = 0
     exact: bool = False
+
+    def about(self) -> dict[str, Any]:
+        """What the result depends on, as JSON can say it; a model file counts as an input."""
+        method = "model" if is_path(self.method) else str(self.method)
+        return {"method": method, "settings": dict(self.settings), "seed": self.seed, "exact": self.exact}
 
 
 def registered(
@@ -84,12 +90,17 @@ def registered(
 
 
 def register_job(arguments: dict[str, Any], progress: Progress) -> Transform:
-    """The `RegCore.studies.jobs.JobFunction` of one registration; its arguments are those of `registered`.
+    """The `RegCore.studies.jobs.JobFunction` of one registration.
+
+    Args:
+        arguments: those of `registered`, and "step", which keeps the transform, or None.
+        progress: told of the fraction and the name.
 
     Raises:
         InputError: as `registered`.
     """
-    return registered(**arguments, progress=progress)
+    given = {name: value for name, value in arguments.items() if name != "step"}
+    return kept(arguments["step"], lambda: registered(**given, progress=progress))
 
 
 def pair_job(
@@ -100,14 +111,15 @@ def pair_job(
     *,
     initial: Transform | None = None,
     mask: Volume | None = None,
+    step: KeptStep | None = None,
 ) -> Job:
-    """The job of one registration, with the arguments of `registered`."""
-    arguments = {"fixed": fixed, "moving": moving, "how": how, "initial": initial, "mask": mask}
+    """The job of one registration, with the arguments of `registered`, and a step that keeps it."""
+    arguments = {"fixed": fixed, "moving": moving, "how": how, "initial": initial, "mask": mask, "step": step}
     return Job(name, Lazy("RegCore.studies.many", "register_job"), {"name": name, **arguments})
 
 
 def values_of(jobs: Iterable[Job], pool: Pool | None, progress: Progress = silent) -> list[Any]:
-    """Do jobs of different names that all must succeed.
+    """Do jobs of different names that all must succeed; those whose "step" is there are not done again.
 
     Args:
         jobs: what is to be done.
@@ -123,8 +135,11 @@ def values_of(jobs: Iterable[Job], pool: Pool | None, progress: Progress = silen
         RuntimeError: a job failed for another reason.
     """
     listed = list(jobs)
-    found: dict[str, Any] = {}
-    outcomes = _here(listed, progress) if pool is None else pool.run(listed, len(listed), progress)
+    steps = {job.name: job.arguments["step"] for job in listed if job.arguments.get("step") is not None}
+    there = {name: step.read() for name, step in steps.items()}
+    found: dict[str, Any] = {name: values["value"] for name, values in there.items() if values is not None}
+    left = [job for job in listed if job.name not in found]
+    outcomes = _here(left, progress) if pool is None or not left else pool.run(left, len(left), progress)
     for outcome in outcomes:
         if outcome.error:
             raise _error(outcome)

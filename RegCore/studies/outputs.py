@@ -4,8 +4,6 @@ import csv
 import json
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 from RegCore.evaluation.pictures.curves import Panel, curves_picture
 from RegCore.io import save
+from RegCore.io.scratch import put_in_place, scratch
 from RegCore.io.series import save_series, save_transforms
 from RegCore.space.geometry import InputError
 from RegCore.space.series import Series
@@ -20,32 +19,40 @@ from RegCore.space.transforms import Transform
 from RegCore.space.volume import Volume
 from RegCore.studies.series import SeriesRegistration
 
+FILES = (
+    *("mean.nii.gz", "motion.csv", "motion.png", "series.json", "transforms.seq.nrrd"),
+    *("warped.nii", "warped.nii.gz", "warped.seq.nrrd"),
+)
+RESULTS = (*FILES, "transforms")
+"""What `write_series_results` may write: files, and a folder."""
+
 
 @contextmanager
-def together(folder: Path) -> Iterator[Path]:
+def together(folder: Path, names: tuple[str, ...]) -> Iterator[Path]:
     """Give a folder inside another to write results into; they are moved to their places when all went well.
 
-    What has the same name is replaced; on an error everything stays as it was.
+    On an error everything stays as it was.
 
     Args:
         folder: where the results are to be; it must exist.
+        names: that results may have; of earlier ones those that are not replaced go.
 
     Raises:
         InputError: the results can't be written.
     """
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unfinished-") as name:
-            side = Path(name)
+        with scratch(folder) as side:
             yield side
-            for path in sorted(side.iterdir()):
-                place = folder / path.name
-                if place.is_dir() and not place.is_symlink():
-                    shutil.rmtree(place)
-                os.replace(path, place)
+            put_in_place(side, folder, names)
     except InputError as error:
         raise InputError(str(error).replace(f"{side}{os.sep}", f"{folder}{os.sep}")) from error
     except OSError as error:
         raise InputError(f"{folder}: the results can't be written ({error.strerror or error})") from error
+
+
+def there(folder: Path, names: Sequence[str]) -> list[str]:
+    """Those of the names that a folder holds."""
+    return [name for name in names if (folder / name).exists()]
 
 
 def write_table(path: Path, columns: Mapping[str, Sequence[Any] | Any]) -> None:
@@ -103,7 +110,7 @@ def write_series_results(
     Raises:
         InputError: the results can't be written.
     """
-    with together(folder) as side:
+    with together(folder, RESULTS) as side:
         save_series(result.warped, side / f"warped{ending}")
         save(result.mean, side / "mean.nii.gz")
         write_transforms(side / "transforms", ((f"{n:04}", t) for n, t in enumerate(result.transforms)))
@@ -114,7 +121,7 @@ def write_series_results(
         figures = {name: float(values.mean()) for name, values in result.motion.items()}
         about = {**about, "reference": result.reference, "mean": figures, "seconds": result.seconds}
         write_json(side / "series.json", about)
-        return sorted(path.name for path in side.iterdir())
+        return there(side, RESULTS)
 
 
 def motion_picture(result: SeriesRegistration) -> Any:

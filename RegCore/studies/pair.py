@@ -67,7 +67,8 @@ def register_pair(arguments: dict[str, Any], progress: Progress) -> Record:
         with Image.open(side / "overview.png") as picture:
             thumbnail(picture).save(side / THUMBNAIL, quality=80)
         record["figures"] = figures_of(done.metrics, names)
-        record["notes"] = [*done.metrics.get("doubts", ()), *done.metrics.get("notes", ()), *notes]
+        record["doubts"] = list(done.metrics.get("doubts", ()))
+        record["notes"] = [*done.metrics.get("notes", ()), *notes]
         record["method"] = str(row.method)
     return record
 

@@ -20,6 +20,7 @@ from RegCore.space.volume import Volume, check_image
 from RegCore.studies.jobs import Pool
 from RegCore.studies.labels import common_numbering, vote
 from RegCore.studies.many import How, pair_job, values_of
+from RegCore.studies.steps import Steps
 
 FUSIONS = ("local", "majority")
 """How votes count: by the local likeness of atlas and scan, or all the same."""
@@ -63,6 +64,7 @@ def propagate(
     device: str = "auto",
     seed: int = 0,
     pool: Pool | None = None,
+    steps: Steps | None = None,
     progress: Progress = silent,
 ) -> Propagation:
     """Segment a scan by the atlases that fit it.
@@ -77,6 +79,8 @@ def propagate(
         names: what errors and tables call the atlases, by default "atlas 1" ….
         settings, device, seed: as in `RegCore.register`.
         pool: workers for the registrations; None is this process.
+        steps: keep the transforms, so that a later call goes on, also with more atlases; of the inputs
+            "scan", "atlas NAME" and "method".
         progress: told of fraction and stage; raising `Cancelled` in it stops.
 
     Returns:
@@ -100,7 +104,11 @@ def propagate(
     maps = common_numbering([labels for _, labels in atlases], [f"segmentation of {name}" for name in names])
     how = How(method, settings or {}, device, seed)
     images = [image for image, _ in atlases]
-    jobs = [pair_job(name, scan, image, how) for name, image in zip(names, images, strict=True)]
+    jobs = []
+    for name, image in zip(names, images, strict=True):
+        roles = ("scan", f"atlas {name}", "method")
+        step = None if steps is None else steps.step(f"atlas {name}", how.about(), roles)
+        jobs.append(pair_job(name, scan, image, how, step=step))
     transforms: list[Transform] = values_of(jobs, pool, part_of(progress, 0.0, 0.9))
     warped = [warp(labels, t, scan.geometry) for labels, t in zip(maps, transforms, strict=True)]
     seen = [warp(image, t, scan.geometry) for image, t in zip(images, transforms, strict=True)]

@@ -172,4 +172,4 @@ def _summary(folder: Path, place: str) -> dict[str, Any]:
         raise InputError(f"{folder / METRICS}: these are no figures of a registration ({error})") from error
     name = place if place != "." else folder.resolve().name
     about = {"name": name, "status": DONE, "method": str(metrics.get("method", "")), "figures": figures}
-    return summary_of({**about, "notes": metrics.get("notes", [])})
+    return summary_of({**about, **{key: metrics.get(key, []) for key in ("doubts", "notes")}})

@@ -11,8 +11,8 @@ from RegCore.space.names import is_path
 from RegCore.studies.folders import FAILED, Record
 
 Files = dict[str, "Path | list[Path]"]
-BETTER, SAME, MIXED, WORSE, NO_RESULT = "better", "same", "mixed", "worse", "failed"
-VERDICTS = (NO_RESULT, WORSE, MIXED, SAME, BETTER)
+BETTER, SAME, MIXED, WORSE, DOUBTFUL, NO_RESULT = "better", "same", "mixed", "worse", "doubtful", "failed"
+VERDICTS = (NO_RESULT, DOUBTFUL, WORSE, MIXED, SAME, BETTER)
 """From the worst to the best."""
 
 
@@ -22,7 +22,7 @@ class Row:
 
     Args:
         id: its name, that of its folder as well.
-        files: by role: "fixed", "moving" and those of `RegCore.registration.files.OPTIONAL`; "landmarks" may
+        files: by role: "fixed", "moving" and those of `RegCore.registration.OPTIONAL`; "landmarks" may
             be a list of one file or two.
         method: a name, or the path of a model.
         settings: of the method.
@@ -106,23 +106,25 @@ def summary_of(record: Record) -> dict[str, Any]:
         record: of its folder.
 
     Returns:
-        "id", "status", "verdict", "error", "method", "notes" and the figures by their flat names.
+        "id", "status", "verdict", "error", "method", "notes" and the figures by their flat names. A pair
+        whose registration has probably failed, see `RegCore.registration.doubts`, is doubtful whatever the
+        figures say, and the notes begin with the reason.
     """
-    figures = record.get("figures", {})
+    figures, doubts = record.get("figures", {}), record.get("doubts", ())
     failed = record["status"] == FAILED
     return {
         "id": record["name"],
         "status": record["status"],
-        "verdict": NO_RESULT if failed else verdict_of(figures),
+        "verdict": NO_RESULT if failed else DOUBTFUL if doubts else verdict_of(figures),
         "error": record.get("error", ""),
         "method": record.get("method", ""),
-        "notes": " ".join(record.get("notes", ())),
+        "notes": " ".join((*doubts, *record.get("notes", ()))),
         **figures,
     }
 
 
 def worst_first(summaries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Failed ones first, then by verdict, then by the figure after registration that says most."""
+    """By verdict, failed ones first, then doubtful ones; then by the figure afterwards that says most."""
     return sorted(summaries, key=_badness)
 
 

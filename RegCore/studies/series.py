@@ -19,6 +19,7 @@ from RegCore.space.transforms import AffineTransform, Transform
 from RegCore.space.volume import Volume, check_image
 from RegCore.studies.jobs import Job, Pool
 from RegCore.studies.many import How, pair_job, registered, values_of
+from RegCore.studies.steps import KeptStep, Steps, kept
 
 TARGETS = ("frame", "mean", "neighbour")
 """What each frame is registered to: one frame, the mean of all, or the frame beside it."""
@@ -57,11 +58,19 @@ class _SeriesTask:
     mask: Volume | None
     how: How
     pool: Pool | None
+    steps: Steps | None
 
-    def job(self, number: int, fixed: Volume, initial: Transform) -> Job:
+    def step(self, stage: str, number: int) -> KeptStep | None:
+        """What keeps the transform of a frame."""
+        if self.steps is None:
+            return None
+        settings = {**self.how.about(), "reference": self.reference}
+        return self.steps.step(f"{stage} {number:04}", settings, ("frames", "mask", "method"))
+
+    def job(self, stage: str, number: int, fixed: Volume, initial: Transform) -> Job:
         """The registration of a frame to an image."""
-        moving = self.series.frame(number)
-        return pair_job(f"frame {number}", fixed, moving, self.how, initial=initial, mask=self.mask)
+        name, moving, step = f"frame {number}", self.series.frame(number), self.step(stage, number)
+        return pair_job(name, fixed, moving, self.how, initial=initial, mask=self.mask, step=step)
 
     def sides(self) -> list[list[int]]:
         """The frames after the reference and those before it, each from the reference outwards."""
@@ -82,6 +91,7 @@ def register_series(
     device: str = "auto",
     seed: int = 0,
     pool: Pool | None = None,
+    steps: Steps | None = None,
     progress: Progress = silent,
 ) -> SeriesRegistration:
     """Bring the frames of a series together.
@@ -99,6 +109,7 @@ def register_series(
         exact: make the transforms of linear methods exact on the intensities, as the frames of a series are
             images of one kind.
         pool: workers for what does not depend on each other; None is this process.
+        steps: keep the transforms, so that a later call goes on; of the inputs "frames", "mask", "method".
         progress: told of fraction and stage; raising `Cancelled` in it stops.
 
     Returns:
@@ -122,7 +133,7 @@ def register_series(
     began = time.perf_counter()
     check_name(to, TARGETS, "the target of a series")
     how = How(method, settings or {}, device, seed, exact)
-    task = _SeriesTask(series, _checked_reference(series, reference), mask, how, pool)
+    task = _SeriesTask(series, _checked_reference(series, reference), mask, how, pool, steps)
     if rounds < 1:
         raise InputError(f"the number of rounds is {rounds}, expected at least 1")
     for number in range(len(series)):
@@ -133,7 +144,8 @@ def register_series(
     target = series.frame(task.reference)
     for number in range(rounds if to == "mean" else 0):
         target = _mean(_warped(series, transforms, silent))
-        jobs = [task.job(t, target, transforms[t]) for t in range(len(series))]
+        stage = f"mean {number + 1} frame"
+        jobs = [task.job(stage, t, target, transforms[t]) for t in range(len(series))]
         transforms = values_of(jobs, pool, part_of(progress, share * (number + 1), share * (number + 2)))
     warped = _warped(series, transforms, part_of(progress, 0.95, 1.0))
     motion = motion_of(transforms, series.geometry) | _likeness(series, warped, target)
@@ -158,7 +170,7 @@ def _followed(task: _SeriesTask, progress: Progress) -> list[Transform]:
     """Each frame to the reference frame, from there outwards; both sides may be done at the same time."""
     jobs, fixed = [], task.series.frame(task.reference)
     for side in task.sides():
-        frames = [(number, task.series.frame(number)) for number in side]
+        frames = [(number, task.series.frame(number), task.step("frame", number)) for number in side]
         arguments = {"fixed": fixed, "frames": frames, "how": task.how, "mask": task.mask}
         function = Lazy("RegCore.studies.series", "follow_job")
         jobs.append(Job(f"frames {side[0]} to {side[-1]}", function, arguments))
@@ -172,7 +184,7 @@ def follow_job(arguments: dict[str, Any], progress: Progress) -> list[Transform]
     """Register frames to an image one after the other, each beginning where the one before it ended.
 
     Args:
-        arguments: "fixed", "how", "mask", and "frames": (number, image) of each.
+        arguments: "fixed", "how", "mask", and "frames": (number, image, step that keeps it or None) of each.
         progress: told of fraction and stage.
 
     Returns:
@@ -181,14 +193,17 @@ def follow_job(arguments: dict[str, Any], progress: Progress) -> list[Transform]
     Raises:
         InputError: a frame can't be registered.
     """
-    frames: Sequence[tuple[int, Volume]] = arguments["frames"]
+    frames: Sequence[tuple[int, Volume, KeptStep | None]] = arguments["frames"]
     fixed, how, mask = (arguments[name] for name in ("fixed", "how", "mask"))
     found: list[Transform] = [IDENTITY]
-    for done, (number, moving) in enumerate(frames):
-        start = _better_start(fixed, moving, found[-1])
+    for done, (number, moving, step) in enumerate(frames):
         part = part_of(progress, done / len(frames), (done + 1) / len(frames))
-        name = f"frame {number}"
-        found.append(registered(name, fixed, moving, how, initial=start, mask=mask, progress=part))
+
+        def follow(number: int = number, moving: Volume = moving, part: Progress = part) -> Transform:
+            start = _better_start(fixed, moving, found[-1])
+            return registered(f"frame {number}", fixed, moving, how, initial=start, mask=mask, progress=part)
+
+        found.append(kept(step, follow))
     return found[1:]
 
 
@@ -203,7 +218,8 @@ def _better_start(fixed: Volume, moving: Volume, start: Transform) -> Transform:
 def _chained(task: _SeriesTask, progress: Progress) -> list[Transform]:
     """Each frame to its neighbour, and the transforms composed from the reference outwards."""
     neighbour = {number: number + (1 if number < task.reference else -1) for number in sum(task.sides(), [])}
-    jobs = [task.job(number, task.series.frame(other), IDENTITY) for number, other in neighbour.items()]
+    frames = {number: task.series.frame(other) for number, other in neighbour.items()}
+    jobs = [task.job("neighbour", number, fixed, IDENTITY) for number, fixed in frames.items()]
     found: dict[int, Transform] = {task.reference: IDENTITY}
     for number, step in zip(neighbour, values_of(jobs, task.pool, progress), strict=True):
         found[number] = step.compose(found[neighbour[number]])

@@ -2,28 +2,26 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from RegCore.progress import Progress, part_of, silent
 from RegCore.registration.motion import sampled_points
-from RegCore.resampler import gaussian_smooth, inverted, warp
-from RegCore.resampler.pyramid import as_tensor, robust_range
+from RegCore.resampler import inverted, warp
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
 from RegCore.space.volume import Volume, check_image
+from RegCore.studies.averages import average, figures_of_mean, in_one_range, sharpened
 from RegCore.studies.jobs import Pool
 from RegCore.studies.labels import common_numbering, shares_of_labels, vote
 from RegCore.studies.many import How, pair_job, values_of
 from RegCore.studies.means import centred_fields, centring, covering_grid
+from RegCore.studies.steps import KeptStep, Steps
 
-SIGMA = 1.0  # voxels of the Gaussian that is taken off where a template is sharpened
 LINEAR_ROUNDS = 2  # the second one registers to the mean of the first
-COVERED = 1e-3  # share of a scan from which on it counts at a voxel
 IDENTITY = AffineTransform.identity()
 
 
@@ -75,13 +73,25 @@ class _Group:
     how: How
     pool: Pool | None
     sharpen: float
+    grid: Geometry | None
+    steps: Steps | None
+
+    def step(self, name: str, how: How) -> KeptStep | None:
+        """What keeps the values of a step, which depend on every scan."""
+        if self.steps is None:
+            return None
+        grid = None if self.grid is None else [list(self.grid.shape), self.grid.affine.tolist()]
+        settings = {**how.about(), "sharpen": self.sharpen, "grid": grid, "scans": list(self.names)}
+        return self.steps.step(name, settings, (*(f"scan {name}" for name in self.names), "method"))
 
     def registered(
-        self, target: Volume, starts: Sequence[Transform | None], how: How, progress: Progress
+        self, stage: str, target: Volume, starts: Sequence[Transform | None], how: How, progress: Progress
     ) -> list[Transform]:
         """The transform of each scan to an image."""
-        triples = zip(self.names, self.scans, starts, strict=True)
-        jobs = [pair_job(name, target, scan, how, initial=start) for name, scan, start in triples]
+        jobs = [
+            pair_job(name, target, scan, how, initial=start, step=self.step(f"{stage} {name}", how))
+            for name, scan, start in zip(self.names, self.scans, starts, strict=True)
+        ]
         return values_of(jobs, self.pool, progress)
 
 
@@ -99,6 +109,7 @@ def build_template(
     device: str = "auto",
     seed: int = 0,
     pool: Pool | None = None,
+    steps: Steps | None = None,
     progress: Progress = silent,
 ) -> GroupTemplate:
     """The mean shape and the mean appearance of scans (Avants et al., NeuroImage 49, 2010).
@@ -121,6 +132,8 @@ def build_template(
         sharpen: share of the detail that is added to the mean, which averaging blurs; 0 for none.
         settings, device, seed: of the registrations in the rounds, as in `RegCore.register`.
         pool: workers for the registrations of a round; None is this process.
+        steps: keep transforms and rounds, so that a later call goes on, also for more rounds; of the inputs
+            "scan NAME" and "method".
         progress: told of fraction and stage; raising `Cancelled` in it stops.
 
     Returns:
@@ -141,16 +154,17 @@ def build_template(
     _check(scans, segmentations, names, rounds, tolerance, sharpen)
     called = [f"segmentation of {name}" for name in names]
     maps = common_numbering(segmentations, called) if segmentations else []
-    group = _Group(_in_one_range(scans), names, How(method, settings or {}, device, seed), pool, sharpen)
-    linear, chosen = _aligned(group, grid, part_of(progress, 0.0, 0.2))
+    how = How(method, settings or {}, device, seed)
+    group = _Group(in_one_range(scans), names, how, pool, sharpen, grid, steps)
+    linear, chosen = _aligned(group, part_of(progress, 0.0, 0.2))
     state = _Evolving(group, chosen, linear)
     rounds = 0 if method in ("rigid", "affine") else rounds
-    for number in range(rounds):
-        share = 0.2 + 0.7 * number / rounds, 0.2 + 0.7 * (number + 1) / rounds
-        if state.advance(part_of(progress, *share)) < tolerance:
-            break
+    state.go_on(rounds, tolerance)
+    while state.done < rounds and not state.settled(tolerance):
+        share = 0.2 + 0.7 * state.done / rounds, 0.2 + 0.7 * (state.done + 1) / rounds
+        state.advance(part_of(progress, *share))
     found = _finished(state, scans, maps, part_of(progress, 0.9, 1.0))
-    settled = rounds == 0 or state.figures[-1]["changed_voxels"] < tolerance
+    settled = rounds == 0 or state.settled(tolerance)
     return replace(found, settled=settled, seconds=time.perf_counter() - began)
 
 
@@ -176,21 +190,7 @@ def _check(
             raise InputError(f"{what} is {number}, expected a number of at least 0")
 
 
-def _in_one_range(scans: Sequence[Volume]) -> list[Volume]:
-    """The scans with their robust ranges brought linearly to the median of all, float32."""
-    ranges = [robust_range(scan.array) for scan in scans]
-    low, high = np.median(ranges, axis=0)
-    out = []
-    for scan, (own_low, own_high) in zip(scans, ranges, strict=True):
-        factor = (high - low) / (own_high - own_low)
-        array = (scan.array.astype(np.float32) - np.float32(own_low)) * np.float32(factor) + np.float32(low)
-        out.append(replace(scan, array=array))
-    return out
-
-
-def _aligned(
-    group: _Group, grid: Geometry | None, progress: Progress
-) -> tuple[list[AffineTransform], Geometry]:
+def _aligned(group: _Group, progress: Progress) -> tuple[list[AffineTransform], Geometry]:
     """Affine transforms whose mean is the identity, and the grid of the template."""
     first = group.scans[0]
     target: Volume = first
@@ -198,56 +198,17 @@ def _aligned(
     linear = "rigid" if group.how.method == "rigid" else "affine"
     how = replace(group.how, method=linear, settings={})
     found: list[AffineTransform] = []
-    chosen = first.geometry if grid is None else grid
+    chosen = first.geometry if group.grid is None else group.grid
     for number in range(LINEAR_ROUNDS):
         part = part_of(progress, number / LINEAR_ROUNDS, (number + 1) / LINEAR_ROUNDS)
-        matrices = [t for t in group.registered(target, starts, how, part) if isinstance(t, AffineTransform)]
+        each = group.registered(f"linear {number + 1}", target, starts, how, part)
+        matrices = [transform for transform in each if isinstance(transform, AffineTransform)]
         back = centring(matrices)
         found = [AffineTransform(t.matrix @ back.matrix) for t in matrices]
-        if grid is None:
+        if group.grid is None:
             chosen = covering_grid(first.geometry if number == 0 else chosen, back.inverse())
-        target, starts = _average(group, found, chosen).mean, found
+        target, starts = average(group.scans, found, chosen).mean, found
     return found, chosen
-
-
-@dataclass(frozen=True)
-class _Average:
-    """The mean of the scans through their transforms, and how far they are from it."""
-
-    mean: Volume
-    spread: np.ndarray = field(repr=False)  # (I, J, K), standard deviation over the scans
-
-
-def _average(group: _Group, transforms: Sequence[Transform], grid: Geometry) -> _Average:
-    """Each voxel is the mean of the scans that reach it; where none does, the smallest mean."""
-    total, squares, count = (np.zeros(grid.shape) for _ in range(3))
-    for scan, transform in zip(group.scans, transforms, strict=True):
-        values = warp(scan, transform, grid, border="edge").array.astype(np.float64)
-        inside = Volume(np.ones(scan.geometry.shape, np.float32), scan.geometry)
-        weight = warp(inside, transform, grid, fill=0.0).array.astype(np.float64)
-        total += weight * values
-        squares += weight * values**2
-        count += weight
-    seen = count > COVERED
-    mean = np.divide(total, count, out=np.zeros(grid.shape), where=seen)
-    mean[~seen] = mean[seen].min() if seen.any() else 0.0
-    variance = np.divide(squares, count, out=np.zeros(grid.shape), where=seen) - np.where(seen, mean, 0) ** 2
-    return _Average(Volume(mean.astype(np.float32), grid), np.sqrt(np.maximum(variance, 0)))
-
-
-def sharpened(image: Volume, share: float) -> Volume:
-    """An image to which a share of its detail is added: what a Gaussian of one voxel takes off.
-
-    Args:
-        image: ``(I, J, K)``.
-        share: 0 leaves it as it is.
-    """
-    if share == 0:
-        return image
-    values = as_tensor(image)
-    with torch.no_grad():
-        out = values + share * (values - gaussian_smooth(values, SIGMA))
-    return replace(image, array=out[0, 0].numpy())
 
 
 class _Evolving:
@@ -256,19 +217,58 @@ class _Evolving:
     def __init__(self, group: _Group, grid: Geometry, linear: Sequence[AffineTransform]):
         self.group, self.grid, self.linear = group, grid, linear
         self.transforms: list[Transform] = list(linear)
-        self.first = self.last = _average(group, linear, grid)
-        self.figures = [_figures(self.first, 0.0, 0.0)]
+        self.first = self.last = average(group.scans, linear, grid)
+        self.figures = [figures_of_mean(self.first, 0.0, 0.0)]
 
-    def advance(self, progress: Progress) -> float:
-        """One round; the voxels by which it changed the transforms."""
-        target = sharpened(self.last.mean, self.group.sharpen)
-        found = self.group.registered(target, self.transforms, self.group.how, progress)
+    @property
+    def done(self) -> int:
+        """Rounds that are done."""
+        return len(self.figures) - 1
+
+    def settled(self, tolerance: float) -> bool:
+        """Whether the last round changed less than that."""
+        return self.done > 0 and self.figures[-1]["changed_voxels"] < tolerance
+
+    def go_on(self, rounds: int, tolerance: float) -> None:
+        """Take up the last of these rounds that an earlier run kept, if it would have come to it."""
+        for number in range(rounds, 0, -1):
+            step = self._step(number)
+            values = None if step is None else step.read()
+            if values is None:
+                continue
+            if all(row["changed_voxels"] >= tolerance for row in values["figures"][1:-1]):
+                self._take(values)
+                self.last = average(self.group.scans, self.transforms, self.grid)
+                return
+
+    def advance(self, progress: Progress) -> None:
+        """One round."""
+        target, number = sharpened(self.last.mean, self.group.sharpen), self.done + 1
+        stage, how = f"round {number} scan", self.group.how
+        found = self.group.registered(stage, target, self.transforms, how, progress)
         before = self.transforms
         self.transforms, drift = centred_fields(_on(found, self.grid), self.linear)
-        self.last = _average(self.group, self.transforms, self.grid)
+        self.last = average(self.group.scans, self.transforms, self.grid)
         changed = _changed(before, self.transforms, self.grid)
-        self.figures.append(_figures(self.last, changed, drift))
-        return changed
+        self.figures.append(figures_of_mean(self.last, changed, drift))
+        self._keep(number)
+
+    def _step(self, number: int) -> KeptStep | None:
+        return self.group.step(f"round {number}", self.group.how)
+
+    def _keep(self, number: int) -> None:
+        """Keep this round in place of its registrations and of the rounds before."""
+        step, steps = self._step(number), self.group.steps
+        if step is None or steps is None:
+            return
+        transforms = {f"transform {n}": transform for n, transform in enumerate(self.transforms)}
+        self._take(step.write({"figures": self.figures, **transforms}))
+        linear = [f"linear {n + 1} {name}" for n in range(LINEAR_ROUNDS) for name in self.group.names]
+        steps.keep_only([step.folder.name, *linear])
+
+    def _take(self, values: dict[str, Any]) -> None:
+        self.figures = values["figures"]
+        self.transforms = [values[f"transform {n}"] for n in range(len(self.group.scans))]
 
 
 def _finished(
@@ -291,20 +291,6 @@ def _finished(
         settled=False,
         seconds=0.0,
     )
-
-
-def _figures(average: _Average, changed: float, drift: float) -> dict[str, float]:
-    """The figures of a round, see `GroupTemplate`."""
-    low, high = robust_range(average.mean.array)
-    span = high - low if high > low else 1.0
-    array = average.mean.array.astype(np.float64)
-    steps = np.stack([np.gradient(array, axis=axis) for axis in range(3)], -1)
-    return {
-        "changed_voxels": changed,
-        "drift_mm": drift,
-        "spread": float(average.spread.mean()) / span,
-        "sharpness": float(np.sqrt((steps**2).sum(-1).mean())) / span,
-    }
 
 
 def _on(transforms: Sequence[Transform], grid: Geometry) -> list[DisplacementField]:

@@ -58,9 +58,7 @@ def test_a_model_is_imported_and_its_card_shown(panel, tmp_path):
     assert own.is_file() and (tmp_path / "mail" / "liver.pt").is_file() and listed(panel) == ["liver"]
     wait(panel)
     card = ui.cardLabel.text.splitlines()
-    assert {"Network: unet", "Predicts: a displacement field", "Grid: 8 × 8 × 8", "Data: livers"} <= set(
-        card
-    )
+    assert {"Network: unet", "Predicts: a displacement field", "Grid: 8 × 8 × 8", "Data: livers"} <= set(card)
     ui.importButton.click()  # the same again gets a name of its own
     assert wait(panel) and listed(panel) == ["liver", "liver-2"]
 

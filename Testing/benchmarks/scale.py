@@ -31,16 +31,22 @@ from RegCore.progress import silent  # noqa: E402
 from RegCore.registration import METHODS  # noqa: E402
 from RegCore.samples.phantom import make_phantom  # noqa: E402
 from RegCore.space.names import Lazy  # noqa: E402
+from RegCore.studies import shares  # noqa: E402
 from RegCore.studies.folders import read_record, whole_folder  # noqa: E402
 from RegCore.studies.manifest import read_manifest  # noqa: E402
 from RegCore.studies.report import write_report  # noqa: E402
 from RegCore.studies.rows import Row, inputs_of, settings_of, summary_of  # noqa: E402
 from RegCore.studies.study import plan_study, register_all  # noqa: E402
+from RegCore.studies.workers import THREADS  # noqa: E402
 from Testing.benchmarks.page import put  # noqa: E402
 
 DIFFERENT = 20  # pairs of images that are made; the rows of the manifest share them
 STUB = Lazy("Testing.benchmarks.scale", "stub")
-METHOD, SETTINGS = "classical-affine", {"max_iter": 5}  # of 32³ in a twentieth of a second
+METHOD, SETTINGS = "classical-affine", {"max_iter": 5}  # of 32³ in little time; pictures take most of it
+
+
+ONE_THREAD = {**os.environ, **dict.fromkeys(THREADS, "1")}
+"""The environment of processes that compute with one thread, as each worker here does."""
 
 
 def processor_seconds() -> float:
@@ -104,7 +110,7 @@ def measure_engine(folder: Path, pairs: int, loop: int) -> list[str]:
     manifest = write_pairs(folder, pairs)
     rows = rows_of(manifest)
     command = [sys.executable, __file__, "--alone", str(manifest), "--out", str(folder / "alone")]
-    wall, base, _ = timed(lambda: subprocess.run(command, check=True))
+    wall, base, _ = timed(lambda: subprocess.run(command, check=True, env=ONE_THREAD))
     lines = [
         "| | pairs | seconds | processor seconds | more than the first |",
         "|---|---|---|---|---|",
@@ -113,6 +119,7 @@ def measure_engine(folder: Path, pairs: int, loop: int) -> list[str]:
     walls = {}
     for workers in (1, 2):
         out = folder / f"workers{workers}"
+        shares.processors = lambda w=workers: w  # one thread for each worker, also where there is only one
         walls[workers], spent, _ = timed(
             lambda w=workers, o=out: register_all(rows, o, workers=w, device="cpu")
         )
@@ -129,7 +136,8 @@ def _shell_loop(rows: list[Row], out: Path, pairs: int) -> str:
             words = [f"--{name}={row.files[name]}" for name in ("fixed", "moving")]
             words += ["--settings", *(f"{key}={value}" for key, value in SETTINGS.items())]
             words += [f"--method={METHOD}", "--device=cpu", f"--out={out / row.id}", "--quiet"]
-            subprocess.run([sys.executable, "-m", "RegCore", "register", *words], check=True, cwd=ROOT)
+            command = [sys.executable, "-m", "RegCore", "register", *words]
+            subprocess.run(command, check=True, cwd=ROOT, env=ONE_THREAD)
 
     wall, spent, _ = timed(work)
     scale = pairs / len(rows)
@@ -178,21 +186,30 @@ def measure_rows(folder: Path, count: int) -> list[str]:
 # ---- kills -------------------------------------------------------------------------------------------------
 
 
+def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
+    """The processes that a command has started and that are alive."""
+    try:
+        children = psutil.Process(process.pid).children()
+        return [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+    except psutil.NoSuchProcess:
+        return []
+
+
 def measure_kills(folder: Path, kills: int) -> list[str]:
     """Kill a study, or a worker of it, at random moments, and go on; what was lost or done twice."""
-    manifest, out = write_pairs(folder, 400), folder / "out"
+    pairs = max(400, 60 * kills)  # so many that the kills come before their end
+    manifest, out = write_pairs(folder, pairs), folder / "out"
     chance, victims, seen, twice = random.Random(0), {"the command": 0, "a worker": 0}, {}, 0
     command = [sys.executable, __file__, "--stub", str(manifest), "--out", str(out)]
     while True:
         process = subprocess.Popen(command, cwd=ROOT)
-        while process.poll() is None and not (out / ".running").exists():
-            time.sleep(0.05)
+        while process.poll() is None and not workers_of(process):
+            time.sleep(0.02)
         while process.poll() is None and sum(victims.values()) < kills:
-            time.sleep(chance.uniform(0.05, 3.0))
-            children = psutil.Process(process.pid).children() if process.poll() is None else []
-            victim = chance.choice(["the command", "a worker"]) if children else "the command"
-            if process.poll() is None:
-                (children[0] if victim == "a worker" else process).kill()
+            time.sleep(chance.uniform(0.0, 3.0))
+            victim, workers = chance.choice(list(victims)), workers_of(process)
+            if process.poll() is None and (workers or victim == "the command"):
+                (chance.choice(workers) if victim == "a worker" else process).kill()
                 victims[victim] += 1
             if victim == "the command":
                 process.wait()
@@ -205,7 +222,9 @@ def measure_kills(folder: Path, kills: int) -> list[str]:
     found = [read_record(out / "pairs" / row.id) for row in rows_of(manifest)]
     lost = sum(record is None or summary_of(record)["status"] != "done" for record in found)
     told = " and ".join(f"{count} times {victim}" for victim, count in victims.items())
-    return [f"Killed {told}, at random moments: of 400 pairs {lost} were lost and {twice} were done twice."]
+    return [
+        f"Killed {told}, at random moments: of {pairs} pairs {lost} were lost and {twice} were done twice."
+    ]
 
 
 # ---- the page ----------------------------------------------------------------------------------------------
@@ -221,7 +240,7 @@ def main() -> None:
     """Measure what is asked for, print it, and write it into the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=1000)
-    parser.add_argument("--loop", type=int, default=10, help="pairs of the shell loop")
+    parser.add_argument("--loop", type=int, default=50, help="pairs of the shell loop")
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--write", action="store_true")

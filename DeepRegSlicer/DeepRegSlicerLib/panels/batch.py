@@ -16,6 +16,7 @@ from ..nodes.showing import show_over
 from ..paths import typed_path
 from . import results
 from .fields import Fields, offer
+from .manifest import ManifestSection
 from .panel import Panel, handler
 
 FILES, VOLUMES, SEQUENCE = "files", "volumes", "sequence"
@@ -50,9 +51,15 @@ class BatchPanel(Panel):
             self.fields["outPath"] = str(Path.home() / "DeepRegSlicer" / "batch")
         ui.startButton.clicked.connect(self.on_start)
         ui.stopButton.clicked.connect(self.on_stop)
+        self.manifest = ManifestSection(self)
         ui.sequenceSelector.currentNodeChanged.connect(self.update)
         ui.batchTable.itemSelectionChanged.connect(self.on_row)
         self.refresh()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the widgets are not to be touched any more."""
+        return self._closed
 
     def close(self) -> None:
         """Stop what runs and keep the settings; the widgets are not touched any more."""
@@ -88,12 +95,15 @@ class BatchPanel(Panel):
         if self._closed:
             return
         ui, source = self.ui, self.fields["sourceSelector"]
-        for name in ("folderPath", "fixedPath", "outPath"):
+        for name in ("folderPath", "fixedPath"):
             getattr(ui, name).visible = getattr(ui, f"{name}Label").visible = source == FILES
+        ui.outPathLabel.text = _("Results folder:") if source == FILES else _("Manifest folder:")
+        ui.manifestButton.visible = source != FILES
         ui.sequenceSelector.visible = ui.sequenceSelectorLabel.visible = source == SEQUENCE
         ui.volumesList.visible = source == VOLUMES
         problem = self.validate()
         ui.startButton.enabled, ui.startButton.toolTip = not problem, problem or _("Begin")
+        ui.manifestButton.enabled = not problem
         ui.stopButton.enabled = self.run is not None
         ui.batchTable.visible = bool(self._items)
         p = self.register.parameters
@@ -116,6 +126,13 @@ class BatchPanel(Panel):
         if source == SEQUENCE and self.ui.sequenceSelector.currentNode() is None:
             return _("Choose a sequence")
         return ""
+
+    def sources(self) -> list[tuple]:
+        """What is chosen in the scene: name and node; or name, place and the sequence's `SequenceItems`."""
+        if self.fields["sourceSelector"] == VOLUMES:
+            return [(node.GetName(), node) for node in self._ticked()]
+        sequence = SequenceItems(self.ui.sequenceSelector.currentNode(), self.register.parameters.fixedVolume)
+        return [(sequence.name(n), n, sequence) for n in range(len(sequence))]
 
     # ---- start and end ----
 

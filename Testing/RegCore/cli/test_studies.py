@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 import RegCore
@@ -98,6 +99,37 @@ def test_folders_stand_in_for_a_manifest_and_bids_names_come_out(folder, tmp_pat
     assert list(table(tmp_path / "to-one")) == ["1"]
 
 
+def test_a_probable_failure_is_doubtful_comes_first_and_is_no_failed_pair(folder, tmp_path, capsys):
+    centre, turn = RegCore.load(folder / "case0" / "fixed.nii.gz").geometry.centre, np.eye(4)
+    turn[:2, :2] = [[0, -1], [1, 0]]
+    turn[:3, 3] = centre - turn[:3, :3] @ centre
+    RegCore.save(RegCore.AffineTransform(turn), folder / "turn.h5")
+    RegCore.save(RegCore.AffineTransform(turn).inverse(), folder / "back.h5")
+    rows = [("id", "fixed", "moving", "initial"), ("right", "case0/fixed.nii.gz", "case0/moving.nii.gz", "")]
+    rows += [("turned", *rows[1][1:3], "turn.h5"), ("twice", *rows[1][1:3], "turn.h5|back.h5")]
+    manifest, out = write_manifest(folder, rows, "turned.csv"), tmp_path / "out"
+    words = ["register-all", str(manifest), "--out", str(out), *QUICK, "--workers=1"]
+    assert main(words) == 0
+    told = capsys.readouterr()
+    assert "3 of 3 pairs registered, 1 of them doubtful; see report.html" in told.out
+    assert "turned: the registration has probably failed: " in told.err
+    found = table(out)
+    assert list(found)[0] == "turned"
+    assert {name: (row["status"], row["verdict"] == "doubtful") for name, row in found.items()} == {
+        "turned": ("done", True), "right": ("done", False), "twice": ("done", False)
+    }  # fmt: skip
+    assert found["turned"]["notes"].startswith("the registration has probably failed")
+    assert float(found["twice"]["ncc_after"]) == pytest.approx(float(found["right"]["ncc_after"]), abs=1e-3)
+    text = (out / "report.html").read_text(encoding="utf-8")
+    data = json.loads(text.split('id="data">')[1].split("</script>")[0])
+    assert data["rows"][0][:2] == ["turned", "doubtful"] and "probably failed" in data["rows"][0][4]
+    assert data["places"][0] == "pairs/turned"
+    assert main([*words, "--strict"]) == 3
+    assert "3 done already" in capsys.readouterr().err
+    (out / "pairs" / "turned" / "record.json").unlink()  # as after regcore register
+    assert main(["report", str(out)]) == 0 and table(out)["pairs/turned"]["verdict"] == "doubtful"
+
+
 WRONG = {
     (): "what is to be registered",
     ("m.csv", "--all-pairs", "."): "what is to be registered",
@@ -106,6 +138,7 @@ WRONG = {
     ("--bids", "."): "argument --suffix: goes with --bids",
     ("m.csv", "--scheduler", "tcp://x:1", "--workers", "2"): "argument --workers: a cluster has its own",
     ("m.csv", "--fixed-seg", "gone.nii"): "argument --fixed-seg: there is no file gone.nii",
+    ("m.csv", "--initial", "gone.h5", "also.h5"): "argument --initial: there is no file gone.h5",
     ("m.csv", "--settings", "x"): "argument --settings: KEY=VALUE was expected, not 'x'",
     ("m.csv", "--method", "rigit"): "did you mean rigid",
     ("m.csv",): "m.csv: this manifest can't be read",

@@ -141,7 +141,7 @@ def test_what_is_not_understood_is_said_and_does_no_harm(child, tmp_path):
     child.ask(2, "fly", tmp_path / "a", {})
     event = child.until("error")
     assert (event["id"], event["kind"]) == (2, "input")
-    known = "check, count, deaf, files, maps, model, pair, register, report, train"
+    known = "check, count, deaf, files, maps, model, pair, register, report, save, train"
     assert event["message"] == f"the command 'fly' is unknown; there are: {known}"
     child.send({"id": 3, "command": "count", "folder": str(tmp_path / "nowhere")})
     event = child.until("error")

@@ -9,6 +9,7 @@ from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.series import Series
 from RegCore.space.transforms import AffineTransform
 from Testing.RegCore.grids import GRIDS, LPS, OBLIQUE, SHAPE, points_inside, rough_field, tilted_affine
+from Testing.RegCore.io.enhanced import shuffled, write_enhanced
 
 TIMES = ("0", "0.5", "1.5", "7 a/b", "9")  # what has a space and a slash is written in another way
 
@@ -246,3 +247,59 @@ def test_the_step_is_known_where_it_is_everywhere_the_same():
     assert frames(times=TIMES).step() is None
     assert frames(count=1).step() is None
     assert frames(Geometry(SHAPE, np.eye(4))).step() == 1
+
+
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+def test_the_frames_of_an_enhanced_file_in_any_order(tmp_path, grid):
+    given = frames(grid, count=3)
+    write_enhanced(tmp_path / "e.dcm", given, order=shuffled(given))
+    for path in (tmp_path, tmp_path / "e.dcm"):
+        found = load_series(path)
+        assert found.array.shape == (*SHAPE, 3) and found.array.dtype == np.int16
+        index = grid.to_index(found.geometry.world_grid())  # of every voxel, whichever way its slices go
+        np.testing.assert_allclose(index, index.round(), atol=1e-3)
+        expected = given.array[tuple(np.moveaxis(index.round().astype(int), -1, 0))]
+        np.testing.assert_array_equal(found.array, expected)
+        assert found.times == ("0", "1", "2")
+
+
+def test_enhanced_files_with_a_frame_each_are_one_series(tmp_path):
+    given = frames(count=3)
+    for t in range(3):
+        order = [(t, place) for place in range(SHAPE[2])]
+        write_enhanced(tmp_path / f"{7 * t % 3}.dcm", given, order=order)
+    np.testing.assert_array_equal(load_series(tmp_path).array, given.array)
+
+
+def test_an_enhanced_file_that_is_no_series_says_why(tmp_path):
+    path = tmp_path / "e.dcm"
+
+    def refused(words: str, **options) -> None:
+        write_enhanced(path, given, **options)
+        with pytest.raises(InputError, match=words) as told:
+            load_series(path)
+        assert str(told.value).startswith(str(path))
+
+    given = frames(count=2)
+    refused("do not say which comes first", times=False)
+    refused("scaled in different ways", slopes={1: 2.5})
+    refused(r"as many slices as there are frames, but they have \[1, 2\]", order=shuffled(given)[1:])
+    refused("a series of frames was expected, but there are 2 at 1 places", order=[(0, 0), (1, 0)])
+
+
+def test_a_damaged_header_of_an_enhanced_file_is_one_sentence(tmp_path):
+    """Bytes of the header changed or cut off at random: refused in a sentence, or read."""
+    path, random = tmp_path / "e.dcm", np.random.default_rng(0)
+    write_enhanced(path, frames(count=2))
+    good, refused = path.read_bytes(), 0
+    for _ in range(150):
+        data = bytearray(good[: random.integers(140, len(good))] if random.random() < 0.3 else good)
+        for place in random.integers(132, min(len(data), 5000), 3):
+            data[place] = random.integers(256)
+        path.write_bytes(data)
+        try:
+            load_series(path)
+        except InputError as error:
+            refused += 1
+            assert str(error).startswith(str(path)) and "\n" not in str(error)
+    assert refused > 50

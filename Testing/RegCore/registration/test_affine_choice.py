@@ -58,7 +58,7 @@ def test_the_three_best_starts_and_the_given_one_are_tried(tried):
     candidates = {"given": shifted(9), "a": shifted(5), "b": shifted(2), "c": shifted(3), "d": shifted(4)}
     best = choose_start(LEVEL, candidates, lambda *_: None).best
     assert tried[:4] == [(2, 4, 2, 2), (3, 4, 2, 2), (4, 4, 2, 2), (9, 4, 2, 2)]
-    assert tried[4:] == [(2, 3, 4, 1)] * 2  # the best one is searched twice more, on the whole resolution
+    assert tried[4:] == [(2, 3, 4, 1), (2, 2, 4, 1)]  # the best one twice more, on the whole resolution
     assert best.start == "b" and best.matrix[0, 3] == 2 and best.gain == pytest.approx(0.8)
 
 

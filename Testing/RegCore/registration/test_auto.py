@@ -213,4 +213,4 @@ def test_like_images_are_followed_more_closely(monkeypatch):
         result = replace(first, alike=alike)
         monkeypatch.setattr(auto, "deform_task", lambda *a, result=result: result)
         deform_automatically(task(), FINE)
-    assert [s.field_smoothing for s in seen] == pytest.approx([0.546, 0.7])
+    assert [s.field_smoothing for s in seen] == pytest.approx([0.525, 0.7])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from RegCore.progress import Cancelled
+from RegCore.registration import deformable
 from RegCore.registration.deformable import (
     DeformableTask,
     Settings,
@@ -15,7 +16,8 @@ from RegCore.registration.deformable import (
     smooth,
 )
 from RegCore.registration.pair import LabelEncoding, PairSide
-from RegCore.resampler import resample_ddf
+from RegCore.registration.starts import structures_apart
+from RegCore.resampler import resample_ddf, warp
 from RegCore.resampler.pyramid import working_geometry
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
@@ -154,34 +156,70 @@ def test_landmarks_pull_only_if_they_have_a_weight():
 
 
 @pytest.mark.parametrize(("dense", "stride"), [(10**6, 1), (1000, 2)])
-def test_landmarks_lie_where_they_belong_among_the_parameters(monkeypatch, dense, stride):
-    monkeypatch.setattr("RegCore.registration.deformable.DENSE_VOXELS", dense)
+def test_landmarks_lie_where_they_belong_among_the_parameters(dense, stride):
     linear = tilted_affine(1.05, (4.0, -3.0, 2.0))
     parameter, shift = np.array([[3.0, 4, 5], [6, 2, 1]]), np.array([[0.5, -1, 2], [0, 0.25, -0.5]])
     voxel = parameter * stride + (stride - 1) / 2  # a parameter stands in the middle of its voxels
     stop = linear.map(FIXED.to_world(voxel + shift * stride))
     pairs = np.hstack([FIXED.to_world(voxel), stop])
-    level = make_deformable_level(DeformableTask(*sides(), linear, Settings(), landmarks=pairs), FIXED, 0.0)
+    task = DeformableTask(*sides(), linear, Settings(dense_voxels=dense), landmarks=pairs)
+    level = make_deformable_level(task, FIXED, 0.0)
     np.testing.assert_allclose(level.points[0, :, :, 0, 0].numpy().T, parameter, atol=1e-4)
     np.testing.assert_allclose(level.targets[0, :, :, 0, 0].numpy().T, shift, atol=1e-4)
 
 
-def test_landmarks_pull_through_the_affine_part_and_on_every_second_voxel(monkeypatch):
-    monkeypatch.setattr("RegCore.registration.deformable.DENSE_VOXELS", 1000)
+def test_landmarks_pull_through_the_affine_part_and_on_every_second_voxel():
     linear = tilted_affine(1.05, (4.0, -3.0, 2.0))
     pairs = landmark_pairs()
     pairs[:, 3:] = linear.map(pairs[:, 3:])
-    settings = Settings(iterations=30, levels=1, landmark_weight=5.0, smoothness=0.3)
+    settings = Settings(iterations=30, levels=1, landmark_weight=5.0, smoothness=0.3, dense_voxels=1000)
     images = noise_sides(label_maps())
     found = deform(*images, linear, settings=settings, landmarks=pairs)
     start = np.linalg.norm(linear.map(pairs[:, :3]) - pairs[:, 3:], axis=1).mean()
     assert np.linalg.norm(found.map(pairs[:, :3]) - pairs[:, 3:], axis=1).mean() < 0.5 * start
 
 
-def test_parameters_on_every_second_voxel_recover_the_field_too(monkeypatch):
-    monkeypatch.setattr("RegCore.registration.deformable.DENSE_VOXELS", 1000)
-    found = deform(*sides(), IDENTITY, settings=Settings(iterations=30, levels=1))
+def test_parameters_on_every_second_voxel_recover_the_field_too():
+    settings = Settings(iterations=30, levels=1, dense_voxels=1000)
+    found = deform(*sides(), IDENTITY, settings=settings)
     assert errors(found, bend()).mean() < 0.5 * errors(AffineTransform.identity(), bend()).mean()
+
+
+def far_structures() -> tuple[Volume, Volume]:
+    """A large ball in place, and a small one that lies 42 mm away from its counterpart."""
+    maps = []
+    for geometry, shift in ((FIXED, 42.0), (MOVING, 0.0)):
+        places = geometry.world_grid()
+        large = np.linalg.norm(places - [-32.0, 0, 0], axis=-1) < 26
+        small = np.linalg.norm(places - [32.0, shift, 0], axis=-1) < 13
+        maps.append(Volume((large * 1 + (small & ~large) * 2).astype(np.uint8), geometry, "labels"))
+    return tuple(maps)
+
+
+def dice_of_both(field, maps) -> list[float]:
+    warped = warp(maps[1], field, FIXED).array
+    return [
+        2
+        * np.count_nonzero((warped == n) & (maps[0].array == n))
+        / (np.count_nonzero(warped == n) + np.count_nonzero(maps[0].array == n))
+        for n in (1, 2)
+    ]
+
+
+def test_structures_that_do_not_meet_are_drawn_together_by_their_centroids(monkeypatch):
+    maps = far_structures()
+    apart = structures_apart(*maps, (1, 2), IDENTITY)
+    np.testing.assert_allclose(apart, [[32, 42, 0, 32, 0, 0]], atol=2.5)
+    assert structures_apart(maps[0], maps[0], (1, 2), IDENTITY) is None
+    encoding = LabelEncoding.of(*maps, Settings().label_weight, 0)
+    found = {}
+    for drawn in (0.0, deformable.DRAWN):
+        monkeypatch.setattr(deformable, "DRAWN", drawn)
+        field = deform(*noise_sides(maps), IDENTITY, settings=QUICK, encoding=encoding)
+        found[drawn] = dice_of_both(field, maps)
+        assert field.jacobian_determinant().min() > 0
+    large, small = found[0.03]
+    assert large > 0.85 and small > 0.6 > 0.3 > found[0.0][1]
 
 
 # ---- the start ---------------------------------------------------------------------------------------------
@@ -205,11 +243,12 @@ def test_without_a_step_an_initial_field_is_smoothed_at_most():
 
 
 @pytest.mark.parametrize("dense", [10**6, 1000], ids=["a parameter per voxel", "every second voxel"])
-def test_a_linear_initial_field_passes_through_the_parameters_unchanged(monkeypatch, dense):
-    monkeypatch.setattr("RegCore.registration.deformable.DENSE_VOXELS", dense)
+def test_a_linear_initial_field_passes_through_the_parameters_unchanged(dense):
     matrix = FIXED.affine @ np.diag([1.25, 0.8, 1.2, 1.0]) @ np.linalg.inv(FIXED.affine)
     initial = DisplacementField.from_affine(AffineTransform(matrix), FIXED)
-    settings = Settings(iterations=1, levels=1, rate=0.0, smoothness=100.0, symmetric=False)
+    settings = Settings(
+        iterations=1, levels=1, rate=0.0, smoothness=100.0, symmetric=False, dense_voxels=dense
+    )
     found = deform(*sides(), IDENTITY, settings=settings, initial=initial)
     inner = (slice(8, -8),) * 3
     expected = found.geometry.index_grid() * np.array([0.25, -0.2, 0.2])

@@ -7,7 +7,7 @@ import pytest
 
 from RegCore import make_phantom, register, save
 from RegCore.cli import main
-from RegCore.cli.register import DOUBTFUL
+from RegCore.cli.pair_arguments import DOUBTFUL
 from RegCore.registration.doubts import doubts, gain_over_chance
 from RegCore.registration.pair import PairSide
 from RegCore.space.transforms import AffineTransform

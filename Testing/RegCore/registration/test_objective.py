@@ -18,6 +18,7 @@ from RegCore.registration.deformable import (
 )
 from RegCore.registration.pair import PairSide
 from RegCore.registration.register import METHODS, register
+from RegCore.resampler import reference_grid, sample
 from RegCore.space.geometry import InputError
 from RegCore.space.transforms import AffineTransform
 from Testing.RegCore.registration.blobs import FIXED, MOVING, scan
@@ -25,10 +26,9 @@ from Testing.RegCore.registration.blobs import FIXED, MOVING, scan
 IDENTITY = AffineTransform.identity()
 
 
-def level(landmarks: np.ndarray | None = None) -> DeformableLevel:
-    task = DeformableTask(
-        PairSide(scan(FIXED)), PairSide(scan(MOVING, seed=1)), IDENTITY, Settings(), landmarks=landmarks
-    )
+def level(landmarks: np.ndarray | None = None, **settings) -> DeformableLevel:
+    sides = PairSide(scan(FIXED)), PairSide(scan(MOVING, seed=1))
+    task = DeformableTask(*sides, IDENTITY, Settings(**settings), landmarks=landmarks)
     return make_deformable_level(task, FIXED, 0.0)
 
 
@@ -51,11 +51,10 @@ def test_the_smoothness_term_is_the_mean_square_of_the_gradient_of_a_displacemen
 
 
 @pytest.mark.parametrize("dense", [10**6, 1000], ids=["a parameter per voxel", "every second voxel"])
-def test_the_landmark_term_is_the_mean_square_distance_in_millimetres(monkeypatch, dense):
-    monkeypatch.setattr(deformable, "DENSE_VOXELS", dense)
+def test_the_landmark_term_is_the_mean_square_distance_in_millimetres(dense):
     places = FIXED.to_world(np.random.default_rng(0).uniform(6, 15, (8, 3)))
     apart = np.random.default_rng(1).normal(size=(8, 3)) * 3
-    at = level(np.hstack([places, places + apart]))
+    at = level(np.hstack([places, places + apart]), dense_voxels=dense)
     resting = torch.zeros((1, 3, *at.fixed.shape[2:]))
     costs = [cost(at, resting, landmark_weight=weight) for weight in (0.0, 1.0, 2.5)]
     in_voxels = np.linalg.solve(FIXED.affine[:3, :3], apart.T)
@@ -77,6 +76,24 @@ def test_the_cost_of_no_displacement_is_the_mean_distance_where_both_are_known()
     assert cost(at, resting) == pytest.approx(expected, rel=1e-4)
     away = torch.full_like(resting, 1000.0)  # where nothing is known, a voxel costs what it costs at rest
     assert cost(at, away) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_derivative_is_that_of_the_interpolated_features():
+    at, settings = level(), Settings(smoothness=0.0)
+    shape = at.fixed.shape[2:]
+    u = torch.from_numpy(np.random.default_rng(3).normal(size=(1, 3, *shape)).astype(np.float32) * 3)
+    u.requires_grad_(True)
+    objective = PairObjective(at, settings)
+    found = objective(u)
+    (slope,) = torch.autograd.grad(2 * found, u)
+    values = sample(at.moving, reference_grid(shape) + at.margin / at.stride + u)
+    distance = (at.fixed - values[:, :-1]).square().sum(1, keepdim=True)
+    distance = (distance - objective.unknown) * values[:, -1:] + objective.unknown
+    expected = (distance * at.weight).sum() / at.weight.sum()
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    (reference,) = torch.autograd.grad(2 * expected, u)
+    assert float(reference.abs().max()) > 0
+    torch.testing.assert_close(slope, reference, rtol=1e-3, atol=1e-4 * float(reference.abs().max()))
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.ndimage import map_coordinates
 
-from RegCore.resampler import field_of, volumes, warp
+from RegCore.resampler import field_of, inverted, volumes, warp
 from RegCore.space.geometry import Geometry
 from RegCore.space.transforms import AffineTransform, DisplacementField
 from RegCore.space.volume import Volume
@@ -344,3 +344,24 @@ def test_a_smooth_field_and_its_inverse_bring_an_image_back():
     back = warp(there, field.inverse(), grid, border="edge").array
     inner = (slice(4, -4),) * 3
     assert np.abs(back - wave)[inner].max() < 0.1 < 0.3 < np.abs(there.array - wave)[inner].max()
+
+
+@pytest.mark.parametrize("shape", [(7, 8, 9), (60, 50, 40), (1, 30, 20)])
+def test_a_field_is_inverted_to_0_04_voxels_from_coarse_to_fine(shape, monkeypatch):
+    monkeypatch.setattr(volumes, "SLAB_VOXELS", 5000)
+    grid = Geometry(shape, affine((-0.3, 0.15, 0.5), (-1.5, 1.2, 1.9), (20.0, -30.0, 5.0)))
+    field = tilt().compose(smooth_field(grid, mm=4.0))
+    onto, told = around(field.affine_part().map(grid.centre), grid), []
+    back = inverted(field, onto, lambda fraction, stage, values: told.append(fraction))
+    assert back.geometry == onto and told == sorted(told) and told[-1] == 1.0
+    places = onto.world_grid()
+    missed = grid.to_index(field.map(back.map(places))) - grid.to_index(places)
+    assert np.linalg.norm(missed, axis=-1).max() < 0.0401
+    apart = back.mm - field.inverse(onto, tolerance_voxels=1e-3).mm
+    assert np.linalg.norm(apart, axis=-1).max() < 0.2
+
+
+def test_a_field_that_folds_is_inverted_as_far_as_it_can_be():
+    field = rough_field(Geometry((12, 11, 10), np.eye(4)))
+    back = inverted(field, field.geometry)
+    assert np.isfinite(back.mm).all()

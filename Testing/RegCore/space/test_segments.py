@@ -139,3 +139,39 @@ def test_layers_that_do_not_overlap_become_one():
 
 def test_turning_axes_round_keeps_the_segments():
     assert reoriented(FIXED, "LPS").segments == FIXED.segments
+
+
+def test_structures_without_a_name_are_paired_by_number():
+    """Of three structures on each side only some have names: what has none keeps its number."""
+    fixed = replace(FIXED, segments=FIXED.segments[:1])  # 1 is the liver; 2 and 7 have no names
+    given = segmentation("Liver", "Kidney", "Spleen", "Lung", labels=(2, 7, 1, 4), grid=LEFT_HANDED)
+    moving = replace(given, segments=given.segments[:1])  # 2 is the liver; 7, 1 and 4 have no names
+    _, paired = pair_segments(fixed, moving)
+    assert labels_of(paired) == {"Liver": 1}
+    numbers = {old: np.unique(paired.array[given.array == old]).tolist() for old in (2, 7, 1, 4)}
+    assert numbers == {
+        2: [1],
+        7: [7],
+        1: [8],
+        4: [4],
+    }  # 7 with 7; 1 is the liver's, so another gets a new one
+    again = pair_segments(fixed, paired)[1]
+    assert np.array_equal(again.array, paired.array) and again.segments == paired.segments
+
+
+def test_a_named_structure_is_paired_with_the_same_number_without_a_name():
+    moving = replace(FIXED, segments=FIXED.segments[:2])  # 7, the spleen of the fixed one, has no name here
+    assert np.array_equal(pair_segments(FIXED, moving)[1].array, FIXED.array)
+    assert np.array_equal(pair_segments(moving, FIXED)[1].array, FIXED.array)
+
+
+def test_channels_keep_structures_that_have_no_name():
+    layered = segmentation("Liver", "Kidney", "Spleen", overlapping=True)
+    layered = replace(layered, segments=layered.segments[:2])
+    moving = segmentation("Kidney", "Liver", "Lung", labels=(5, 6, 9))
+    moving = replace(moving, segments=moving.segments[:2])  # 9 has no name
+    fixed, paired = pair_segments(layered, moving)
+    assert fixed.array.shape[3] == paired.array.shape[3] == 4
+    np.testing.assert_array_equal(fixed.array[..., 2], layered.array[..., 2])
+    np.testing.assert_array_equal(paired.array[..., 3], moving.array == 9)
+    assert not paired.array[..., 2].any() and labels_of(paired) == {"Kidney": 1, "Liver": 0}

@@ -4,19 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
 
-import RegCore
 from RegCore.evaluation.metrics import dice, folding, mean_of_defined
 from RegCore.resampler import warp
 from RegCore.samples.phantom import LABELS
 from RegCore.space.geometry import InputError
-from RegCore.space.transforms import AffineTransform
-from RegCore.space.volume import Segment, Volume
+from RegCore.space.volume import Segment
 from RegCore.studies.labels import vote
-from RegCore.studies.template import build_template, sharpened
+from RegCore.studies.template import build_template
 from RegCore.studies.workers import LocalPool
-from Testing.RegCore.grids import OBLIQUE, SHAPE
 from Testing.RegCore.studies.patients import make_patients
 
 FAST = {"quality": "fast"}
@@ -91,29 +87,6 @@ def test_rigid_templates_stay_rigid(patients):
         linear = transform.matrix[:3, :3]
         np.testing.assert_allclose(linear.T @ linear, np.eye(3), atol=1e-6)
         np.testing.assert_allclose(transform.matrix @ inverse.matrix, np.eye(4), atol=1e-9)
-
-
-def test_scans_that_reach_less_far_count_where_they_are():
-    """Two halves of a ramp: their mean is the ramp, not half of it where the other is not."""
-    from RegCore.studies.many import How
-    from RegCore.studies.template import _average, _Group
-
-    grid = RegCore.Geometry((12, 6, 6), np.diag([2.0, 2.0, 2.0, 1.0]))
-    ramp = np.broadcast_to(np.arange(12.0)[:, None, None], grid.shape).astype(np.float32)
-    halves = [Volume(ramp[:8], grid.cropped((0, 0, 0), (8, 6, 6)))]
-    halves.append(Volume(ramp[4:], grid.cropped((4, 0, 0), (12, 6, 6))))
-    group = _Group(halves, ["a", "b"], How(), None, 0.0)
-    average = _average(group, [AffineTransform.identity()] * 2, grid)
-    np.testing.assert_allclose(average.mean.array, ramp, atol=1e-5)
-    np.testing.assert_allclose(average.spread, 0, atol=1e-3)
-
-
-def test_sharpening_adds_what_a_gaussian_takes_off():
-    values = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
-    smooth = gaussian_filter(values.astype(float), 1.0, mode="nearest", truncate=3.0)
-    found = sharpened(Volume(values, OBLIQUE), 0.5).array
-    np.testing.assert_allclose(found, values + 0.5 * (values - smooth), atol=1e-4)
-    assert sharpened(Volume(values, OBLIQUE), 0).array is values
 
 
 @pytest.mark.parametrize(
