@@ -84,6 +84,7 @@ def in_both_themes(host, panel, out: Path, name: str, grow: bool = True) -> None
             rows = results_of(shown.run.result)
             sys.modules["DeepRegSlicerLib.panels.results"].fill(panel.ui.resultTable, rows)
         working.retone(text)
+        panel.widget.tabs.refresh()  # the hints of the other tabs, in the colours of this theme
         host.screenshot(panel.panel, out / f"{name}{ending}.png", PANEL)
         if grow:
             host.screenshot(panel.panel, out / f"{name}{ending}.png", (PANEL[0], height_of(panel)))
@@ -96,10 +97,11 @@ def results_of(result) -> list:
 
 
 def picture_panel(host, made, options):
-    """The panel idle, with advanced settings, running, finished and in error; returns the open module."""
+    """The panel idle, with its closed sections open, running and finished; returns the open module."""
     panel = host.load_module(ROOT / "DeepRegSlicer" / "DeepRegSlicer.py")
     choose(panel, made)
     working, ui = panel.widget.panel, panel.ui
+    working.checking.ui.reportPath.currentPath = "reports"  # not that of whoever takes the pictures
     working.parameters.method = type(working.parameters.method)(options.method)
 
     def picture(name: str) -> None:
@@ -109,6 +111,9 @@ def picture_panel(host, made, options):
     ui.advancedSection.collapsed = False
     picture("panel_advanced")
     ui.advancedSection.collapsed = True
+    ui.moreOutputsSection.collapsed = False
+    picture("panel_more_outputs")
+    ui.moreOutputsSection.collapsed = True
     working.parameters.quality = type(working.parameters.quality)(options.quality)
     ui.registerButton.click()
     host.spin(60 * options.minutes, until=lambda: working.run is None or ui.progressBar.value >= 45)
@@ -137,6 +142,7 @@ def picture_error(host, panel, out: Path) -> None:
 
 def picture_tabs(host, panel, out: Path) -> None:
     """The tabs Models and Batch."""
+    panel.widget.tabs.batch.fields["outPath"] = "registered"
     for place, name in ((2, "models"), (3, "batch")):
         panel.ui.tabs.currentIndex = place
         in_both_themes(host, panel, out, name, grow=False)
@@ -226,6 +232,12 @@ def picture_training(host, out: Path, minutes: float) -> None:
         getattr(ui, f"size{letter}SpinBox").value = TRAINING["size"]
     ui.epochsSpinBox.value = TRAINING["epochs"]
     host.screenshot(panel.panel, out / "train_form.png", (PANEL[0], height_of(panel)))
+    ui.settingsSelector.currentIndex = ui.settingsSelector.findData("slicreg")
+    Path("scans").mkdir()
+    Path("scans/case_000.nii.gz").touch()
+    ui.templatePath.currentPath, ui.scansPath.currentPath = "scans/case_000.nii.gz", "scans"
+    host.screenshot(panel.panel, out / "train_slicreg.png", PANEL)
+    ui.settingsSelector.currentIndex = ui.settingsSelector.findData("form")
     ui.trainButton.click()
     run, shown = train.run, 0.6 * TRAINING["epochs"]
     host.spin(60 * minutes, until=lambda: not run.running or len(run.history) >= shown)

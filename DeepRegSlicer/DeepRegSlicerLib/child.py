@@ -36,6 +36,7 @@ class Child:
         )
         self._events: queue.Queue[str | None] = queue.Queue()
         self._errors: deque[str] = deque(maxlen=LINES_KEPT)
+        self._unread: deque[str] = deque(maxlen=10 * LINES_KEPT)  # of the same lines
         self.fresh = True  # until it is asked a second time
         self._worker_id: int | None = None  # differs from process.pid where a launcher stands between
         for target in (self._read_events, self._read_errors):
@@ -49,6 +50,7 @@ class Child:
     def _read_errors(self) -> None:
         for line in self.process.stderr:
             self._errors.append(line)
+            self._unread.append(line)
 
     def alive(self) -> bool:
         return self.process.poll() is None
@@ -110,6 +112,10 @@ class Child:
         if name == "SIGKILL":
             return f"ended from outside, {name}; often the computer ran out of memory"
         return f"ended by {name}"
+
+    def printed(self) -> str:
+        """The lines of its standard error that came since this was asked last."""
+        return "".join(self._unread.popleft() for _ in range(len(self._unread)))
 
     def stderr_tail(self) -> str:
         """The last lines of its standard error."""

@@ -34,6 +34,9 @@ class RegistrationResult:
     structures: name -> "dice", "hd95_mm", "centroid_mm" -> "before", "after"; empty without segmentations.
     landmark_errors: (name, mm before, mm after) of each pair.
     outside: percent of the fixed voxels that map out of the moving volume.
+    device: "cpu", "cuda" or "mps", where it was computed.
+    inverse, jacobian, displacement: nodes of the inverse transform and of the maps, None if not asked for.
+    warped_along: nodes of the points and models that were warped.
     """
 
     transform: object
@@ -45,6 +48,11 @@ class RegistrationResult:
     structures: dict = field(default_factory=dict)
     landmark_errors: tuple = ()
     outside: float = 0.0
+    device: str = ""
+    inverse: object = None
+    jacobian: object = None
+    displacement: object = None
+    warped_along: tuple = ()
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,7 @@ class RegistrationRun(Run):
             order.structures,
             order.placement,
             order.outputs,
+            found,
         )
         metrics = _with_names(found["metrics"], order.structures)
         made = (written.transform, written.volume, written.segmentation)
@@ -120,8 +129,9 @@ class RegistrationRun(Run):
         }
         errors = found.get("landmark_errors") or {"before": (), "after": ()}
         points = tuple(zip(order.points, errors["before"], errors["after"], strict=False))
-        checks = (written.applied, measured, points, found.get("outside", 0.0))
-        return RegistrationResult(*made, metrics, found["seconds"], *checks)
+        checks = (written.applied, measured, points, found.get("outside", 0.0), found.get("device", ""))
+        more = [written.more.get(name) for name in ("inverse", "jacobian", "displacement", "along")]
+        return RegistrationResult(*made, metrics, found["seconds"], *checks, *more)
 
 
 def register_volumes(
@@ -135,14 +145,14 @@ def register_volumes(
     moving_landmarks=None,
     fixed_mask=None,
     moving_mask=None,
+    left_out=(),
     initial_transform=None,
     output_transform=None,
     warped_volume=None,
     warped_segmentation=None,
     create_images: bool = True,
     apply_to_moving: bool = False,
-    keep_type: bool = True,
-    full_field: bool = False,
+    more: nodes.MoreOutputs | None = None,
     settings: dict | None = None,
     device: str = "auto",
     seed: int = 0,
@@ -161,29 +171,26 @@ def register_volumes(
     fixed_landmarks, moving_landmarks: vtkMRMLMarkupsFiducialNode, paired by label, or by order where they
         share none; they measure the result.
     fixed_mask, moving_mask: a segmentation, ROI, label map or volume node; where to look.
-    initial_transform: a transform node that brings the moving volume near the fixed one.
+    left_out: names of segments that take no part: they neither guide, nor are measured or warped.
+    initial_transform: a transform node that brings the moving volume near the fixed one, or a word of
+        `RegCore.cli.extras.STARTS`; None lets the method choose.
     output_transform, warped_volume, warped_segmentation: nodes to write to; None: new ones.
     create_images: False to make the transform alone. apply_to_moving: put the moving volume, its segmentation
-        and its landmarks under the transform. keep_type: give the warped volume the moving one's type of
-        voxels; False: float. full_field: keep a displacement field on the fixed grid, however large it is;
-        else on one as fine as it was found on, which maps the same to 0.05 voxels.
+        and its landmarks under the transform. more: what else is made, and how the warped volume is, such as
+        `MoreOutputs(inverse=True, along=(model,))`.
     wait: True returns the RegistrationResult when it is there, False at once a RegistrationRun.
     progress(fraction, stage, values) is told how far it is and may raise `RegCore.Cancelled`; done(run) is
     called at the end. worker: another child process than the shared one.
     Raises InputError for nodes that can't be used, RegistrationError if the computation brings no result;
     the scene is as it was then.
     """
-    inputs = _Inputs(
-        (fixed, moving),
-        (fixed_segmentation, moving_segmentation),
-        (fixed_landmarks, moving_landmarks),
-        (fixed_mask, moving_mask),
-        initial_transform,
-    )
+    pairs = ((fixed, moving), (fixed_segmentation, moving_segmentation), (fixed_landmarks, moving_landmarks))
+    inputs = _Inputs(*pairs, (fixed_mask, moving_mask), initial_transform, left_out)
+    more = more or nodes.MoreOutputs()
     outputs = nodes.Outputs(
-        output_transform, warped_volume, warped_segmentation, create_images, apply_to_moving, keep_type
+        output_transform, warped_volume, warped_segmentation, create_images, apply_to_moving, more
     )
-    asked = {"method": method, "settings": settings, "device": device, "seed": seed, "full_field": full_field}
+    asked = {"method": method, "settings": settings, "device": device, "seed": seed}
     run = RegistrationRun(_order(inputs, outputs, asked), worker or process.shared_worker(), progress, done)
     return run.wait() if wait else run
 
@@ -196,7 +203,13 @@ class _Inputs:
     segmentations: tuple
     landmarks: tuple
     masks: tuple
-    initial: object
+    initial: object  # a transform node, a word of `RegCore.cli.extras.STARTS`, or None
+    left_out: tuple  # names of segments
+
+    @property
+    def start(self):
+        """The transform node to start from, None if there is none."""
+        return None if isinstance(self.initial, str) else self.initial
 
 
 def _order(inputs: _Inputs, outputs: nodes.Outputs, asked: dict) -> _Order:
@@ -205,7 +218,9 @@ def _order(inputs: _Inputs, outputs: nodes.Outputs, asked: dict) -> _Order:
     _check_classes(inputs, outputs)
     outputs.check([*inputs.volumes, *inputs.segmentations, *inputs.masks])
     below = outputs.transform
-    fixed_labels, moving_labels, structures = nodes.label_volumes(*inputs.segmentations, below)
+    fixed_labels, moving_labels, structures = nodes.label_volumes(
+        *inputs.segmentations, below, inputs.left_out
+    )
     fixed, moving = nodes.volume(inputs.volumes[0]), nodes.volume(inputs.volumes[1], below)
     arguments = asked | {
         "fixed": fixed,
@@ -215,14 +230,18 @@ def _order(inputs: _Inputs, outputs: nodes.Outputs, asked: dict) -> _Order:
         "fixed_mask": inputs.masks[0] and nodes.mask(inputs.masks[0], grid=fixed.geometry),
         "moving_mask": inputs.masks[1] and nodes.mask(inputs.masks[1], below, moving.geometry),
         "landmarks": inputs.landmarks[0] and nodes.landmarks(*inputs.landmarks, below),
-        "initial": inputs.initial and nodes.initial_transform(inputs.initial, fixed.geometry),
+        "initial": (
+            nodes.initial_transform(inputs.start, fixed.geometry) if inputs.start else inputs.initial
+        ),
+        "full_field": outputs.more.full_field,
+        "wanted": outputs.more.wanted(),
     }
     moving_nodes = (inputs.volumes[1], inputs.segmentations[1])
     placement = nodes.Placement.of(
         inputs.volumes[0], *moving_nodes, fixed.geometry, below, inputs.landmarks[1]
     )
-    kept = (*inputs.volumes, *inputs.segmentations, inputs.initial)
-    notes = _left_out(*inputs.landmarks)
+    kept = (*inputs.volumes, *inputs.segmentations, inputs.start)
+    notes = (*_left_out(*inputs.landmarks), *_unpaired(inputs.segmentations, structures))
     return _Order(arguments, structures, placement, outputs, kept, notes, _points(*inputs.landmarks))
 
 
@@ -234,7 +253,8 @@ def _check_classes(inputs: _Inputs, outputs: nodes.Outputs) -> None:
     for node, wanted, what in (
         (inputs.landmarks[0], "vtkMRMLMarkupsNode", "a list of points"),
         (inputs.landmarks[1], "vtkMRMLMarkupsNode", "a list of points"),
-        (inputs.initial, "vtkMRMLTransformNode", "a transform"),
+        (inputs.start, "vtkMRMLTransformNode", "a transform"),
+        *((node, "vtkMRMLTransformableNode", "a model or markups") for node in outputs.more.along),
         (outputs.transform, "vtkMRMLTransformNode", "a transform"),
         (outputs.volume, "vtkMRMLScalarVolumeNode", "a scalar volume"),
         (outputs.segmentation, "vtkMRMLSegmentationNode", "a segmentation"),
@@ -250,6 +270,15 @@ def _left_out(fixed_landmarks, moving_landmarks) -> tuple[str, ...]:
     names = nodes.paired_landmarks(fixed_landmarks, moving_landmarks)[1]
     listed = ", ".join(f"'{name}'" for name in names)
     return (f"Landmarks that are not set in both lists were left out: {listed}.",) if names else ()
+
+
+def _unpaired(segmentations: tuple, structures: nodes.Structures) -> tuple[str, ...]:
+    """A sentence on the segments that only one of two segmentations has, if there are any."""
+    said = []
+    for node, names in zip(segmentations, structures.unpaired, strict=True):
+        listed = ", ".join(f"'{name}'" for name in names)
+        said += [f"only '{node.GetName()}' has {listed}"] if names else []
+    return (f"Segments without a partner do not guide: {'; '.join(said)}.",) if said else ()
 
 
 def _points(fixed_landmarks, moving_landmarks) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Annotated
 
+import slicer
 from slicer import (
     vtkMRMLLabelMapVolumeNode,
     vtkMRMLMarkupsFiducialNode,
@@ -17,14 +18,16 @@ from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 
 from RegCore.cli.arguments import settings_of
+from RegCore.cli.extras import STARTS
 from RegCore.registration import METHODS
-from RegCore.space.names import DEVICES
+from RegCore.space.names import DEVICES, INTERPOLATIONS
 
+from .nodes.more import VOXEL_TYPES
 from .paths import typed_path
 
 SMOOTHNESS = 1.25  # RegCore's own default
 LANDMARK_WEIGHT = 0.1  # mm^-2, of landmarks that guide
-
+ALONG = "DeepRegSlicerAlong"  # role of the references to what is warped along
 
 METHOD_LABELS = {
     "auto": _("Automatic"),
@@ -48,6 +51,22 @@ DEVICE_LABELS = {
     "cuda": _("Graphics card (CUDA)"),
     "mps": _("Apple graphics (MPS)"),
 }
+START_LABELS = {
+    "automatic": _("Automatic"),
+    "header": _("As they lie"),
+    "centres": _("Centres of the volumes"),
+    "moments": _("Centres of the bodies"),
+    "landmarks": _("Landmarks"),
+}
+INTERPOLATION_LABELS = {"linear": _("Linear"), "nearest": _("Nearest voxel"), "cubic": _("Cubic")}
+TYPE_LABELS = {
+    "moving": _("As the moving volume"),
+    "float32": _("Float, 32 bit"),
+    "uint8": _("Whole numbers from 0 to 255"),
+    "int16": _("Whole numbers, 16 bit"),
+    "uint16": _("Whole numbers from 0, 16 bit"),
+    "int32": _("Whole numbers, 32 bit"),
+}
 
 
 def _choice(name: str, values, labels: dict[str, str]) -> type[enum.Enum]:
@@ -62,6 +81,10 @@ def _choice(name: str, values, labels: dict[str, str]) -> type[enum.Enum]:
 Method = _choice("Method", [*METHODS, "trained"], METHOD_LABELS)
 Device = _choice("Device", DEVICES, DEVICE_LABELS)
 Quality = _choice("Quality", QUALITY_LABELS, QUALITY_LABELS)
+# Where to start, and how the warped volume is made.
+Start = _choice("Start", ["automatic", *STARTS], START_LABELS)
+Interpolation = _choice("Interpolation", INTERPOLATIONS, INTERPOLATION_LABELS)
+VoxelType = _choice("VoxelType", VOXEL_TYPES, TYPE_LABELS)
 
 
 # Slicer keeps None in a parameter of several classes only where None is one of them.
@@ -89,16 +112,54 @@ class RegisterParameters:
     movingMask: Mask
     fixedLandmarks: vtkMRMLMarkupsFiducialNode
     movingLandmarks: vtkMRMLMarkupsFiducialNode
+    leftOut: str = ""
     initialTransform: vtkMRMLTransformNode
+    start: Start = Start.automatic
     device: Device = Device.auto
     seed: Annotated[int, WithinRange(0, 99999)] = 0
     smoothness: Annotated[float, WithinRange(0.1, 10.0)] = SMOOTHNESS
     landmarksGuide: bool = False
     moreSettings: str = ""
     createImages: bool = True
-    keepType: bool = True
+    createSegmentation: bool = True
+    createInverse: bool = False
+    createJacobian: bool = False
+    createDisplacement: bool = False
+    interpolation: Interpolation = Interpolation.linear
+    outside: str = ""
+    voxelType: VoxelType = VoxelType.moving
     fullField: bool = False
     applyToMoving: bool = True
+    detailedLog: bool = False
+    keepFiles: bool = False
+
+    def starting(self) -> str | None:
+        """Where to start as `register_volumes` takes it, None for the method's own choice."""
+        return None if self.start is Start.automatic else self.start.value
+
+    def left_out(self) -> tuple[str, ...]:
+        """The names of the segments that take no part."""
+        try:
+            return tuple(json.loads(self.leftOut))
+        except ValueError:
+            return ()
+
+    def leave_out(self, names) -> None:
+        """Let the segments of these names, and no others, take no part."""
+        self.leftOut = json.dumps(list(names), ensure_ascii=False) if names else ""
+
+    def along(self) -> list:
+        """The points and models of the moving patient that are to be warped along."""
+        node = self.parameterNode
+        found = [node.GetNthNodeReference(ALONG, n) for n in range(node.GetNumberOfNodeReferences(ALONG))]
+        return [one for one in found if one is not None]
+
+    def warp_along(self, nodes: list) -> None:
+        """Choose the points and models to be warped along."""
+        with slicer.util.NodeModify(self.parameterNode):  # one change for those who watch
+            self.parameterNode.RemoveNodeReferenceIDs(ALONG)
+            for node in nodes:
+                self.parameterNode.AddNodeReferenceID(ALONG, node.GetID())
 
     def chosen(self) -> str:
         """The method as `RegCore.register` takes it: its name, or the path of the trained model."""

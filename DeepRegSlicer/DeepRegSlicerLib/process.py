@@ -22,6 +22,7 @@ from RegCore.io.scratch import Scratch, sweep
 from .child import Child
 
 PREFIX = "deepregslicer-"  # of the private folders of requests
+KEPT = "DeepRegSlicer files"  # what folders that are kept are called, with a number
 POLL_MILLISECONDS = 50
 IDLE_POLL_MILLISECONDS = 2000
 IDLE_SECONDS = 300.0  # after these an idle process is ended, since it holds memory that others may want
@@ -63,6 +64,7 @@ class Job:
     cancelled_at: float | None = None
     message: dict | None = None  # the request as it was sent
     answered: bool = False  # whether anything came back
+    kept: Path | None = None  # where its files are, if they were to be kept
 
     @property
     def folder(self) -> Path:
@@ -100,6 +102,7 @@ class Worker:
         """
         self.command, self.kill_after, self.after_death = command, kill_after, after_death
         self.idle_seconds = idle_seconds
+        self.keep_files = False  # whether the files of a request stay, for finding faults
         self.job: Job | None = None
         self._child: Child | None = None
         self._numbers = 0
@@ -111,6 +114,10 @@ class Worker:
     def process_id(self) -> int | None:
         """The id of the process that was started, None if there is none."""
         return self._child.process.pid if self._child else None
+
+    def printed(self) -> str:
+        """What the process printed on standard error since this was asked last."""
+        return self._child.printed() if self._child else ""
 
     def request(self, command: str, arguments: dict, on_progress, on_done) -> Job:
         """Ask for a command of `RegCore.cli.worker.COMMANDS`; the Qt event loop or `wait` brings the answers.
@@ -283,9 +290,24 @@ class Worker:
         job, self.job = self.job, None
         self._idle_since = time.monotonic()
         self._watch(IDLE_POLL_MILLISECONDS if self._child is not None else None)
-        job.scratch.remove()
+        if self.keep_files:
+            job.kept = _put_away(job.scratch)
+        else:
+            job.scratch.remove()
         job.result, job.error, job.running = result, error, False
         job.on_done(job)
+
+
+def _put_away(scratch: Scratch) -> Path | None:
+    """Give the folder of a request a name under which it stays; None if that can't be done."""
+    parent = scratch.path.parent
+    names = (parent / f"{KEPT} {number}" for number in range(1, 10_000))
+    try:
+        return scratch.keep(next(path for path in names if not path.exists()))
+    except (OSError, StopIteration) as error:
+        log.error("the files of a request can't be kept: %s", error)
+        scratch.remove()
+        return None
 
 
 _shared: Worker | None = None

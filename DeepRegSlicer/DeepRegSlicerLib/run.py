@@ -33,6 +33,11 @@ class Run:
         """Whether it is still under way."""
         return self.result is None and self.error is None
 
+    @property
+    def kept(self):
+        """The folder with the files of the request, where they were to be kept; else None."""
+        return self._job.kept
+
     def cancel(self) -> None:
         """Ask it to stop; it ends with a WorkerCancelled as its error."""
         if self.running:

@@ -18,6 +18,7 @@ from RegCore.cli.slicreg_labels import (
     model_of,
     own_settings,
 )
+from RegCore.cli.slicreg_task import other_than
 from RegCore.cli.train import train_from_files
 from RegCore.space.geometry import InputError
 
@@ -133,8 +134,7 @@ def _prepare(arguments: argparse.Namespace) -> None:
     from RegCore.slicreg.folder_making import prepare_folder
 
     scans, valid = files_of(arguments.scans), files_of(arguments.valid)
-    same = arguments.template.resolve()
-    scans = [path for path in scans if path.resolve() not in (same, *(v.resolve() for v in valid))]
+    scans = other_than(arguments.template, scans, valid)
     try:
         prepare_folder(
             arguments.out,

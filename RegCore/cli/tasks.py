@@ -263,6 +263,7 @@ def model_command(arguments: dict[str, Any], progress: Progress) -> dict[str, An
         "network": str((train.get("backbone") or {}).get("name", "")),
         "fixed_size": list(content["fixed_size"]),
         "moving_size": list(content["moving_size"]),
+        "channels": int((train.get("backbone") or {}).get("num_channel_initial") or 0),
         "labeled": bool(content["labeled"]),
         "axes": list(content.get("axes", ())),
         "data": str((data.get("train") or {}).get("dir", "")),

@@ -29,15 +29,17 @@ from pathlib import Path
 
 import RegCore
 from RegCore.cli import tasks
+from RegCore.cli.extras import extras, named_start, small
 from RegCore.cli.failures import describe, is_out_of_memory, load_torch, missing_packages, on_graphics_card
+from RegCore.cli.slicreg_task import prepared_config
 from RegCore.io import messages
-from RegCore.progress import Cancelled, Progress
-from RegCore.registration.compact import compacted
+from RegCore.progress import Cancelled, Progress, part_of
 from RegCore.space.geometry import InputError
-from RegCore.space.transforms import DisplacementField
+from RegCore.space.volume import Volume
 
 PROGRESS_EVERY = 0.1  # seconds between two progress events of one stage
 GRACE = 2.0  # seconds that running work gets to end by itself after standard input closed,
+PREPARING = 0.4  # of the work of a training that SLIC-Reg's preparation is said to be
 GRACES = {"train": 120.0}  # or more, where it has something to keep
 log = logging.getLogger(__name__)
 
@@ -51,42 +53,62 @@ def register_command(arguments: dict, progress: Progress) -> dict:
 
     Args:
         arguments: of the request. ``full_field`` asks for a displacement field on the fixed grid, however
-            large it is; else see `compacted`.
-        progress: told how far the work is.
+            large it is; else see `compacted`. ``initial`` may be a word of `STARTS`. ``wanted`` is that of
+            `extras`.
+        progress: told how far the work is, and at the start which ``device`` computes.
     """
     arguments = dict(arguments)
-    full = arguments.pop("full_field", False)
+    full, wanted = arguments.pop("full_field", False), arguments.pop("wanted", None) or {}
     fixed, moving = arguments.pop("fixed"), arguments.pop("moving")
     alone = arguments.pop("moving_labels", None) if arguments.get("fixed_labels") is None else None
     load_torch(progress)
-    try:
-        done = RegCore.register(fixed, moving, **arguments, progress=progress)
-    except Exception as error:
-        chosen = arguments.get("device", "auto")
-        if not is_out_of_memory(error) or chosen != "auto" or not on_graphics_card(error):
-            raise
-        log.warning("the graphics card has too little memory, going on with the processor: %s", error)
-        progress(0.0, "graphics card full: starting again on the processor", {})
-        done = RegCore.register(fixed, moving, **{**arguments, "device": "cpu"}, progress=progress)
-    is_field = isinstance(done.transform, DisplacementField)
+    if isinstance(arguments.get("initial"), str):
+        arguments["initial"] = named_start(arguments["initial"], fixed, moving, arguments.get("landmarks"))
+    done, device = _registered(fixed, moving, arguments, progress)
     progress(1.0, "measuring", {})
     return tasks.checked(arguments, moving, done) | {
-        "transform": done.transform if full or not is_field else compacted(done.transform),
-        "warped": done.warped,
+        "transform": small(done.transform, full),
         "warped_labels": RegCore.warp(alone, done.transform, fixed.geometry) if alone else done.warped_labels,
         "metrics": done.metrics,
         "seconds": done.seconds,
+        "device": device,
+        **extras(wanted, moving, done, full, part_of(progress, 1.0, 1.0)),
     }
+
+
+def _registered(
+    fixed: Volume, moving: Volume, arguments: dict, progress: Progress
+) -> "tuple[RegCore.Registration, str]":
+    """What `RegCore.register` gives, and the device that computed it."""
+    chosen, device = arguments.get("device", "auto"), _device(arguments)
+    progress(0.0, f"starting on {device}", {"device": device})
+    try:
+        return RegCore.register(fixed, moving, **arguments, progress=progress), device
+    except Exception as error:
+        if not is_out_of_memory(error) or chosen != "auto" or not on_graphics_card(error):
+            raise
+        log.warning("the graphics card has too little memory, going on with the processor: %s", error)
+        progress(0.0, "graphics card full: starting again on the processor", {"device": "cpu"})
+        arguments = {**arguments, "device": "cpu"}
+        return RegCore.register(fixed, moving, **arguments, progress=progress), "cpu"
+
+
+def _device(arguments: dict) -> str:
+    """The device that will compute; one that was asked for by name is checked where it is used."""
+    from RegCore.networks.device import choose_device
+
+    chosen = arguments.get("device", "auto")
+    return choose_device(chosen) if chosen == "auto" else chosen
 
 
 def train_command(arguments: dict, progress: Progress) -> dict:
     """`RegCore.training.train`; every epoch ends with a progress event that holds its figures.
 
     Args:
-        arguments: ``config``, paths of YAML files or what they would say; ``folder`` of the run; and
-            optionally ``plugins``, paths, and ``resume``, ``start_from``, ``max_epochs``, ``device``, as
-            `train` takes them. A relative folder of data that is not in the working directory is looked for
-            beside the first YAML file and above it.
+        arguments: ``config``, paths of YAML files, what they would say, or what `prepared_config` takes as
+            ``slicreg``; ``folder`` of the run; and optionally ``plugins``, paths, and ``resume``,
+            ``start_from``, ``max_epochs``, ``device``, as `train` takes them. A relative folder of data that
+            is not in the working directory is looked for beside the first YAML file and above it.
     """
     load_torch(progress)
     from RegCore.training import train
@@ -98,6 +120,10 @@ def train_command(arguments: dict, progress: Progress) -> dict:
     for plugin in arguments.pop("plugins", ()):
         load_plugin(plugin)
     if isinstance(given, dict):
+        if "slicreg" in given:
+            asked, told = given["slicreg"], part_of(progress, 0.0, PREPARING)
+            given = prepared_config(asked, arguments.get("device", "auto"), told)
+            progress = part_of(progress, PREPARING, 1.0)
         config = Config.from_dict(given, "the form")
     else:
         config = load_config(given)
@@ -105,7 +131,7 @@ def train_command(arguments: dict, progress: Progress) -> dict:
         config = load_config(given, overrides={"dataset": placed})
     for sentence in config.changes:
         progress(0.0, f"{config.source}: {sentence}", {})
-    progress(0.0, "preparing data and network", {})
+    progress(0.0, f"preparing data and network on {_device(arguments)}", {})
     done = train(config, log_dir=folder.parent, exp_name=folder.name, **arguments, progress=progress)
     return {
         "folder": str(done.folder),

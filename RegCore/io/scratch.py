@@ -59,6 +59,20 @@ class Scratch:
             self._lock = None
         shutil.rmtree(self.path, ignore_errors=True)
 
+    def keep(self, path: Path) -> Path:
+        """Give the folder another place, where it stays; it is nobody's private folder any more.
+
+        Raises:
+            OSError: it can't be moved there.
+        """
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+        os.replace(self.path, path)
+        for name in (LOCK, f"{LOCK}.new"):
+            (path / name).unlink(missing_ok=True)
+        return path
+
 
 @contextmanager
 def scratch(parent: Path, prefix: str = UNFINISHED) -> Iterator[Path]:

@@ -18,6 +18,8 @@ KINDS_OF_FILES = {
 }
 DEVICES = ("auto", "cpu", "cuda", "mps")
 """What networks and optimisers can be told to compute on."""
+INTERPOLATIONS = ("linear", "nearest", "cubic")
+"""How `RegCore.warp` can find the values of an image between its voxels."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from RegCore.evaluation.memory import available_memory_mib
 from RegCore.loaders import Batches, Loader, make_loader
 from RegCore.loaders.augmentation import AUGMENTATIONS
 from RegCore.networks.model_file import Model, build
@@ -18,6 +19,7 @@ from RegCore.training.batches import on_device
 from RegCore.training.config import Config
 from RegCore.training.folder import RunFolder
 from RegCore.training.gradients import add_gradient
+from RegCore.training.memory import check_memory
 from RegCore.training.objective import Objective
 from RegCore.training.precision import bf16_pays
 from RegCore.training.processes import Group
@@ -56,6 +58,7 @@ def prepare(config, folder, group: Group, start_from, resume, max_epochs, worker
     settings, options = config.train, config.to_dict()["train"]
     epochs = max_epochs or settings.epochs
     loader, valid = _loaders(config)
+    _check_memory(config, loader, group.device)
     state = folder.resumed() if resume else TrainingState.new(settings.seed)
     torch.manual_seed(state.seed)
     trained = _built(config, loader)
@@ -97,6 +100,17 @@ def _loaders(config: Config) -> tuple[Loader, Loader | None]:
     if loader is None:
         raise InputError("dataset.train.dir: a folder of data for training was expected, but there is none")
     return loader, make_loader(dataset, "valid", deepreg=deepreg, axes=loader.axes)
+
+
+def _check_memory(config: Config, loader: Loader, device: str) -> None:
+    """Refuse what needs more memory than the device has."""
+    train, size = config.to_dict()["train"], loader.fixed_image_shape
+    if size is None or device.startswith("mps"):
+        return
+    if device.startswith("cuda"):
+        check_memory(train, size, torch.cuda.mem_get_info(device)[0] / 2**20, half=True)
+    else:
+        check_memory(train, size, available_memory_mib())
 
 
 def _built(config: Config, loader: Loader) -> Model:

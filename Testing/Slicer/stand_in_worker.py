@@ -2,7 +2,7 @@
 
 The setting "play" of a request says what to do: "shift" (an affine transform), "bend" (a displacement field),
 "crash", "exit", "deaf", "input", "memory", "missing", "spoilt". "steps" and "seconds" say how long it takes,
-"hold" in which stage it stays for ever.
+"hold" in which stage it stays for ever, "say" what it prints.
 A training plays what the name of its folder says, up to "-". Called with --launcher, this file starts itself
 again and waits, as Slicer's PythonSlicer does.
 """
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scipy.ndimage import map_coordinates  # noqa: E402
 
-from RegCore.cli import worker  # noqa: E402
+from RegCore.cli import tasks, worker  # noqa: E402
 from RegCore.progress import Cancelled  # noqa: E402
 from RegCore.space.geometry import InputError  # noqa: E402
 from RegCore.space.transforms import AffineTransform, DisplacementField  # noqa: E402
@@ -48,14 +48,17 @@ def bend(fixed: Volume) -> DisplacementField:
     return DisplacementField(fixed.geometry, np.stack(waves, -1))
 
 
-def warped(volume: Volume, transform, fixed: Volume) -> Volume:
+ORDERS = {"nearest": 0, "linear": 1, "cubic": 3}
+
+
+def warped(volume: Volume, transform, fixed: Volume, interpolation="linear", fill=None) -> Volume:
     """The moving volume pulled onto the fixed grid, by SciPy alone."""
     index = volume.geometry.to_index(transform.map(fixed.geometry.world_grid()))
-    order = 0 if volume.kind == "labels" else 1
+    order = 0 if volume.kind == "labels" else ORDERS[interpolation]
     values = volume.array if volume.kind == "labels" else volume.array.astype(np.float32)
     channels = values if values.ndim == 4 else values[..., None]
     pulled = [
-        map_coordinates(channel, np.moveaxis(index, -1, 0), order=order)
+        map_coordinates(channel, np.moveaxis(index, -1, 0), order=order, cval=fill or 0)
         for channel in np.moveaxis(channels, -1, 0)
     ]
     array = np.stack(pulled, -1) if volume.array.ndim == 4 else pulled[0]
@@ -92,8 +95,11 @@ def measured(settings: dict, points) -> dict:
 
 def register(arguments: dict, progress) -> dict:
     """What `RegCore.cli.worker.register_command` gives, made up."""
-    settings = arguments["settings"] or {}
+    settings, wanted = arguments["settings"] or {}, arguments.get("wanted") or {}
     play, steps = settings.get("play", "shift"), settings.get("steps", 3)
+    progress(0.0, "starting on cpu", {"device": "cpu"})
+    if "say" in settings:
+        print(settings["say"], file=sys.stderr, flush=True)
     for step in range(steps):
         stage = "stage one" if 2 * step < steps else "stage two"
         progress(step / steps, stage, {"iteration": step, "loss": 0.5})
@@ -106,7 +112,7 @@ def register(arguments: dict, progress) -> dict:
     labels = arguments.get("moving_labels")
     result = {
         "transform": transform,
-        "warped": warped(moving, transform, fixed),
+        "warped": warped(moving, transform, fixed, wanted.get("interpolation", "linear"), wanted.get("fill")),
         "warped_labels": None if labels is None else warped(labels, transform, fixed),
         "metrics": {
             "dice": {"before": {1: 0.41, 2: 0.35}, "after": {1: 0.93, 2: 0.88}},
@@ -115,7 +121,12 @@ def register(arguments: dict, progress) -> dict:
             "fold_percent": 0.0,
         },
         "seconds": 1.25,
+        "device": "cpu",
     }
+    if wanted.get("inverse"):
+        result["inverse"] = transform.inverse() if play == "shift" else transform  # a field has no exact one
+    maps = tasks.maps_command({"transform": transform, "fixed": fixed}, progress)
+    result |= {kind: maps[kind] for kind in maps if wanted.get(kind)}
     if settings.get("check"):
         result |= measured(settings, arguments.get("landmarks"))
     if play == "spoilt":

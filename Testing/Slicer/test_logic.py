@@ -131,7 +131,7 @@ def test_all_inputs_reach_the_worker(logic, pair, stand_in, monkeypatch):
     import RegCore
 
     accepted = set(inspect.signature(RegCore.register).parameters)
-    assert set(seen) - accepted == {"full_field"}  # which the worker takes itself
+    assert set(seen) - accepted == {"full_field", "wanted"}  # which the worker takes itself
 
 
 def test_without_waiting_the_windows_live_and_done_is_told(logic, pair, host):

@@ -1,6 +1,7 @@
 """The Models panel and the data set made from the scene, through their widgets."""
 
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -107,6 +108,38 @@ def test_a_chosen_model_becomes_the_method_of_the_register_tab(panel, tmp_path):
     models(panel).ui.useButton.click()
     assert panel.ui.tabs.currentIndex == 0 and panel.ui.presetSelector.currentText == "Trained model"
     assert panel.parameters.chosen() == str(tmp_path / "DeepRegSlicer" / "models" / "liver.pt")
+
+
+def test_a_model_is_fine_tuned_from_the_form_of_the_train_tab(panel, tmp_path, library, monkeypatch):
+    """The form gets the model's network and grid; a real training begins with its weights."""
+    from RegCore.networks.model_file import read_content
+    from Testing.RegCore.training.runs import write_pairs
+
+    model = tmp_path / "DeepRegSlicer" / "models" / "liver.pt"
+    small_model(model)
+    panel.ui.tabs.currentIndex = 2
+    ui, train = models(panel).ui, panel.module.widget.trainPanel
+    assert not ui.fineTuneButton.enabled
+    ui.modelList.setCurrentRow(0)
+    wait(panel)
+    assert ui.fineTuneButton.enabled
+    ui.fineTuneButton.click()
+    assert panel.ui.tabs.currentIndex == 1
+    assert train.ui.trainStatusLabel.text.startswith("The form is set to go on from 'liver'")
+    preset = train.form.preset()
+    assert (preset.network, preset.method, preset.size, preset.channels) == ("unet", "ddf", (8, 8, 8), 2)
+    assert preset.learning_rate == pytest.approx(1e-3)
+    write_pairs(tmp_path / "few")
+    train.ui.trainPath.currentPath = str(tmp_path / "few")
+    train.ui.epochsSpinBox.value, train.ui.rateSpinBox.value = 1, 1e-6
+    command = [sys.executable, "-m", "RegCore", "worker"]
+    monkeypatch.setattr(library("process"), "worker_command", lambda: command)
+    train.ui.trainButton.click()
+    assert panel.host.spin(120, until=lambda: train.run is None)
+    assert train.ui.trainStatusLabel.text.startswith("Finished"), train.ui.trainStatusLabel.text
+    before, after = (read_content(path)["state"] for path in (model, train.folder / "save" / "best.pt"))
+    learnt = [name for name in before if name.endswith(("weight", "bias"))]  # not what was averaged
+    assert max(float(abs(after[name] - before[name]).max()) for name in learnt) < 1e-4
 
 
 def test_models_of_trainings_are_listed_but_not_deleted(panel, library, tmp_path):

@@ -15,7 +15,7 @@ CORE, SEGMENTS, WIDGETS = "Libs/MRML/Core", "Libs/vtkSegmentationCore", "Libs/MR
 SEQUENCES = "Modules/Loadable/Sequences/MRML"
 SLICER = {
     CORE: "GridTransformNode LabelMapVolumeNode LinearTransformNode MarkupsFiducialNode MarkupsNode "
-    "MarkupsROINode ModelNode PlotChartNode PlotSeriesNode ScalarVolumeNode Scene "
+    "MarkupsPlaneNode MarkupsROINode ModelNode PlotChartNode PlotSeriesNode ScalarVolumeNode Scene "
     "ScriptedModuleNode SequenceNode SegmentationNode SliceNode SubjectHierarchyNode "
     "TableNode TransformDisplayNode TransformNode TransformableNode VolumeNode",
     SEQUENCES: "SequenceBrowserNode",

@@ -79,7 +79,8 @@ def test_the_process_stays_warm_and_answers_again(worker):
     first = Asked(worker)
     done = first.wait()
     assert done.error is None and done.result["seconds"] == 1.25
-    assert [stage for _, stage, _ in first.progress] == ["starting", "stage one", "stage two"]
+    stages = ["starting", "starting on cpu", "stage one", "stage two"]
+    assert [stage for _, stage, _ in first.progress] == stages
     process = worker.process_id
     assert Asked(worker).wait().error is None
     assert worker.process_id == process

@@ -79,3 +79,69 @@ def test_it_trains_from_its_yaml_file_and_registers_any_two_scans(module, host, 
         points = fixed * SHIFT + 30 * np.eye(3)
         error = scenes.mapped_by(node, points) - points - (moving - fixed) * SHIFT
         assert np.linalg.norm(error, axis=1).max() < 2 * synthetic.SPACING
+
+
+# ---- prepared and trained from the form --------------------------------------------------------------------
+
+
+@pytest.fixture
+def form(module, library, monkeypatch, tmp_path):
+    """The Train panel with SLIC-Reg chosen, its child process preparing small scans; the scans are files."""
+    worker = Path(__file__).with_name("slicreg_worker.py")
+    monkeypatch.setattr(library("process"), "worker_command", lambda: [sys.executable, str(worker)])
+    (tmp_path / "scans").mkdir()
+    synthetic.files(tmp_path / "scans", RegCore.save)
+    (tmp_path / "watched").mkdir()
+    (tmp_path / "scans" / "scan3.nii.gz").rename(tmp_path / "watched" / "scan3.nii.gz")
+    ui = module.widget.trainPanel.ui
+    module.ui.tabs.currentIndex = 1
+    ui.resultsPath.currentPath, ui.nameEdit.text = str(tmp_path / "results"), "livers"
+    ui.settingsSelector.currentIndex = ui.settingsSelector.findData("slicreg")
+    return ui
+
+
+def test_the_form_says_what_slicreg_needs(form, module, tmp_path):
+    assert not form.slicregSection.isHidden() and form.networkSection.isHidden()
+    assert form.trainPath.isHidden() and form.yamlPath.isHidden() and form.addPairButton.isHidden()
+    assert form.trainStatusLabel.text == "Choose the file of a template" and not form.trainButton.enabled
+    form.templatePath.currentPath = str(tmp_path / "scans" / "scan0.nii.gz")
+    assert form.trainStatusLabel.text == "Choose a folder of scans"
+    form.scansPath.currentPath = str(tmp_path / "nowhere")
+    assert not form.trainButton.enabled
+    form.scansPath.currentPath = str(tmp_path / "scans")
+    assert form.trainButton.enabled
+    form.settingsSelector.currentIndex = 0
+    assert form.slicregSection.isHidden() and not form.networkSection.isHidden()
+
+
+def test_it_is_prepared_and_trained_from_a_template_and_a_folder(form, module, host, tmp_path):
+    train = module.widget.trainPanel
+    form.templatePath.currentPath = str(tmp_path / "scans" / "scan0.nii.gz")
+    form.scansPath.currentPath = str(tmp_path / "scans")
+    form.watchPath.currentPath = str(tmp_path / "watched")
+    form.stepsSpinBox.value = 40
+    form.trainButton.click()
+    assert host.spin(120, until=lambda: train.run is None)
+    assert form.trainStatusLabel.text.startswith("Finished. Epoch "), form.trainStatusLabel.text
+    prepared = tmp_path / "results" / "scan0-ct-prepared"
+    names = {part: {path.name for path in (prepared / part).iterdir()} for part in ("train", "valid")}
+    assert names["valid"] == {"scan3.npz"} and {"scan1.npz", "scan2.npz"} <= names["train"]
+    assert form.useModelButton.enabled
+    form.useModelButton.click()
+    network = load_model(module.ui.modelPath.currentPath).network
+    assert synthetic.share_right(network, synthetic.ball(5 * SHIFT, 5)) > 0.3  # chance is one eighth
+    made = {path: path.stat().st_mtime_ns for path in prepared.rglob("*.npz")}
+    form.stepsSpinBox.value = 3
+    form.trainButton.click()  # again, in another folder: what is prepared is used
+    assert host.spin(120, until=lambda: train.run is None)
+    assert form.trainStatusLabel.text.startswith("Finished"), form.trainStatusLabel.text
+    assert {path: path.stat().st_mtime_ns for path in prepared.rglob("*.npz")} == made
+
+
+def test_a_scan_that_can_not_be_used_is_said(form, module, host, tmp_path):
+    (tmp_path / "scans" / "broken.nii.gz").write_bytes(b"nothing")
+    form.templatePath.currentPath = str(tmp_path / "scans" / "scan0.nii.gz")
+    form.scansPath.currentPath = str(tmp_path / "scans")
+    form.trainButton.click()
+    assert host.spin(120, until=lambda: module.widget.trainPanel.run is None)
+    assert "broken.nii.gz" in form.trainStatusLabel.text and form.trainButton.enabled

@@ -30,7 +30,7 @@ def test_a_folder_is_found_however_it_is_typed(train, tmp_path, form, file_forma
     ui = train.ui
     ui.trainPath.currentPath = form.format(path=home)
     assert ui.foundLabel.text.startswith("Found: ") and ui.trainButton.enabled
-    split = train.panel.preset().configuration()["dataset"]["train"]
+    split = train.panel.form.preset().configuration()["dataset"]["train"]
     assert split == {"dir": str(home), "format": file_format, "labeled": True}
 
 
@@ -57,12 +57,37 @@ def test_a_folder_that_must_not_be_written_to_leaves_the_panel_usable(train, pai
     assert ui.trainButton.enabled and not ui.stopButton.enabled and not ui.trainProgressBar.visible
 
 
-@pytest.mark.parametrize("tab", [0, 1])
-def test_the_panels_fit_into_a_narrow_column(train, tab):
+SECTIONS = "inputs outputs moreOutputs advanced result apply log"
+
+
+@pytest.fixture(params=["Windows", "Fusion"])
+def style(host, request):
+    """The style of widgets, until the test is over."""
+    import qt
+
+    application = qt.QApplication.instance()
+    before = application.style().objectName
+    application.setStyle(request.param)
+    yield request.param
+    application.setStyle(before)
+
+
+@pytest.mark.parametrize("tab", [0, 1, 2, 3])
+def test_the_panels_fit_into_a_narrow_column(train, tab, style):
+    import slicer
+
+    ui, parameters = train.module.ui, train.module.widget.panel.parameters
+    name = "A volume with a long name, as scanners and those who archive their images give them"
+    parameters.fixedVolume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    parameters.warpedVolume = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"{name} warped")
+    slicer.mrmlScene.AddNewNodeByClass("vtkMRMLModelNode", f"{name}, its liver")
+    parameters.method = type(parameters.method).trained
+    parameters.modelFile = f"/somewhere/{'far/' * 30}away/liver.pt"
     train.tabs.currentIndex = tab
     train.ui.settingsSelector.currentIndex = 0
-    for section in ("inputsSection", "outputsSection", "advancedSection"):
-        getattr(train.module.ui, section).collapsed = False
+    ui.resultSection.visible = True
+    for section in SECTIONS.split():
+        getattr(ui, f"{section}Section").collapsed = False
     for section in ("dataSection", "networkSection", "moreSection", "runSection"):
         getattr(train.ui, section).collapsed = False
     train.module.panel.show()

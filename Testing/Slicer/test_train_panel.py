@@ -171,7 +171,7 @@ def test_train_says_what_it_waits_for(train, pairs):
 
 
 def test_a_fresh_form_has_the_defaults_of_the_preset(train):
-    assert train.panel.preset() == TrainingPreset(train="")
+    assert train.panel.form.preset() == TrainingPreset(train="")
 
 
 def test_the_form_follows_what_the_folder_holds(train, pairs, tmp_path):

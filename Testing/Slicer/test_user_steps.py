@@ -284,7 +284,7 @@ def test_the_warped_volume_has_the_moving_ones_type_unit_and_place(panel):
     for node in (warped, ui.outputTransformSelector.currentNode()):
         assert tree.GetItemParent(tree.GetItemByDataNode(node)) == study
     rounded = panel.make.array(warped).copy()
-    ui.keepTypeCheckBox.checked = False
+    ui.voxelTypeSelector.currentIndex = ui.voxelTypeSelector.findText("Float, 32 bit")
     panel.register()
     exact = panel.make.array(warped)
     assert exact.dtype.kind == "f" and (exact != np.rint(exact)).any()

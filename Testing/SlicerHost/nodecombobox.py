@@ -101,6 +101,10 @@ class qMRMLNodeComboBox(qt.QWidget):
     selectNodeUponCreation = _plain(bool, "_select_new")
     noneDisplay = _filter_option(str, "_none_display")
     interactionNodeSingletonTag = _plain(str, "_interaction_tag")
+    sizeAdjustPolicy = property(
+        lambda self: self._combo.sizeAdjustPolicy,
+        lambda self, policy: self._combo.setSizeAdjustPolicy(policy),
+    )
     currentNodeID = Property(
         str,
         lambda self: self._id_at(self._combo.currentIndex),

@@ -4,14 +4,17 @@ World coordinates are RAS mm. A node's parent transforms count: what is read is 
 """
 
 from .applying import apply_transform, transformable_nodes
+from .more import MoreOutputs, warpable_nodes
 from .reading import affine_of_parents, field_of, initial_transform, landmarks, paired_landmarks, volume
-from .segments import Structures, label_volumes, mask
+from .segments import SegmentNames, Structures, label_volumes, mask, segment_names
 from .transaction import is_automatic
 from .writing import Outputs, Placement, Written, add_map, write
 
 __all__ = [
+    "MoreOutputs",
     "Outputs",
     "Placement",
+    "SegmentNames",
     "Structures",
     "Written",
     "add_map",
@@ -24,7 +27,9 @@ __all__ = [
     "landmarks",
     "mask",
     "paired_landmarks",
+    "segment_names",
     "transformable_nodes",
     "volume",
+    "warpable_nodes",
     "write",
 ]

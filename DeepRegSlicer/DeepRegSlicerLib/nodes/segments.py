@@ -31,12 +31,15 @@ class Structures:
     overlapping: False: structure n has the label n + 1. True: it is the channel n of a 4-D label map.
     metadata: segment id in the moving segmentation -> a vtkSegment with its name, colour and tags, as they
         were when the registration began.
+    unpaired: names of the structures that only the fixed, and that only the moving segmentation has; none
+        unless both are given.
     """
 
     names: tuple[str, ...]
     moving: dict[str, int]
     overlapping: bool
     metadata: dict[str, object]
+    unpaired: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
     def name_of(self, label: int) -> str:
         """The name of a label, or of a channel."""
@@ -44,19 +47,49 @@ class Structures:
         return self.names[place] if 0 <= place < len(self.names) else str(label)
 
 
-def label_volumes(fixed_node, moving_node, below=None) -> tuple[Volume | None, Volume | None, Structures]:
+@dataclass(frozen=True)
+class SegmentNames:
+    """The names of two segmentations' segments: those that both have, and those that only one has."""
+
+    both: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+    moving: tuple[str, ...] = ()
+
+
+def segment_names(fixed_node, moving_node) -> SegmentNames:
+    """Which segments are pairs; either node, a segmentation or a label map volume, may be None."""
+    nodes = [_segmentation_of(node) for node in (fixed_node, moving_node)]
+    fixed, moving = (_spelt(node) for node in nodes)
+    if len(fixed) == len(moving) == 1:  # a pair, whatever they are called
+        moving = dict(zip(fixed, moving.values(), strict=True))
+    return SegmentNames(
+        tuple(name for key, name in fixed.items() if key in moving),
+        tuple(name for key, name in fixed.items() if key not in moving),
+        tuple(name for key, name in moving.items() if key not in fixed),
+    )
+
+
+def _spelt(node) -> dict[tuple[str, int], str]:
+    """The key by which a segment is paired -> its name."""
+    return {key: node.GetSegmentation().GetSegment(i).GetName() for i, key in _keys(node).items()}
+
+
+def label_volumes(
+    fixed_node, moving_node, below=None, left_out=()
+) -> tuple[Volume | None, Volume | None, Structures]:
     """The two segmentations, either of which may be None, as label maps on their own reference grids.
 
     Label map volumes stand for segmentations whose segments have the names and colours of their labels.
 
     Segments of the same name get the same label, whatever their order. Where segments of one segmentation
     overlap, both label maps are 4-D, one channel per structure. `below`: see `affine_of_parents`.
+    left_out: names of segments that are not read, whatever their case.
     Raises InputError if both are given and share no name, unless each has just one segment.
     """
     placed = (fixed_node, moving_node)
     nodes = [_segmentation_of(node) for node in placed]
     fixed_node, moving_node = nodes
-    places = _paired(fixed_node, moving_node)
+    places = _paired(fixed_node, moving_node, {_folded(name) for name in left_out})
     layers = [
         node and _Layers(node, below if node is moving_node else None, place)
         for node, place in zip(nodes, placed, strict=True)
@@ -64,7 +97,8 @@ def label_volumes(fixed_node, moving_node, below=None) -> tuple[Volume | None, V
     names = _names(nodes, places)
     overlapping = any(one is not None and one.overlap(places[n]) for n, one in enumerate(layers))
     made = [one and one.merged(places[n], len(names), overlapping) for n, one in enumerate(layers)]
-    return made[0], made[1], Structures(tuple(names), places[1], overlapping, _metadata(moving_node))
+    alone = _unpaired(names, places) if fixed_node and moving_node else ((), ())
+    return made[0], made[1], Structures(tuple(names), places[1], overlapping, _metadata(moving_node), alone)
 
 
 def _segmentation_of(node):
@@ -148,24 +182,25 @@ def _segment_ids(node) -> list[str]:
     return list(node.GetSegmentation().GetSegmentIDs()) if node else []
 
 
+def _folded(name: str) -> str:
+    return name.strip().casefold()
+
+
 def _keys(node) -> dict[str, tuple[str, int]]:
     """Segment id -> its name without regard to case, and how often that name came before."""
     keys, seen = {}, {}
     for segment_id in _segment_ids(node):
-        name = node.GetSegmentation().GetSegment(segment_id).GetName().strip().casefold()
+        name = _folded(node.GetSegmentation().GetSegment(segment_id).GetName())
         seen[name] = seen.get(name, -1) + 1
         keys[segment_id] = (name, seen[name])
     return keys
 
 
-def _paired(fixed_node, moving_node) -> tuple[dict[str, int], dict[str, int]]:
+def _paired(fixed_node, moving_node, left_out: set[str]) -> tuple[dict[str, int], dict[str, int]]:
     """For each segmentation: segment id -> number of the structure."""
-    fixed, moving = _keys(fixed_node), _keys(moving_node)
-    for node, keys in ((fixed_node, fixed), (moving_node, moving)):
-        if node and not keys:
-            raise InputError(f"The segmentation '{node.GetName()}' has no segment.")
+    fixed, moving = (_chosen(node, left_out) for node in (fixed_node, moving_node))
     if fixed and moving and not set(fixed.values()) & set(moving.values()):
-        if len(fixed) > 1 or len(moving) > 1:
+        if max(len(_segment_ids(node)) for node in (fixed_node, moving_node)) > 1:
             listed = [", ".join(f"'{name}'" for name, _ in keys.values()) for keys in (fixed, moving)]
             raise InputError(
                 "Segments are paired by their names, but the two segmentations share none: "
@@ -176,6 +211,19 @@ def _paired(fixed_node, moving_node) -> tuple[dict[str, int], dict[str, int]]:
     return {i: order[key] for i, key in fixed.items()}, {i: order[key] for i, key in moving.items()}
 
 
+def _chosen(node, left_out: set[str]) -> dict[str, tuple[str, int]]:
+    """As `_keys`, without the segments that are left out."""
+    keys = _keys(node)
+    if node and not keys:
+        raise InputError(f"The segmentation '{node.GetName()}' has no segment.")
+    chosen = {segment_id: key for segment_id, key in keys.items() if key[0] not in left_out}
+    if node and not chosen:
+        raise InputError(
+            f"All segments of '{node.GetName()}' are left out: tick one of them, or choose no segmentation."
+        )
+    return chosen
+
+
 def _names(nodes, places) -> list[str]:
     """The name of each structure, in its place; the fixed segmentation's spelling comes first."""
     names: dict[int, str] = {}
@@ -183,6 +231,12 @@ def _names(nodes, places) -> list[str]:
         for segment_id, place in of_segment.items():
             names.setdefault(place, node.GetSegmentation().GetSegment(segment_id).GetName())
     return [names[place] for place in range(len(names))]
+
+
+def _unpaired(names: list[str], places) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of what only the one and only the other segmentation has."""
+    fixed, moving = (set(of_segment.values()) for of_segment in places)
+    return tuple(tuple(names[n] for n in sorted(alone)) for alone in (fixed - moving, moving - fixed))
 
 
 class _Layers:

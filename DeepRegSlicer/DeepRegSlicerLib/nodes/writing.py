@@ -3,7 +3,7 @@
 Everything is built outside the scene first; the scene is then changed in one step, or not at all.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import slicer
@@ -13,17 +13,19 @@ from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
 from RegCore.space.volume import Volume
 
+from .more import MoreOutputs, as_type, fill_map, write_more
 from .reading import affine_of_parents, array_of, image_of, is_under, matrix_of, vtk_matrix_of
 from .segments import BINARY_LABELMAP, Structures
 from .transaction import AUTOMATIC, SceneTransaction
+from .transforms import vtk_transform_of
 
 
 @dataclass(frozen=True)
 class Outputs:
     """The nodes to write to, None for a new one, and what to do with them.
 
-    images: False to write the transform alone. apply: put the moving nodes under the transform.
-    keep_type: round the warped volume to the moving one's type of voxels; False leaves it float.
+    images: False to write no warped volume, and no warped segmentation unless `more` says so. apply: put the
+    moving nodes under the transform. more: what else is made, and how the warped volume is.
     """
 
     transform: object = None
@@ -31,7 +33,12 @@ class Outputs:
     segmentation: object = None
     images: bool = True
     apply: bool = False
-    keep_type: bool = True
+    more: MoreOutputs = MoreOutputs()
+
+    @property
+    def segments(self) -> bool:
+        """Whether the warped segmentation is made."""
+        return self.images if self.more.segmentation is None else self.more.segmentation
 
     def check(self, inputs: list) -> None:
         """Raise InputError where an output is an input too."""
@@ -97,6 +104,7 @@ class Written:
     volume: object
     segmentation: object
     applied: tuple = ()  # the moving nodes that are now under the transform
+    more: dict = field(default_factory=dict)  # see `write_more`
 
 
 def write(
@@ -106,12 +114,14 @@ def write(
     structures: Structures,
     placement: Placement,
     outputs: Outputs,
+    more: dict | None = None,
 ) -> Written:
     """Put the result of a registration into the scene, whole or not at all.
 
     An affine transform goes to a vtkMRMLLinearTransformNode, a field to a vtkMRMLGridTransformNode; an output
-    node of another class is replaced by one of the right class with the same name. Raises InputError if
-    what came does not fit the fixed grid.
+    node of another class is replaced by one of the right class with the same name. more: "inverse",
+    "jacobian" and "displacement" as they came, where they were asked for. Raises InputError if what came does
+    not fit the fixed grid.
     """
     for came in (warped, warped_labels):
         if came is not None and not came.geometry.is_close(placement.grid):
@@ -121,10 +131,10 @@ def write(
     vtk_transform = vtk_transform_of(transform)
     image = segmentation = None
     if outputs.images:
-        image = image_of(_as_type(warped.array, placement.dtype) if outputs.keep_type else warped.array)
-        if warped_labels is not None:
-            segmentation = _segmentation(warped_labels, structures, placement)
-    source = placement.moving_segmentation
+        image = image_of(as_type(warped.array, outputs.more.voxel_type, placement.dtype))
+    if outputs.segments and warped_labels is not None:
+        segmentation = _segmentation(warped_labels, structures, placement)
+    source, along = placement.moving_segmentation, [n for n in outputs.more.along if _present(scene, n)]
     with SceneTransaction(scene) as transaction:
         written = Written(
             _write_transform(transaction, vtk_transform, placement, _present(scene, outputs.transform)),
@@ -134,17 +144,12 @@ def write(
                 transaction, segmentation, source, placement, _present(scene, outputs.segmentation)
             ),
         )
+        former = _present(scene, outputs.transform)
+        found = {**(more or {}), "along": along}
+        besides = write_more(transaction, found, placement, written.transform, former)
         applied = _apply(transaction, written.transform, placement) if outputs.apply else ()
-        _retire(transaction, _present(scene, outputs.transform), written.transform)
-    return replace(written, applied=applied)
-
-
-def _as_type(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Values in another type of voxels, rounded and clipped where it holds whole numbers."""
-    if dtype.kind not in "iu":
-        return array.astype(dtype, copy=False)
-    limits = np.iinfo(dtype)
-    return np.clip(np.rint(array), limits.min, limits.max).astype(dtype)
+        _retire(transaction, former, written.transform)
+    return replace(written, applied=applied, more=besides)
 
 
 def _apply(transaction: SceneTransaction, transform, placement: Placement) -> tuple:
@@ -154,24 +159,6 @@ def _apply(transaction: SceneTransaction, transform, placement: Placement) -> tu
     for node in there:
         transaction.set_parent_transform(node, transform)
     return tuple(node for node in moving if node is not None and node.GetParentTransformNode() is transform)
-
-
-def vtk_transform_of(transform: AffineTransform | DisplacementField):
-    """The VTK transform that maps as the given one does: linear, or a grid with linear interpolation."""
-    if isinstance(transform, AffineTransform):
-        linear = vtk.vtkTransform()
-        linear.SetMatrix(vtk_matrix_of(transform.matrix))
-        return linear
-    spacing, direction = transform.geometry.spacing, np.eye(4)
-    direction[:3, :3] = transform.geometry.affine[:3, :3] / spacing
-    image = image_of(transform.mm)
-    image.SetSpacing(*spacing)
-    image.SetOrigin(*transform.geometry.origin)
-    grid = slicer.vtkOrientedGridTransform()
-    grid.SetInterpolationModeToLinear()
-    grid.SetDisplacementGridData(image)
-    grid.SetGridDirectionMatrix(vtk_matrix_of(direction))
-    return grid
 
 
 def _present(scene, node):
@@ -311,9 +298,5 @@ def add_map(volume: Volume, name: str, beside, window: tuple[float, float]):
     with SceneTransaction(slicer.mrmlScene) as transaction:
         node = transaction.add_node("vtkMRMLScalarVolumeNode", name)
         transaction.put_beside(node, beside)
-        node.SetAndObserveImageData(image_of(volume.array))
-        node.SetIJKToRASMatrix(vtk_matrix_of(volume.geometry.affine))
-        node.CreateDefaultDisplayNodes()
-        node.GetDisplayNode().SetAutoWindowLevel(False)
-        node.GetDisplayNode().SetWindowLevelMinMax(*window)
+        fill_map(node, volume, window)
     return node

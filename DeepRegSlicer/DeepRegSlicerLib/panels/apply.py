@@ -1,9 +1,9 @@
 """The section "Apply": the chosen transform on any volumes, segmentations, models and markups in one step."""
 
-import qt
 from slicer.i18n import tr as _
 
 from ..nodes import apply_transform, transformable_nodes
+from .ticks import TickList
 
 
 class ApplySection:
@@ -12,26 +12,20 @@ class ApplySection:
     def __init__(self, ui):
         """ui: the widgets by name."""
         self.ui = ui
-        self._nodes: list = []  # in the order of the list
+        self._list = TickList(ui.applyList)
         ui.applySection.contentsCollapsed.connect(self.refresh)
 
     def refresh(self) -> None:
         """List the nodes of the scene; those that are under the transform already are ticked."""
-        ui, transform = self.ui, self.ui.outputTransformSelector.currentNode()
-        ui.applyList.clear()
-        self._nodes = transformable_nodes() if transform is not None else []
-        for node in self._nodes:
-            item = qt.QListWidgetItem(node.GetName())
-            there = node.GetParentTransformNode() is transform
-            item.setCheckState(qt.Qt.Checked if there else qt.Qt.Unchecked)
-            ui.applyList.addItem(item)
-        ui.applyButton.enabled = bool(self._nodes)
+        transform = self.ui.outputTransformSelector.currentNode()
+        nodes = transformable_nodes() if transform is not None else []
+        entries = [(node.GetName(), node, node.GetParentTransformNode() is transform) for node in nodes]
+        self._list.show(entries)
+        self.ui.applyButton.enabled = bool(nodes)
 
     def apply(self) -> str:
         """Put the ticked nodes under the transform; a sentence on what was done."""
-        items = [self.ui.applyList.item(row) for row in range(self.ui.applyList.count)]
-        pairs = zip(self._nodes, items, strict=True)
-        chosen = [node for node, item in pairs if item.checkState() == qt.Qt.Checked]
+        chosen = self._list.ticked()
         transform = self.ui.outputTransformSelector.currentNode()
         applied, left = apply_transform(transform, chosen)
         self.refresh()

@@ -2,9 +2,7 @@
 
 from collections.abc import Callable
 
-from slicer.i18n import tr as _
-
-from ..process import WorkerCancelled, shared_worker
+from ..process import shared_worker
 from ..run import Question
 from .panel import Panel, Tone
 
@@ -42,16 +40,7 @@ class AskingPanel(Panel):
         if self._closed:
             return
         self.stop_waiting()
-        try:
-            if isinstance(run.error, WorkerCancelled):
-                self.set_status(_("Cancelled."))
-            elif run.error is not None:
-                self.fail(run.error)
-            else:
-                answer(run.result)
-        except Exception as error:
-            self.fail(error)
-        self.update()
+        self.take(run, answer)
 
     def stop_waiting(self) -> None:
         """Show that nothing is under way any more."""

@@ -16,7 +16,7 @@ from .. import nodes
 from ..nodes import checking
 from ..nodes.chart import loss_chart
 from ..nodes.showing import show_chart
-from ..process import WorkerCancelled, shared_worker
+from ..process import shared_worker
 from ..run import Question
 from . import results
 from .panel import Section, Tone, handler
@@ -191,16 +191,7 @@ class CheckSection(Section):
 
         def done(run) -> None:
             self.panel.finish()
-            try:
-                if isinstance(run.error, WorkerCancelled):
-                    self.panel.set_status(_("Cancelled."))
-                elif run.error is not None:
-                    self.fail(run.error)
-                else:
-                    answer(run.result)
-            except Exception as error:
-                self.fail(error)
-            self.update()
+            self.panel.take(run, answer)
 
         self.panel.begin(lambda: Question(shared_worker(), command, arguments, self.panel.on_progress, done))
 

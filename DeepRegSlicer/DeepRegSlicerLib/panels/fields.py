@@ -83,6 +83,13 @@ class Fields:
                 self[name] = kept[name]
 
 
+def let_shrink(ui) -> None:
+    """Let the node selectors among the widgets become narrower than the names of the nodes that they list."""
+    for widget in vars(ui).values():
+        if widget.className() == "qMRMLNodeComboBox":
+            widget.sizeAdjustPolicy = qt.QComboBox.AdjustToMinimumContentsLengthWithIcon
+
+
 def offer(combo, choices: dict[str, str]) -> None:
     """Fill a combo box: data of an item -> what it shows."""
     for data, text in choices.items():

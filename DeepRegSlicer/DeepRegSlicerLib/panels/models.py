@@ -21,6 +21,7 @@ class ModelsPanel(AskingPanel):
         self.register, self.train = register, train
         self._entries: list[library.Entry] = []
         self._card_of: library.Entry | None = None  # whose card is shown or asked for
+        self._card: dict | None = None  # once it is there
         self._listing = False
         ui.modelFilePath.filters = ctk.ctkPathLineEdit.Files | ctk.ctkPathLineEdit.Dirs
         ui.modelFilePath.currentPath = ""
@@ -29,6 +30,7 @@ class ModelsPanel(AskingPanel):
         ui.exportButton.clicked.connect(self.on_export)
         ui.deleteButton.clicked.connect(self.on_delete)
         ui.useButton.clicked.connect(self.on_use)
+        ui.fineTuneButton.clicked.connect(self.on_fine_tune)
         self.refresh()
 
     def choices(self) -> tuple:
@@ -65,6 +67,9 @@ class ModelsPanel(AskingPanel):
         ui.exportButton.enabled = free and entry is not None
         ui.deleteButton.enabled = free and entry is not None and entry.own
         ui.useButton.enabled = entry is not None
+        ui.fineTuneButton.enabled = (
+            entry == self._card_of and self._card is not None and self.train.form.can_be(self._card)
+        )
         if entry is None:
             ui.cardLabel.text = _("Choose a model.") if self._entries else _("There is no model yet.")
         self.set_hint(_("Ready"))
@@ -76,7 +81,7 @@ class ModelsPanel(AskingPanel):
         if self._listing or (entry is not None and entry == self._card_of) or self.run is not None:
             self.update()
             return
-        self.ui.notesText.plainText, self._card_of = "", entry
+        self.ui.notesText.plainText, self._card_of, self._card = "", entry, None
         if entry is None:
             self.update()
             return
@@ -87,6 +92,7 @@ class ModelsPanel(AskingPanel):
         if self.chosen() != entry:
             self.on_choice()
             return
+        self._card = card
         self.ui.cardLabel.text = "\n".join(f"{title}: {text}" for title, text in lines_of(card))
         self.ui.notesText.plainText = card["notes"]
 
@@ -129,6 +135,17 @@ class ModelsPanel(AskingPanel):
         """Make the chosen model the method of the Register panel."""
         self.register.use_model(self.chosen().path)
         self.register.ui.tabs.currentIndex = 0
+
+    @handler
+    def on_fine_tune(self) -> None:
+        """Fill in the form of the Train tab for a training that begins with the chosen model."""
+        self.train.form.start_from(self.chosen().path, self._card)
+        self.register.ui.tabs.currentIndex = 1
+        self.train.set_status(
+            _("The form is set to go on from '{name}': choose the data and click Train.").format(
+                name=self.chosen().name
+            )
+        )
 
 
 def lines_of(card: dict) -> list[tuple[str, str]]:

@@ -6,13 +6,15 @@ import logging
 import traceback
 
 import qt
+import slicer
 from slicer.i18n import tr as _
 
 from RegCore.space.geometry import InputError
 
 from ..install import InstallError
-from ..process import WorkerError
+from ..process import WorkerCancelled, WorkerError
 
+SHOWN_FOR = 10_000  # milliseconds that the end of something stays in Slicer's status bar
 FORESEEN = (InputError, WorkerError, InstallError)  # their texts are sentences for the user
 
 logger = logging.getLogger(__name__)
@@ -105,6 +107,29 @@ class Panel:
     def log(self, text: str) -> None:
         """Add lines to the log."""
         self._log.appendPlainText(text)
+
+    def announce(self, what: str, fraction: float | None = None) -> None:
+        """Say in Slicer's status bar, which is seen in other modules too, what goes on and how far it is.
+
+        fraction: 0..1; None: it is over, and the text goes after a while.
+        """
+        if fraction is None:
+            slicer.util.showStatusMessage(f"DeepRegSlicer: {what}", SHOWN_FOR)
+        else:
+            slicer.util.showStatusMessage(f"DeepRegSlicer: {round(100 * fraction)} %, {what}")
+
+    def take(self, run, answer) -> None:
+        """What a `Question` that is over brought: answer(result), or why there is no result."""
+        try:
+            if isinstance(run.error, WorkerCancelled):
+                self.set_status(_("Cancelled."))
+            elif run.error is not None:
+                self.fail(run.error)
+            else:
+                answer(run.result)
+        except Exception as error:
+            self.fail(error)
+        self.update()
 
     def fail(self, error: Exception, text: str = "", tone: Tone = Tone.bad) -> None:
         """Say what went wrong in one sentence; the details go to the log."""

@@ -10,20 +10,22 @@ from RegCore.space.geometry import InputError
 
 from .. import install
 from ..logic import RegistrationCancelled, register_volumes
-from ..nodes import is_automatic
 from ..nodes.showing import show_over
-from ..parameters import Method
+from ..parameters import Method, Start
 from ..paths import resource
-from ..process import stop_shared_worker
+from ..process import shared_worker, stop_shared_worker
 from . import results
 from .apply import ApplySection
+from .asked import asked, device_name
 from .check import CheckSection, Shown
+from .fields import let_shrink
+from .outputs import OUTPUTS, OutputsSection
 from .panel import Panel, Tone, handler
 from .presets import PresetSection
+from .segments import SegmentsSection
 
 INPUTS = ("fixedVolume", "movingVolume", "fixedSegmentation", "movingSegmentation", "initialTransform")
 PAIRED = ("Volume", "Segmentation", "Mask", "Landmarks")  # of the fixed and of the moving side
-OUTPUTS = ("outputTransform", "warpedVolume", "warpedSegmentation")
 
 
 class RegisterPanel(Panel):
@@ -35,13 +37,13 @@ class RegisterPanel(Panel):
         self.parameters = None  # RegisterParameters, None while the scene is closed
         self.missing: list[str] = []
         self.broken = False  # what is missing is there, but has to be installed again
-        self._inputs: tuple = ()  # the nodes of INPUTS that the outputs belong to
         self._outputs: tuple = ()  # the nodes of OUTPUTS when the run began
         self._started = 0.0
         self._stage = ""
         self._losses: list[dict] = []  # of the run, step by step
         self._told: list[tuple[str, str]] = []  # what was asked for
         self._closed = False
+        let_shrink(ui)
         ui.modelPath.filters = ctk.ctkPathLineEdit.Files | ctk.ctkPathLineEdit.Readable
         ui.modelPath.comboBox().editTextChanged.connect(self.on_model_path)  # of any ending, too
         ui.registerButton.clicked.connect(self.on_register)
@@ -50,6 +52,8 @@ class RegisterPanel(Panel):
         ui.swapButton.clicked.connect(self.on_swap)
         ui.applyButton.clicked.connect(self.on_apply)
         self.applying = ApplySection(ui)
+        self.outputs = OutputsSection(self)
+        self.segments = SegmentsSection(self)
         self.presets = PresetSection(self)
         form = slicer.util.loadUI(str(resource("UI/Check.ui")))
         ui.resultSection.layout().addWidget(form)
@@ -71,7 +75,7 @@ class RegisterPanel(Panel):
     def set_parameters(self, parameters) -> None:
         """Use this parameter node, None for none."""
         self.parameters = parameters
-        self._inputs = self._nodes(INPUTS)
+        self.outputs.belong_to(self._nodes(INPUTS))
         if parameters is not None and not parameters.modelFile:
             parameters.modelFile = self.ui.modelPath.currentPath  # the one used last
         self.update()
@@ -123,8 +127,9 @@ class RegisterPanel(Panel):
         """Enable what can be used now and say why the rest can't."""
         if self._closed:
             return
-        self._release_outputs()
-        self.presets.refresh()
+        self.outputs.release(self._nodes(INPUTS))
+        for section in (self.presets, self.outputs, self.segments):
+            section.refresh()
         ui, problem = self.ui, self.validate()
         ui.registerButton.enabled = not problem
         ui.swapButton.enabled = self.parameters is not None and self.run is None
@@ -134,25 +139,11 @@ class RegisterPanel(Panel):
         self.set_hint(problem or _("Ready"))
         self._update_choices()
 
-    def _release_outputs(self) -> None:
-        """Create new outputs where an input changed and the program, not the user, made the chosen ones."""
-        p, inputs = self.parameters, self._nodes(INPUTS)
-        if inputs == self._inputs:
-            return
-        self._inputs = inputs
-        for name in OUTPUTS if p is not None else ():
-            node = getattr(p, name)
-            if node is not None and is_automatic(node):
-                setattr(p, name, None)
-
     def _update_choices(self) -> None:
-        """Show what belongs to the method and the outputs that are chosen."""
+        """Show what belongs to the method that is chosen."""
         ui, p = self.ui, self.parameters
         ui.smoothnessSlider.enabled = ui.smoothnessSliderLabel.enabled = p is not None and p.deforms()
-        images = p is not None and p.createImages
-        for widget in (ui.warpedVolumeSelector, ui.warpedSegmentationSelector, ui.keepTypeCheckBox):
-            widget.enabled = images
-        ui.applyCheckBox.enabled = not images
+        ui.startSelector.enabled = p is not None and p.initialTransform is None
         ui.guideCheckBox.enabled = p is not None and p.deforms() and p.fixedLandmarks is not None
         trained = p is not None and p.method is Method.trained
         for widget in (ui.modelPathLabel, ui.modelPath, ui.refineCheckBoxLabel, ui.refineCheckBox):
@@ -181,15 +172,20 @@ class RegisterPanel(Panel):
             return _("Choose landmarks for both volumes, or for none")
         if p.method is Method.trained and not p.modelFile:
             return _("Choose the file of a trained model")
+        if p.start is Start.landmarks and p.initialTransform is None and p.fixedLandmarks is None:
+            return _("Choose landmarks for both volumes to start from, or another start")
         try:
             p.settings()
         except InputError as error:
             return str(error)
-        return ""
+        return self.outputs.validate()
 
     @handler
     def on_swap(self) -> None:
-        """Fixed becomes moving and moving fixed, with all that is theirs; the initial transform goes."""
+        """Fixed becomes moving and moving fixed, with all that is theirs.
+
+        The initial transform and what was to be warped along are for the other way, and go.
+        """
         p = self.parameters
         if p is None:
             return
@@ -198,7 +194,8 @@ class RegisterPanel(Panel):
                 fixed, moving = getattr(p, f"fixed{kind}"), getattr(p, f"moving{kind}")
                 setattr(p, f"fixed{kind}", moving)
                 setattr(p, f"moving{kind}", fixed)
-            p.initialTransform = None  # it leads the other way
+            p.initialTransform = None
+            p.warp_along([])
 
     @handler
     def on_apply(self) -> None:
@@ -212,7 +209,9 @@ class RegisterPanel(Panel):
         ui, p = self.ui, self.parameters
         ui.resultSection.visible = False
         self.checking.forget()
-        self._told = self._asked()
+        self._told = asked(p)
+        shared_worker().printed()  # what was printed before is not about this run
+        shared_worker().keep_files = p.keepFiles
         self.log(
             _("Registering '{moving}' to '{fixed}', {method}").format(
                 moving=p.movingVolume.GetName(), fixed=p.fixedVolume.GetName(), method=p.chosen()
@@ -239,20 +238,6 @@ class RegisterPanel(Panel):
         if not self._closed:
             self.stop_waiting()
 
-    def _asked(self) -> list[tuple[str, str]]:
-        """What is asked for, as pairs of texts for the report."""
-        p = self.parameters
-        told = [
-            (_("Fixed"), p.fixedVolume.GetName()),
-            (_("Moving"), p.movingVolume.GetName()),
-            (_("Method"), p.method.label()),
-            (_("Quality"), p.quality.label()),
-            *((name, str(value)) for name, value in (p.settings() or {}).items()),
-            (_("Device"), p.device.label()),
-            (_("Seed"), str(p.seed)),
-        ]
-        return told + ([(_("Model"), p.chosen())] if p.method is Method.trained else [])
-
     def _start(self, p):
         return register_volumes(
             p.fixedVolume,
@@ -264,14 +249,14 @@ class RegisterPanel(Panel):
             moving_landmarks=p.movingLandmarks,
             fixed_mask=p.fixedMask,
             moving_mask=p.movingMask,
-            initial_transform=p.initialTransform,
+            left_out=p.left_out(),
+            initial_transform=p.initialTransform or p.starting(),
             output_transform=p.outputTransform,
             warped_volume=p.warpedVolume,
             warped_segmentation=p.warpedSegmentation,
             create_images=p.createImages,
             apply_to_moving=p.applyToMoving and not p.createImages,
-            keep_type=p.keepType,
-            full_field=p.fullField,
+            more=self.outputs.more(),
             settings=p.settings(),
             device=p.device.value,
             seed=p.seed,
@@ -294,6 +279,9 @@ class RegisterPanel(Panel):
         if "loss" in values:
             self._losses.append({"epoch": len(self._losses) + 1, "loss": float(values["loss"])})
         self.set_status(" · ".join([stage[:1].upper() + stage[1:], *figures]))
+        self.announce(stage, fraction)
+        if "device" in values:
+            self.log(_("Device: {name}").format(name=device_name(values["device"])))
         if stage != self._stage:
             self._stage = stage
             self.log(f"{time.monotonic() - self._started:6.1f} s  {stage}")
@@ -308,6 +296,7 @@ class RegisterPanel(Panel):
     def on_done(self, run) -> None:
         """Show the result, or why there is none."""
         self.run = None
+        shared_worker().keep_files = False
         if self._closed:
             return
         try:
@@ -317,7 +306,17 @@ class RegisterPanel(Panel):
                 self.succeed(run)
         except Exception as error:
             self.fail(error)
+        self.announce(self.ui.statusLabel.text)
+        self._log_details(run)
         self.update()
+
+    def _log_details(self, run) -> None:
+        """Put into the log what was asked for: what the process printed, and where its files are."""
+        printed = shared_worker().printed()
+        if self.parameters is not None and self.parameters.detailedLog and printed:
+            self.log(printed.rstrip())
+        if run.kept is not None:
+            self.log(_("The temporary files are kept in {folder}").format(folder=run.kept))
 
     def succeed(self, run) -> None:
         """Show the result of a run and select its nodes, so that the next run overwrites them.
@@ -339,9 +338,12 @@ class RegisterPanel(Panel):
         ui.resultSection.visible = True
         rows = results.rows(result.metrics, result.seconds, each=not result.structures)
         results.fill(ui.resultTable, rows)
-        self.checking.show(Shown(run, self._losses, self._told))
+        told = [*self._told, (_("Computed on"), device_name(result.device))] if result.device else self._told
+        self.checking.show(Shown(run, self._losses, told))
         seconds, name = time.monotonic() - self._started, result.transform.GetName()
-        text = _("Done in {seconds:.1f} s. The result is in '{name}'.").format(seconds=seconds, name=name)
+        where = f" ({device_name(result.device)})" if result.device else ""
+        text = _("Done in {seconds:.1f} s{where}. The result is in '{name}'.")
+        text = text.format(seconds=seconds, where=where, name=name)
         doubts = results.doubts(result.metrics, result.outside)
         self.set_status(" ".join([text, *doubts, *run.notes]), Tone.normal if doubts else Tone.good)
         self.log(self.ui.statusLabel.text)

@@ -7,11 +7,10 @@ import ctk
 from slicer.i18n import tr as _
 
 from RegCore.progress import duration
-from RegCore.training.presets import LEARNING_RATES, DatasetLayout, TrainingPreset, inspect_dataset
+from RegCore.training.presets import LEARNING_RATES, DatasetLayout, inspect_dataset
 
 from ..nodes.chart import loss_chart
 from ..nodes.showing import show_chart
-from ..parameters import Device
 from ..training import (
     TrainingStopped,
     best_epoch,
@@ -24,6 +23,7 @@ from ..training import (
 from .dataset import DatasetSection
 from .fields import Fields, change_of, offer
 from .panel import Panel, Tone, colour, fit_to_current, handler
+from .training_form import NAMES, SLICREG, TrainingForm, choices
 
 
 class State(enum.Enum):
@@ -36,61 +36,6 @@ class State(enum.Enum):
 
 FIRST_NAME = "training-1"
 TAB = 1  # the place of this panel among the tabs
-FIELDS = {  # widgets of the form -> the field of `TrainingPreset` that they fill
-    "trainPath": "train",
-    "validPath": "valid",
-    "kindSelector": "kind",
-    "labelsCheckBox": "labeled",
-    "networkSelector": "network",
-    "outputSelector": "method",
-    "epochsSpinBox": "epochs",
-    "rateSpinBox": "learning_rate",
-    "similaritySelector": "similarity",
-    "imageWeightSpinBox": "image_weight",
-    "labelWeightSpinBox": "label_weight",
-    "smoothnessWeightSpinBox": "smoothness_weight",
-    "channelsSpinBox": "channels",
-    "batchSpinBox": "batch_size",
-    "augmentCheckBox": "augment",
-}
-SIZES = ("sizeISpinBox", "sizeJSpinBox", "sizeKSpinBox")
-OTHERS = (
-    "settingsSelector",
-    "yamlPath",
-    "startPath",
-    "maxEpochsSpinBox",
-    "trainDeviceSelector",
-    "resultsPath",
-    "nameEdit",
-)
-
-
-def choices() -> dict[str, dict[str, str]]:
-    """What the combo boxes offer: data of an item -> what it shows."""
-    return {
-        "settingsSelector": {"form": _("This form"), "yaml": _("A YAML file")},
-        "kindSelector": {
-            "paired": _("Pairs: fixed and moving belong together"),
-            "unpaired": _("Unpaired: any image with any other"),
-            "grouped": _("Grouped: images of one patient"),
-        },
-        "networkSelector": {
-            "unet": _("U-Net"),
-            "local": _("LocalNet"),
-            "global": _("GlobalNet: an affine map"),
-        },
-        "outputSelector": {
-            "ddf": _("A displacement field (DDF)"),
-            "dvf": _("A velocity field (DVF)"),
-            "conditional": _("Labels alone (conditional)"),
-        },
-        "similaritySelector": {
-            "lncc": _("Local correlation"),
-            "ssd": _("Squared differences"),
-            "gmi": _("Mutual information"),
-        },
-        "trainDeviceSelector": {device.value: device.label() for device in Device},
-    }
 
 
 class TrainPanel(Panel):
@@ -112,11 +57,12 @@ class TrainPanel(Panel):
             offer(getattr(ui, name), offered)
         ui.outputSelector.currentIndex = ui.outputSelector.findData(TrainingPreset.method_for("unet"))
         paths = ctk.ctkPathLineEdit
-        for line in (ui.trainPath, ui.validPath, ui.resultsPath):
+        for line in (ui.trainPath, ui.validPath, ui.resultsPath, ui.scansPath, ui.watchPath):
             line.filters = paths.Dirs | paths.Readable | paths.Executable
-        for line in (ui.yamlPath, ui.startPath):
+        for line in (ui.yamlPath, ui.startPath, ui.templatePath):
             line.filters = paths.Files | paths.Readable
-        self.fields = Fields(ui, [*FIELDS, *SIZES, *OTHERS], "DeepRegSlicer/Train", self.update)
+        self.fields = Fields(ui, NAMES, "DeepRegSlicer/Train", self.update)
+        self.form = TrainingForm(ui, self.fields)
         if not self.fields["resultsPath"]:
             self.fields["resultsPath"] = str(Path.home() / "DeepRegSlicer")
         change_of(ui.trainPath).connect(self.on_training_folder)
@@ -161,7 +107,7 @@ class TrainPanel(Panel):
         if self.closed:
             return
         ui, problem, running = self.ui, self.validate(), self.run is not None
-        self._show_rows()
+        self.form.show_rows()
         ui.trainButton.enabled = not problem
         ui.trainButton.toolTip = problem or _("Begin a training")
         ui.stopButton.enabled = running
@@ -175,33 +121,13 @@ class TrainPanel(Panel):
         ui.nameEdit.setPlaceholderText(unused_folder(self.folder).name)
         self.set_hint(problem or _("Ready"))
 
-    def _show_rows(self) -> None:
-        """The rows of the form, or that of the YAML file."""
-        ui, form = self.ui, self.fields["settingsSelector"] == "form"
-        ui.networkSection.visible = form
-        rows = ("trainPath", "validPath", "kindSelector", "labelsCheckBox")
-        for name in (*rows, "channelsSpinBox", "batchSpinBox", "augmentCheckBox"):
-            getattr(ui, name).visible = getattr(ui, f"{name}Label").visible = form
-        ui.yamlPath.visible = ui.yamlPathLabel.visible = not form
-        ui.foundLabel.visible = form and bool(ui.foundLabel.text)
-
     def validate(self) -> str:
         """Why Train can't be clicked, empty if it can."""
-        fields = self.fields
         if self.run is not None:
             return _("A training is running")
         if self.register.lacks_packages():
             return _("Install the missing packages first")
-        if fields["settingsSelector"] == "yaml":
-            if not fields["yamlPath"]:
-                return _("Choose a YAML file")
-        elif not fields["trainPath"]:
-            return _("Choose a folder of training data")
-        elif any(fields[n] and inspect_dataset(Path(fields[n])) is None for n in ("trainPath", "validPath")):
-            return _("Choose folders that hold images, or fixed_images and moving_images")
-        elif fields["outputSelector"] == "conditional" and not fields["labelsCheckBox"]:
-            return _("Only a training with labels can predict labels alone")
-        return "" if fields["resultsPath"] else _("Choose a folder for the results")
+        return self.form.validate()
 
     def history(self) -> list[dict]:
         """The figures of the epochs of the training of that name."""
@@ -241,19 +167,13 @@ class TrainPanel(Panel):
         fields = self.fields
         folder = unused_folder(self.folder)
         fields["nameEdit"] = folder.name
-        start = fields["startPath"] or None
-        config = fields["yamlPath"] if fields["settingsSelector"] == "yaml" else self.preset().configuration()
-        self._begin(config, folder, start_from=start, max_epochs=fields["maxEpochsSpinBox"] or None)
+        start, most = fields["startPath"] or None, fields["maxEpochsSpinBox"] or None
+        self._begin(self.form.config(folder), folder, start_from=start, max_epochs=most)
 
     @handler
     def on_resume(self) -> None:
         """Go on with the training of that name, with the configuration in its folder."""
         self._begin(None, self.folder, resume=True)
-
-    def preset(self) -> TrainingPreset:
-        """The options in the form."""
-        options = {field: self.fields[widget] for widget, field in FIELDS.items()}
-        return TrainingPreset(**options, size=tuple(self.fields[widget] for widget in SIZES))
 
     def _begin(self, config, folder: Path, resume=False, start_from=None, max_epochs=None) -> None:
         ui = self.ui
@@ -286,6 +206,7 @@ class TrainPanel(Panel):
         ui = self.ui
         ui.trainProgressBar.value = round(100 * fraction)
         self._title(f" ({round(100 * fraction)} %)")
+        self.announce(stage, fraction)
         if self.state is State.training:
             self.set_status(stage[:1].upper() + stage[1:])
         if "loss" not in values:
@@ -337,6 +258,8 @@ class TrainPanel(Panel):
                 resumable = can_resume(run.folder)
                 kept = _("Stopped. Resume goes on from the checkpoint.")
                 nothing = _("Stopped before there was anything to keep.")
+                if self.form.source == SLICREG and self.form.prepared(run.folder).is_dir():
+                    nothing = _("Stopped. The scans prepared so far are kept: Train goes on with them.")
                 self.fail(run.error, kept if resumable else nothing, Tone.normal)
             elif run.error is not None:
                 self._explain(run.error)
@@ -344,6 +267,7 @@ class TrainPanel(Panel):
                 self.succeed(run.result)
         except Exception as error:
             self.fail(error)
+        self.announce(self.ui.trainStatusLabel.text)
         self.update()
 
     def succeed(self, result) -> None:
