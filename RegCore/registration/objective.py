@@ -1,15 +1,13 @@
 """What the deformable stage minimises: feature distance, smoothness and the distance of landmarks."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
+from RegCore.registration.deformable_level import DeformableLevel, Settings
 from RegCore.resampler import reference_grid
 from RegCore.resampler.rows import POINTS, Rows
-
-if TYPE_CHECKING:
-    from RegCore.registration.deformable import DeformableLevel, Settings
 
 
 class PairObjective:
@@ -19,7 +17,7 @@ class PairObjective:
     it free, the field would flee there.
     """
 
-    def __init__(self, level: "DeformableLevel", settings: "Settings"):
+    def __init__(self, level: DeformableLevel, settings: Settings):
         self.level, self.settings = level, settings
         shape, device = level.fixed.shape[2:], level.fixed.device
         self.at = (reference_grid(shape, device=device) + level.margin / level.stride).view(3, -1)

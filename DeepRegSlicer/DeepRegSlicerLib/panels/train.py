@@ -7,7 +7,7 @@ import ctk
 from slicer.i18n import tr as _
 
 from RegCore.progress import duration
-from RegCore.training.presets import LEARNING_RATES, DatasetLayout, inspect_dataset
+from RegCore.training.presets import LEARNING_RATES, DatasetLayout, TrainingPreset, inspect_dataset
 
 from ..nodes.chart import loss_chart
 from ..nodes.showing import show_chart

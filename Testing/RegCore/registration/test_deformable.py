@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from RegCore.progress import Cancelled
-from RegCore.registration import deformable
+from RegCore.registration import deformable_level
 from RegCore.registration.deformable import (
     DeformableTask,
     Settings,
@@ -213,8 +213,8 @@ def test_structures_that_do_not_meet_are_drawn_together_by_their_centroids(monke
     assert structures_apart(maps[0], maps[0], (1, 2), IDENTITY) is None
     encoding = LabelEncoding.of(*maps, Settings().label_weight, 0)
     found = {}
-    for drawn in (0.0, deformable.DRAWN):
-        monkeypatch.setattr(deformable, "DRAWN", drawn)
+    for drawn in (0.0, deformable_level.DRAWN):
+        monkeypatch.setattr(deformable_level, "DRAWN", drawn)
         field = deform(*noise_sides(maps), IDENTITY, settings=QUICK, encoding=encoding)
         found[drawn] = dice_of_both(field, maps)
         assert field.jacobian_determinant().min() > 0
