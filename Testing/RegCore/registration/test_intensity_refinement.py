@@ -1,12 +1,15 @@
-"""Linear transforms made exact on intensities: known motion of soft balls, masks, hopeless starts."""
+"""Linear transforms made exact on intensities: known motion of soft balls, masks, pairs that do not fit."""
 
 import numpy as np
 import pytest
 
 from RegCore.progress import Cancelled
+from RegCore.registration import methods
+from RegCore.registration.affine import align
 from RegCore.registration.intensity_refinement import refined_on_intensities, refined_where_explained
 from RegCore.registration.motion import is_rigid
 from RegCore.registration.pair import PairSide
+from RegCore.registration.register import register
 from RegCore.space.geometry import Geometry
 from RegCore.space.transforms import AffineTransform
 from RegCore.space.volume import Volume
@@ -141,3 +144,28 @@ def test_cancelling_is_heard():
     fixed, moving = scans()
     with pytest.raises(Cancelled):
         refined_where_explained(side(fixed, OBLIQUE), side(moving, MIRRORED), START, rigid=True, tick=tick)
+
+
+@pytest.mark.parametrize("method", ["rigid", "affine"])
+def test_a_linear_registration_ends_on_intensities(method):
+    fixed, moving = (side(x, grid).image for x, grid in zip(scans(0.003), (OBLIQUE, MIRRORED), strict=True))
+    assert error(align(PairSide(fixed), PairSide(moving), rigid=method == "rigid")) > 0.1
+    assert error(register(fixed, moving, method, device="cpu").transform) < 0.07
+    still = register(fixed, fixed, method, device="cpu").transform
+    assert error(still, AffineTransform.identity()) < 1e-6
+
+
+def test_segmentations_that_take_part_have_the_last_word(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        methods, "refined_where_explained", lambda *sides, **_: asked.append(1) or AffineTransform.identity()
+    )
+    fixed, moving = (side(x, grid).image for x, grid in zip(scans(), (OBLIQUE, MIRRORED), strict=True))
+    labels = {
+        f"{name}_labels": Volume((v.array > np.median(v.array)).astype(np.uint8), v.geometry, "labels")
+        for name, v in (("fixed", fixed), ("moving", moving))
+    }
+    register(fixed, moving, "rigid", device="cpu", **labels)
+    assert not asked
+    register(fixed, moving, "rigid", device="cpu", settings={"label_weight": 0.0}, **labels)
+    assert asked
