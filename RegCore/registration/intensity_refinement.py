@@ -87,7 +87,7 @@ class _Comparison:
         there = apply_affine(matrix, self.points)
         index = apply_affine(self.to_index, there)
         last = np.array(self.spline.shape) - 1 - MARGIN
-        met = ((index >= MARGIN) & (index <= last)).all(1)
+        met = np.asarray(((index >= MARGIN) & (index <= last)).all(1))
         if self.known is not None:
             met[met] = self.known[tuple(np.rint(index[met]).astype(int).T)]
         found = map_coordinates(self.spline, index[met].T, prefilter=False, mode="nearest")
