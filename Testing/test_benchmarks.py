@@ -12,7 +12,7 @@ import RegCore
 from RegCore.space.geometry import Geometry
 from RegCore.space.transforms import AffineTransform
 from RegCore.space.volume import Volume
-from Testing.benchmarks import cases, growth, page, peers, tables
+from Testing.benchmarks import cases, growth, page, peers, reading, tables
 from Testing.benchmarks.measure import measured
 from Testing.paths import ROOT
 
@@ -143,3 +143,21 @@ def test_programs_that_are_not_there_are_named(capsys):
 def test_the_program_of_others_needs_none_of_ours():
     command = [sys.executable, "-S", str(ROOT / "Testing" / "benchmarks" / "peers.py"), "--list"]
     assert json.loads(subprocess.check_output(command)) == {}
+
+
+def test_both_readers_read_the_same_voxels_of_each_format(tmp_path):
+    reading.write_files((20, 18, 6), tmp_path / "ct", list(reading.FORMATS))
+    for name in reading.FORMATS.values():
+        ours, theirs = (reading.read(reader, tmp_path / "ct" / name) for reader in reading.READERS)
+        assert ours["sum"] == theirs["sum"] < -1000, name
+        assert ours["wall"] > 0 and ours["mib"] >= 0
+
+
+def test_reading_is_told_in_shares_of_simpleitk():
+    found = {
+        "RegCore": {"cpu": 3.0, "wall": 1.0, "mib": 200.0},
+        "SimpleITK": {"cpu": 2.0, "wall": 2.0, "mib": 400.0},
+    }
+    assert reading.table({"NRRD": found}).splitlines()[-1] == "| NRRD | 1.50 | 0.50 | 0.50 |"
+    text = reading.PAGE.read_text(encoding="utf-8")
+    assert "<!-- reading: begin -->\n" in text and "\n<!-- reading: end -->" in text

@@ -30,7 +30,7 @@ READERS: dict[str, Callable] = {
     ".h5": itk.read_h5,
     ".tfm": itk.read_text,
     ".txt": elastix.read,
-    ".mat": itk.read_other,
+    ".mat": itk.read_mat,
     ".xfm": itk.read_other,
 }
 HEADERS: dict[str, Callable] = {

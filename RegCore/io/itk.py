@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import platform
 import re
+import struct
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TEXT_HEAD = "#Insight Transform File V1.0"
+MAT_BYTES = {0: 8, 1: 4, 2: 4, 3: 2, 4: 2, 5: 1}  # of a number, by the tens of the type of a matrix
 FIELD = "DisplacementFieldTransform"
 OLD_SPELLING = {"TransformParameters": "TranformParameters"}  # ITK 4 wrote this
 OLD_SPELLING["TransformFixedParameters"] = "TranformFixedParameters"
@@ -96,8 +98,10 @@ def _parsed(part: dict[str, str]) -> Transform | None:
         return None
     numbers = []
     for key in ("Parameters", "FixedParameters"):
+        if key not in part:
+            raise InputError(f"the file is cut or damaged: a transform has no line {key!r}")
         try:
-            numbers.append(np.array([float(word) for word in part.get(key, "").split()]))
+            numbers.append(np.array([float(word) for word in part[key].split()]))
         except ValueError as error:
             raise InputError(f"{key} must be numbers ({error})") from None
     return from_parameters(part["Transform"], *numbers)
@@ -138,6 +142,8 @@ def from_parameters(name: str, parameters: np.ndarray, fixed: np.ndarray) -> Tra
     count = MATRICES[kind]
     if len(parameters) != count:
         raise InputError(f"{name!r} has {count} parameters, but the file holds {len(parameters)}")
+    if len(fixed) < 3 and (count == 12 or len(fixed)):
+        raise InputError(f"{name!r} has a centre of 3 numbers, but the file holds {len(fixed)}")
     linear, centre = parameters[:9].reshape(3, 3).astype(np.float64), np.zeros(3)
     if count > 12:
         centre = parameters[9:12]
@@ -167,8 +173,30 @@ def _by_simpleitk(name: str, parameters: np.ndarray, fixed: np.ndarray) -> Trans
         return read_other(path)
 
 
+def read_mat(path: Path) -> Transform:
+    """The transform of a .mat file of ITK or ANTs, which are matrices of MATLAB 4.
+
+    SimpleITK does not see where such a file was cut and takes what is in memory for the missing numbers.
+
+    Raises:
+        InputError: the file is cut, or as `read_other`.
+    """
+    raw, at = path.read_bytes(), 0
+    while at < len(raw):
+        head = raw[at : at + 20].ljust(20, b"\xff")
+        order = "<" if 0 <= struct.unpack("<i", head[:4])[0] < 5000 else ">"
+        kind, rows, columns, imaginary, letters = struct.unpack(f"{order}5i", head)
+        size = MAT_BYTES.get(kind // 10 % 10)
+        if size is None or kind < 0 or min(rows, columns, imaginary, letters) < 0:
+            raise InputError("the file is damaged, or not one of MATLAB 4, as ITK writes a .mat")
+        at += 20 + letters + rows * columns * size * (1 + (imaginary > 0))
+    if at > len(raw) or not raw:
+        raise InputError("the file is cut, or not one of MATLAB 4, as ITK writes a .mat")
+    return read_other(path)
+
+
 def read_other(path: Path) -> Transform:
-    """The transform of a file that SimpleITK reads: .mat of ITK and ANTs, .xfm of MINC.
+    """The transform of a file that SimpleITK reads, such as .xfm of MINC.
 
     Raises:
         InputError: SimpleITK can't read it, or it is of a kind that has no place here.

@@ -133,7 +133,7 @@ def _read_header(stream: Stream, misnamed: bool) -> tuple[Nifti1Header, int]:
     elif 348 not in sizes:
         hint = " nor compressed" if misnamed else ""
         raise InputError(f"not an image: this is not a NIfTI file{hint}")
-    if signature[:3] not in (b"n+1", b"n+2"):
+    if signature not in (b"n+1\0", b"n+2\0"):
         raise InputError("not a NIfTI file of one piece (Analyze and .hdr/.img pairs can't be read)")
     return kind.from_fileobj(BytesIO(block), check=False), len(block)
 

@@ -5,6 +5,7 @@
 
 import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import get_type_hints
 
 import numpy as np
@@ -17,6 +18,7 @@ from RegCore.registration.auto import AutoSettings, deform_automatically
 from RegCore.registration.checks import check_not_negative, take_settings
 from RegCore.registration.common_cost import common_cost
 from RegCore.registration.deformable import DeformableTask, Settings, deform, same_modality
+from RegCore.registration.intensity_refinement import refined_where_explained
 from RegCore.registration.learned import predicted_transform
 from RegCore.registration.pair import LABEL_WEIGHT, LabelEncoding, PairSide
 from RegCore.space.geometry import Geometry, InputError
@@ -57,19 +59,29 @@ def _linear_start(initial: Transform | None) -> AffineTransform | None:
 
 
 def _linear(task: Task, rigid: bool) -> AffineTransform:
-    """Starts, block matching and refinement on MIND-SSC; see `RegCore.registration.affine.align`."""
-    settings = take_settings(task.settings, {"label_weight": float}, "rigid" if rigid else "affine")
+    """Starts, block matching and refinement on MIND-SSC, then on intensities where these explain the pair.
+
+    See `RegCore.registration.affine.align` and `refined_where_explained`. Segmentations that take part have
+    the last word.
+    """
+    name = "rigid" if rigid else "affine"
+    settings = take_settings(task.settings, {"label_weight": float}, name)
     weight = settings.get("label_weight", LABEL_WEIGHT)
     check_not_negative("label_weight", weight)
-    return align(
+    encoding = task.label_encoding(weight)
+    found = align(
         task.fixed,
         task.moving,
         rigid=rigid,
         initial=_linear_start(task.initial),
-        encoding=task.label_encoding(weight),
+        encoding=encoding,
         device=task.device,
-        progress=task.progress,
+        progress=part_of(task.progress, 0.0, 0.9),
     )
+    if encoding is not None:
+        return found
+    tick = partial(task.progress, 0.9, f"{name}: intensities", {})
+    return refined_where_explained(task.fixed, task.moving, found, rigid=rigid, device=task.device, tick=tick)
 
 
 def rigid(task: Task) -> AffineTransform:

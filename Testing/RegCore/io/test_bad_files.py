@@ -11,6 +11,7 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from RegCore.io import load, save
 from RegCore.space.geometry import InputError
@@ -26,6 +27,14 @@ def bytes_of(ending: str, thing=VOLUME) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         save(thing, Path(folder) / f"t{ending}")
         return (Path(folder) / f"t{ending}").read_bytes()
+
+
+def mat() -> bytes:
+    """A good .mat file, as ITK and ANTs write it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "t.mat")
+        sitk.WriteTransform(sitk.AffineTransform(3), path)
+        return Path(path).read_bytes()
 
 
 def nifti(shape=SHAPE, dtype=np.int16, values=None, **fields) -> bytes:
@@ -132,6 +141,7 @@ BAD = {  # what is in the file: its name, its bytes, the kind that is asked for,
     "gzip checksum wrong": ("a.nii.gz", GOOD_GZ[:-8] + bytes(8), None, "damaged"),
     "gzip checksum missing": ("a.nii.gz", GOOD_GZ[:-6], None, "cut short"),
     "gzip damaged": ("a.nii.gz", GOOD_GZ[:300] + b"\xff" * 50 + GOOD_GZ[350:], None, "damaged"),
+    "a letter after the signature": ("a.nii", nifti().replace(b"n+1\0", b"n+1e", 1), None, "of one piece"),
     "data cut short": (
         "a.nii",
         bytes_of(".nii")[:-100],
@@ -277,6 +287,17 @@ BAD = {  # what is in the file: its name, its bytes, the kind that is asked for,
         None,
         "2 separate",
     ),
+    "tfm: cut in a number": (
+        "a.tfm",
+        bytes_of(".tfm", tilted_affine()).partition(b"FixedParameters")[0][:-2],
+        None,
+        "no line 'FixedParameters'",
+    ),
+    "tfm: cut in the centre": ("a.tfm", bytes_of(".tfm", tilted_affine())[:-3], None, "centre of 3 numbers"),
+    "mat: cut in the centre": ("a.mat", mat()[:-9], None, "the file is cut"),
+    "mat: no name": ("a.mat", mat()[:15], None, "cut|damaged"),
+    "mat: nothing": ("a.mat", b"", None, "the file is cut|empty"),
+    "mat: text of FSL": ("a.mat", b"1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n", None, "MATLAB 4"),
     "another ending": ("a.jpg", b"hello", None, "no image of a kind that can be read"),
 }
 

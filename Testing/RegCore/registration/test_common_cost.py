@@ -32,7 +32,7 @@ def test_what_is_mapped_to_where_nothing_is_known_is_no_gain():
     away[:3, 3] = 500, 0, 0
     affine = PAIR.truth.affine_part()
     costs = common_cost(*SIDES, [affine, AffineTransform(away)])
-    assert costs[0] < costs[1]
+    assert costs[1] >= costs[0] * (1 - 1e-6)  # equal but for rounding: each unknown voxel costs the mean
 
 
 def test_segmentations_and_roughness_count():
