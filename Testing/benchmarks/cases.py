@@ -2,9 +2,9 @@
 
 All programs get the same two threads and the same files, and are judged by one script, `evaluate.py`, which
 comes with the data. What counts is a whole process, from its start to the field on disk; *warm* is a call in
-a process that has registered a pair before, as the panel does. Time and memory are medians of five runs, or
-of as many as half a minute holds; on the pool of pairs, means of one run each. Segmentations are used for
-evaluation only, except by DeepRegSlicer in the one case that intensities cannot solve. Writes
+a process that has registered a pair before, as the panel does. Time and memory are medians of up to {runs}
+runs, as many as half a minute holds; on the pool of pairs, means of one run each. Segmentations are used
+for evaluation only, except by DeepRegSlicer in the one case that intensities cannot solve. Writes
 Docs/benchmarks.md and the table of the README.
 """
 
@@ -46,6 +46,7 @@ POOL = {  # subject -> where the data have it
 }
 COLD = ("fast", "balanced", "best")
 OURS = (*COLD, "warm", *ABLATIONS)
+BUSY = 0.7  # load of the machine from which on it is not idle
 RUNS, BUDGET = 5, 30.0  # runs of a program on a pair at most; no further one after so many seconds
 
 
@@ -207,11 +208,13 @@ def versions(python: str | None) -> dict[str, str]:
 
 
 def machine() -> str:
-    """The processor of this machine."""
+    """The processor of this machine, and whether it is busy."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{os.cpu_count()} cores, {names[0] if names else platform.machine()}"
+    busy = os.getloadavg()[0]
+    other = f", which did other work as well (load {busy:.0f})" if busy > BUSY else ""
+    return f"{os.cpu_count()} cores, {names[0] if names else platform.machine()}{other}"
 
 
 def main() -> None:
@@ -236,8 +239,10 @@ def main() -> None:
     others = versions(options.peers_python) if options.peers else {}
     programs = [name for name in (*OURS, *others) if not options.programs or name in options.programs]
     there = [case for case in CASES if case == "hippo_pool" or (data / case).is_dir()]
+    where = machine()
     run_all(data, options.cases or there, programs, options)
-    write_documents(OUTPUT, __doc__.split("\n\n", 1)[1].strip().rsplit(" Writes", 1)[0], machine(), others)
+    text = __doc__.split("\n\n", 1)[1].strip().rsplit(" Writes", 1)[0].format(runs=options.runs)
+    write_documents(OUTPUT, text, where, others)
 
 
 if __name__ == "__main__":
