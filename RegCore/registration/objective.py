@@ -9,6 +9,8 @@ from RegCore.registration.deformable_level import DeformableLevel, Settings
 from RegCore.resampler import reference_grid
 from RegCore.resampler.rows import POINTS, Rows
 
+NUDGE = 1e-4  # parameters by which the places of the voxels are off, so that none is whole at rest
+
 
 class PairObjective:
     """Feature distance + smoothness (+ landmarks) of a displacement in strides on a level.
@@ -20,7 +22,10 @@ class PairObjective:
     def __init__(self, level: DeformableLevel, settings: Settings):
         self.level, self.settings = level, settings
         shape, device = level.fixed.shape[2:], level.fixed.device
-        self.at = (reference_grid(shape, device=device) + level.margin / level.stride).view(3, -1)
+        grid = reference_grid(shape, device=device)
+        # at whole places there are two slopes: every second voxel takes that of the cell ahead
+        ahead = (grid.sum(1, keepdim=True) % 2) * 2 - 1
+        self.at = (grid + NUDGE * ahead + level.margin / level.stride).view(3, -1).to(level.fixed.dtype)
         self.fixed = level.fixed[0].flatten(1).T.contiguous()
         self.moving = Rows(level.moving)
         self.share = (level.weight / level.weight.sum()).view(-1)

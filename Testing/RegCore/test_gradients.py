@@ -6,7 +6,9 @@ it has a case here.
 
 import importlib
 import pkgutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,8 +16,14 @@ import RegCore
 from RegCore.losses import bending, gmi, gradient, jacobian, lncc
 from RegCore.networks.layers import BatchNorm3d, Conv3dBlock, recomputed
 from RegCore.networks.layers.memory_efficient import _Chain
+from RegCore.registration.deformable_level import DeformableTask, Settings, make_deformable_level
+from RegCore.registration.objective import PairObjective
+from RegCore.registration.pair import PairSide
 from RegCore.resampler import gaussian_smooth
 from RegCore.resampler.descriptors import mind_ssc
+from RegCore.space.geometry import Geometry
+from RegCore.space.transforms import AffineTransform
+from RegCore.space.volume import Volume
 
 SPACING = (0.8, 1.5, 2.5)
 
@@ -55,6 +63,15 @@ def block_case():
     return lambda x: one_number(recomputed(block, block, x)), x
 
 
+def objective_case():
+    sides = [PairSide(Volume(image[0, 0].float().numpy(), GRID)) for image in images((1, 1, 6, 5, 7))]
+    settings = Settings(smoothness=0.3)
+    level = make_deformable_level(DeformableTask(*sides, AffineTransform.identity(), settings), GRID, 0.0)
+    tensors = {name: getattr(level, name).double() for name in ("fixed", "moving", "weight")}
+    return PairObjective(replace(level, **tensors), settings), field((1, 3, 6, 5, 7))
+
+
+GRID = Geometry((6, 5, 7), np.diag([1.5, 2.0, 1.0, 1.0]))
 KERNELS = (("rectangular", 3), ("rectangular", 4), ("triangular", 3), ("gaussian", 4))
 # class -> cases; a case is a function of the tensors that follow it
 CASES = {
@@ -94,6 +111,7 @@ CASES = {
         for shape in ((2, 3, 3, 2, 4), (1, 3, 1, 3, 2), (1, 3, 3, 1, 1))
         for size in (0.15, 1.0)
     ],
+    "RegCore.registration.objective._Distance": [objective_case()],
     "RegCore.resampler.descriptors._SelfSimilarity": [
         (lambda x, r=r, d=d: one_number(mind_ssc(x, radius=r, dilation=d)), images(shape)[0])
         for r, d, shape in ((1, 2, (2, 1, 4, 3, 5)), (2, 1, (1, 1, 3, 4, 1)), (0, 1, (1, 1, 2, 2, 2)))

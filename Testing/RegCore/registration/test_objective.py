@@ -18,7 +18,7 @@ from RegCore.registration.deformable import (
 )
 from RegCore.registration.pair import PairSide
 from RegCore.registration.register import METHODS, register
-from RegCore.resampler import reference_grid, sample
+from RegCore.resampler import sample
 from RegCore.space.geometry import InputError
 from RegCore.space.transforms import AffineTransform
 from Testing.RegCore.registration.blobs import FIXED, MOVING, scan
@@ -86,7 +86,7 @@ def test_the_derivative_is_that_of_the_interpolated_features():
     objective = PairObjective(at, settings)
     found = objective(u)
     (slope,) = torch.autograd.grad(2 * found, u)
-    values = sample(at.moving, reference_grid(shape) + at.margin / at.stride + u)
+    values = sample(at.moving, objective.at.view(1, 3, *shape) + u)
     distance = (at.fixed - values[:, :-1]).square().sum(1, keepdim=True)
     distance = (distance - objective.unknown) * values[:, -1:] + objective.unknown
     expected = (distance * at.weight).sum() / at.weight.sum()
@@ -94,6 +94,20 @@ def test_the_derivative_is_that_of_the_interpolated_features():
     (reference,) = torch.autograd.grad(2 * expected, u)
     assert float(reference.abs().max()) > 0
     torch.testing.assert_close(slope, reference, rtol=1e-3, atol=1e-4 * float(reference.abs().max()))
+
+
+def test_at_rest_neither_the_cells_ahead_nor_those_behind_are_preferred():
+    at = level()
+    u = torch.zeros((1, 3, *at.fixed.shape[2:]), requires_grad=True)
+    (slope,) = torch.autograd.grad(PairObjective(at, Settings(smoothness=0.0))(u), u)
+    ahead, behind = u.detach() + 0.01, u.detach() - 0.01
+    found = [
+        torch.autograd.grad(PairObjective(at, Settings(smoothness=0.0))(v.requires_grad_(True)), v)[0]
+        for v in (ahead, behind)
+    ]
+    mean = (found[0] + found[1]) / 2
+    sums = [float((x * mean).sum() / (mean * mean).sum()) for x in (slope, *found)]
+    assert sums[0] == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
