@@ -8,6 +8,7 @@ of RegCore to SimpleITK; it is printed, or written into Docs/reliability.md.
 
 import argparse
 import json
+import locale
 import shutil
 import statistics
 import subprocess
@@ -62,6 +63,7 @@ def _write_slices(image, folder: Path) -> None:
     folder.mkdir()
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
+    before = locale.setlocale(locale.LC_ALL)
     for k in range(image.GetDepth()):
         plane = image[:, :, k]
         place = image.TransformIndexToPhysicalPoint((0, 0, k))
@@ -80,6 +82,7 @@ def _write_slices(image, folder: Path) -> None:
             plane.SetMetaData(key, value)
         writer.SetFileName(str(folder / f"{k:04d}.dcm"))
         writer.Execute(plane)
+    locale.setlocale(locale.LC_ALL, before)  # SimpleITK leaves that of C behind, where text is ASCII
 
 
 def read(reader: str, path: Path) -> dict:
