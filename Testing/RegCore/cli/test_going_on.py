@@ -79,8 +79,9 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 def kept_in(out: Path, names: str = "*") -> int:
-    """Steps of some names that are kept."""
-    return len(list(out.glob(f"{STEPS}/{names}/record.json")))
+    """Steps of some names that are kept; a folder that is still being written has a leading dot."""
+    records = out.glob(f"{STEPS}/{names}/record.json")
+    return sum(not record.parent.name.startswith(".") for record in records)
 
 
 def run(words: list, out: Path) -> int:
