@@ -213,9 +213,10 @@ class CorrelationLevel:
         places = affine_coordinates(to_moving, grid.shape, device=device)
         # in the units of `grid_sample`: from -1 to 1 between the outermost voxels, the last axis first
         last = torch.tensor(self.moving.grid.shape).double() - 1
-        unit = torch.where(last > 0, 2 / last.clamp_min(1), 0.0)
-        self.unit, self.border = unit.flip(0).float().to(device), (1 + unit / 2).flip(0).tolist()
-        self.places = (places[0].flatten(1).T.flip(1) * self.unit).sub_(1)
+        unit, first = 2 / last.clamp_min(1), (last > 0).double()  # the one voxel of an axis lies at 0
+        self.unit, self.first = unit.flip(0).float().to(device), first.flip(0).float().to(device)
+        self.border = (first + unit / 2).flip(0).tolist()
+        self.places = (places[0].flatten(1).T.flip(1) * self.unit).sub_(self.first)
         turn = torch.from_numpy(to_moving[:3, :3]) * unit[:, None]
         self.turn = turn.flip(0).T.float().contiguous().to(device)
 
@@ -238,7 +239,7 @@ class CorrelationLevel:
 
     def _masked(self, mask: GridTensor, at: torch.Tensor) -> torch.Tensor:
         """Where a mask of the moving image holds, at places in the moving image."""
-        index = ((at + 1) / torch.where(self.unit > 0, self.unit, 1.0)).flip(1).T
+        index = ((at + self.first) / self.unit).flip(1).T
         matrix = torch.from_numpy(index_map(np.eye(4), self.moving.grid, mask.grid)).to(index)
         there = torch.addmm(matrix[:3, 3:], matrix[:3, :3], index)
         return sample(mask.values, there.view(1, 3, -1, 1, 1)).view(-1) > 0.5

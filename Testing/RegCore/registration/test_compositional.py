@@ -224,3 +224,15 @@ def test_large_grids_get_fewer_steps_and_cancelling_stops():
         climb(level, NOWHERE[0], QUICK, stop)
     with pytest.raises(InputError, match="setting radius is 0, expected at least 1"):
         CorrelationSettings(radius=0)
+
+
+def test_out_of_the_plane_of_a_single_slice_nothing_is_known():
+    grid = Geometry((9, 8, 3), np.eye(4))
+    image = np.random.default_rng(0).normal(size=(9, 8, 1)).astype(np.float32)
+    fixed = PairSide(Volume(np.repeat(image, 3, 2), grid))
+    level = CorrelationLevel(
+        fixed, PairSide(Volume(image, Geometry((9, 8, 1), np.eye(4)))), np.eye(4), grid, 2, "cpu"
+    )
+    warped, weight = level.warped(torch.zeros(3, 9, 8, 3))
+    assert weight[..., 0].min() == 1 and weight[..., 1:].max() == 0
+    assert torch.isfinite(warped).all()
