@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from RegCore.progress import Progress, part_of, silent
 from RegCore.registration.checks import check_not_negative
-from RegCore.registration.compositional import CorrelationSettings, raise_correlation, smooth_ddf
+from RegCore.registration.compositional import CorrelationSettings, gaussian_on, raise_correlation
 from RegCore.registration.deformable import (
     DeformableLevel,
     DeformableTask,
@@ -21,6 +21,7 @@ from RegCore.registration.directions import averaged, start_ddf
 from RegCore.registration.pair import LABEL_WEIGHT
 from RegCore.resampler import (
     box_mean,
+    box_sum,
     field_of,
     folding_fraction,
     inverted,
@@ -124,7 +125,7 @@ def _sound(result: DirectionResult, ddf: torch.Tensor) -> bool:
     return apart[1] <= apart[0]
 
 
-def _mended(ddf: torch.Tensor, grid: Geometry, settings: CorrelationSettings) -> torch.Tensor | None:
+def _mended(ddf: torch.Tensor, grid: Geometry) -> torch.Tensor | None:
     """A DDF smoothed about the voxels that (nearly) fold, each time wider; None if some still fold."""
     for n in range(1, MENDINGS + 1):
         if min(grid.shape) < 2:
@@ -132,8 +133,8 @@ def _mended(ddf: torch.Tensor, grid: Geometry, settings: CorrelationSettings) ->
         folded = voxel_jacobian(ddf) < LEAST
         if not bool(folded.any()):
             break
-        near = F.max_pool3d(F.pad(folded.float()[None, None], (0, 1) * 3), 4 * n + 1, 1, 2 * n)
-        smoother = smooth_ddf(ddf[0], grid, replace(settings, field_smoothing=float(n)))[None]
+        near = box_sum(F.pad(folded.float()[None, None], (0, 1) * 3), 4 * n + 1, 2 * n).gt_(0.5)
+        smoother = gaussian_on(grid, float(n), ddf)(ddf)
         ddf = torch.lerp(ddf, smoother, box_mean(near, n))
     return ddf if folding_fraction(ddf) == 0 else None
 
@@ -180,7 +181,7 @@ def deform_automatically(
         settings = replace(settings, field_smoothing=LOOSER * settings.field_smoothing)
     best, grid = result.ddf, result.level.grid
     found, finer = _correlated(task, result, settings, part_of(progress, 0.5, 1.0))
-    mended = _mended(found, finer, settings)
+    mended = _mended(found, finer)
     if (
         mended is not None
         and roughness(mended) < ROUGHEST
@@ -188,7 +189,7 @@ def deform_automatically(
     ):
         best, grid = mended, finer
     else:
-        mended = _mended(best, grid, settings)
+        mended = _mended(best, grid)
         best = best if mended is None else mended
     field = field_of(task.linear, grid, best)
     return DisplacementField(field.geometry, field.mm, task.linear)

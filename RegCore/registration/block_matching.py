@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 
+LINE = 24  # voxels of a line that are held against all that lie near, at a time
 FLAT = 1e-5  # a block whose cost hardly changes with the displacement tells nothing
 
 
@@ -34,25 +35,62 @@ def block_costs(
         valid: ``(1, 1, I, J, K)``, 1 where the moving features are known; elsewhere the distance counts as
             ``outside``.
         outside: one number, or one for each fixed voxel, ``(1, 1, I, J, K)``.
-        tick: called at each displacement; what it raises ends the search.
+        tick: called at each displacement along the first two axes; what it raises ends the search.
 
     Returns:
         ``(D, I // block, J // block, K // block)``, displacements in the order of `offsets`.
     """
     blocks = (block,) * 3 if isinstance(block, int) else tuple(block)
-    pad = (radius,) * 6
-    moving = F.pad(moving, pad, mode="replicate")
+    bi, bj, bk = blocks
+    side, wide = 2 * radius + 1, 2 * radius
+    n = [size // b for size, b in zip(fixed.shape[2:], blocks, strict=True)]
+    i, j, k = (count * b for count, b in zip(n, blocks, strict=True))
+    price = torch.as_tensor(outside, dtype=fixed.dtype, device=fixed.device).expand_as(fixed[:, :1])
+    fixed, price = (x[0, :, :i, :j, :k] for x in (fixed, price))
+    moving = F.pad(moving, (radius,) * 6, mode="replicate")[0, :, : i + wide, : j + wide, : k + wide]
+    # (|f|^2 + |m|^2 - 2 f m - price) known is a product of two rows of channels for each voxel
+    here = torch.cat([fixed, fixed.square().sum(0, keepdim=True) - price, torch.ones_like(price)])
+    size = moving.square().sum(0, keepdim=True)
+    there = torch.cat([moving * -2, torch.ones_like(size), size])
     if valid is not None:
-        valid = F.pad(valid, pad)
+        there *= F.pad(valid, (radius,) * 6)[0, :, : i + wide, : j + wide, : k + wide]
+    c = len(here)
+    here = here.view(c, n[0], bi, n[1], bj, k).permute(1, 3, 5, 2, 4, 0).reshape(n[0] * n[1], k, bi * bj * c)
+    there = there.permute(1, 2, 0, 3).contiguous()
     rows = []
-    for offset in offsets(radius).tolist():
-        tick()
-        i, j, k = (slice(radius + o, radius + o + n) for o, n in zip(offset, fixed.shape[2:], strict=True))
-        cost = (fixed - moving[..., i, j, k]).square_().sum(1, keepdim=True)
-        if valid is not None:
-            cost = (cost - outside).mul_(valid[..., i, j, k]).add_(outside)
-        rows.append(F.avg_pool3d(cost, blocks)[0, 0] if max(blocks) > 1 else cost[0, 0])
-    return torch.stack(rows)
+    for a in range(side):
+        for b in range(side):
+            tick()
+            lay = there[a : a + i, b : b + j].reshape(n[0], bi, n[1], bj, c, k + wide).transpose(1, 2)
+            lay = lay.reshape(n[0] * n[1], bi * bj * c, k + wide)
+            rows.append(_along_lines(here, lay, side, bk).view(n[0], n[1], n[2], side).permute(3, 0, 1, 2))
+    return torch.cat(rows).div_(bi * bj * bk).add_(F.avg_pool3d(price[None], blocks)[0, 0]).clamp_min_(0)
+
+
+def _along_lines(here: torch.Tensor, there: torch.Tensor, side: int, block: int) -> torch.Tensor:
+    """Products of each voxel of a line with the ``side`` voxels that lie near it in another, in blocks.
+
+    Args:
+        here: ``(N, K, C)``.
+        there: ``(N, C, K + side - 1)``: the first of the voxels that lie near voxel k is voxel k.
+        side: their number.
+        block: voxels that are summed.
+
+    Returns:
+        ``(N, K // block, side)``.
+    """
+    lines, length = here.shape[:2]
+    step, found = block * max(1, round(LINE / block)), []
+    for start in range(
+        0, length, step
+    ):  # a product with all that lie near any of them holds them as diagonals
+        count = min(step, length - start)
+        width = count + side - 1
+        products = torch.bmm(here[:, start : start + count], there[:, :, start : start + width])
+        shape = (lines, count // block, block, side)
+        strides = (count * width, block * (width + 1), width + 1, 1)
+        found.append(products.as_strided(shape, strides).sum(2))
+    return torch.cat(found, 1)
 
 
 def best_displacements(costs: torch.Tensor, radius: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,22 +5,21 @@ The scheme is that of greedy diffeomorphic registration (Yushkevich et al., Alzh
 field Hermosillo et al. (IJCV 50, 2002) derive. Docs/how-it-works.md has the formulas.
 """
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from RegCore.progress import Progress, part_of, silent
 from RegCore.registration.pair import GridTensor, PairSide, make_feature_image
 from RegCore.resampler import affine_coordinates, index_map, resample_ddf, sample
+from RegCore.resampler.band_filters import BandFilter, gaussian_half, means_inside
 from RegCore.resampler.grids import Device
 from RegCore.resampler.pyramid import working_geometry
+from RegCore.resampler.rows import POINTS, SlicePairs
 from RegCore.space.geometry import Geometry, InputError
 
-SLAB = 2**18  # voxels worked on at a time, so that they stay in the cache
 FLAT = 1e-3  # variance added to that of every window, as a share of the mean one
 FEWEST_VOXELS = 4000  # of a grid that is worth a level of its own
 
@@ -60,55 +59,24 @@ class CorrelationSettings:
         return max(min(self.iterations, self.work // voxels), min(self.iterations, 8))
 
 
-# ---- windows and Gaussians over one channel (I, J, K) ------------------------------------------------------
+# ---- filters of a grid -------------------------------------------------------------------------------------
 
 
-def _slabs(x: torch.Tensor, axis: int) -> Iterator[tuple[slice, ...]]:
-    """Parts of ``(I, J, K)`` of about `SLAB` voxels that hold whole lines along an axis."""
-    across = 1 if axis == 0 else 0
-    size = max(1, SLAB * x.shape[across] // x.numel())
-    for start in range(0, x.shape[across], size):
-        part = [slice(None)] * 3
-        part[across] = slice(start, start + size)
-        yield tuple(part)
+def _per_cube(grid: Geometry) -> np.ndarray:
+    """Voxels along each axis in the side of a cube that is as large as a voxel."""
+    return float(np.prod(grid.spacing)) ** (1 / 3) / grid.spacing
 
 
-def _correlated(x: torch.Tensor, axis: int, weights: Sequence[float]) -> torch.Tensor:
-    """Sum over k of weights[|k|] x(. + k) along an axis, zeros outside."""
-    out, n = torch.empty_like(x), x.shape[axis]
-    for part in _slabs(x, axis):
-        a, b = x[part], out[part]
-        torch.mul(a, weights[0], out=b)
-        for k, weight in enumerate(weights[1:n], 1):
-            b.narrow(axis, k, n - k).add_(a.narrow(axis, 0, n - k), alpha=weight)
-            b.narrow(axis, 0, n - k).add_(a.narrow(axis, k, n - k), alpha=weight)
-    return out
+def gaussian_on(grid: Geometry, sigma: float, like: torch.Tensor) -> BandFilter:
+    """Gaussian means over that part of the window which lies on the grid.
 
-
-def window_sum(x: torch.Tensor, radii: Sequence[int]) -> torch.Tensor:
-    """Sums over windows of 2 r + 1 voxels along each axis, zeros outside; ``(I, J, K)``."""
-    for axis, radius in enumerate(radii):
-        if radius > 0:
-            x = _correlated(x, axis, [1.0] * (radius + 1))
-    return x
-
-
-def smooth_inside(x: torch.Tensor, sigmas: Sequence[float]) -> torch.Tensor:
-    """Gaussian means over that part of the window which lies inside ``(I, J, K)``; sigmas in voxels.
-
-    Cut at 3 sigma. A constant stays what it is up to the edge; nothing is assumed beyond it.
+    Args:
+        grid: of the volumes that will be filtered.
+        sigma: standard deviation, in voxels of a grid of cubes.
+        like: a tensor of their type.
     """
-    for axis, sigma in enumerate(sigmas):
-        n, reach = x.shape[axis], math.ceil(3 * sigma - 0.25)
-        if n < 2 or reach < 1:
-            continue
-        weights = [math.exp(-0.5 * (k / sigma) ** 2) for k in range(reach + 1)]
-        total = weights[0] + 2 * sum(weights[1:])
-        weights = [w / total for w in weights]
-        x = _correlated(x, axis, weights)
-        inside = _correlated(x.new_ones(n, 1, 1), 0, weights)
-        x.div_(inside.view([n if d == axis else 1 for d in range(3)]))
-    return x
+    halves = [gaussian_half(sigma * ratio) for ratio in _per_cube(grid)]
+    return BandFilter([means_inside(n, half) for n, half in zip(grid.shape, halves, strict=True)], like)
 
 
 def central_difference(x: torch.Tensor, axis: int) -> torch.Tensor:
@@ -132,23 +100,20 @@ class LocalCorrelation:
     """
 
     def __init__(self, fixed: torch.Tensor, radii: Sequence[int]):
-        self.radii = radii
+        sides = zip(fixed.shape, radii, strict=True)
+        self.window = BandFilter([means_inside(n, [1.0] * (radius + 1)) for n, radius in sides], fixed)
         self.fixed = fixed - fixed.mean()  # small numbers: a variance is a difference of large sums
-        self.share = window_sum(torch.ones_like(fixed), radii).reciprocal_()
-        self.mean = self._mean(self.fixed)
+        self.mean = self.window(self.fixed)
         self.variance = self._variance(self.fixed, self.mean)
 
-    def _mean(self, x: torch.Tensor) -> torch.Tensor:
-        return window_sum(x, self.radii).mul_(self.share)
-
     def _variance(self, x: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-        variance = self._mean(x * x).addcmul_(mean, mean, value=-1).clamp_min_(0)
+        variance = self.window(x * x).addcmul_(mean, mean, value=-1).clamp_min_(0)
         return variance.add_(FLAT * variance.mean() + 1e-12)
 
     def _moments(self, warped: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """E[J], v and c."""
-        mean = self._mean(warped)
-        covariance = self._mean(self.fixed * warped).addcmul_(self.mean, mean, value=-1)
+        mean = self.window(warped)
+        covariance = self.window(self.fixed * warped).addcmul_(self.mean, mean, value=-1)
         return mean, self._variance(warped, mean), covariance
 
     def value(self, warped: torch.Tensor, weight: torch.Tensor) -> float:
@@ -161,26 +126,21 @@ class LocalCorrelation:
         """The same mean, and the derivative of the weighted sum of s / 2 by the voxels of ``warped``.
 
         A voxel y counts in every window that holds it, where d c / d J(y) = (I(y) - E[I]) / n and
-        d v / d J(y) = 2 (J(y) - E[J]) / n. With a = c / (f v n) and b = a c / v, summed over these windows:
-        I sum(a) - J sum(b) - sum(a E[I] - b E[J]). What e owes to J is left out.
+        d v / d J(y) = 2 (J(y) - E[J]) / n. With a = c / (f v) and b = a c / v, and S the adjoint of E:
+        I S[a] - J S[b] - S[a E[I] - b E[J]]. What e owes to J is left out.
         """
         mean, variance, covariance = self._moments(warped)
         a = (covariance / self.variance).div_(variance)
         value = float((a * covariance).mul_(weight).sum() / weight.sum().clamp_min(1))
-        a.mul_(weight).mul_(self.share)
+        a.mul_(weight)
         b = covariance.mul_(a).div_(variance)
-        out = window_sum(a, self.radii).mul_(self.fixed)
-        out.addcmul_(window_sum(b, self.radii), warped, value=-1)
+        out = self.window.adjoint(a).mul_(self.fixed)
+        out.addcmul_(self.window.adjoint(b), warped, value=-1)
         rest = a.mul_(self.mean).addcmul_(b, mean, value=-1)
-        return value, out.sub_(window_sum(rest, self.radii))
+        return value, out.sub_(self.window.adjoint(rest))
 
 
 # ---- one grid ----------------------------------------------------------------------------------------------
-
-
-def _per_cube(grid: Geometry) -> np.ndarray:
-    """Voxels along each axis in the side of a cube that is as large as a voxel."""
-    return float(np.prod(grid.spacing)) ** (1 / 3) / grid.spacing
 
 
 class CorrelationLevel:
@@ -204,51 +164,41 @@ class CorrelationLevel:
         native = grid == fixed.image.geometry
         spacing = grid.resized(tuple(2 * n - 1 for n in grid.shape)) if native else grid
         reduced = make_feature_image(moving, spacing, matrix, None, device)
-        self.moving, self.masks = reduced.image, reduced.masks
+        self.moving, self.masks = SlicePairs(reduced.image.values), reduced.masks
+        self.moving_grid = reduced.image.grid
         self.weight = weight[0, 0]
         self.per_cube = _per_cube(grid)
         radii = [max(1, round(radius * ratio)) for ratio in self.per_cube]
         self.similarity = LocalCorrelation(image[0, 0], radii)
-        to_moving = index_map(matrix, grid, self.moving.grid)
-        places = affine_coordinates(to_moving, grid.shape, device=device)
-        # in the units of `grid_sample`: from -1 to 1 between the outermost voxels, the last axis first
-        last = torch.tensor(self.moving.grid.shape).double() - 1
-        unit, first = 2 / last.clamp_min(1), (last > 0).double()  # the one voxel of an axis lies at 0
-        self.unit, self.first = unit.flip(0).float().to(device), first.flip(0).float().to(device)
-        self.border = (first + unit / 2).flip(0).tolist()
-        self.places = (places[0].flatten(1).T.flip(1) * self.unit).sub_(self.first)
-        turn = torch.from_numpy(to_moving[:3, :3]) * unit[:, None]
-        self.turn = turn.flip(0).T.float().contiguous().to(device)
+        to_moving = index_map(matrix, grid, self.moving_grid)
+        self.places = affine_coordinates(to_moving, grid.shape, device=device)[0].flatten(1)
+        self.turn = torch.from_numpy(to_moving[:3, :3]).float().to(device)
 
     def warped(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The moving image under a DDF ``(3, I, J, K)`` in voxels, and the weight of each voxel."""
         image, weight = torch.empty_like(u[0]), self.weight.clone()
         flat, known, ddf = image.view(-1), weight.view(-1), u.view(3, -1)
-        for start in range(0, len(flat), SLAB):
-            part = slice(start, start + SLAB)
-            at = torch.addmm(self.places[part], ddf[:, part].T, self.turn)
-            values = F.grid_sample(
-                self.moving.values, at[None, None, None], padding_mode="border", align_corners=True
-            )
-            flat[part] = values.view(-1)
-            for axis, border in enumerate(self.border):
-                known[part] *= at[:, axis].abs() <= border
+        for start in range(0, len(flat), POINTS):
+            part = slice(start, start + POINTS)
+            at = torch.addmm(self.places[:, part], self.turn, ddf[:, part])
+            flat[part] = self.moving.read(at)
+            for axis, size in enumerate(self.moving_grid.shape):
+                known[part] *= (at[axis] - (size - 1) / 2).abs_() <= size / 2
             for mask in self.masks:
                 known[part] *= self._masked(mask, at)
         return image, weight
 
     def _masked(self, mask: GridTensor, at: torch.Tensor) -> torch.Tensor:
         """Where a mask of the moving image holds, at places in the moving image."""
-        index = ((at + self.first) / self.unit).flip(1).T
-        matrix = torch.from_numpy(index_map(np.eye(4), self.moving.grid, mask.grid)).to(index)
-        there = torch.addmm(matrix[:3, 3:], matrix[:3, :3], index)
+        matrix = torch.from_numpy(index_map(np.eye(4), self.moving_grid, mask.grid)).to(at)
+        there = torch.addmm(matrix[:3, 3:], matrix[:3, :3], at)
         return sample(mask.values, there.view(1, 3, -1, 1, 1)).view(-1) > 0.5
 
     def value(self, u: torch.Tensor) -> float:
         """Mean squared local correlation under a DDF."""
         return self.similarity.value(*self.warped(u))
 
-    def step(self, u: torch.Tensor, smoothing: float, length: float) -> tuple[float, torch.Tensor]:
+    def step(self, u: torch.Tensor, smoothing: BandFilter, length: float) -> tuple[float, torch.Tensor]:
         """The value at a DDF, and the smoothed ascent direction scaled to a greatest length.
 
         In millimetres the direction is the gradient itself, so along each axis of voxels it is divided by
@@ -258,12 +208,17 @@ class CorrelationLevel:
         value, slope = self.similarity.slope(warped, weight)
         slope.mul_(weight)
         step, size = torch.empty_like(u), torch.zeros_like(slope)
-        sigmas = [smoothing * ratio for ratio in self.per_cube]
+        for axis in range(3):
+            step[axis] = central_difference(warped, axis).mul_(slope)
+        step = smoothing(step)
         for axis, ratio in enumerate(self.per_cube):
-            step[axis] = smooth_inside(central_difference(warped, axis).mul_(slope), sigmas)
             step[axis].mul_(ratio**2)
             size.addcmul_(step[axis], step[axis], value=ratio**-2)
         return value, step.mul_(length / max(float(size.max()) ** 0.5, 1e-20))
+
+    def gaussian(self, sigma: float) -> BandFilter:
+        """Gaussian means over that part of the window which lies on the grid; sigma in voxels of cubes."""
+        return gaussian_on(self.grid, sigma, self.weight)
 
 
 def composed(u: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
@@ -273,18 +228,10 @@ def composed(u: torch.Tensor, step: torch.Tensor) -> torch.Tensor:
         n = u.shape[axis + 1] - 2
         if n < 1:
             continue
-        for part in _slabs(u[0], axis):
-            move = step[axis][part].narrow(axis, 1, n)
-            for c in range(3):
-                slope = u[c][part].narrow(axis, 2, n) - u[c][part].narrow(axis, 0, n)
-                out[c][part].narrow(axis, 1, n).addcmul_(slope, move, value=0.5)
+        for c in range(3):
+            slope = u[c].narrow(axis, 2, n) - u[c].narrow(axis, 0, n)
+            out[c].narrow(axis, 1, n).addcmul_(slope, step[axis].narrow(axis, 1, n), value=0.5)
     return out
-
-
-def smooth_ddf(u: torch.Tensor, grid: Geometry, settings: CorrelationSettings) -> torch.Tensor:
-    """A DDF ``(3, I, J, K)`` smoothed as it is after each step."""
-    sigmas = [float(sigma) for sigma in settings.field_smoothing * _per_cube(grid)]
-    return torch.stack([smooth_inside(channel, sigmas) for channel in u])
 
 
 def climb(
@@ -297,12 +244,13 @@ def climb(
     """
     start, before = u, level.value(u)
     count = settings.steps(level.grid.voxels)
+    step_smoothing, field_smoothing = map(level.gaussian, (settings.step_smoothing, settings.field_smoothing))
     stage = f"correlation: {'x'.join(f'{s:.1f}' for s in level.grid.spacing)} mm"
     for n in range(count):
         done = n / max(count - 1, 1)
         length = settings.first_step + (settings.last_step - settings.first_step) * done
-        value, step = level.step(u, settings.step_smoothing, length)
-        u = smooth_ddf(composed(u, step), level.grid, settings)
+        value, step = level.step(u, step_smoothing, length)
+        u = field_smoothing(composed(u, step))
         progress(n / count, stage, {"iteration": n, "loss": -value})
     return u if level.value(u) > before else start
 

@@ -1,6 +1,7 @@
 """What the deformable stage works on: settings, a pair in one direction, and that pair on a working grid."""
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -9,7 +10,8 @@ import torch.nn.functional as F
 from RegCore.registration.checks import check_not_negative
 from RegCore.registration.pair import LABEL_WEIGHT, LabelEncoding, PairSide, Tick, make_feature_image
 from RegCore.registration.starts import structures_apart
-from RegCore.resampler import box_mean, inverted, reference_grid, sample
+from RegCore.resampler import inverted, reference_grid, sample
+from RegCore.resampler.band_filters import BandFilter, means_of_repeated
 from RegCore.resampler.pyramid import padded
 from RegCore.space.geometry import Geometry, InputError, apply_affine
 from RegCore.space.transforms import AffineTransform, DisplacementField
@@ -184,8 +186,12 @@ def gathered(level: DeformableLevel, ddf: torch.Tensor) -> torch.Tensor:
     return _pool(ddf, level.stride) / level.stride
 
 
+@lru_cache(maxsize=4)
+def _smoother(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> BandFilter:
+    like = torch.empty((), dtype=dtype, device=device)
+    return BandFilter([means_of_repeated(size, 1, times=3) for size in shape], like)
+
+
 def smooth(parameters: torch.Tensor) -> torch.Tensor:
     """The displacement that parameters stand for: three 3^3 means, nearly a cubic B-spline."""
-    for _ in range(3):
-        parameters = box_mean(parameters, 1)
-    return parameters
+    return _smoother(tuple(parameters.shape[2:]), parameters.dtype, parameters.device)(parameters)

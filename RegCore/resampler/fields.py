@@ -10,6 +10,8 @@ from RegCore.resampler.grids import affine_coordinates, index_map, reference_gri
 from RegCore.resampler.sampling import sample
 from RegCore.space.geometry import Geometry
 
+SLAB = 2**16  # voxels of which a Jacobian is computed at a time, so that its parts stay in the cache
+
 
 def warp_image_ddf(
     image: torch.Tensor, ddf: torch.Tensor, *, border: str = "edge", fill: float = 0.0, nearest: bool = False
@@ -104,12 +106,20 @@ def resample_ddf(ddf: torch.Tensor, old: Geometry, new: Geometry) -> torch.Tenso
 
 def voxel_jacobian(ddf: torch.Tensor) -> torch.Tensor:
     """det(I + forward differences) of a DDF ``(1, 3, I, J, K)`` in voxels: ``(I - 1, J - 1, K - 1)``."""
-    n = [size - 1 for size in ddf.shape[2:]]
-    columns = [ddf.diff(dim=d + 2)[0, :, : n[0], : n[1], : n[2]].clone() for d in range(3)]
-    for d, column in enumerate(columns):
-        column[d] += 1
-    a, b, c = columns
-    return (torch.linalg.cross(a, b, dim=0) * c).sum(0)
+    i, j, k = (size - 1 for size in ddf.shape[2:])
+    out = ddf.new_empty((i, j, k))
+    slices = max(1, SLAB // max(j * k, 1))
+    for start in range(0, i, slices):
+        part = ddf[0, :, start : start + slices + 1]
+        here = part[:, :-1, :-1, :-1]
+        a, b, c = part[:, 1:, :-1, :-1] - here, part[:, :-1, 1:, :-1] - here, part[:, :-1, :-1, 1:] - here
+        for d, column in enumerate((a, b, c)):
+            column[d] += 1
+        det = (b[1] * c[2]).addcmul_(b[2], c[1], value=-1).mul_(a[0])
+        det += (b[2] * c[0]).addcmul_(b[0], c[2], value=-1).mul_(a[1])
+        det += (b[0] * c[1]).addcmul_(b[1], c[0], value=-1).mul_(a[2])
+        out[start : start + slices] = det
+    return out
 
 
 def folding_fraction(ddf: torch.Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Trilinear values of many channels at once: a row of channels for each voxel, gathered by weights."""
+"""Trilinear values at many places faster than ``grid_sample`` for volumes: of many channels, or of one."""
 
 from collections.abc import Iterator
 
@@ -62,3 +62,32 @@ class Rows:
             if along is not None:
                 weights.mul_(self.signs[along])
             yield F.embedding_bag(index, self.rows, mode="sum", per_sample_weights=weights)
+
+
+class SlicePairs:
+    """An image of one channel to be read at many places, edges repeated.
+
+    Each slice and the next lie beside each other as two channels of a picture, which ``grid_sample`` reads
+    several places at a time, unlike volumes; what is left is to go from one slice to the next.
+
+    Args:
+        image: ``(1, 1, I, J, K)``.
+    """
+
+    def __init__(self, image: torch.Tensor):
+        self.shape = tuple(image.shape[2:])
+        slices = image[0, 0]
+        self.pairs = torch.stack([slices, torch.cat([slices[1:], slices[-1:]])])
+
+    def read(self, places: torch.Tensor) -> torch.Tensor:
+        """Values ``(N,)`` at places ``(3, N)`` in voxels; about `POINTS` at a time are read fastest."""
+        i, j, k = self.shape
+        at = places[0].clamp(0, i - 1)
+        low = at.floor().clamp_max_(max(i - 2, 0))
+        first, last = int(low.min()), int(low.max())  # the fewer slices, the finer are places of float32
+        part = self.pairs[:, first : last + 1].view(1, 2, -1, k)
+        line = (low - first).mul_(j).add_(places[1].clamp(0, j - 1))
+        lines = part.shape[2]
+        grid = torch.stack([places[2] * (2 / max(k - 1, 1)) - 1, line.mul_(2 / max(lines - 1, 1)).sub_(1)], 1)
+        here = F.grid_sample(part, grid[None, None], padding_mode="border", align_corners=True)
+        return torch.lerp(here[0, 0, 0], here[0, 1, 0], at.sub_(low))

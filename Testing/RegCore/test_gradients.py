@@ -20,6 +20,7 @@ from RegCore.registration.deformable_level import DeformableTask, Settings, make
 from RegCore.registration.objective import PairObjective
 from RegCore.registration.pair import PairSide
 from RegCore.resampler import gaussian_smooth
+from RegCore.resampler.band_filters import BLOCK, BandFilter, means_inside, means_of_repeated
 from RegCore.resampler.descriptors import mind_ssc
 from RegCore.space.geometry import Geometry
 from RegCore.space.transforms import AffineTransform
@@ -71,6 +72,11 @@ def objective_case():
     return PairObjective(replace(level, **tensors), settings), field((1, 3, 6, 5, 7))
 
 
+def filter_case(size: int):
+    bands = BandFilter([means_of_repeated(size, 1, 2), means_inside(3, (0.5, 0.3)), torch.eye(2)], field())
+    return lambda x: one_number(bands(x)), field((2, size, 3, 2))
+
+
 GRID = Geometry((6, 5, 7), np.diag([1.5, 2.0, 1.0, 1.0]))
 KERNELS = (("rectangular", 3), ("rectangular", 4), ("triangular", 3), ("gaussian", 4))
 # class -> cases; a case is a function of the tensors that follow it
@@ -112,6 +118,7 @@ CASES = {
         for size in (0.15, 1.0)
     ],
     "RegCore.registration.objective._Distance": [objective_case()],
+    "RegCore.resampler.band_filters._Filtered": [filter_case(BLOCK + 2), filter_case(5)],
     "RegCore.resampler.descriptors._SelfSimilarity": [
         (lambda x, r=r, d=d: one_number(mind_ssc(x, radius=r, dilation=d)), images(shape)[0])
         for r, d, shape in ((1, 2, (2, 1, 4, 3, 5)), (2, 1, (1, 1, 3, 4, 1)), (0, 1, (1, 1, 2, 2, 2)))

@@ -215,11 +215,11 @@ def test_a_fold_is_smoothed_away_where_it_is_and_nothing_else_changes():
     bump = torch.exp(-((index - torch.tensor([8.0, 9, 7]).view(3, 1, 1, 1)) ** 2).sum(0) / 6)
     ddf = 0.02 * index.flip(0) + 3.5 * bump
     assert folding_fraction(ddf[None]) > 0
-    mended = auto._mended(ddf[None], grid, FINE)
+    mended = auto._mended(ddf[None], grid)
     assert mended is not None and folding_fraction(mended) == 0
     torch.testing.assert_close(mended[0, :, 19:, 18:, 15:], ddf[:, 19:, 18:, 15:], rtol=0, atol=0)
     mirrored = torch.stack([-2 * index[0], 0 * index[1], 0 * index[2]])
-    assert auto._mended(mirrored[None], grid, FINE) is None
+    assert auto._mended(mirrored[None], grid) is None
 
 
 def test_like_images_are_followed_more_closely(monkeypatch):
