@@ -4,11 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from RegCore import make_phantom, register, save
 from RegCore.cli import main
 from RegCore.cli.pair_arguments import DOUBTFUL
-from RegCore.registration.doubts import doubts, gain_over_chance
+from RegCore.registration.doubts import doubts, gain_over_chance, gain_over_turns
 from RegCore.registration.pair import PairSide
 from RegCore.space.transforms import AffineTransform
 from RegCore.space.volume import Volume
@@ -46,6 +47,35 @@ def test_a_good_result_is_not_doubted_and_a_failed_one_is_by_a_sentence():
     assert "probably failed" in unrelated and "gain over chance" in unrelated
     (apart,) = doubts(fixed, moving, shifted(900.0, 0.0, 0.0))
     assert "probably failed" in apart and "shows 0 % of the fixed body" in apart
+
+
+def ball(turn: np.ndarray, noise: float = 0.05, texture: float = 0.5, seed: int = 0) -> PairSide:
+    """A ball, textured within, that was turned about its middle."""
+    points = FIXED.world_grid() - FIXED.centre
+    inside = np.linalg.norm(points, axis=-1) < 0.42 * (np.array(FIXED.shape) * FIXED.spacing).min()
+    values = inside * (1 + texture * np.sin(points @ turn / 12 + [0.3, 1.0, 2.0]).prod(-1))
+    values += noise * np.random.default_rng(seed).normal(size=FIXED.shape)
+    return PairSide(Volume(values.astype(np.float32), FIXED))
+
+
+def test_a_body_that_lies_turned_within_its_own_outline_is_doubted(monkeypatch):
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("zx", (75, 50), degrees=True).as_matrix()
+    turn[:3, 3] = FIXED.centre - turn[:3, :3] @ FIXED.centre
+    fixed, wrong = ball(np.eye(3)), AffineTransform(turn)
+    other = ball(np.eye(3), seed=1)
+    assert gain_over_turns(fixed, other, IDENTITY) > 0.5
+    assert gain_over_turns(fixed, other, wrong) < 0.1 < gain_over_chance(fixed, other, wrong)[0]
+    monkeypatch.setattr("RegCore.registration.doubts.OUTLINE", 0.9)  # what agrees otherwise is the outline
+    assert doubts(fixed, other, IDENTITY) == []
+    (sentence,) = doubts(fixed, other, wrong)
+    assert "when one is turned by 30°" in sentence and "gain over turns" in sentence
+
+
+def test_a_ball_that_is_one_from_all_sides_is_not_doubted():
+    sides = [ball(np.eye(3), noise=0.2, texture=0.0, seed=seed) for seed in (0, 1)]
+    assert gain_over_turns(*sides, IDENTITY) < 0.1
+    assert doubts(*sides, IDENTITY) == []
 
 
 def test_what_a_mask_leaves_out_does_not_count():
