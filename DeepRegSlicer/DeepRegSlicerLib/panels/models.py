@@ -60,7 +60,7 @@ class ModelsPanel(AskingPanel):
 
     def update(self) -> None:
         """Enable what can be used now."""
-        if self._closed:
+        if self.closed:
             return
         ui, entry, free = self.ui, self.chosen(), self.run is None
         ui.importButton.enabled = free
