@@ -3,6 +3,7 @@
 Each command is a function (arguments, progress) -> result of values that `RegCore.io.messages` can write.
 """
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from RegCore.space.geometry import InputError
 from RegCore.space.transforms import Transform
 from RegCore.space.volume import Volume, common_labels
 
+NO_FIGURES = ("epoch", "learning_rate", "seconds")  # columns that say nothing of how good a model is
 PAIRED = ("fixed_images", "moving_images", "fixed_labels", "moving_labels")  # DeepReg's folders of pairs
 
 
@@ -234,6 +236,7 @@ def model_command(arguments: dict[str, Any], progress: Progress) -> dict[str, An
 
     content = read_content(Path(arguments["path"]))
     content.pop("training", None)
+    content["figures"] = str(content.get("figures") or _figures_beside(Path(arguments["path"])))
     if arguments.get("to"):
         content["notes"] = str(arguments.get("notes", content.get("notes", "")))
         target = Path(arguments["to"])
@@ -254,5 +257,21 @@ def model_command(arguments: dict[str, Any], progress: Progress) -> dict[str, An
         "kind": str(data.get("type", "")),
         "epochs": int(train.get("epochs", 0)),
         "weights": int(sum(tensor.numel() for tensor in content["state"].values())),
+        "figures": content["figures"],
         "notes": str(content.get("notes", "")),
     }
+
+
+def _figures_beside(path: Path) -> str:
+    """The figures of the best epoch in words, of a model in the folder of its training; else ""."""
+    table = path.parent.parent / "metrics.csv"
+    if path.parent.name != "save" or not table.is_file():
+        return ""
+    try:
+        rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+        best = min(rows, key=lambda row: float(row.get("val_loss") or row["loss"]))
+        named = [(name, text) for name, text in best.items() if text and name not in NO_FIGURES]
+        figures = ", ".join(f"{name} {float(text):.4g}" for name, text in named)
+    except (OSError, ValueError, KeyError):
+        return ""
+    return f"epoch {best['epoch']} of {len(rows)}: {figures}"

@@ -223,9 +223,23 @@ def _retire(transaction: SceneTransaction, old, new) -> None:
         node = scene.GetNthNodeByClass(number, "vtkMRMLTransformableNode")
         if node.GetParentTransformNode() is old:
             transaction.set_parent_transform(node, new)
+    for node in slicer.util.getNodesByClass("vtkMRMLScriptedModuleNode"):
+        _redirect(node, old, new)  # else its selectors go to any neighbour once the old one is removed
     name = old.GetName()
     new.SetName(name)
     scene.RemoveNode(old)  # last of all changes: nothing after it can fail
+
+
+def _redirect(node, old, new) -> None:
+    """Let a parameter node refer to a new node wherever it refers to an old one."""
+    roles = [node.GetNthNodeReferenceRole(place) for place in range(node.GetNumberOfNodeReferenceRoles())]
+    places = [(role, place) for role in roles for place in range(node.GetNumberOfNodeReferences(role))]
+    changed = [which for which in places if node.GetNthNodeReferenceID(*which) == old.GetID()]
+    with slicer.util.NodeModify(node):
+        for which in changed:
+            node.SetNthNodeReferenceID(*which, new.GetID())
+    if changed:
+        node.Modified()  # see `parameters.refresh`
 
 
 def _write_volume(transaction: SceneTransaction, image, placement: Placement, node):

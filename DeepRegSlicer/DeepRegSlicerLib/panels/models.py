@@ -161,5 +161,6 @@ def lines_of(card: dict) -> list[tuple[str, str]]:
         (_("Weights"), f"{card['weights']:,}"),
         (_("Epochs"), str(card["epochs"] or "")),
         (_("Data"), card["data"]),
+        (_("Figures"), card["figures"]),
     ]
     return [(title, text) for title, text in found if text]

@@ -328,7 +328,7 @@ class RegisterPanel(Panel):
         if p is not None:
             if p.method is Method.trained:
                 ui.modelPath.addCurrentPathToHistory()
-            if self._nodes(INPUTS) == run.inputs and self._nodes(OUTPUTS) == self._outputs:
+            if self._chosen_still(run):
                 p.outputTransform = result.transform
                 p.warpedVolume = result.warped_volume or p.warpedVolume
                 p.warpedSegmentation = result.warped_segmentation or p.warpedSegmentation
@@ -347,6 +347,15 @@ class RegisterPanel(Panel):
         self.set_status(" ".join([text, *doubts, *run.notes]), Tone.normal if doubts else Tone.good)
         self.log(self.ui.statusLabel.text)
         self.applying.refresh()
+
+    def _chosen_still(self, run) -> bool:
+        """Whether the inputs and outputs are those that the run began with.
+
+        An output transform of another class than the result was replaced by it, wherever it was chosen.
+        """
+        now = self._nodes(INPUTS) + self._nodes(OUTPUTS)
+        pairs, old = zip(now, (*run.inputs, *self._outputs), strict=True), self._outputs[0]
+        return all(a is b or (b is old is not None and a is run.result.transform) for a, b in pairs)
 
     def _explain(self, error: Exception) -> None:
         """Say why a run brought no result; offer what mends it."""

@@ -1,5 +1,6 @@
 """The commands of the worker beside registering and training, against SimpleITK and what they wrote."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,20 @@ def test_a_model_tells_what_it_is_and_a_copy_keeps_its_notes(tmp_path):
     assert tasks.model_command({"path": copy["to"]}, silent) == {**card, "notes": "CC BY 4.0"}
     theirs, ours = (RegCore.load_model(path).network.state_dict() for path in (copy["path"], copy["to"]))
     assert all(bool((theirs[name] == ours[name]).all()) for name in theirs)
+    assert card["figures"] == ""
+    table = "epoch,learning_rate,loss,val_loss,val_dice\n1,0.1,0.5,0.25,0.5\n2,0.1,0.125,0.75,\n"
+    for text, expected in (
+        (table, "epoch 1 of 2: loss 0.5, val_loss 0.25, val_dice 0.5"),
+        ("epoch,loss\n1,0.5\n2,0.25\n", "epoch 2 of 2: loss 0.25"),
+        ("epoch,loss\n1,damaged\n", ""),
+        ("epoch,loss\n", ""),
+    ):
+        (tmp_path / "run" / "save").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / "metrics.csv").write_text(text)
+        best = shutil.copy(copy["path"], tmp_path / "run" / "save" / "best.pt")
+        assert tasks.model_command({"path": str(best)}, silent)["figures"] == expected
+        tasks.model_command({"path": str(best), "to": str(tmp_path / "d.pt")}, silent)
+        assert tasks.model_command({"path": str(tmp_path / "d.pt")}, silent)["figures"] == expected
     (tmp_path / "c.pt").write_text("no model")
     with pytest.raises(InputError, match=r"c\.pt: this is not a model file"):
         tasks.model_command({"path": str(tmp_path / "c.pt")}, silent)
