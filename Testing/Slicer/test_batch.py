@@ -1,6 +1,7 @@
 """The Batch panel: a folder, volumes of the scene and a sequence, registered one after the other."""
 
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -60,7 +61,7 @@ def tick(panel, *names) -> None:
             volumes.item(row).setCheckState(qt.Qt.Checked)
 
 
-def test_volumes_of_the_scene_are_registered_to_the_fixed_one(panel):
+def test_volumes_of_the_scene_are_registered_to_the_fixed_one(panel, monkeypatch):
     import slicer
 
     others = [panel.make.volume(f"T{n}", (11, 9, 13), panel.make.MOVING) for n in range(3)]
@@ -87,6 +88,10 @@ def test_volumes_of_the_scene_are_registered_to_the_fixed_one(panel):
         assert transform.GetNodeReference("spatialRegistrationMoving").GetName() == name
     assert slicer.util.getFirstNodeByClassByName("vtkMRMLTransformNode", "T1 to F") is None
     assert empty.GetImageData() is None and all(node.GetTransformNodeID() is None for node in others)
+    light = ui.batchTable.item(0, 1).foreground().color().name()
+    monkeypatch.setattr(sys.modules["DeepRegSlicerLib.panels.panel"], "LIGHT", {})  # another theme
+    panel.batch.refresh()
+    assert ui.batchTable.item(0, 1).foreground().color().name() != light
     places = [n for n, row in enumerate(rows(panel)) if row[0] == "T2"]
     ui.batchTable.selectRow(places[0])
     assert layers()[:2] == ("F", "T2 registered")

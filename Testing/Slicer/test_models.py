@@ -59,6 +59,9 @@ def test_a_model_is_imported_and_its_card_shown(panel, tmp_path):
     wait(panel)
     card = ui.cardLabel.text.splitlines()
     assert {"Network: unet", "Predicts: a displacement field", "Grid: 8 × 8 × 8", "Data: livers"} <= set(card)
+    panel.ui.tabs.currentIndex = 0
+    panel.ui.tabs.currentIndex = 2
+    assert ui.cardLabel.text.splitlines() == card  # also for who comes back
     ui.importButton.click()  # the same again gets a name of its own
     assert wait(panel) and listed(panel) == ["liver", "liver-2"]
 

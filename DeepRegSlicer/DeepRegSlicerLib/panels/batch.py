@@ -71,7 +71,7 @@ class BatchPanel(Panel):
         return (*self.fields.values().items(), self.ui.sequenceSelector.currentNode(), p and p.fixedVolume)
 
     def refresh(self) -> None:
-        """List the volumes of the scene; those that were ticked stay so."""
+        """List the volumes of the scene; those that were ticked stay so. Show the results again."""
         ticked = {id(node) for node in self._ticked()}
         p = self.register.parameters
         self._volumes = volumes_beside(p and p.fixedVolume)
@@ -80,6 +80,7 @@ class BatchPanel(Panel):
             item = qt.QListWidgetItem(node.GetName())
             item.setCheckState(qt.Qt.Checked if id(node) in ticked else qt.Qt.Unchecked)
             self.ui.volumesList.addItem(item)
+        self._fill_table()
         self.update()
 
     def _ticked(self) -> list:
@@ -200,6 +201,10 @@ class BatchPanel(Panel):
         self.ui.batchProgressBar.value = round(100 * fraction)
         over = sum(item.result is not None or item.error is not None for item in self._items)
         self.announce(_("{count} of {all} are done").format(count=over, all=len(self._items)), fraction)
+        self._fill_table()
+
+    def _fill_table(self) -> None:
+        """Show what is there, in the colours of the theme that is in use now."""
         results.put(self.ui.batchTable, [self._row(item) for item in self._items], WIDE)
 
     @staticmethod

@@ -77,8 +77,10 @@ class ModelsPanel(AskingPanel):
     @handler
     def on_choice(self) -> None:
         """Another model was chosen: show its card."""
+        if self._listing:
+            return  # nothing is chosen in a list that is being filled
         entry = self.chosen()
-        if self._listing or (entry is not None and entry == self._card_of) or self.run is not None:
+        if (entry is not None and entry == self._card_of) or self.run is not None:
             self.update()
             return
         self.ui.notesText.plainText, self._card_of, self._card = "", entry, None
