@@ -17,7 +17,7 @@ from RegCore.space.geometry import InputError
 from RegCore.space.transforms import Transform
 from RegCore.space.volume import Volume, common_labels
 
-NO_FIGURES = ("epoch", "learning_rate", "seconds")  # columns that say nothing of how good a model is
+FIGURES = ("loss", "val_loss")  # columns of a training's table that a model's card shows
 PAIRED = ("fixed_images", "moving_images", "fixed_labels", "moving_labels")  # DeepReg's folders of pairs
 
 
@@ -270,8 +270,7 @@ def _figures_beside(path: Path) -> str:
     try:
         rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
         best = min(rows, key=lambda row: float(row.get("val_loss") or row["loss"]))
-        named = [(name, text) for name, text in best.items() if text and name not in NO_FIGURES]
-        figures = ", ".join(f"{name} {float(text):.4g}" for name, text in named)
+        figures = ", ".join(f"{name} {float(best[name]):.4g}" for name in FIGURES if best.get(name))
     except (OSError, ValueError, KeyError):
         return ""
     return f"epoch {best['epoch']} of {len(rows)}: {figures}"

@@ -169,7 +169,7 @@ def test_a_model_tells_what_it_is_and_a_copy_keeps_its_notes(tmp_path):
     assert card["figures"] == ""
     table = "epoch,learning_rate,loss,val_loss,val_dice\n1,0.1,0.5,0.25,0.5\n2,0.1,0.125,0.75,\n"
     for text, expected in (
-        (table, "epoch 1 of 2: loss 0.5, val_loss 0.25, val_dice 0.5"),
+        (table, "epoch 1 of 2: loss 0.5, val_loss 0.25"),
         ("epoch,loss\n1,0.5\n2,0.25\n", "epoch 2 of 2: loss 0.25"),
         ("epoch,loss\n1,damaged\n", ""),
         ("epoch,loss\n", ""),
