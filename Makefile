@@ -63,6 +63,7 @@ bench: $(TESTING)
 	$(PY) Testing/benchmarks/cases.py --peers
 	$(PY) Testing/benchmarks/robustness.py --write
 	$(PY) Testing/benchmarks/failures.py --write
+	$(PY) Testing/benchmarks/trust.py --write
 	$(PY) Testing/benchmarks/growth.py --write
 	$(PY) Testing/benchmarks/scale.py --write
 

@@ -140,13 +140,29 @@ def picture_error(host, panel, out: Path) -> None:
     working.parameters.method = before
 
 
-def picture_tabs(host, panel, out: Path) -> None:
-    """The tabs Models and Batch."""
-    panel.widget.tabs.batch.fields["outPath"] = "registered"
-    for place, name in ((2, "models"), (3, "batch")):
-        panel.ui.tabs.currentIndex = place
-        in_both_themes(host, panel, out, name, grow=False)
+def picture_batch(host, panel, out: Path) -> None:
+    """The tab Batch, with the moving volume registered."""
+    batch, before = panel.widget.tabs.batch, panel.widget.panel.parameters.method
+    batch.fields["outPath"], batch.fields["sourceSelector"] = "registered", "volumes"
+    panel.widget.panel.parameters.method = type(before).rigid
+    panel.ui.tabs.currentIndex = 3
+    volumes = batch.ui.volumesList
+    volumes.setFixedHeight(90)
+    volumes.item(0).setCheckState(host.qt.Qt.Checked)
+    batch.ui.startButton.click()
+    host.spin(600, until=lambda: batch.run is None)
+    in_both_themes(host, panel, out, "batch", grow=False)
     panel.ui.tabs.currentIndex = 0
+    panel.widget.panel.parameters.method = before
+
+
+def picture_models(host, panel, out: Path) -> None:
+    """The tab Models, with the card of the network that was trained."""
+    panel.ui.tabs.currentIndex = 2
+    models = panel.widget.tabs.models
+    models.ui.modelList.setCurrentRow(0)
+    host.spin(120, until=lambda: models.run is None)
+    in_both_themes(host, panel, out, "models", grow=False)
 
 
 def colour(segmentation, rgb) -> None:
@@ -246,6 +262,7 @@ def picture_training(host, out: Path, minutes: float) -> None:
     if run.result is None:
         raise SystemExit(f"The training brought no result: {ui.trainStatusLabel.text}")
     plotview.save(train.chart.chart, out / "train_chart.png", CHART)
+    picture_models(host, panel, out)
     host.close_module(panel)
 
 
@@ -271,7 +288,7 @@ def main(arguments: list[str] | None = None) -> int:
     made = add_phantom(RegCore.make_phantom(**SHAPES))
     panel = picture_panel(host, made, options)
     picture_slices(host, made, panel.widget.panel.parameters, options.out)
-    picture_tabs(host, panel, options.out)
+    picture_batch(host, panel, options.out)
     picture_error(host, panel, options.out)
     host.reset()
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,7 @@ import RegCore
 from RegCore.space.geometry import Geometry
 from RegCore.space.transforms import AffineTransform
 from RegCore.space.volume import Volume
-from Testing.benchmarks import cases, growth, page, peers, reading, tables
+from Testing.benchmarks import cases, growth, page, peers, reading, tables, trust
 from Testing.benchmarks.measure import measured
 from Testing.paths import ROOT
 
@@ -39,7 +39,7 @@ def test_a_command_without_end_is_ended(tmp_path):
     assert found["code"] == 124
 
 
-@pytest.mark.parametrize("name", ["cases", "robustness", "growth"])
+@pytest.mark.parametrize("name", ["cases", "robustness", "growth", "trust"])
 def test_every_table_has_its_place(name):
     text = page.PAGE.read_text(encoding="utf-8")
     assert f"<!-- {name}: begin -->\n" in text and f"\n<!-- {name}: end -->" in text
@@ -161,3 +161,22 @@ def test_reading_is_told_in_shares_of_simpleitk():
     assert reading.table({"NRRD": found}).splitlines()[-1] == "| NRRD | 1.50 | 0.50 | 0.50 |"
     text = reading.PAGE.read_text(encoding="utf-8")
     assert "<!-- reading: begin -->\n" in text and "\n<!-- reading: end -->" in text
+
+
+def test_two_directions_disagree_by_what_one_does_not_take_back():
+    grid = Geometry((12, 13, 14), np.diag([2.0, 2.0, 3.0, 1.0]))
+    forward, backward = np.eye(4), np.eye(4)
+    forward[:3, 3], backward[:3, 3] = (3, 0, 1), (-3, 4, -1)
+    points = grid.to_world(np.array([[5.0, 6, 7], [0, 0, 0]]))
+    apart = trust.disagreement(AffineTransform(forward), AffineTransform(backward), grid, points)
+    assert np.allclose(apart, 4)
+    assert np.allclose(trust.disagreement(*[AffineTransform(np.eye(4))] * 2, grid, points), 0)
+
+
+def test_a_case_is_predicted_by_the_line_of_the_others():
+    apart = np.linspace(0.1, 2, 50)
+    pairs = {"a": (0.5 + 2 * apart, apart), "b": (0.5 + 2 * apart[::2], apart[::2]), "c": (10 - apart, apart)}
+    rows = [line.split(" | ") for line in trust.rows_of("auto", pairs)]
+    assert rows[2][4] == "-1.00" and rows[2][5] == f"{(0.5 + 2 * apart).mean() / (10 - apart).mean():.2f} |"
+    assert rows[0][4] == "1.00" and rows[0][2] == f"{pairs['a'][0].mean():.2f}"
+    assert np.allclose(trust.line_of([pairs["a"], pairs["b"]]), (0.5, 2))

@@ -119,7 +119,7 @@ def _volumes(folder: Path) -> dict[str, Path]:
 
 
 def start_files(options: dict) -> Start:
-    """Registers files; options: method, settings, device, seed as `register_volumes` takes them."""
+    """Registers files; options: those of `RegCore.cli.tasks.files_command` besides the files."""
 
     def start(item: Item, progress, done) -> Run:
         return Question(process.shared_worker(), "files", {**item.what, **options}, progress, done)

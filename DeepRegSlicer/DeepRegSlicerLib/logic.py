@@ -97,6 +97,18 @@ class RegistrationRun(Run):
             self._dropped = f"The registration was stopped, because {why}. Nothing was changed."
             self._worker.cancel()
 
+    def _prepare(self, found: dict) -> object:
+        """The objects that become the result's nodes, or the error that they can't be made for."""
+        order = self._order
+        try:
+            return nodes.prepare(*self._came(found), order.structures, order.placement, order.outputs)
+        except Exception as error:
+            return error
+
+    @staticmethod
+    def _came(found: dict) -> tuple:
+        return found["transform"], found["warped"], found["warped_labels"]
+
     def _end(self, job) -> tuple[RegistrationResult | None, RegistrationError | None]:
         for observed, tag in self._observed:
             observed.RemoveObserver(tag)
@@ -105,22 +117,17 @@ class RegistrationRun(Run):
         if job.error is not None:
             return None, job.error
         try:
-            return self._write(job.result), None
+            if isinstance(job.prepared, Exception):
+                raise job.prepared
+            return self._write(job.result, job.prepared), None
         except Exception as error:
             text = f"The result could not be put into the scene, which is as it was: {error}"
             return None, RegistrationError(text, traceback.format_exc())
 
-    def _write(self, found: dict) -> RegistrationResult:
+    def _write(self, found: dict, prepared: nodes.Prepared) -> RegistrationResult:
         order = self._order
-        written = nodes.write(
-            found["transform"],
-            found["warped"],
-            found["warped_labels"],
-            order.structures,
-            order.placement,
-            order.outputs,
-            found,
-        )
+        asked = (order.structures, order.placement, order.outputs)
+        written = nodes.write(*self._came(found), *asked, found, prepared)
         metrics = _with_names(found["metrics"], order.structures)
         made = (written.transform, written.volume, written.segmentation)
         measured = {

@@ -14,7 +14,7 @@ from .process import shared_worker
 from .run import Question, Run
 
 NAME = "manifest.csv"
-COLUMNS = ("id", "fixed", "moving", "fixed_seg", "moving_seg", "method", "settings")
+COLUMNS = ("id", "fixed", "moving", "fixed_seg", "moving_seg", "initial", "method", "settings")
 Read = Callable[[], dict]
 """read() gives the `Volume`s "volume" and "labels" of an item, the latter None where there are none."""
 
@@ -51,9 +51,17 @@ def start_saving(folder: Path) -> Start:
     return start
 
 
-def write_manifest(folder: Path, fixed: Item, moving: list[Item], method: str, settings: dict | None) -> Path:
+def write_manifest(
+    folder: Path,
+    fixed: Item,
+    moving: list[Item],
+    method: str,
+    settings: dict | None,
+    start: str | None = None,
+) -> Path:
     """Write the table of the pairs, after their volumes.
 
+    start: "centres", or None to let the method choose.
     Raises OSError if the disk refuses.
     """
     words = " ".join(f"{key}={_word(value)}" for key, value in (settings or {}).items())
@@ -63,7 +71,9 @@ def write_manifest(folder: Path, fixed: Item, moving: list[Item], method: str, s
     for item in moving:
         both = fixed.result["labels"] and item.result["labels"]
         labels = (fixed.result["labels"], item.result["labels"]) if both else ("", "")
-        rows.writerow([item.name, fixed.result["volume"], item.result["volume"], *labels, method, words])
+        rows.writerow(
+            [item.name, fixed.result["volume"], item.result["volume"], *labels, start or "", method, words]
+        )
     path = folder / NAME
     path.write_text(text.getvalue(), encoding="utf-8", newline="")
     return path

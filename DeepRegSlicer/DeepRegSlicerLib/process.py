@@ -2,7 +2,7 @@
 
 The child is the command `regcore worker` (the protocol: `RegCore/cli/worker.py`). A thread reads its answers
 into a queue; a Qt timer empties the queue in Slicer's main thread, so that no Qt or MRML object meets the
-thread.
+thread. Large requests are written, and answers read, in a thread as well, so that no window stands still.
 """
 
 import logging
@@ -11,6 +11,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +30,14 @@ IDLE_POLL_MILLISECONDS = 2000
 IDLE_SECONDS = 300.0  # after these an idle process is ended, since it holds memory that others may want
 CANCEL_FILE_AFTER = 0.3  # seconds after the message; then the cancel file
 KILL_AFTER = 0.9  # seconds after the message; then the end of the process, so that Cancel takes a second
+LARGE = 8 << 20  # bytes of a request that is written beside the windows
+# Seconds that a thread gets when it is looked for. Slicer keeps Python's lock while it waits for the user,
+# so that a thread goes on only while Python code waits.
+MOMENT = 0.03
 SCENE_IS_SAFE = "The scene is as it was; the next run starts a new process."
 
 log = logging.getLogger(__name__)
+_beside = ThreadPoolExecutor(2, "DeepRegSlicer files")
 
 
 class WorkerError(Exception):
@@ -65,6 +72,10 @@ class Job:
     message: dict | None = None  # the request as it was sent
     answered: bool = False  # whether anything came back
     kept: Path | None = None  # where its files are, if they were to be kept
+    prepare: Callable[[dict], object] | None = None  # see `Worker.request`
+    prepared: object = None
+    writing: Future | None = None  # the request, until it is sent
+    reading: Future | None = None  # the answer
 
     @property
     def folder(self) -> Path:
@@ -119,12 +130,14 @@ class Worker:
         """What the process printed on standard error since this was asked last."""
         return self._child.printed() if self._child else ""
 
-    def request(self, command: str, arguments: dict, on_progress, on_done) -> Job:
+    def request(self, command: str, arguments: dict, on_progress, on_done, prepare=None) -> Job:
         """Ask for a command of `RegCore.cli.worker.COMMANDS`; the Qt event loop or `wait` brings the answers.
 
-        arguments: values that `RegCore.io.messages` can write. on_progress(fraction, stage, values) is called
-        now and then, on_done(job) once. Raises WorkerError if another request is running, if the arguments
-        can't be written, or if the child can't be started.
+        arguments: values that `RegCore.io.messages` can write; arrays may not change until they are written.
+        on_progress(fraction, stage, values) is called now and then, on_done(job) once. prepare(result), if
+        there is one, is called before in a thread; the job keeps what it returns as `prepared`. Raises
+        WorkerError if another request is running, if the arguments can't be written, or if the child can't be
+        started; what is found later becomes the job's error.
         """
         if self.job is not None:
             raise WorkerError("A computation is already running: wait for its end or cancel it.")
@@ -132,16 +145,18 @@ class Worker:
         sweep(places, PREFIX)  # what a Slicer that was killed left there
         scratch = Scratch(places, PREFIX)
         self._numbers += 1
-        job = Job(self._numbers, scratch, on_progress, on_done)
+        job = Job(self._numbers, scratch, on_progress, on_done, prepare=prepare)
+        job.message = {"id": job.number, "command": command, "folder": str(job.folder)}
         try:
-            messages.write(job.folder / "request.npz", arguments)
-            job.message = {"id": job.number, "command": command, "folder": str(job.folder)}
-            self._send(job.message)
+            if messages.size(arguments) > LARGE:
+                job.writing = _beside.submit(messages.write, job.folder / "request.npz", arguments)
+            else:
+                messages.write(job.folder / "request.npz", arguments)
+                self._send(job.message)
         except BaseException as error:
             scratch.remove()
             if isinstance(error, OSError):
-                text = f"The computing process could not be started: {error}"
-                raise WorkerError(text, repr(error)) from error
+                raise _not_started(error) from error
             raise
         self.job = job
         self._watch(POLL_MILLISECONDS)
@@ -163,7 +178,8 @@ class Worker:
         """Ask the running job to stop: in `kill_after` seconds it does, if need be with its process."""
         if self.job is not None and self.job.cancelled_at is None:
             self.job.cancelled_at = time.monotonic()
-            self._try_to_send({"cancel": self.job.number})
+            if self.job.writing is None:  # else it is not asked for at all
+                self._try_to_send({"cancel": self.job.number})
 
     def wait(self, job: Job, pump: Callable[[], None] | None = None) -> None:
         """Return when the job is done. `pump` is called in between, to keep the windows alive."""
@@ -233,6 +249,8 @@ class Worker:
 
     def _next_ending(self) -> tuple[dict | None, WorkerError | None] | None:
         """Handle all that came; (result, error) once the job is over."""
+        if (ending := self._files(self.job)) is not None:
+            return ending or None
         child, job = self._child, self.job
         alive = child.alive()
         if not alive:
@@ -246,21 +264,40 @@ class Worker:
                 if self.job is not job:
                     return None  # stopped by who was told
                 continue
-            cancelled = event["event"] == "cancelled"
-            if cancelled or (job.cancelled_at is not None and event["event"] == "result"):
+            if event["event"] == "cancelled":
                 return None, WorkerCancelled("Cancelled.")
-            return self._read(job, event)
+            if event["event"] == "error":
+                told = (event["message"], event["details"], event["missing"], event["kind"])
+                return None, WorkerError(*told)
+            job.reading = _beside.submit(_read, job, self.keep_files)
+            return self._files(job) or None
         if job.cancelled_at is not None:
             return self._escalate_cancel(job, alive)
         return None if alive else self._on_exit(job)
 
-    def _read(self, job: Job, event: dict) -> tuple[dict | None, WorkerError | None]:
-        if event["event"] == "error":
-            told = (event["message"], event["details"], event["missing"], event["kind"])
-            return None, WorkerError(*told)
+    def _files(self, job: Job) -> tuple | None:
+        """See to the threads that write and read files.
+
+        (result, error) where the job is over by that, () while a thread is at work, None if there is none.
+        """
+        errand = job.reading or job.writing
+        if errand is None:
+            return None
+        wait_for([errand], timeout=MOMENT)
+        if not errand.done():
+            return ()
+        if job.cancelled_at is not None:
+            return None, WorkerCancelled("Cancelled.")
         try:
-            return messages.read(job.folder / "result.npz"), None
-        except (OSError, ValueError, KeyError) as error:
+            found = errand.result()
+            if errand is job.reading:
+                return found, None
+            job.writing = None
+            self._send(job.message)
+            return ()
+        except Exception as error:
+            if errand is not job.reading:
+                return None, _not_started(error)
             return None, WorkerError("The result of the computation could not be read.", repr(error))
 
     def _escalate_cancel(self, job: Job, alive: bool) -> tuple[None, WorkerError] | None:
@@ -288,6 +325,7 @@ class Worker:
 
     def _finish(self, result: dict | None = None, error: WorkerError | None = None) -> None:
         job, self.job = self.job, None
+        wait_for([errand for errand in (job.writing, job.reading) if errand is not None])
         self._idle_since = time.monotonic()
         self._watch(IDLE_POLL_MILLISECONDS if self._child is not None else None)
         if self.keep_files:
@@ -296,6 +334,19 @@ class Worker:
             job.scratch.remove()
         job.result, job.error, job.running = result, error, False
         job.on_done(job)
+
+
+def _read(job: Job, keep: bool) -> dict:
+    """Read the answer of a job and prepare it, in a thread; remove the files unless they are to stay."""
+    result = messages.read(job.folder / "result.npz")
+    for name in () if keep else ("request.npz", "result.npz"):
+        (job.folder / name).unlink(missing_ok=True)
+    job.prepared = job.prepare(result) if job.prepare is not None else None
+    return result
+
+
+def _not_started(error: Exception) -> WorkerError:
+    return WorkerError(f"The computing process could not be started: {error}", repr(error))
 
 
 def _put_away(scratch: Scratch) -> Path | None:

@@ -26,7 +26,8 @@ class Run:
         self.result = None
         self.error: WorkerError | None = None
         self._worker, self._progress, self._done = worker, progress, done
-        self._job = worker.request(command, arguments, self._on_progress, self._on_answer)
+        told = (self._on_progress, self._on_answer)
+        self._job = worker.request(command, arguments, *told, self._prepare)
 
     @property
     def running(self) -> bool:
@@ -70,6 +71,9 @@ class Run:
             log.error("%s\n%s", self.error, self.error.details)
         if self._done is not None:
             self._done(self)
+
+    def _prepare(self, result: dict) -> object:
+        """What can be made of an answer in another thread, which may touch no scene and no widget."""
 
     def _end(self, job: Job) -> tuple[object, WorkerError | None]:
         """Result and error of a job that is over; one of them is None."""

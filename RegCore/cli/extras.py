@@ -5,13 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from RegCore.cli.tasks import maps_command
 from RegCore.progress import Progress, silent
 from RegCore.registration.compact import compacted
 from RegCore.registration.fits import fit_rigid
 from RegCore.space.geometry import InputError
 from RegCore.space.names import not_among
-from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
+from RegCore.space.transforms import (
+    AffineTransform,
+    DisplacementField,
+    Transform,
+    determinants,
+    jacobians,
+)
 from RegCore.space.volume import Volume
 
 if TYPE_CHECKING:
@@ -21,6 +26,7 @@ STARTS = ("header", "centres", "moments", "landmarks")
 """Where a registration can be told to begin: as the volumes lie, with the centres of their grids on each
 other, with the centres of what is seen in them, with paired landmarks fitted by a rigid transform."""
 IN_LINE = 1e-3  # the second singular value of points, in shares of the first, below which they are in line
+MAPS = ("jacobian", "displacement")  # what `maps_command` makes
 LOOKED_AT = 2_000_000  # voxels at most of which the foreground's centre is the mean
 
 
@@ -106,11 +112,39 @@ def extras(
         )
     if wanted.get("inverse"):
         found["inverse"] = small(done.inverse, full)
-    kinds = [kind for kind in ("jacobian", "displacement") if wanted.get(kind)]
+    kinds = [kind for kind in MAPS if wanted.get(kind)]
     if kinds:
         maps = maps_command({"transform": done.transform, "fixed": done.warped}, progress)
         found |= {kind: maps[kind] for kind in kinds}
     return found
+
+
+def maps_command(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """The Jacobian determinant (1 keeps volumes, 0 and less folds) and the length in mm of each displacement.
+
+    Args:
+        arguments: ``transform``, and ``fixed``, an image whose grid is taken for an affine transform.
+        progress: told how far the work is.
+    """
+    transform, fixed = arguments["transform"], arguments["fixed"]
+    if isinstance(transform, AffineTransform):
+        grid = fixed.geometry
+        determinant = float(np.linalg.det(transform.matrix[:3, :3]))
+        jacobian = np.full(grid.shape, determinant, np.float32)
+        points = grid.world_grid()
+        lengths = np.linalg.norm(transform.map(points.reshape(-1, 3)) - points.reshape(-1, 3), axis=1)
+        lengths = lengths.reshape(grid.shape)
+    else:
+        grid = transform.geometry
+        jacobian = np.empty(grid.shape, np.float32)
+        for part, slab in jacobians(transform):
+            jacobian[part] = determinants(slab)
+            progress(part.stop / grid.shape[0], "measuring the deformation", {})
+        lengths = np.linalg.norm(transform.mm, axis=-1)
+    return {
+        "jacobian": Volume(jacobian, grid, "image"),
+        "displacement": Volume(lengths.astype(np.float32), grid, "image"),
+    }
 
 
 def small(transform: Transform, full: bool = False) -> Transform:

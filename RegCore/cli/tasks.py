@@ -3,17 +3,21 @@
 Each command is a function (arguments, progress) -> result of values that `RegCore.io.messages` can write.
 """
 
+import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from RegCore.cli.extras import MAPS, extras, named_start
 from RegCore.cli.failures import load_torch
 from RegCore.progress import Progress, part_of
 from RegCore.space.geometry import InputError
-from RegCore.space.transforms import AffineTransform, Transform, determinants, jacobians
+from RegCore.space.transforms import Transform
 from RegCore.space.volume import Volume, common_labels
 
+FIGURES = ("loss", "val_loss")  # columns of a training's table that a model's card shows
 PAIRED = ("fixed_images", "moving_images", "fixed_labels", "moving_labels")  # DeepReg's folders of pairs
 
 
@@ -60,34 +64,6 @@ def outside(transform: Transform, grid: Any, moving: Volume) -> float:
     place = moving.geometry.to_index(transform.map(grid.to_world(index.reshape(-1, 3))))
     seen = ((place >= -0.5) & (place <= np.array(moving.geometry.shape) - 0.5)).all(-1)
     return float(100 * (1 - seen.mean()))
-
-
-def maps_command(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """The Jacobian determinant (1 keeps volumes, 0 and less folds) and the length in mm of each displacement.
-
-    Args:
-        arguments: ``transform``, and ``fixed``, an image whose grid is taken for an affine transform.
-        progress: told how far the work is.
-    """
-    transform, fixed = arguments["transform"], arguments["fixed"]
-    if isinstance(transform, AffineTransform):
-        grid = fixed.geometry
-        determinant = float(np.linalg.det(transform.matrix[:3, :3]))
-        jacobian = np.full(grid.shape, determinant, np.float32)
-        points = grid.world_grid()
-        lengths = np.linalg.norm(transform.map(points.reshape(-1, 3)) - points.reshape(-1, 3), axis=1)
-        lengths = lengths.reshape(grid.shape)
-    else:
-        grid = transform.geometry
-        jacobian = np.empty(grid.shape, np.float32)
-        for part, slab in jacobians(transform):
-            jacobian[part] = determinants(slab)
-            progress(part.stop / grid.shape[0], "measuring the deformation", {})
-        lengths = np.linalg.norm(transform.mm, axis=-1)
-    return {
-        "jacobian": Volume(jacobian, grid, "image"),
-        "displacement": Volume(lengths.astype(np.float32), grid, "image"),
-    }
 
 
 def report_command(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -205,13 +181,14 @@ def files_command(arguments: dict[str, Any], progress: Progress) -> dict[str, An
 
     Args:
         arguments: ``fixed`` and ``moving``, paths; optionally ``fixed_labels`` and ``moving_labels``, paths;
-            ``out``, the folder; ``method``, ``settings``, ``device``, ``seed``.
+            ``out``, the folder; ``method``, ``settings``, ``device``, ``seed``; optionally ``initial``, a
+            word of `STARTS` but for landmarks, and ``wanted``, as `extras` takes it: maps are written too.
         progress: told how far the work is.
     """
     load_torch(progress)
     import RegCore
     from RegCore.evaluation.results import prepared_folder, write_results
-    from RegCore.io import load
+    from RegCore.io import load, save
     from RegCore.space.segments import pair_segments
 
     fixed: Any = load(arguments["fixed"], "image")
@@ -220,17 +197,26 @@ def files_command(arguments: dict[str, Any], progress: Progress) -> dict[str, An
     read: list[Any] = [path and load(path, "labels") for path in paths]
     labels = pair_segments(*read)
     options = {name: arguments[name] for name in ("method", "settings", "device", "seed")}
+    start, wanted = arguments.get("initial"), arguments.get("wanted") or {}
     with prepared_folder(Path(arguments["out"])) as folder:
         done = RegCore.register(
             fixed,
             moving,
             fixed_labels=labels[0],
             moving_labels=labels[1],
+            initial=None if start is None else named_start(start, fixed, moving),
             **options,
-            progress=part_of(progress, 0.0, 0.95),
+            progress=part_of(progress, 0.0, 0.9),
         )
+        wanted = {**wanted, "inverse": False}  # which is always written
+        more = extras(wanted, moving, done, progress=part_of(progress, 0.9, 0.95))
         about = {"method": options["method"], "fixed": arguments["fixed"], "moving": arguments["moving"]}
+        done = replace(done, warped=more["warped"])
         written = write_results(folder, done, fixed, moving, *labels, about)
+        for kind in MAPS:
+            if kind in more:
+                written.append(folder / f"{kind}.nii.gz")
+                save(more[kind], written[-1])
     return {"metrics": done.metrics, "seconds": done.seconds, "files": [str(path) for path in written]}
 
 
@@ -250,6 +236,7 @@ def model_command(arguments: dict[str, Any], progress: Progress) -> dict[str, An
 
     content = read_content(Path(arguments["path"]))
     content.pop("training", None)
+    content["figures"] = str(content.get("figures") or _figures_beside(Path(arguments["path"])))
     if arguments.get("to"):
         content["notes"] = str(arguments.get("notes", content.get("notes", "")))
         target = Path(arguments["to"])
@@ -270,5 +257,20 @@ def model_command(arguments: dict[str, Any], progress: Progress) -> dict[str, An
         "kind": str(data.get("type", "")),
         "epochs": int(train.get("epochs", 0)),
         "weights": int(sum(tensor.numel() for tensor in content["state"].values())),
+        "figures": content["figures"],
         "notes": str(content.get("notes", "")),
     }
+
+
+def _figures_beside(path: Path) -> str:
+    """The figures of the best epoch in words, of a model in the folder of its training; else ""."""
+    table = path.parent.parent / "metrics.csv"
+    if path.parent.name != "save" or not table.is_file():
+        return ""
+    try:
+        rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+        best = min(rows, key=lambda row: float(row.get("val_loss") or row["loss"]))
+        figures = ", ".join(f"{name} {float(best[name]):.4g}" for name in FIGURES if best.get(name))
+    except (OSError, ValueError, KeyError):
+        return ""
+    return f"epoch {best['epoch']} of {len(rows)}: {figures}"

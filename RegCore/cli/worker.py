@@ -29,7 +29,7 @@ from pathlib import Path
 
 import RegCore
 from RegCore.cli import tasks
-from RegCore.cli.extras import extras, named_start, small
+from RegCore.cli.extras import extras, maps_command, named_start, small
 from RegCore.cli.failures import describe, is_out_of_memory, load_torch, missing_packages, on_graphics_card
 from RegCore.cli.slicreg_task import prepared_config
 from RegCore.io import messages
@@ -180,7 +180,7 @@ COMMANDS: dict[str, Command] = {
     "register": register_command,
     "train": train_command,
     "check": check_command,
-    "maps": tasks.maps_command,
+    "maps": maps_command,
     "report": tasks.report_command,
     "pair": tasks.pair_command,
     "save": tasks.save_command,

@@ -46,6 +46,14 @@ def write(path: str | os.PathLike, values: dict[str, Any]) -> None:
     os.replace(aside, path)
 
 
+def size(values: Mapping[str, Any]) -> int:
+    """The bytes of the arrays among values that `write` takes."""
+    arrays: dict[str, np.ndarray] = {}
+    for name, value in values.items():
+        _pack(name, value, arrays)
+    return sum(array.nbytes for array in arrays.values())
+
+
 def read(path: str | os.PathLike) -> dict[str, Any]:
     """The values that `write` put into the file, by name. Nothing in the file can run code.
 

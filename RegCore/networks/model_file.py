@@ -12,6 +12,7 @@ The file is what ``torch.save`` makes of a dict of plain values and tensors::
     seen        optional: for "fixed" and "moving" the range of intensities, see `RegCore.loaders.intensity`
     axes        optional: where the voxel axes of fixed and moving images ran in the training, as "RAS"
     training    of a checkpoint: what a training needs to go on
+    figures     optional: those of the best epoch, in words
     notes       optional: a text on what it was trained on, for whom, under which licence
 
 It is read with ``weights_only``, so that nothing in it can run code.

@@ -19,6 +19,19 @@ def library(host):
 
 
 @pytest.fixture
+def status_bar(host):
+    """The status bar of a main window as Slicer has one; a list of what was shown in it."""
+    from PySide6 import QtWidgets
+
+    window, seen = QtWidgets.QMainWindow(), []
+    window.setObjectName("qSlicerMainWindow")
+    window.statusBar().messageChanged.connect(seen.append)
+    yield seen
+    window.deleteLater()
+    host.spin(0.05)
+
+
+@pytest.fixture
 def stand_in(library, monkeypatch):
     """The shared worker starts the stand-in instead of RegCore; returns the worker."""
     process = library("process")

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scipy.ndimage import map_coordinates  # noqa: E402
 
-from RegCore.cli import tasks, worker  # noqa: E402
+from RegCore.cli import extras, worker  # noqa: E402
 from RegCore.progress import Cancelled  # noqa: E402
 from RegCore.space.geometry import InputError  # noqa: E402
 from RegCore.space.transforms import AffineTransform, DisplacementField  # noqa: E402
@@ -125,7 +125,7 @@ def register(arguments: dict, progress) -> dict:
     }
     if wanted.get("inverse"):
         result["inverse"] = transform.inverse() if play == "shift" else transform  # a field has no exact one
-    maps = tasks.maps_command({"transform": transform, "fixed": fixed}, progress)
+    maps = extras.maps_command({"transform": transform, "fixed": fixed}, progress)
     result |= {kind: maps[kind] for kind in maps if wanted.get(kind)}
     if settings.get("check"):
         result |= measured(settings, arguments.get("landmarks"))

@@ -1,5 +1,8 @@
 """The Batch panel: a folder, volumes of the scene and a sequence, registered one after the other."""
 
+import re
+import sys
+
 import numpy as np
 import pytest
 
@@ -58,7 +61,7 @@ def tick(panel, *names) -> None:
             volumes.item(row).setCheckState(qt.Qt.Checked)
 
 
-def test_volumes_of_the_scene_are_registered_to_the_fixed_one(panel):
+def test_volumes_of_the_scene_are_registered_to_the_fixed_one(panel, monkeypatch):
     import slicer
 
     others = [panel.make.volume(f"T{n}", (11, 9, 13), panel.make.MOVING) for n in range(3)]
@@ -85,9 +88,51 @@ def test_volumes_of_the_scene_are_registered_to_the_fixed_one(panel):
         assert transform.GetNodeReference("spatialRegistrationMoving").GetName() == name
     assert slicer.util.getFirstNodeByClassByName("vtkMRMLTransformNode", "T1 to F") is None
     assert empty.GetImageData() is None and all(node.GetTransformNodeID() is None for node in others)
+    light = ui.batchTable.item(0, 1).foreground().color().name()
+    monkeypatch.setattr(sys.modules["DeepRegSlicerLib.panels.panel"], "LIGHT", {})  # another theme
+    panel.batch.refresh()
+    assert ui.batchTable.item(0, 1).foreground().color().name() != light
     places = [n for n, row in enumerate(rows(panel)) if row[0] == "T2"]
     ui.batchTable.selectRow(places[0])
     assert layers()[:2] == ("F", "T2 registered")
+
+
+def test_start_and_outputs_are_those_of_the_register_tab(panel, stand_in, monkeypatch, status_bar):
+    import slicer
+
+    asked, request = [], type(stand_in).request
+    monkeypatch.setattr(
+        type(stand_in),
+        "request",
+        lambda self, what, given, *more: asked.append(given) or request(self, what, given, *more),
+    )
+    ui, p = choose(panel, "volumes"), panel.parameters
+    p.start = type(p.start).landmarks
+    panel.batch.refresh()  # as when the tab is opened
+    assert ui.batchStatusLabel.text == "Choose another start than landmarks in the Register tab"
+    p.start = type(p.start).centres
+    p.createImages, p.createInverse, p.createDisplacement = False, True, True
+    panel.batch.refresh()
+    assert "Start: Centres of the volumes." in ui.methodLabel.text
+    tick(panel, "M")
+    assert run(panel) == "1 of 1 are registered."
+    assert asked[0]["initial"] == "centres" and asked[0]["wanted"]["displacement"] is True
+    transform = slicer.util.getNode("M to F")
+    points = np.array([[1.0, 2.0, 3.0], [-9.0, 4.0, 7.0]])
+    there = panel.make.mapped_by(transform, points)
+    assert np.allclose(panel.make.mapped_by(slicer.util.getNode("F to M"), there), points)
+    lengths = panel.make.array(slicer.util.getNode("M to F displacement"))
+    assert lengths.shape == (14, 16, 12) and lengths.max() > 1
+    assert slicer.util.getFirstNodeByClassByName("vtkMRMLScalarVolumeNode", "M registered") is None
+    assert panel.moving.GetParentTransformNode() is transform
+    ui.batchTable.selectRow(0)
+    assert layers()[:2] == ("F", "M")
+    shown = [re.fullmatch(r"DeepRegSlicer: (\d+) %, (\d) of 1 are done", text) for text in status_bar]
+    assert [int(match[2]) for match in shown if match][-1] == 1
+    assert status_bar[-1] == "DeepRegSlicer: 1 of 1 are registered."
+    p.outside = "much"
+    panel.batch.refresh()
+    assert ui.startButton.toolTip == "The outside value is 'much'; a number is expected"
 
 
 def test_stop_begins_no_other(panel):
@@ -132,11 +177,14 @@ def test_every_volume_of_a_sequence_is_registered_and_can_be_browsed(panel):
     ui = choose(panel, "sequence")
     assert ui.startButton.toolTip == "Choose a sequence"
     ui.sequenceSelector.setCurrentNode(sequence)
+    panel.parameters.createInverse = panel.parameters.createDisplacement = True
     before = {node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLTransformableNode")}
     assert run(panel) == "3 of 3 are registered."
     assert [row[0] for row in rows(panel)] == ["time 0", "time 100", "time 200"]
     sequences = {node.GetName(): node for node in slicer.util.getNodesByClass("vtkMRMLSequenceNode")}
     transforms, warped = sequences["Heart to F"], sequences["Heart registered"]
+    back, lengths = sequences["F to Heart"], sequences["Heart to F displacement"]
+    assert back.GetNumberOfDataNodes() == lengths.GetNumberOfDataNodes() == 3
     assert transforms.GetNumberOfDataNodes() == warped.GetNumberOfDataNodes() == 3
     from scipy.ndimage import map_coordinates
 
@@ -147,16 +195,18 @@ def test_every_volume_of_a_sequence_is_registered_and_can_be_browsed(panel):
         moved = panel.make.mapped_by(transforms.GetNthDataNode(n), world)
         inverse = np.linalg.inv(panel.make.MOVING)
         index = moved @ inverse[:3, :3].T + inverse[:3, 3]
+        assert np.allclose(panel.make.mapped_by(back.GetNthDataNode(n), moved), world)
         inside = ((index >= 0) & (index <= np.array((11, 9, 13)) - 1)).all(-1)
         expected = map_coordinates(arrays[n], index.T, order=1)
         got = panel.make.array(warped.GetNthDataNode(n))[tuple(grid.T)]
         assert inside.sum() > 20 and np.allclose(got[inside], expected[inside], atol=1e-2)
     browser = slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode")[0]
     assert browser.GetMasterSequenceNode() is sequence
-    assert all(browser.IsSynchronizedSequenceNode(node, False) for node in (transforms, warped))
+    every = (sequence, transforms, warped, back, lengths)
+    assert all(browser.IsSynchronizedSequenceNode(node, False) for node in every[1:])
     ui.batchTable.selectRow(2)
     assert browser.GetSelectedItemNumber() == 2
-    proxies = {browser.GetProxyNode(node).GetName() for node in (sequence, transforms, warped)}
+    proxies = {browser.GetProxyNode(node).GetName() for node in every}
     after = {node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLTransformableNode")}
     assert after - before <= proxies
 
@@ -193,7 +243,8 @@ def test_the_pairs_of_a_folder_are_registered_and_opened_by_a_click(panel, tmp_p
     write_pairs(tmp_path / "pairs", ("a", "b"))
     (tmp_path / "pairs" / "moving_images" / "b.nii.gz").write_bytes(b"damaged")
     ui = choose(panel, "files")
-    panel.parameters.method = type(panel.parameters.method).rigid
+    p = panel.parameters
+    p.method, p.start, p.createJacobian = type(p.method).rigid, type(p.start).moments, True
     ui.folderPath.currentPath = str(tmp_path / "pairs")
     ui.outPath.currentPath = str(tmp_path / "out")
     text = run(panel)
@@ -202,6 +253,8 @@ def test_the_pairs_of_a_folder_are_registered_and_opened_by_a_click(panel, tmp_p
     table = rows(panel)
     assert table[0] == ["a", f"{metrics['dice_mean']['after']:.3f}", f"{metrics['ncc']['after']:.3f}", "0.00"]
     assert not (tmp_path / "out" / "b").exists()
+    jacobian = slicer.util.loadVolume(str(tmp_path / "out" / "a" / "jacobian.nii.gz"))
+    assert np.allclose(panel.make.array(jacobian), 1, atol=1e-4)  # a rigid motion
     ui.batchTable.selectRow(0)
     assert layers()[:2] == ("a fixed", "a registered")
     count = len(slicer.util.getNodesByClass("vtkMRMLVolumeNode"))

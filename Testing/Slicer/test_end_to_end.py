@@ -132,7 +132,7 @@ def test_the_shipped_self_test_passes(host, library, answers):
     """What "Reload and Test" runs."""
     module = host.load_module(ROOT / "DeepRegSlicer" / "DeepRegSlicer.py")
     module.file.DeepRegSlicerTest().runTest()
-    assert len(answers) == 1
+    assert len(answers) == 2
 
 
 def test_the_self_test_says_that_it_needs_packages(host, library, answers, monkeypatch):

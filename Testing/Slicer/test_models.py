@@ -59,6 +59,9 @@ def test_a_model_is_imported_and_its_card_shown(panel, tmp_path):
     wait(panel)
     card = ui.cardLabel.text.splitlines()
     assert {"Network: unet", "Predicts: a displacement field", "Grid: 8 × 8 × 8", "Data: livers"} <= set(card)
+    panel.ui.tabs.currentIndex = 0
+    panel.ui.tabs.currentIndex = 2
+    assert ui.cardLabel.text.splitlines() == card  # also for who comes back
     ui.importButton.click()  # the same again gets a name of its own
     assert wait(panel) and listed(panel) == ["liver", "liver-2"]
 
@@ -144,6 +147,7 @@ def test_a_model_is_fine_tuned_from_the_form_of_the_train_tab(panel, tmp_path, l
 
 def test_models_of_trainings_are_listed_but_not_deleted(panel, library, tmp_path):
     small_model(tmp_path / "DeepRegSlicer" / "lungs" / "save" / "best.pt")
+    (tmp_path / "DeepRegSlicer" / "lungs" / "metrics.csv").write_text("epoch,loss,val_loss\n1,0.5,0.25\n")
     panel.ui.tabs.currentIndex = 2
     assert listed(panel) == ["lungs, trained here"]
     models(panel).ui.modelList.setCurrentRow(0)
@@ -156,6 +160,10 @@ def test_models_of_trainings_are_listed_but_not_deleted(panel, library, tmp_path
     models(panel).ui.importButton.click()
     wait(panel)
     assert listed(panel) == ["lungs", "lungs, trained here"]
+    assert models(panel).chosen().own
+    wait(panel)
+    figures = "Figures: epoch 1 of 1: loss 0.5, val_loss 0.25"
+    assert figures in models(panel).ui.cardLabel.text.splitlines()
 
 
 @pytest.mark.parametrize(

@@ -13,19 +13,6 @@ def panel(host, library, stand_in, monkeypatch):
     return Panel(host, library, monkeypatch).choose()
 
 
-@pytest.fixture
-def status_bar(host):
-    """The status bar of a main window as Slicer has one; a list of what was shown in it."""
-    from PySide6 import QtWidgets
-
-    window, seen = QtWidgets.QMainWindow(), []
-    window.setObjectName("qSlicerMainWindow")
-    window.statusBar().messageChanged.connect(seen.append)
-    yield seen
-    window.deleteLater()
-    host.spin(0.05)
-
-
 def test_the_status_bar_says_how_far_it_is_and_how_it_ended(panel, status_bar):
     panel.settings = {"steps": 20, "seconds": 0.02}
     panel.ui.registerButton.click()
@@ -38,6 +25,26 @@ def test_the_status_bar_says_how_far_it_is_and_how_it_ended(panel, status_bar):
     panel.ui.cancelButton.click()
     panel.finish()
     assert status_bar[-1] == "DeepRegSlicer: Cancelled. The scene is as it was."
+
+
+def test_it_says_nothing_of_a_module_that_was_closed(panel, status_bar):
+    panel.start()
+    assert panel.host.spin(10, until=lambda: status_bar)
+    panel.host.close_module(panel.module)
+    panel.host.spin(0.2)
+    assert status_bar[-1] == ""
+
+
+def test_it_says_when_a_map_or_a_card_is_there(panel, status_bar, tmp_path):
+    panel.register()
+    panel.module.widget.panel.checking.ui.mapsButton.click()
+    panel.finish()
+    assert status_bar[-1].startswith("DeepRegSlicer: The maps are 'M to F Jacobian'")
+    models = panel.module.widget.tabs.models
+    models.ui.modelFilePath.currentPath = str(tmp_path / "none.pt")
+    models.ui.importButton.click()
+    assert panel.host.spin(60, until=lambda: models.run is None)
+    assert re.fullmatch(r"DeepRegSlicer: \d+ %, .+", status_bar[-2]) and "none.pt" in status_bar[-1]
 
 
 def test_without_a_main_window_nothing_is_missed(panel):

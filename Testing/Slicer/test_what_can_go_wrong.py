@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -137,6 +138,16 @@ def no_overlap(panel, library, monkeypatch):
     return _real(panel, library, monkeypatch)
 
 
+def torch_broken(panel, library, monkeypatch):
+    package = Path(panel.host.app.temporaryPath) / "broken" / "torch"
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "__init__.py").write_text("raise OSError('[WinError 126] The module could not be found')")
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    text = _real(panel, library, monkeypatch)
+    assert panel.ui.installButton.text == "Repair PyTorch" and not panel.ui.missingBox.isHidden()
+    return text
+
+
 def wrong_model(panel, library, monkeypatch):
     panel.parameters.method = type(panel.parameters.method).trained
     panel.parameters.modelFile = "/tmp/notes.pt"
@@ -153,6 +164,7 @@ WAYS = {
     "the disk is full": disk_full,
     "the computing process is ended from outside": child_killed,
     "PyTorch is missing": torch_missing,
+    "PyTorch is broken": torch_broken,
     "the model file is none": wrong_model,
     "the graphics card's memory is full": _played("memory"),
     "an image is constant": _played("input"),

@@ -1,5 +1,6 @@
-"""`slicer.app.coreIOManager()` for tests: reads and writes nodes with Slicer's own storage nodes."""
+"""`slicer.app.coreIOManager()` for tests: reads and writes nodes and scenes with Slicer's own classes."""
 
+import tempfile
 from pathlib import Path
 
 import slicer
@@ -37,6 +38,8 @@ class CoreIOManager:
     def loadNodes(self, filetype, properties, loaded, messages):
         """Read `properties["fileName"]` and add the node to `loaded`; False and a message if that fails."""
         path = Path(properties["fileName"])
+        if filetype == "SceneFile":
+            return self._load_scene(path)
         if filetype not in READERS or not path.is_file():
             messages.AddMessage(
                 vtk.vtkCommand.ErrorEvent, f"no such file or no reader for {filetype}: {path}"
@@ -59,7 +62,12 @@ class CoreIOManager:
         return True
 
     def saveNodes(self, filetype, properties, messages):
-        """Write node `properties["nodeID"]` to `properties["fileName"]`; False if that fails."""
+        """Write node `properties["nodeID"]` to `properties["fileName"]`, or the scene to such an .mrb file.
+
+        False if that fails.
+        """
+        if filetype == "SceneFile":
+            return self._save_scene(Path(properties["fileName"]))
         node = slicer.mrmlScene.GetNodeByID(properties["nodeID"])
         if not node.AddDefaultStorageNode():
             messages.AddMessage(vtk.vtkCommand.ErrorEvent, f"no writer for {node.GetClassName()}")
@@ -68,6 +76,20 @@ class CoreIOManager:
         storage.SetFileName(str(properties["fileName"]))
         storage.SetUseCompression(properties.get("useCompression", True))
         return bool(storage.WriteData(node))
+
+    def _save_scene(self, path):
+        with tempfile.TemporaryDirectory() as folder:
+            inside, logic = Path(folder) / path.stem, slicer.app.applicationLogic()
+            inside.mkdir()
+            done = logic.SaveSceneToSlicerDataBundleDirectory(str(inside), None)
+            return bool(done and logic.Zip(str(path), str(inside)))
+
+    def _load_scene(self, path):
+        """Add what an .mrb file holds to the scene."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = slicer.app.applicationLogic().UnpackSlicerDataBundle(str(path), folder)
+            slicer.mrmlScene.SetURL(file)
+            return bool(file and slicer.mrmlScene.Import())
 
     def _read(self, path, node_class, storage_class):
         """The new node with the file's content, None (and nothing in the scene) if the file can't be read."""

@@ -132,3 +132,14 @@ def test_empty_segment_has_an_empty_array_and_a_surface(host, volume):
     array = host.slicer.util.arrayFromSegmentBinaryLabelmap(node, empty, volume)
     assert array.shape == (7, 8, 9) and not array.any()
     assert node.CreateClosedSurfaceRepresentation()
+
+
+def test_a_scene_is_saved_with_its_nodes_and_added_to_another_one(host, volume, tmp_path):
+    util = host.slicer.util
+    before, affine = util.arrayFromVolume(volume).copy(), ijk_to_ras(host, volume)
+    assert util.saveScene(str(tmp_path / "scene.mrb"))
+    host.close_scene()
+    util.loadScene(str(tmp_path / "scene.mrb"))
+    again = util.getNode("CT")
+    np.testing.assert_array_equal(util.arrayFromVolume(again), before)
+    np.testing.assert_allclose(ijk_to_ras(host, again), affine, atol=1e-6)

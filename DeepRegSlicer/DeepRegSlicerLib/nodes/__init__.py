@@ -8,12 +8,13 @@ from .more import MoreOutputs, warpable_nodes
 from .reading import affine_of_parents, field_of, initial_transform, landmarks, paired_landmarks, volume
 from .segments import SegmentNames, Structures, label_volumes, mask, segment_names
 from .transaction import is_automatic
-from .writing import Outputs, Placement, Written, add_map, write
+from .writing import Outputs, Placement, Prepared, Written, add_map, prepare, write
 
 __all__ = [
     "MoreOutputs",
     "Outputs",
     "Placement",
+    "Prepared",
     "SegmentNames",
     "Structures",
     "Written",
@@ -27,6 +28,7 @@ __all__ = [
     "landmarks",
     "mask",
     "paired_landmarks",
+    "prepare",
     "segment_names",
     "transformable_nodes",
     "volume",

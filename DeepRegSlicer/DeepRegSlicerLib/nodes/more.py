@@ -36,7 +36,7 @@ class MoreOutputs:
 
     segmentation: whether the warped segmentation is made; None: if the warped volume is. inverse: the
     transform that leads back. jacobian, displacement: maps of the deformation, see
-    `RegCore.cli.tasks.maps_command`. along: markups and models to be warped, each to a new node.
+    `RegCore.cli.extras.maps_command`. along: markups and models to be warped, each to a new node.
     interpolation: of the warped volume, "linear", "nearest" or "cubic". fill: its value outside of the moving
     volume, None for the smallest one. voxel_type: one of `VOXEL_TYPES`; rounded and clipped if need be.
     full_field: keep a displacement field on the fixed grid, however large it is; else on one as fine as it

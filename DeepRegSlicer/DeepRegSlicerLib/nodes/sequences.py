@@ -15,7 +15,13 @@ class SequenceItems:
             raise InputError(f"The sequence '{sequence.GetName()}' holds no scalar volumes.")
         self.sequence = sequence
         name = f"{sequence.GetName()} to {fixed.GetName()}"
-        self._titles = {"transform": name, "warped_volume": f"{sequence.GetName()} registered"}
+        back = f"{fixed.GetName()} to {sequence.GetName()}"
+        self._titles = {
+            "transform": name,
+            "warped_volume": f"{sequence.GetName()} registered",
+            "inverse": back,
+        }
+        self._titles |= {kind: f"{name} {kind}" for kind in ("jacobian", "displacement")}
         self.results: dict[str, object] = {}
         self._node = self._browser = None
 

@@ -107,6 +107,33 @@ class Written:
     more: dict = field(default_factory=dict)  # see `write_more`
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What a result becomes before the scene is touched, in any thread.
+
+    transform: vtkTransform or vtkOrientedGridTransform. image: of the warped volume, segmentation: the warped
+    one; None where none is made. placement: that they were made for.
+    """
+
+    transform: object
+    image: object
+    segmentation: object
+    placement: Placement
+
+
+def prepare(transform, warped, warped_labels, structures, placement: Placement, outputs: Outputs) -> Prepared:
+    """Make of a result what its nodes will hold; arguments and errors as those of `write`."""
+    for came in (warped, warped_labels):
+        if came is not None and not came.geometry.is_close(placement.grid):
+            raise InputError(f"the result {came.array.shape} does not lie on the fixed volume's grid")
+    image = segmentation = None
+    if outputs.images:
+        image = image_of(as_type(warped.array, outputs.more.voxel_type, placement.dtype))
+    if outputs.segments and warped_labels is not None:
+        segmentation = _segmentation(warped_labels, structures, placement)
+    return Prepared(vtk_transform_of(transform), image, segmentation, placement)
+
+
 def write(
     transform: AffineTransform | DisplacementField,
     warped: Volume,
@@ -115,29 +142,24 @@ def write(
     placement: Placement,
     outputs: Outputs,
     more: dict | None = None,
+    prepared: Prepared | None = None,
 ) -> Written:
     """Put the result of a registration into the scene, whole or not at all.
 
     An affine transform goes to a vtkMRMLLinearTransformNode, a field to a vtkMRMLGridTransformNode; an output
     node of another class is replaced by one of the right class with the same name. more: "inverse",
-    "jacobian" and "displacement" as they came, where they were asked for. Raises InputError if what came does
-    not fit the fixed grid.
+    "jacobian" and "displacement" as they came, where they were asked for. prepared: what `prepare` made of
+    it, if it was called. Raises InputError if what came does not fit the fixed grid.
     """
-    for came in (warped, warped_labels):
-        if came is not None and not came.geometry.is_close(placement.grid):
-            raise InputError(f"the result {came.array.shape} does not lie on the fixed volume's grid")
     scene = slicer.mrmlScene
     placement = placement.still_valid(scene)
-    vtk_transform = vtk_transform_of(transform)
-    image = segmentation = None
-    if outputs.images:
-        image = image_of(as_type(warped.array, outputs.more.voxel_type, placement.dtype))
-    if outputs.segments and warped_labels is not None:
-        segmentation = _segmentation(warped_labels, structures, placement)
+    if prepared is None or prepared.placement is not placement:
+        prepared = prepare(transform, warped, warped_labels, structures, placement, outputs)
+    image, segmentation = prepared.image, prepared.segmentation
     source, along = placement.moving_segmentation, [n for n in outputs.more.along if _present(scene, n)]
     with SceneTransaction(scene) as transaction:
         written = Written(
-            _write_transform(transaction, vtk_transform, placement, _present(scene, outputs.transform)),
+            _write_transform(transaction, prepared.transform, placement, _present(scene, outputs.transform)),
             image and _write_volume(transaction, image, placement, _present(scene, outputs.volume)),
             segmentation
             and _write_segmentation(
@@ -201,9 +223,23 @@ def _retire(transaction: SceneTransaction, old, new) -> None:
         node = scene.GetNthNodeByClass(number, "vtkMRMLTransformableNode")
         if node.GetParentTransformNode() is old:
             transaction.set_parent_transform(node, new)
+    for node in slicer.util.getNodesByClass("vtkMRMLScriptedModuleNode"):
+        _redirect(node, old, new)  # else its selectors go to any neighbour once the old one is removed
     name = old.GetName()
     new.SetName(name)
     scene.RemoveNode(old)  # last of all changes: nothing after it can fail
+
+
+def _redirect(node, old, new) -> None:
+    """Let a parameter node refer to a new node wherever it refers to an old one."""
+    roles = [node.GetNthNodeReferenceRole(place) for place in range(node.GetNumberOfNodeReferenceRoles())]
+    places = [(role, place) for role in roles for place in range(node.GetNumberOfNodeReferences(role))]
+    changed = [which for which in places if node.GetNthNodeReferenceID(*which) == old.GetID()]
+    with slicer.util.NodeModify(node):
+        for which in changed:
+            node.SetNthNodeReferenceID(*which, new.GetID())
+    if changed:
+        node.Modified()  # see `parameters.refresh`
 
 
 def _write_volume(transaction: SceneTransaction, image, placement: Placement, node):
@@ -217,15 +253,27 @@ def _write_volume(transaction: SceneTransaction, image, placement: Placement, no
     old_image = node.GetImageData()
     transaction.undo(lambda: node.SetAndObserveImageData(old_image))
     transaction.undo(lambda: node.SetIJKToRASMatrix(matrix))
+    _display_as(transaction, node, moving.GetDisplayNode())
     node.SetAndObserveImageData(image)
     node.SetIJKToRASMatrix(vtk_matrix_of(placement.matrix))
     _write_units(transaction, node, moving)
     transaction.set_parent_transform(node, placement.parent)
-    source = moving.GetDisplayNode()
-    if transaction.ensure_display(node) and source is not None:
-        node.GetDisplayNode().CopyContent(source)
-        node.GetDisplayNode().SetAndObserveColorNodeID(source.GetColorNodeID())
     return node
+
+
+def _display_as(transaction: SceneTransaction, node, source) -> None:
+    """Show a volume as another one is shown, by its display node `source`; before it gets its voxels.
+
+    A window of its own is not looked for, since that would go through all voxels.
+    """
+    if not transaction.ensure_display(node) or source is None:
+        return
+    display = node.GetDisplayNode()
+    with slicer.util.NodeModify(display):
+        display.CopyContent(source)
+        if hasattr(display, "SetAutoWindowLevel"):  # a label map has none
+            display.SetAutoWindowLevel(False)
+    display.SetAndObserveColorNodeID(source.GetColorNodeID())
 
 
 def _write_units(transaction: SceneTransaction, node, source) -> None:

@@ -13,11 +13,11 @@ class AskingPanel(Panel):
     def __init__(self, ui, line, log, bar):
         """bar: the QProgressBar. Otherwise as `Panel`."""
         super().__init__(ui, line, log)
-        self._bar, self._closed = bar, False
+        self._bar = bar
 
     def close(self) -> None:
         """Stop what runs; the widgets are not touched any more."""
-        self._closed = True
+        self.closed = True
         if self.run is not None:
             self.run.cancel()
 
@@ -32,14 +32,14 @@ class AskingPanel(Panel):
 
     def on_progress(self, fraction: float, stage: str, values: dict) -> None:
         """Show how far it is."""
-        if not self._closed:
+        if not self.closed:
             self._bar.value = round(100 * fraction)
+            self.announce(stage, fraction)
 
     def _on_answer(self, run: Question, answer: Callable[[dict], None]) -> None:
         self.run = None
-        if self._closed:
-            return
-        self.stop_waiting()
+        if not self.closed:
+            self.stop_waiting()
         self.take(run, answer)
 
     def stop_waiting(self) -> None:

@@ -1,5 +1,6 @@
 """The Batch panel: many registrations one after the other, of files, volumes of the scene or a sequence."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import ctk
@@ -13,6 +14,7 @@ from ..batch import Batch, Item, pairs_in, start_files
 from ..logic import register_volumes
 from ..nodes.sequences import SequenceItems, volumes_beside
 from ..nodes.showing import show_over
+from ..parameters import Start
 from ..paths import typed_path
 from . import results
 from .fields import Fields, offer
@@ -25,12 +27,12 @@ WIDE = 62  # pixels of their columns
 
 
 class BatchPanel(Panel):
-    """Binds the widgets of Batch.ui to a batch; method and settings are those of the Register panel."""
+    """Binds the widgets of Batch.ui to a batch; method, start and outputs are those of the Register panel."""
 
     def __init__(self, ui, register):
         """ui: the widgets by name. register: the RegisterPanel."""
         super().__init__(ui, ui.batchStatusLabel, ui.batchLogText)
-        self.register, self._closed = register, False
+        self.register = register
         self._items: list[Item] = []
         self._volumes: list = []  # in the order of the list
         self._opened: dict[str, tuple] = {}  # name of a row -> the nodes that its files became
@@ -56,14 +58,9 @@ class BatchPanel(Panel):
         ui.batchTable.itemSelectionChanged.connect(self.on_row)
         self.refresh()
 
-    @property
-    def closed(self) -> bool:
-        """Whether the widgets are not to be touched any more."""
-        return self._closed
-
     def close(self) -> None:
         """Stop what runs and keep the settings; the widgets are not touched any more."""
-        self._closed = True
+        self.closed = True
         self.fields.keep()
         if self.run is not None:
             self.run.cancel()
@@ -74,7 +71,7 @@ class BatchPanel(Panel):
         return (*self.fields.values().items(), self.ui.sequenceSelector.currentNode(), p and p.fixedVolume)
 
     def refresh(self) -> None:
-        """List the volumes of the scene; those that were ticked stay so."""
+        """List the volumes of the scene; those that were ticked stay so. Show the results again."""
         ticked = {id(node) for node in self._ticked()}
         p = self.register.parameters
         self._volumes = volumes_beside(p and p.fixedVolume)
@@ -83,6 +80,7 @@ class BatchPanel(Panel):
             item = qt.QListWidgetItem(node.GetName())
             item.setCheckState(qt.Qt.Checked if id(node) in ticked else qt.Qt.Unchecked)
             self.ui.volumesList.addItem(item)
+        self._fill_table()
         self.update()
 
     def _ticked(self) -> list:
@@ -92,7 +90,7 @@ class BatchPanel(Panel):
 
     def update(self) -> None:
         """Show what belongs to the source, and say why nothing can be begun."""
-        if self._closed:
+        if self.closed:
             return
         ui, source = self.ui, self.fields["sourceSelector"]
         for name in ("folderPath", "fixedPath"):
@@ -107,9 +105,8 @@ class BatchPanel(Panel):
         ui.stopButton.enabled = self.run is not None
         ui.batchTable.visible = bool(self._items)
         p = self.register.parameters
-        ui.methodLabel.text = (
-            "" if p is None else _("Method: {method}, as in the Register tab").format(method=p.method.label())
-        )
+        text = _("Method: {method}. Start: {start}. Both and the outputs are those of the Register tab.")
+        ui.methodLabel.text = "" if p is None else text.format(method=p.method.label(), start=p.start.label())
         self.set_hint(problem or _("Ready"))
 
     def validate(self) -> str:
@@ -119,6 +116,10 @@ class BatchPanel(Panel):
             return _("Registrations are running")
         if self.register.lacks_packages():
             return _("Install the missing packages first")
+        if p is not None and p.start is Start.landmarks:
+            return _("Choose another start than landmarks in the Register tab")
+        if p is not None and (problem := self.register.outputs.validate()):
+            return problem
         if source == FILES:
             return "" if self.fields["folderPath"] else _("Choose a folder")
         if p is None or p.fixedVolume is None:
@@ -142,21 +143,24 @@ class BatchPanel(Panel):
         self.fields.keep()
         p, source = self.register.parameters, self.fields["sourceSelector"]
         options = {"method": p.chosen(), "settings": p.settings(), "device": p.device.value, "seed": p.seed}
+        more = replace(self.register.outputs.more(), along=())  # which are of one moving patient
+        in_scene = {"initial_transform": p.starting(), "create_images": p.createImages, "more": more}
         self._opened, self._sequence = {}, None
         if source == FILES:
             folder, out, fixed = (Path(self.fields[n]) for n in ("folderPath", "outPath", "fixedPath"))
             items = pairs_in(folder, out, typed_path(self.fields["fixedPath"]) and str(fixed))
-            start = start_files(options)
+            start = start_files(options | {"initial": p.starting(), "wanted": more.wanted()})
         elif source == VOLUMES:
             items = [Item(node.GetName(), node) for node in self._ticked()]
-            start = self._start_nodes(p.fixedVolume, options)
+            in_scene |= {"apply_to_moving": p.applyToMoving and not p.createImages}
+            start = self._start_nodes(p.fixedVolume, options | in_scene)
             if not items:
                 self.set_status(_("Tick the volumes that are to be registered."))
                 return
         else:
             self._sequence = SequenceItems(self.ui.sequenceSelector.currentNode(), p.fixedVolume)
             items = [Item(self._sequence.name(n), n) for n in range(len(self._sequence))]
-            start = self._start_places(p.fixedVolume, options)
+            start = self._start_places(p.fixedVolume, options | in_scene)
         self._items, self._fixed = items, p.fixedVolume
         self.ui.batchProgressBar.value = 0
         self.ui.batchProgressBar.visible = True
@@ -192,9 +196,15 @@ class BatchPanel(Panel):
 
     def on_changed(self, fraction: float) -> None:
         """Show how far it is, and what is there already."""
-        if self._closed:
+        if self.closed:
             return
         self.ui.batchProgressBar.value = round(100 * fraction)
+        over = sum(item.result is not None or item.error is not None for item in self._items)
+        self.announce(_("{count} of {all} are done").format(count=over, all=len(self._items)), fraction)
+        self._fill_table()
+
+    def _fill_table(self) -> None:
+        """Show what is there, in the colours of the theme that is in use now."""
         results.put(self.ui.batchTable, [self._row(item) for item in self._items], WIDE)
 
     @staticmethod
@@ -221,7 +231,7 @@ class BatchPanel(Panel):
     def on_done(self) -> None:
         """Say what came of it."""
         self.run = None
-        if self._closed:
+        if self.closed:
             return
         self.stop_waiting()
         if self._sequence is not None:
@@ -234,6 +244,7 @@ class BatchPanel(Panel):
                 name=failed[0].name, error=failed[0].error
             )
         self.set_status(text)
+        self.announce(text)
         self.log(text)
         for item in failed:
             self.log(f"{item.name}: {item.error}")
@@ -255,7 +266,7 @@ class BatchPanel(Panel):
         if isinstance(item.result, dict):
             show_over(*self._open(item))
         elif self._sequence is None:
-            show_over(self._fixed, item.result.warped_volume)
+            show_over(self._fixed, item.result.warped_volume or item.what)
         else:
             self._sequence.show(item.what)
 

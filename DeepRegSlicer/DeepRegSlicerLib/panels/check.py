@@ -22,7 +22,7 @@ from . import results
 from .panel import Section, Tone, handler
 
 FLICKER_MILLISECONDS = 500
-WIDE = 80  # pixels of a column with a figure before and after
+WIDE = 84  # pixels of a column with a figure before and after
 LANDMARKS_SHOWN = 6  # more are scrolled
 MAPS = {"jacobian": (0.0, 2.0), "displacement": (0.0, 20.0)}  # window in which a map is shown
 

@@ -8,7 +8,7 @@ from slicer.i18n import tr as _
 from RegCore.space.geometry import InputError
 
 from .. import nodes
-from ..process import WorkerCancelled, shared_worker
+from ..process import shared_worker
 from ..run import Question
 from .panel import Section, Tone, handler
 
@@ -42,22 +42,27 @@ class DatasetSection(Section):
             "moving_labels": labels[1],
         }
         self._run = Question(
-            shared_worker(), "pair", arguments, None, lambda run: self._on_done(run, folder, name)
+            shared_worker(),
+            "pair",
+            arguments,
+            self._on_progress,
+            lambda run: self._on_done(run, folder, name),
         )
         self.ui.addPairButton.enabled = False
         panel.set_status(_("Writing the pair …"))
 
+    def _on_progress(self, fraction: float, stage: str, values: dict) -> None:
+        if not self.panel.closed:
+            self.panel.announce(stage, fraction)
+
     def _on_done(self, run, folder: str, name: str) -> None:
-        self._run = None
-        if self.panel.closed:
-            return
-        self.ui.addPairButton.enabled = True
-        if isinstance(run.error, WorkerCancelled):
-            self.panel.set_status(_("Cancelled."))
-        elif run.error is not None:
-            self.fail(run.error)
-        else:
+        def answer(found: dict) -> None:
             self.panel.fields["trainPath"] = folder
             self.panel.on_training_folder()
             text = _("The pair '{name}' is in {folder}.").format(name=name, folder=folder)
             self.panel.set_status(text, Tone.good)
+
+        self._run = None
+        if not self.panel.closed:
+            self.ui.addPairButton.enabled = True
+        self.panel.take(run, answer)

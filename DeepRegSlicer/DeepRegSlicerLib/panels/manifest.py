@@ -5,11 +5,16 @@ from pathlib import Path
 
 from slicer.i18n import tr as _
 
+from RegCore.space.geometry import InputError
+
 from .. import nodes
 from ..batch import Batch, Item
 from ..manifest import file_names, new_folder, start_saving, write_manifest
 from ..nodes.exporting import named_labels, segmentation_drawn_on
+from ..parameters import Start
 from .panel import Section, Tone, handler
+
+WRITTEN = (Start.automatic, Start.centres)  # starts that `regcore register-all` knows by name
 
 
 class ManifestSection(Section):
@@ -25,6 +30,9 @@ class ManifestSection(Section):
         """Write into a new folder below the one that is chosen."""
         panel, p = self.panel, self.panel.register.parameters
         panel.fields.keep()
+        if p.start not in WRITTEN:
+            text = _("A manifest can't say the start '{start}': choose another one in the Register tab.")
+            raise InputError(text.format(start=p.start.label()))
         sources = panel.sources()
         if not sources:
             panel.set_status(_("Tick the volumes that are to be registered."))
@@ -33,7 +41,7 @@ class ManifestSection(Section):
         reads = [self._reading(p.fixedVolume), *(self._reading(*source[1:]) for source in sources)]
         names = file_names([p.fixedVolume.GetName(), *(source[0] for source in sources)])
         items = [Item(name, read) for name, read in zip(names, reads, strict=True)]
-        self._how, self._folder, self._items = (p.chosen(), p.settings()), folder, items
+        self._how, self._folder, self._items = (p.chosen(), p.settings(), p.starting()), folder, items
         self.ui.batchProgressBar.value = 0
         self.ui.batchProgressBar.visible = True
         panel.set_status(_("Writing the volumes …"))
@@ -66,6 +74,7 @@ class ManifestSection(Section):
     def _on_changed(self, fraction: float) -> None:
         if not self.panel.closed:
             self.ui.batchProgressBar.value = round(100 * fraction)
+            self.panel.announce(_("writing the volumes"), fraction)
 
     def _on_done(self) -> None:
         """Write the table, and say what is there; nothing stays where there is nothing to register."""
@@ -91,6 +100,7 @@ class ManifestSection(Section):
             self.fail(failed[0].error)
         else:
             self._tell(path, good, failed)
+        panel.announce(panel.ui.batchStatusLabel.text)
         for item in failed:
             panel.log(f"{item.name}: {item.error}")
         panel.refresh()

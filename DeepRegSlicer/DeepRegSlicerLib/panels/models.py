@@ -60,7 +60,7 @@ class ModelsPanel(AskingPanel):
 
     def update(self) -> None:
         """Enable what can be used now."""
-        if self._closed:
+        if self.closed:
             return
         ui, entry, free = self.ui, self.chosen(), self.run is None
         ui.importButton.enabled = free
@@ -77,8 +77,10 @@ class ModelsPanel(AskingPanel):
     @handler
     def on_choice(self) -> None:
         """Another model was chosen: show its card."""
+        if self._listing:
+            return  # nothing is chosen in a list that is being filled
         entry = self.chosen()
-        if self._listing or (entry is not None and entry == self._card_of) or self.run is not None:
+        if (entry is not None and entry == self._card_of) or self.run is not None:
             self.update()
             return
         self.ui.notesText.plainText, self._card_of, self._card = "", entry, None
@@ -161,5 +163,6 @@ def lines_of(card: dict) -> list[tuple[str, str]]:
         (_("Weights"), f"{card['weights']:,}"),
         (_("Epochs"), str(card["epochs"] or "")),
         (_("Data"), card["data"]),
+        (_("Figures"), card["figures"]),
     ]
     return [(title, text) for title, text in found if text]

@@ -64,6 +64,7 @@ class Panel:
         """ui: the widgets by name. line: the QLabel that speaks. log: a QPlainTextEdit."""
         self.ui = ui
         self.run = None
+        self.closed = False  # whether the widgets are not to be touched any more
         self._line, self._log = line, log
         self._tone = Tone.hint  # of the sentence in the status line
         self._spoken_of = None  # what was chosen when the status line last spoke; None: it gives a hint
@@ -119,7 +120,12 @@ class Panel:
             slicer.util.showStatusMessage(f"DeepRegSlicer: {round(100 * fraction)} %, {what}")
 
     def take(self, run, answer) -> None:
-        """What a `Question` that is over brought: answer(result), or why there is no result."""
+        """What a `Question` that is over brought: answer(result), or why there is no result.
+
+        Slicer's status bar says it too. A panel that was closed meanwhile stays as it is.
+        """
+        if self.closed:
+            return
         try:
             if isinstance(run.error, WorkerCancelled):
                 self.set_status(_("Cancelled."))
@@ -129,6 +135,7 @@ class Panel:
                 answer(run.result)
         except Exception as error:
             self.fail(error)
+        self.announce(self._line.text)
         self.update()
 
     def fail(self, error: Exception, text: str = "", tone: Tone = Tone.bad) -> None:

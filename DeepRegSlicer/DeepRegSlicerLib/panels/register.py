@@ -42,7 +42,6 @@ class RegisterPanel(Panel):
         self._stage = ""
         self._losses: list[dict] = []  # of the run, step by step
         self._told: list[tuple[str, str]] = []  # what was asked for
-        self._closed = False
         let_shrink(ui)
         ui.modelPath.filters = ctk.ctkPathLineEdit.Files | ctk.ctkPathLineEdit.Readable
         ui.modelPath.comboBox().editTextChanged.connect(self.on_model_path)  # of any ending, too
@@ -63,7 +62,7 @@ class RegisterPanel(Panel):
     def close(self) -> None:
         """Stop what runs; the widgets are not touched any more."""
         self.checking.forget()
-        self._closed = True
+        self.closed = True
         if self.run is not None:
             self.run.cancel()
 
@@ -125,7 +124,7 @@ class RegisterPanel(Panel):
 
     def update(self) -> None:
         """Enable what can be used now and say why the rest can't."""
-        if self._closed:
+        if self.closed:
             return
         self.outputs.release(self._nodes(INPUTS))
         for section in (self.presets, self.outputs, self.segments):
@@ -235,7 +234,7 @@ class RegisterPanel(Panel):
     def finish(self) -> None:
         """Show that nothing is under way any more."""
         self.run = None
-        if not self._closed:
+        if not self.closed:
             self.stop_waiting()
 
     def _start(self, p):
@@ -271,7 +270,7 @@ class RegisterPanel(Panel):
 
     def on_progress(self, fraction: float, stage: str, values: dict) -> None:
         """Show how far it is."""
-        if self._closed:
+        if self.closed:
             return
         self.ui.progressBar.value = round(100 * fraction)
         figures = [f"{_('iteration')} {values['iteration']}"] if "iteration" in values else []
@@ -297,7 +296,7 @@ class RegisterPanel(Panel):
         """Show the result, or why there is none."""
         self.run = None
         shared_worker().keep_files = False
-        if self._closed:
+        if self.closed:
             return
         try:
             if run.error is not None:
@@ -329,7 +328,7 @@ class RegisterPanel(Panel):
         if p is not None:
             if p.method is Method.trained:
                 ui.modelPath.addCurrentPathToHistory()
-            if self._nodes(INPUTS) == run.inputs and self._nodes(OUTPUTS) == self._outputs:
+            if self._chosen_still(run):
                 p.outputTransform = result.transform
                 p.warpedVolume = result.warped_volume or p.warpedVolume
                 p.warpedSegmentation = result.warped_segmentation or p.warpedSegmentation
@@ -348,6 +347,15 @@ class RegisterPanel(Panel):
         self.set_status(" ".join([text, *doubts, *run.notes]), Tone.normal if doubts else Tone.good)
         self.log(self.ui.statusLabel.text)
         self.applying.refresh()
+
+    def _chosen_still(self, run) -> bool:
+        """Whether the inputs and outputs are those that the run began with.
+
+        An output transform of another class than the result was replaced by it, wherever it was chosen.
+        """
+        now = self._nodes(INPUTS) + self._nodes(OUTPUTS)
+        pairs, old = zip(now, (*run.inputs, *self._outputs), strict=True), self._outputs[0]
+        return all(a is b or (b is old is not None and a is run.result.transform) for a, b in pairs)
 
     def _explain(self, error: Exception) -> None:
         """Say why a run brought no result; offer what mends it."""

@@ -35,5 +35,8 @@ class Tabs:
 
     def close(self) -> None:
         """The widgets are about to be destroyed."""
-        for panel in (self.register, self.train, self.models, self.batch):
+        panels = (self.register, self.train, self.models, self.batch)
+        if any(panel.run is not None for panel in panels):
+            slicer.util.showStatusMessage("")  # it says how far something is
+        for panel in panels:
             panel.close()

@@ -50,7 +50,6 @@ class TrainPanel(Panel):
         self.register = register
         self.state = State.idle
         self.chart = None
-        self.closed = False
         self._method = ""  # of the training that ended last
         ui.foundLabel.setStyleSheet(f"color: {colour(ui.foundLabel, Tone.hint)};")
         for name, offered in choices().items():

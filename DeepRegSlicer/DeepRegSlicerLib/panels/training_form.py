@@ -57,7 +57,7 @@ def choices() -> dict[str, dict[str, str]]:
         },
         "kindSelector": {
             "paired": _("Pairs: fixed and moving belong together"),
-            "unpaired": _("Unpaired: any image with any other"),
+            "unpaired": _("Unpaired: any with any other"),
             "grouped": _("Grouped: images of one patient"),
         },
         "networkSelector": {

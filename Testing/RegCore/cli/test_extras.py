@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 import RegCore
-from RegCore.cli.extras import STARTS, extras, named_start, small
+from RegCore.cli.extras import STARTS, extras, maps_command, named_start, small
+from RegCore.progress import silent
 from RegCore.registration.compact import FOUND_ON
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
@@ -146,3 +148,56 @@ def test_the_worker_starts_where_it_is_told_and_makes_what_is_wanted(done):
     np.testing.assert_array_equal(found["warped"].array, cubic.array)
     with pytest.raises(InputError, match="the start is 'middle'"):
         register_command({**arguments, "initial": "middle"}, lambda *event: None)
+
+
+def grid(turn=None, shape=(9, 8, 7)) -> Geometry:
+    """Anisotropic, its axes along L, P and S unless it is turned."""
+    affine = np.eye(4)
+    affine[:3, :3] = (np.diag([-1.0, -1.0, 1.0]) if turn is None else turn) * (1.5, 0.8, 2.5)
+    affine[:3, 3] = (4, -9, 30)
+    return Geometry(shape, affine)
+
+
+def itk_image(mm: np.ndarray, geometry: Geometry):
+    """A field in RAS mm as SimpleITK has it, in LPS."""
+    flip = np.diag([-1.0, -1.0, 1.0])
+    image = sitk.GetImageFromArray((mm @ flip).transpose(2, 1, 0, 3), isVector=True)
+    image.SetSpacing(geometry.spacing.tolist())
+    image.SetDirection((flip @ geometry.affine[:3, :3] / geometry.spacing).ravel().tolist())
+    image.SetOrigin((flip @ geometry.affine[:3, 3]).tolist())
+    return image
+
+
+def test_the_maps_of_a_field_are_those_of_simpleitk():
+    geometry = grid()  # not turned: ITK's filter takes no account of the direction of the axes
+    x = geometry.world_grid() / 5
+    mm = 4 * np.stack([np.sin(x[..., 1]), np.cos(x[..., 2]) + 0.3 * x[..., 0], np.sin(x[..., 0])], -1)
+    fixed = Volume(np.zeros(geometry.shape, np.float32), geometry, "image")
+    made = maps_command({"transform": DisplacementField(geometry, mm), "fixed": fixed}, silent)
+    reference = sitk.DisplacementFieldJacobianDeterminant(itk_image(mm, geometry), True)
+    inner = (slice(1, -1),) * 3  # at the border ITK takes the field for constant outside
+    expected = sitk.GetArrayFromImage(reference).transpose(2, 1, 0)
+    assert np.allclose(made["jacobian"].array[inner], expected[inner], atol=1e-5)
+    assert expected[inner].std() > 0.05
+    lengths = sitk.GetArrayFromImage(sitk.VectorMagnitude(itk_image(mm, geometry))).transpose(2, 1, 0)
+    assert np.allclose(made["displacement"].array, lengths, atol=1e-5)
+
+
+def test_the_map_of_a_field_that_is_linear_is_its_determinant_on_any_grid():
+    rng = np.random.default_rng(1)
+    geometry = grid(np.linalg.qr(rng.normal(size=(3, 3)))[0])
+    matrix = np.eye(3) + 0.2 * rng.normal(size=(3, 3))
+    mm = geometry.world_grid() @ (matrix - np.eye(3)).T + (3, -4, 5)
+    fixed = Volume(np.zeros(geometry.shape, np.float32), geometry, "image")
+    made = maps_command({"transform": DisplacementField(geometry, mm), "fixed": fixed}, silent)
+    assert np.allclose(made["jacobian"].array, np.linalg.det(matrix), atol=1e-5)
+    assert abs(np.linalg.det(matrix) - 1) > 0.03
+
+
+def test_the_maps_of_a_linear_transform_are_on_the_fixed_grid():
+    matrix = np.diag([1.2, 0.9, 1.0, 1.0])
+    matrix[:3, 3] = 3, 0, 0
+    fixed = Volume(np.zeros((7, 8, 9), np.float32), Geometry((7, 8, 9), np.diag([2.0, 1, 1, 1])), "image")
+    made = maps_command({"transform": AffineTransform(matrix), "fixed": fixed}, silent)
+    assert np.allclose(made["jacobian"].array, 1.08) and made["jacobian"].geometry.is_close(fixed.geometry)
+    assert made["displacement"].array[2, 3, 0] == pytest.approx(np.hypot(0.2 * 4 + 3, 0.1 * 3))

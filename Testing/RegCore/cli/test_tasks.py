@@ -1,15 +1,17 @@
 """The commands of the worker beside registering and training, against SimpleITK and what they wrote."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from PIL import Image
 
 import RegCore
 from RegCore.cli import tasks, worker
 from RegCore.progress import Cancelled, silent
 from RegCore.space.geometry import Geometry, InputError
-from RegCore.space.transforms import AffineTransform, DisplacementField
+from RegCore.space.transforms import AffineTransform
 from RegCore.space.volume import Volume
 
 SHAPES = {"fixed_shape": (24, 20, 18), "moving_shape": (22, 21, 20)}
@@ -18,59 +20,6 @@ SHAPES = {"fixed_shape": (24, 20, 18), "moving_shape": (22, 21, 20)}
 @pytest.fixture(scope="module")
 def pair():
     return RegCore.make_phantom(**SHAPES)
-
-
-def grid(turn=None, shape=(9, 8, 7)) -> Geometry:
-    """Anisotropic, its axes along L, P and S unless it is turned."""
-    affine = np.eye(4)
-    affine[:3, :3] = (np.diag([-1.0, -1.0, 1.0]) if turn is None else turn) * (1.5, 0.8, 2.5)
-    affine[:3, 3] = (4, -9, 30)
-    return Geometry(shape, affine)
-
-
-def itk_image(mm: np.ndarray, geometry: Geometry):
-    """A field in RAS mm as SimpleITK has it, in LPS."""
-    flip = np.diag([-1.0, -1.0, 1.0])
-    image = sitk.GetImageFromArray((mm @ flip).transpose(2, 1, 0, 3), isVector=True)
-    image.SetSpacing(geometry.spacing.tolist())
-    image.SetDirection((flip @ geometry.affine[:3, :3] / geometry.spacing).ravel().tolist())
-    image.SetOrigin((flip @ geometry.affine[:3, 3]).tolist())
-    return image
-
-
-def test_the_maps_of_a_field_are_those_of_simpleitk():
-    geometry = grid()  # not turned: ITK's filter takes no account of the direction of the axes
-    x = geometry.world_grid() / 5
-    mm = 4 * np.stack([np.sin(x[..., 1]), np.cos(x[..., 2]) + 0.3 * x[..., 0], np.sin(x[..., 0])], -1)
-    fixed = Volume(np.zeros(geometry.shape, np.float32), geometry, "image")
-    made = tasks.maps_command({"transform": DisplacementField(geometry, mm), "fixed": fixed}, silent)
-    reference = sitk.DisplacementFieldJacobianDeterminant(itk_image(mm, geometry), True)
-    inner = (slice(1, -1),) * 3  # at the border ITK takes the field for constant outside
-    expected = sitk.GetArrayFromImage(reference).transpose(2, 1, 0)
-    assert np.allclose(made["jacobian"].array[inner], expected[inner], atol=1e-5)
-    assert expected[inner].std() > 0.05
-    lengths = sitk.GetArrayFromImage(sitk.VectorMagnitude(itk_image(mm, geometry))).transpose(2, 1, 0)
-    assert np.allclose(made["displacement"].array, lengths, atol=1e-5)
-
-
-def test_the_map_of_a_field_that_is_linear_is_its_determinant_on_any_grid():
-    rng = np.random.default_rng(1)
-    geometry = grid(np.linalg.qr(rng.normal(size=(3, 3)))[0])
-    matrix = np.eye(3) + 0.2 * rng.normal(size=(3, 3))
-    mm = geometry.world_grid() @ (matrix - np.eye(3)).T + (3, -4, 5)
-    fixed = Volume(np.zeros(geometry.shape, np.float32), geometry, "image")
-    made = tasks.maps_command({"transform": DisplacementField(geometry, mm), "fixed": fixed}, silent)
-    assert np.allclose(made["jacobian"].array, np.linalg.det(matrix), atol=1e-5)
-    assert abs(np.linalg.det(matrix) - 1) > 0.03
-
-
-def test_the_maps_of_a_linear_transform_are_on_the_fixed_grid():
-    matrix = np.diag([1.2, 0.9, 1.0, 1.0])
-    matrix[:3, 3] = 3, 0, 0
-    fixed = Volume(np.zeros((7, 8, 9), np.float32), Geometry((7, 8, 9), np.diag([2.0, 1, 1, 1])), "image")
-    made = tasks.maps_command({"transform": AffineTransform(matrix), "fixed": fixed}, silent)
-    assert np.allclose(made["jacobian"].array, 1.08) and made["jacobian"].geometry.is_close(fixed.geometry)
-    assert made["displacement"].array[2, 3, 0] == pytest.approx(np.hypot(0.2 * 4 + 3, 0.1 * 3))
 
 
 @pytest.mark.parametrize("shift", [0.0, 5.0, 100.0])
@@ -184,6 +133,17 @@ def test_files_are_registered_into_a_folder(pair, tmp_path):
         silent,
     )
     assert found["metrics"]["dice_mean"] == same["metrics"]["dice_mean"]
+    wanted = {"displacement": True, "inverse": True, "interpolation": "nearest", "fill": -7.0}
+    more = {"initial": "moments", "wanted": wanted, "out": str(tmp_path / "more")}
+    found = tasks.files_command({**paths, **options, **more}, silent)
+    assert sorted(Path(file).name for file in found["files"]) == sorted({*there, "displacement.nii.gz"})
+    transform, grid = RegCore.load(tmp_path / "more" / "transform.h5"), pair.fixed.geometry
+    lengths = np.linalg.norm(transform.map(grid.world_grid()) - grid.world_grid(), axis=-1)
+    written = RegCore.load(tmp_path / "more" / "displacement.nii.gz", "image")
+    np.testing.assert_allclose(written.array, lengths, atol=1e-3)
+    nearest = RegCore.warp(pair.moving, transform, grid, interpolation="nearest", fill=-7.0)
+    warped = RegCore.load(tmp_path / "more" / "warped.nii.gz", "image")
+    np.testing.assert_array_equal(warped.array, nearest.array)
     with pytest.raises(InputError, match="nothing.nii.gz"):
         paths["moving"] = str(tmp_path / "nothing.nii.gz")
         tasks.files_command({**paths, **options, "out": str(tmp_path / "bad")}, silent)
@@ -206,6 +166,20 @@ def test_a_model_tells_what_it_is_and_a_copy_keeps_its_notes(tmp_path):
     assert tasks.model_command({"path": copy["to"]}, silent) == {**card, "notes": "CC BY 4.0"}
     theirs, ours = (RegCore.load_model(path).network.state_dict() for path in (copy["path"], copy["to"]))
     assert all(bool((theirs[name] == ours[name]).all()) for name in theirs)
+    assert card["figures"] == ""
+    table = "epoch,learning_rate,loss,val_loss,val_dice\n1,0.1,0.5,0.25,0.5\n2,0.1,0.125,0.75,\n"
+    for text, expected in (
+        (table, "epoch 1 of 2: loss 0.5, val_loss 0.25"),
+        ("epoch,loss\n1,0.5\n2,0.25\n", "epoch 2 of 2: loss 0.25"),
+        ("epoch,loss\n1,damaged\n", ""),
+        ("epoch,loss\n", ""),
+    ):
+        (tmp_path / "run" / "save").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / "metrics.csv").write_text(text)
+        best = shutil.copy(copy["path"], tmp_path / "run" / "save" / "best.pt")
+        assert tasks.model_command({"path": str(best)}, silent)["figures"] == expected
+        tasks.model_command({"path": str(best), "to": str(tmp_path / "d.pt")}, silent)
+        assert tasks.model_command({"path": str(tmp_path / "d.pt")}, silent)["figures"] == expected
     (tmp_path / "c.pt").write_text("no model")
     with pytest.raises(InputError, match=r"c\.pt: this is not a model file"):
         tasks.model_command({"path": str(tmp_path / "c.pt")}, silent)

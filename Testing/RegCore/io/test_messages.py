@@ -48,6 +48,13 @@ def test_everything_comes_back_as_it_was(things, tmp_path):
     assert back["nothing"] is None
 
 
+def test_the_size_is_that_of_the_arrays(things, tmp_path):
+    messages.write(tmp_path / "m.npz", things)
+    with np.load(tmp_path / "m.npz") as arrays:
+        written = sum(arrays[name].nbytes for name in arrays if name != messages.DESCRIPTION)
+    assert messages.size(things) == written > 7 * 8 * 9 * 12
+
+
 def test_a_failed_write_leaves_the_old_file(things, tmp_path):
     path = tmp_path / "a.npz"
     messages.write(path, {"value": 1})
