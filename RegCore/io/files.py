@@ -209,10 +209,13 @@ def second_file(path: Path, name: str) -> Path:
     return beside
 
 
-def check_names(path: Path) -> None:
+def check_names(path: Path) -> list[str]:
     """Check that a header of text names no file of voxels outside of its own folder.
 
     Nor may a MetaImage name more axes than MetaIO has room for: it would write beyond its memory.
+
+    Returns:
+        The names of the files of voxels.
 
     Raises:
         InputError: it names such a file, or too many axes.
@@ -222,12 +225,15 @@ def check_names(path: Path) -> None:
     axes = re.search(r"(?im)^\s*NDims\s*[=:]\s*(\S*)", head)
     if axes and axes[1] not in [str(count) for count in range(1, 11)]:
         raise InputError(f"the header is damaged: it speaks of {shorten(axes[1])!r} axes")
-    found = re.search(r"(?im)^\s*(?:ElementDataFile\s*[=:]|data ?file\s*:)(.*)", head)
-    name = found[1].strip() if found else "LOCAL"
-    names = head[found.end() :].split() if found and name.upper().startswith("LIST") else [name]
+    keys = r"ElementDataFile\s*[=:]|data ?file\s*:|Displacement_Volume\s*="
+    names = []
+    for found in re.finditer(rf"(?im)^\s*(?:{keys})(.*)", head):
+        name = found[1].strip(" \t\r;")
+        names += head[found.end() :].split() if name.upper().startswith("LIST") else [name]
     for name in names:
         if name.startswith(("/", "\\", "~")) or name[1:2] == ":" or ".." in re.split(r"[/\\]", name):
             raise InputError(f"the voxels must lie in the folder of the header or below it, not in {name!r}")
+    return names
 
 
 def shorten(text: str, length: int = 60) -> str:

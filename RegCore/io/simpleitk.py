@@ -22,6 +22,7 @@ from RegCore.io.files import (
     shorten,
     stored_type,
 )
+from RegCore.io.h5 import check_all
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.volume import Volume
 
@@ -66,6 +67,7 @@ def _header(path: Path) -> tuple[sitk.ImageFileReader, tuple[int, ...], np.ndarr
     reader.SetFileName(str(path))
     if path.suffix.lower() in (".mhd", ".mha"):
         check_names(path)
+    check_all(path)
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
