@@ -110,9 +110,17 @@ def _make_template(arguments: argparse.Namespace, steps: Any, names: list[str]) 
         progress(1.0, "writing the results", {})
         about = {"scans": [str(path) for path in arguments.scans], "method": arguments.method}
         written = steps.finish(lambda: write_template_results(folder, made, scans, names, about))
+    _tell_doubts(names, made.doubts)
     _tell_template(made, arguments.quiet)
     if not arguments.quiet:
         print(f"\n{arguments.out}: {', '.join(written)}")
+
+
+def _tell_doubts(names: Sequence[str], doubts: Sequence[Sequence[str]]) -> None:
+    """Warn of registrations that have probably failed."""
+    for name, sentences in zip(names, doubts, strict=True):
+        for sentence in sentences:
+            log.warning("%s: %s", name, sentence)
 
 
 def _tell_template(made: Any, quiet: bool) -> None:
@@ -159,6 +167,7 @@ def _propagate(arguments: argparse.Namespace, steps: Any, names: list[str]) -> N
         about = {**files, "method": arguments.method, "fusion": arguments.fusion}
         written = steps.finish(lambda: write_propagation_results(folder, found, names, about, truth))
         steps.keep_only([f"atlas {name}" for name in names])
+    _tell_doubts(names, found.doubts)
     if not arguments.quiet:
         _tell_labels(found, truth)
         print(f"\n{arguments.out}: {', '.join(written)}")
