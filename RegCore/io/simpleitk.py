@@ -286,7 +286,12 @@ def _number(text: str) -> float:
 def _series(folder: Path) -> tuple[str, ...]:
     import SimpleITK as sitk
 
-    return sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # it prints that there is none
+    try:
+        return sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
 def _tags(file: str) -> sitk.ImageFileReader:

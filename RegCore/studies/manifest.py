@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -30,7 +31,7 @@ def settings_from(words: Iterable[str]) -> dict[str, Any]:
     """Settings from KEY=VALUE; values are numbers, true, false or null where they read as such, else text.
 
     Raises:
-        InputError: a word of another form.
+        InputError: a word of another form, or a number that is not finite.
     """
     found: dict[str, Any] = {}
     for word in words:
@@ -39,8 +40,10 @@ def settings_from(words: Iterable[str]) -> dict[str, Any]:
             raise InputError(f"KEY=VALUE was expected, not {word!r}")
         try:
             found[key] = json.loads(text)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             found[key] = text
+        if isinstance(found[key], float) and not math.isfinite(found[key]):
+            raise InputError(f"a finite number was expected for {key}, not {text!r}")
     return found
 
 

@@ -119,6 +119,7 @@ def test_scans_and_atlases_that_fit_nothing_are_named(given, tmp_path, capsys):
             "template --scans p0.nii.gz p1.nii.gz --segs p0.seg.nrrd",
             "--segs: one segmentation for each",
         ),
+        ("template --scans p0.nii.gz p1.nii.gz --sharpen nan", "--sharpen: a number was expected, not 'nan'"),
         ("template --scans p0.nii.gz p1.nii.gz --tolerance -1", "tolerance is -1.0, expected"),
         ("template --scans p0.nii.gz p1.nii.gz --grid gone.nii", "gone.nii: there is no such file"),
         (

@@ -89,6 +89,8 @@ BAD = {
     HEAD + "x,a.nii.gz,b.nii,rigit,,\n": "row 2, column method: the method is 'rigit', .*did you mean rigid",
     HEAD + "x,a.nii.gz,b.nii,gone.pt,,\n": "row 2, column method: there is no file .*gone.pt",
     HEAD + "x,a.nii.gz,b.nii,,levels,\n": "row 2, column settings: KEY=VALUE was expected, not 'levels'",
+    HEAD + "x,a.nii.gz,b.nii,,a=NaN,\n": "row 2, column settings: a finite number was expected for a",
+    HEAD + "x,a.nii.gz,b.nii,,a=1e999,\n": "row 2, column settings: a finite number was expected",
     HEAD
     + "x,a.nii.gz,b.nii,,,one.csv|two.csv|one.csv\n": "row 2, column landmarks: one file or two .* not 3",
     HEAD + 'x,"a.nii.gz,b.nii\n': "can't be read",
