@@ -226,7 +226,7 @@ def check_names(path: Path) -> list[str]:
     if axes and axes[1] not in [str(count) for count in range(1, 11)]:
         raise InputError(f"the header is damaged: it speaks of {shorten(axes[1])!r} axes")
     keys = r"ElementDataFile\s*[=:]|data ?file\s*:|Displacement_Volume\s*="
-    names = []
+    names: list[str] = []
     for found in re.finditer(rf"(?im)^\s*(?:{keys})(.*)", head):
         name = found[1].strip(" \t\r;")
         names += head[found.end() :].split() if name.upper().startswith("LIST") else [name]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 LONGEST_TEXT = 1000
 DEFLATE, SHUFFLE, FLETCHER, LZF = 1, 2, 3, 32000  # numbers of filters
-PIPELINES = ([], [DEFLATE], [SHUFFLE], [SHUFFLE, DEFLATE], [LZF], [SHUFFLE, LZF])  # but for checksums
+PIPELINES = ((), (DEFLATE,), (SHUFFLE,), (SHUFFLE, DEFLATE), (LZF,), (SHUFFLE, LZF))  # but for checksums
 MOST_MEMBERS = 10_000  # of a file that another library reads
 SMALLEST = 1 << 16  # bytes that a dataset may always be taken to hold: one that was never written holds none
 AFFINE = "affine"  # attribute of a dataset: 4×4, index to RAS mm; DeepReg's files have none
@@ -141,7 +141,7 @@ def dataset_at(path: Path, group: h5py.Group, name: str) -> h5py.Dataset:
         raise InputError(f"the data of {name!r} lie in another file, which is not opened")
     promised, room = math.prod(found.shape) * found.dtype.itemsize, path.stat().st_size
     if found.chunks:
-        if _filters(found) not in PIPELINES:
+        if tuple(_filters(found)) not in PIPELINES:
             raise InputError(f"the data of {name!r} were packed by filters other than gzip, LZF and shuffle")
         piece = _bytes_of_piece(found)
         sizes = {part.byte_offset: part.size for part in _pieces(found)}

@@ -45,8 +45,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 LABELS, DISPLACEMENT, VECTOR = 1002, 1006, 1007  # intent codes
 SCANNER = 1  # the code of a form that leads to the scanner's coordinates
-FORMS = ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z")
-FORMS += ("srow_x", "srow_y", "srow_z")
+FORMS = (
+    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z"),
+)
 ALIKE = 1e-4  # what ITK takes for rounding: of unit directions, and of an origin in mm
 TIME_UNITS = {"s": "sec", "ms": "msec", "us": "usec"}
 MILLIMETRES = {1: 1000.0, 3: 0.001}  # unit codes metre and micrometre; the rest are millimetres
