@@ -22,6 +22,7 @@ FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS mm to LPS mm, and back
 RAS, LPS, LAS = (1.0, 1.0, 1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, 1.0)  # signs that take each to RAS
 DEFLATE_LIMIT = 1100  # deflate can't shrink data by more than about 1032:1
 BLOCK = 1 << 22  # bytes handled at a time
+PIECE = 1 << 20  # bytes unpacked at a time: few enough to stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class GzipReader:
         InputError: the stream is damaged.
     """
 
-    def __init__(self, stream: BufferedReader, block: int = BLOCK):
+    def __init__(self, stream: BufferedReader, block: int = PIECE):
         self.stream, self.engine, self.pending = stream, zlib.decompressobj(47), b""
         self.block = block
 
@@ -66,7 +67,7 @@ class GzipReader:
         while done < len(buffer):
             if self.engine.eof and not self._next_member():
                 break
-            piece = self._piece(min(len(buffer) - done, BLOCK))
+            piece = self._piece(min(len(buffer) - done, PIECE))
             buffer[done : done + len(piece)] = piece
             done += len(piece)
         return done

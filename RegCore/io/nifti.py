@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from RegCore.io.files import (
-    BLOCK,
     DEFLATE_LIMIT,
     FLIP,
     LPS,
+    PIECE,
     RAS,
     GzipReader,
     RawImage,
@@ -97,7 +97,7 @@ def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
 
 
 def _begin(
-    file: BufferedReader, named_gz: bool, block: int = BLOCK
+    file: BufferedReader, named_gz: bool, block: int = PIECE
 ) -> tuple[Stream, Nifti1Header, tuple[int, ...], int]:
     """The stream put before the first voxel, the header, the shape, and the first voxel's byte."""
     zipped = file.read(2) == b"\x1f\x8b"
