@@ -122,15 +122,9 @@ def propagate(
     figures = _figures(scan, images, seen, arrays, weights)
     labels = Volume(chosen, scan.geometry, "labels", maps[0].segments)
     agreement = Volume(share, scan.geometry)
-    return Propagation(
-        labels=labels,
-        agreement=agreement,
-        transforms=tuple(transforms),
-        warped=tuple(warped),
-        figures=tuple(figures),
-        doubts=doubts_of_each(scan, images, transforms),
-        seconds=time.perf_counter() - began,
-    )
+    doubts = doubts_of_each(scan, images, transforms)
+    seconds = time.perf_counter() - began
+    return Propagation(labels, agreement, tuple(transforms), tuple(warped), tuple(figures), doubts, seconds)
 
 
 def _check(scan: Volume, atlases: Sequence[tuple[Volume, Volume]], names: Sequence[str]) -> None:
