@@ -1,6 +1,7 @@
 """What the parsers of all commands share: errors in one sentence, kinds of arguments, common arguments."""
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -45,6 +46,17 @@ def whole_number(least: int = 0) -> Callable[[str], int]:
         return number
 
     return read
+
+
+def real(text: str) -> float:
+    """An argument that must be a finite number."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"a number was expected, not {text!r}")
+    return number
 
 
 def add_file(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from RegCore.cli.arguments import add_choice, add_file, add_number, settings_of, shared
+from RegCore.cli.arguments import add_choice, add_file, add_number, real, settings_of, shared
 from RegCore.cli.kept import LEFT, at_work, steps_of
 from RegCore.cli.series import add_common, chosen_pool
 from RegCore.space.geometry import InputError
@@ -37,9 +37,9 @@ def _add_template(commands) -> None:
     add_file(parser, "--grid", help="image whose grid the template gets; by default like the first scan's")
     add_number(parser, "--rounds", least=0, default=6, help="rounds at most, by default 6")
     what = "voxels; a round that changes the transforms by less is the last one, by default 0.1"
-    parser.add_argument("--tolerance", type=float, default=0.1, metavar="X", help=what)
+    parser.add_argument("--tolerance", type=real, default=0.1, metavar="X", help=what)
     what = "share of the blurred detail that is added to the template, by default 0.5"
-    parser.add_argument("--sharpen", type=float, default=0.5, metavar="X", help=what)
+    parser.add_argument("--sharpen", type=real, default=0.5, metavar="X", help=what)
     add_common(parser, method="auto")
     parser.set_defaults(run=_run_template, left=LEFT)
 
@@ -110,9 +110,17 @@ def _make_template(arguments: argparse.Namespace, steps: Any, names: list[str]) 
         progress(1.0, "writing the results", {})
         about = {"scans": [str(path) for path in arguments.scans], "method": arguments.method}
         written = steps.finish(lambda: write_template_results(folder, made, scans, names, about))
+    _tell_doubts(names, made.doubts)
     _tell_template(made, arguments.quiet)
     if not arguments.quiet:
         print(f"\n{arguments.out}: {', '.join(written)}")
+
+
+def _tell_doubts(names: Sequence[str], doubts: Sequence[Sequence[str]]) -> None:
+    """Warn of registrations that have probably failed."""
+    for name, sentences in zip(names, doubts, strict=True):
+        for sentence in sentences:
+            log.warning("%s: %s", name, sentence)
 
 
 def _tell_template(made: Any, quiet: bool) -> None:
@@ -159,6 +167,7 @@ def _propagate(arguments: argparse.Namespace, steps: Any, names: list[str]) -> N
         about = {**files, "method": arguments.method, "fusion": arguments.fusion}
         written = steps.finish(lambda: write_propagation_results(folder, found, names, about, truth))
         steps.keep_only([f"atlas {name}" for name in names])
+    _tell_doubts(names, found.doubts)
     if not arguments.quiet:
         _tell_labels(found, truth)
         print(f"\n{arguments.out}: {', '.join(written)}")

@@ -4,7 +4,7 @@ import argparse
 from dataclasses import fields, replace
 from pathlib import Path
 
-from RegCore.cli.arguments import add_choice, add_number, whole_number
+from RegCore.cli.arguments import add_choice, add_number, real, whole_number
 from RegCore.space.geometry import InputError
 from RegCore.training.presets import (
     KINDS,
@@ -36,10 +36,10 @@ def add_preset(parser: argparse.ArgumentParser) -> None:
     add_number(group, "--epochs", help="passes over the training data")
     add_number(group, "--batch-size", help="pairs in a step")
     add_number(group, "--channels", help="channels of the network's first level")
-    group.add_argument("--learning-rate", type=float, metavar="RATE", help="of Adam")
+    group.add_argument("--learning-rate", type=real, metavar="RATE", help="of Adam")
     for loss in ("image", "label", "smoothness"):
         what = f"weight of the {loss} loss; 0 leaves it out"
-        group.add_argument(f"--{loss}-weight", type=float, metavar="WEIGHT", help=what)
+        group.add_argument(f"--{loss}-weight", type=real, metavar="WEIGHT", help=what)
     for name, flag in SWITCHES.items():
         what = {"labeled": "do not use the labels", "augment": "do not move and shear the images at random"}
         group.add_argument(flag, dest=name, action="store_const", const=False, help=what[name])

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from RegCore.cli.arguments import add_choice, add_file, add_number, shared, whole_number
+from RegCore.cli.arguments import add_choice, add_file, add_number, real, shared, whole_number
 from RegCore.cli.progress import ProgressLine
 from RegCore.cli.register import register_files
 from RegCore.cli.slicreg_labels import (
@@ -56,7 +56,7 @@ def _add_prepare(commands) -> None:
     add_files(parser, "--valid", help="scans to watch the training with")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder that is made")
     what = "of the common grid, by default 2 mm; the network's voxels are twice as large"
-    parser.add_argument("--spacing", type=float, default=2.0, metavar="MM", help=what)
+    parser.add_argument("--spacing", type=real, default=2.0, metavar="MM", help=what)
     what = "voxels of the common grid, by default what holds the scan of median size"
     parser.add_argument("--shape", nargs=3, type=whole_number(16), metavar="N", help=what)
     what = "ct: Hounsfield units; mr: any other"
@@ -64,12 +64,12 @@ def _add_prepare(commands) -> None:
     add_number(parser, "--layers", default=16, help="over-segmentations, by default 16")
     add_number(parser, "--supervoxels", default=127, help="of each, by default 127")
     what = "millimetres around the template's body that are divided as well, by default 20"
-    parser.add_argument("--margin", type=float, default=20.0, metavar="MM", help=what)
+    parser.add_argument("--margin", type=real, default=20.0, metavar="MM", help=what)
     what = "of SLIC: larger makes supervoxels rounder and cares less for intensities, by default 1.5"
-    parser.add_argument("--compactness", type=float, default=1.5, metavar="X", help=what)
+    parser.add_argument("--compactness", type=real, default=1.5, metavar="X", help=what)
     add_number(parser, "--slic-iterations", default=5, help="of SLIC's k-means, by default 5")
     what = "by how much the over-segmentations differ, by default 0.05"
-    parser.add_argument("--spread", type=float, default=0.05, metavar="X", help=what)
+    parser.add_argument("--spread", type=real, default=0.05, metavar="X", help=what)
     what = "folder of what deeds found: <scan>_matrix.txt and <scan>_displacements.dat, template moving"
     parser.add_argument("--deeds", type=Path, metavar="DIR", help=what)
     what = "trained model whose registrations propagate the supervoxels, for a second round"
@@ -96,7 +96,7 @@ def _add_train(commands) -> None:
     add_number(parser, "--steps", default=3000, help="of the optimiser, by default 3000")
     add_number(parser, "--batch-size", default=4, help="scans in a step, by default 4")
     what = "of the cells of each scan that a step learns from, by default 1; 0.125 saves memory and time"
-    parser.add_argument("--share", type=float, default=1.0, metavar="X", help=what)
+    parser.add_argument("--share", type=real, default=1.0, metavar="X", help=what)
     add_number(parser, "--seed", least=0, help="of the training")
     parser.set_defaults(run=_train)
 

@@ -113,7 +113,9 @@ def _rows(arguments: argparse.Namespace) -> list:
     ways = {name: getattr(arguments, name) for name in ("manifest", "moving_dir", "all_pairs", "bids")}
     given = [name for name, value in ways.items() if value is not None]
     if len(given) != 1:
-        raise InputError("what is to be registered? give a manifest, --moving-dir, --all-pairs or --bids")
+        raise InputError(
+            "what is to be registered? give one of manifest, --moving-dir, --all-pairs or --bids"
+        )
     if (given[0] == "moving_dir") > (arguments.fixed is not None):
         raise InputError("argument --moving-dir: needs --fixed, the image that stays")
     if arguments.fixed is not None and given[0] in ("manifest", "all_pairs"):

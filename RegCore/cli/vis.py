@@ -2,7 +2,7 @@
 
 import argparse
 
-from RegCore.cli.arguments import add_choice, add_file, add_number
+from RegCore.cli.arguments import add_choice, add_file, add_number, real
 from RegCore.space.geometry import InputError
 
 STYLES = ("blend", "checkerboard")
@@ -45,7 +45,7 @@ def fill_vis(parser: argparse.ArgumentParser) -> None:
     what = "second images to show over the others, one for all or one for each"
     parser.add_argument("--overlay", default=[], nargs="+", metavar="FILE", help=what)
     add_choice(parser, "--overlay-style", choices=STYLES, default=STYLES[0], help="how to show them")
-    parser.add_argument("--zoom", type=float, default=1.0, metavar="FACTOR", help="size of what is made (1)")
+    parser.add_argument("--zoom", type=real, default=1.0, metavar="FACTOR", help="size of what is made (1)")
     what = "show slices with rows along i and columns along j, as DeepReg does; else as doctors see them"
     parser.add_argument("--deepreg", action="store_true", help=what)
     parser.set_defaults(run=_run_vis)

@@ -22,6 +22,7 @@ FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS mm to LPS mm, and back
 RAS, LPS, LAS = (1.0, 1.0, 1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, 1.0)  # signs that take each to RAS
 DEFLATE_LIMIT = 1100  # deflate can't shrink data by more than about 1032:1
 BLOCK = 1 << 22  # bytes handled at a time
+PIECE = 1 << 20  # bytes unpacked at a time: few enough to stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class GzipReader:
         InputError: the stream is damaged.
     """
 
-    def __init__(self, stream: BufferedReader, block: int = BLOCK):
+    def __init__(self, stream: BufferedReader, block: int = PIECE):
         self.stream, self.engine, self.pending = stream, zlib.decompressobj(47), b""
         self.block = block
 
@@ -66,7 +67,7 @@ class GzipReader:
         while done < len(buffer):
             if self.engine.eof and not self._next_member():
                 break
-            piece = self._piece(min(len(buffer) - done, BLOCK))
+            piece = self._piece(min(len(buffer) - done, PIECE))
             buffer[done : done + len(piece)] = piece
             done += len(piece)
         return done
@@ -209,10 +210,13 @@ def second_file(path: Path, name: str) -> Path:
     return beside
 
 
-def check_names(path: Path) -> None:
+def check_names(path: Path) -> list[str]:
     """Check that a header of text names no file of voxels outside of its own folder.
 
     Nor may a MetaImage name more axes than MetaIO has room for: it would write beyond its memory.
+
+    Returns:
+        The names of the files of voxels.
 
     Raises:
         InputError: it names such a file, or too many axes.
@@ -222,12 +226,15 @@ def check_names(path: Path) -> None:
     axes = re.search(r"(?im)^\s*NDims\s*[=:]\s*(\S*)", head)
     if axes and axes[1] not in [str(count) for count in range(1, 11)]:
         raise InputError(f"the header is damaged: it speaks of {shorten(axes[1])!r} axes")
-    found = re.search(r"(?im)^\s*(?:ElementDataFile\s*[=:]|data ?file\s*:)(.*)", head)
-    name = found[1].strip() if found else "LOCAL"
-    names = head[found.end() :].split() if found and name.upper().startswith("LIST") else [name]
+    keys = r"ElementDataFile\s*[=:]|data ?file\s*:|Displacement_Volume\s*="
+    names: list[str] = []
+    for found in re.finditer(rf"(?im)^\s*(?:{keys})(.*)", head):
+        name = found[1].strip(" \t\r;")
+        names += head[found.end() :].split() if name.upper().startswith("LIST") else [name]
     for name in names:
         if name.startswith(("/", "\\", "~")) or name[1:2] == ":" or ".." in re.split(r"[/\\]", name):
             raise InputError(f"the voxels must lie in the folder of the header or below it, not in {name!r}")
+    return names
 
 
 def shorten(text: str, length: int = 60) -> str:

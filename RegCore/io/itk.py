@@ -7,6 +7,7 @@ Layout of .h5: TransformGroup/<n>/{TransformType, TransformParameters, Transform
 from __future__ import annotations
 
 import logging
+import math
 import platform
 import re
 import struct
@@ -16,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from RegCore.io.files import DEFLATE_LIMIT, FLIP, atomic_write, shorten
-from RegCore.io.h5 import create_h5, text_of
+from RegCore.io.files import FLIP, atomic_write, check_names, shorten
+from RegCore.io.h5 import check_all, check_pieces, create_h5, dataset_at, has, member, text_of
 from RegCore.io.simpleitk import reason
 from RegCore.space.geometry import Geometry, InputError, homogeneous
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 TEXT_HEAD = "#Insight Transform File V1.0"
 MAT_BYTES = {0: 8, 1: 4, 2: 4, 3: 2, 4: 2, 5: 1}  # of a number, by the tens of the type of a matrix
 FIELD = "DisplacementFieldTransform"
+MOST_PARTS = 1000  # of a composite transform
+MOST_NUMBERS = 64  # of a transform that is not given on a grid
 OLD_SPELLING = {"TransformParameters": "TranformParameters"}  # ITK 4 wrote this
 OLD_SPELLING["TransformFixedParameters"] = "TranformFixedParameters"
 
@@ -44,35 +47,38 @@ def read_h5(path: Path) -> Transform:
     import h5py
 
     try:
-        file = h5py.File(path, "r")
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"not an HDF5 file, or a damaged one ({error})") from None
-    with file:
-        try:
-            group = file.get("TransformGroup")
+        with h5py.File(path, "r") as file:
+            group = member(file, "TransformGroup") if has(file, "TransformGroup") else None
             if not isinstance(group, h5py.Group) or not len(group):
                 raise InputError("not a transform of ITK: the group 'TransformGroup' is missing")
-            return _joined([_read_part(group[name], path) for name in sorted(group, key=int)])
-        except (KeyError, ValueError, OSError, RuntimeError, TypeError, AttributeError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"the transform file is damaged ({error})") from None
+            if len(group) > MOST_PARTS:
+                raise InputError(f"the transform has {len(group)} parts, more than {MOST_PARTS} are not read")
+            return _joined([_read_part(member(group, name), path) for name in sorted(group, key=int)])
+    except InputError:
+        raise
+    except (KeyError, ValueError, OSError, RuntimeError, TypeError, AttributeError) as error:
+        raise InputError(f"not an HDF5 file, or a damaged one ({error})") from None
 
 
 def _read_part(part: h5py.Group, path: Path) -> Transform | None:
-    name = text_of(path, part["TransformType"])
+    name = text_of(path, dataset_at(path, part, "TransformType"))
     if name.startswith("CompositeTransform"):
         return None
-    numbers = []
-    for key in ("TransformParameters", "TransformFixedParameters"):
-        dataset = part[key if key in part else OLD_SPELLING[key]]
-        limit = path.stat().st_size * (DEFLATE_LIMIT if dataset.chunks else 1)
-        if dataset.dtype.kind not in "iuf":
-            raise InputError(f"{key} must be numbers, but they are {dataset.dtype}")
-        if dataset.size * dataset.dtype.itemsize > limit:
-            raise InputError(f"{key} promises {dataset.size} numbers, more than the file can hold")
-        numbers.append(np.ravel(dataset[()]))
-    return from_parameters(name, *numbers)
+    fixed = _numbers(part, "TransformFixedParameters", MOST_NUMBERS, path)
+    on_grid = len(fixed) == 18 and name.partition("_")[0] in (FIELD, *SPLINES)
+    most = 3 * math.prod(int(n) for n in fixed[:3]) if on_grid else MOST_NUMBERS
+    return from_parameters(name, _numbers(part, "TransformParameters", most, path), fixed)
+
+
+def _numbers(part: h5py.Group, key: str, most: int, path: Path) -> np.ndarray:
+    old = OLD_SPELLING[key]
+    dataset = dataset_at(path, part, old if has(part, old) else key)
+    if dataset.dtype.kind not in "iuf":
+        raise InputError(f"{key} must be numbers, but they are {dataset.dtype}")
+    if dataset.size > most:
+        raise InputError(f"{key} holds {dataset.size} numbers, but the transform has at most {most}")
+    check_pieces(dataset)
+    return np.ravel(dataset[()])
 
 
 def read_text(path: Path) -> Transform:
@@ -203,6 +209,9 @@ def read_other(path: Path) -> Transform:
     """
     import SimpleITK as sitk
 
+    for name in (path.name, *check_names(path)):  # a .xfm may have displacements in further files
+        if (path.parent / name).is_file():
+            check_all(path.parent / name)
     try:
         return _converted(sitk.ReadTransform(str(path)))
     except (RuntimeError, KeyError) as error:  # KeyError: a kind of ITK that SimpleITK has no name for
@@ -257,6 +266,9 @@ def _spline(spline: sitk.BSplineTransform) -> DisplacementField:
     extent = np.array(spline.GetTransformDomainPhysicalDimensions())
     axes = np.array(spline.GetTransformDomainDirection()).reshape(3, 3)
     start = np.array(spline.GetTransformDomainOrigin()) + axes @ (EDGE * extent)
+    if np.prod(mesh * 4.0 + 3) > 2 * MOST_VOXELS:
+        points = " × ".join(str(n + 3) for n in mesh)
+        raise InputError(f"the B-spline has {points} control points, more than can become displacements")
     wanted = min(0.01, float((extent / mesh).min()) / 2000)
     places = np.random.default_rng(0).random((2000, 3)) * (1 - 4 * EDGE) * extent @ axes.T + start
     expected = np.array([spline.TransformPoint(place) for place in places])

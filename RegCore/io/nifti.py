@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import logging
 import math
+import tempfile
 import zlib
 from io import SEEK_END, BufferedReader, BytesIO
 from pathlib import Path
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from RegCore.io.files import (
-    BLOCK,
     DEFLATE_LIMIT,
     FLIP,
     LPS,
+    PIECE,
     RAS,
     GzipReader,
     RawImage,
@@ -32,6 +33,7 @@ from RegCore.io.files import (
     read_bytes,
     stored_type,
 )
+from RegCore.io.simpleitk import read_header as read_header_by_itk
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.series import Series
 from RegCore.space.transforms import DisplacementField
@@ -43,6 +45,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 LABELS, DISPLACEMENT, VECTOR = 1002, 1006, 1007  # intent codes
 SCANNER = 1  # the code of a form that leads to the scanner's coordinates
+FORMS = (
+    *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
+    *("srow_x", "srow_y", "srow_z"),
+)
 ALIKE = 1e-4  # what ITK takes for rounding: of unit directions, and of an origin in mm
 TIME_UNITS = {"s": "sec", "ms": "msec", "us": "usec"}
 MILLIMETRES = {1: 1000.0, 3: 0.001}  # unit codes metre and micrometre; the rest are millimetres
@@ -91,7 +97,7 @@ def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
 
 
 def _begin(
-    file: BufferedReader, named_gz: bool, block: int = BLOCK
+    file: BufferedReader, named_gz: bool, block: int = PIECE
 ) -> tuple[Stream, Nifti1Header, tuple[int, ...], int]:
     """The stream put before the first voxel, the header, the shape, and the first voxel's byte."""
     zipped = file.read(2) == b"\x1f\x8b"
@@ -191,9 +197,10 @@ def _place(path: Path, header: Nifti1Header, shape: tuple[int, ...]) -> np.ndarr
 def _affine(header: Nifti1Header) -> np.ndarray:
     """Voxel index to RAS in the header's unit of length, by the rule of ITK and Slicer.
 
-    The sform holds if it is orthogonal and either its code is 1 (scanner), or the qform has no code, or both
-    are alike; else the qform holds if it has a code; else the sform, sheared as it is. Sizes of voxels are
-    those of pixdim, but for a sheared sform. Without codes the axes run along L, P, S from the origin.
+    The sform holds if it is orthogonal and either its code is 1 (scanner), or the qform has no code, or ITK
+    takes both for alike; else the qform holds if it has a code; else the sform, sheared as it is. Sizes of
+    voxels are those of pixdim, but for a sheared sform. Without codes the axes run along L, P, S from the
+    origin.
     """
     sizes = np.abs(header["pixdim"][1:4].astype(np.float64))
     use_sform, use_qform = header["sform_code"] > 0, header["qform_code"] > 0
@@ -210,7 +217,31 @@ def _affine(header: Nifti1Header) -> np.ndarray:
         return sform
     qform = _qform(header, sizes)
     scale = np.array([*sizes, 1.0])
-    return sform if (np.abs(sform - qform) <= ALIKE * scale).all() else qform
+    if (np.abs(sform - qform) <= ALIKE * scale).all():
+        return sform
+    spans = [np.linalg.svd(form[:3, :3], compute_uv=False) for form in (_sform(header), qform)]
+    apart = np.abs([spans[0] - spans[1], sform[:3, 3] - qform[:3, 3]])
+    return _by_itk(header) if (apart <= 10 * ALIKE).all() else qform
+
+
+def _by_itk(header: Nifti1Header) -> np.ndarray:
+    """Where ITK places the grid of a header, of which it is given a copy with few voxels.
+
+    Forms of the same sizes and origin, such as mirror images, are alike for ITK if their singular vectors
+    are, and the signs of these follow from its way of computing them.
+    """
+    from nibabel.nifti1 import Nifti1Header
+
+    copy = Nifti1Header()
+    copy.set_data_shape((2, 2, 2))
+    copy.set_data_dtype(np.uint8)
+    for key in ("pixdim", "qform_code", "sform_code", *FORMS):
+        copy[key] = header[key]
+    copy["vox_offset"] = copy.single_vox_offset
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.nii"
+        path.write_bytes(copy.binaryblock + bytes(4 + 8))
+        return read_header_by_itk(path)[1]
 
 
 def _sform(header: Nifti1Header) -> np.ndarray:

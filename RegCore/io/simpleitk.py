@@ -22,6 +22,7 @@ from RegCore.io.files import (
     shorten,
     stored_type,
 )
+from RegCore.io.h5 import check_all
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.volume import Volume
 
@@ -66,6 +67,7 @@ def _header(path: Path) -> tuple[sitk.ImageFileReader, tuple[int, ...], np.ndarr
     reader.SetFileName(str(path))
     if path.suffix.lower() in (".mhd", ".mha"):
         check_names(path)
+    check_all(path)
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
@@ -284,7 +286,12 @@ def _number(text: str) -> float:
 def _series(folder: Path) -> tuple[str, ...]:
     import SimpleITK as sitk
 
-    return sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # it prints that there is none
+    try:
+        return sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
 def _tags(file: str) -> sitk.ImageFileReader:

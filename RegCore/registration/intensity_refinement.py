@@ -162,7 +162,8 @@ def refined_on_intensities(
     """A linear transform of two images of one kind made exact on their intensities.
 
     Levenberg-Marquardt (SIAM J. 1963) on the difference of the intensities, the moving ones by cubic splines;
-    what does not fit counts less. Both images are brought to units of their robust range before.
+    what does not fit counts less. Both images are brought to units of their robust range before, and, once
+    they lie on each other, to the same mean and deviation.
 
     Args:
         fixed, moving: images of one kind, such as two frames of a series.
@@ -173,10 +174,13 @@ def refined_on_intensities(
     Returns:
         The transform that costs least; the given one where nothing costs less.
     """
-    pair = _Comparison.of(fixed, moving, mask)
-    return AffineTransform(
-        _minimised(pair, start.matrix, fixed.geometry, moving.geometry, rigid, lambda: None)
-    )
+    pair, matrix = _Comparison.of(fixed, moving, mask), start.matrix
+    for _ in range(2):
+        if np.isinf(pair.unexplained(matrix)):
+            break
+        matrix = _minimised(pair, matrix, fixed.geometry, moving.geometry, rigid, lambda: None)
+        pair = pair.in_like_units(matrix)
+    return AffineTransform(matrix)
 
 
 def refined_where_explained(

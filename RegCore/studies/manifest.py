@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -9,6 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from RegCore.io.files import shorten
 from RegCore.registration import OPTIONAL
 from RegCore.space.geometry import InputError
 from RegCore.space.names import check_name, is_path, nearest
@@ -29,7 +31,7 @@ def settings_from(words: Iterable[str]) -> dict[str, Any]:
     """Settings from KEY=VALUE; values are numbers, true, false or null where they read as such, else text.
 
     Raises:
-        InputError: a word of another form.
+        InputError: a word of another form, or a number that is not finite.
     """
     found: dict[str, Any] = {}
     for word in words:
@@ -38,8 +40,10 @@ def settings_from(words: Iterable[str]) -> dict[str, Any]:
             raise InputError(f"KEY=VALUE was expected, not {word!r}")
         try:
             found[key] = json.loads(text)
-        except json.JSONDecodeError:
+        except (json.JSONDecodeError, RecursionError):
             found[key] = text
+        if isinstance(found[key], float) and not math.isfinite(found[key]):
+            raise InputError(f"a finite number was expected for {key}, not {text!r}")
     return found
 
 
@@ -93,7 +97,8 @@ def _rows(path: Path, lines: Any, common: Row, methods: list[str]) -> list[Row]:
 def _check_columns(path: Path, names: Sequence[str]) -> None:
     for name in NEEDED:
         if name not in names:
-            raise InputError(f"{path}, row 1: the column {name} is missing; there are {', '.join(names)}")
+            there = shorten(", ".join(names), 200) or "none"
+            raise InputError(f"{path}, row 1: the column {name} is missing; there are {there}")
     for name in names:
         if name not in COLUMNS:
             hint = nearest(name, COLUMNS)
@@ -111,6 +116,9 @@ def _row(folder: Path, where: str, given: Mapping[str, str], common: Row, method
     for role in ("fixed", "moving", *OPTIONAL):
         if role in given:
             files[role] = _paths(folder, given[role], role, f"{where}, column {role}")
+    for role, other in (("fixed_seg", "moving_seg"), ("moving_seg", "fixed_seg")):
+        if other in files and role not in files:
+            raise InputError(f"{where}, column {role}: is empty, but {other} is given; give both or none")
     method, settings = common.method, dict(common.settings)
     try:
         column = "id"
@@ -151,7 +159,7 @@ def check_id(text: str) -> None:
     """
     odd = next((letter for letter in text if letter in "/\\" or not letter.isprintable()), "")
     if odd or not text or text.startswith(".") or text != text.strip(" .") or len(text) > LONGEST:
-        raise InputError(f"{text!r} can't be the name of a folder")
+        raise InputError(f"{shorten(text)!r} can't be the name of a folder")
 
 
 # ---- folders -----------------------------------------------------------------------------------------------

@@ -1,13 +1,15 @@
 """Registrations of which a study consists, on a pool of workers or one after another in this process."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from RegCore.progress import Progress, part_of, silent
+from RegCore.registration.doubts import doubts
 from RegCore.registration.intensity_refinement import refined_on_intensities
+from RegCore.registration.pair import PairSide
 from RegCore.registration.register import register
 from RegCore.space.geometry import InputError
 from RegCore.space.names import Lazy, is_path
@@ -145,6 +147,23 @@ def values_of(jobs: Iterable[Job], pool: Pool | None, progress: Progress = silen
             raise _error(outcome)
         found[outcome.name] = outcome.value
     return [found[job.name] for job in listed]
+
+
+def doubts_of_each(
+    target: Volume, images: Sequence[Volume], transforms: Sequence[Transform]
+) -> tuple[tuple[str, ...], ...]:
+    """Sentences on why each of several registrations to one image has probably failed, if any speaks for it.
+
+    Args:
+        target: the fixed image of all.
+        images: the moving ones.
+        transforms: x_image = T(x_target) of each, RAS mm.
+    """
+    fixed = PairSide(target)
+    return tuple(
+        tuple(doubts(fixed, PairSide(image), transform))
+        for image, transform in zip(images, transforms, strict=True)
+    )
 
 
 def _here(jobs: list[Job], progress: Progress) -> Iterator[Outcome]:

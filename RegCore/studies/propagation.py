@@ -19,7 +19,7 @@ from RegCore.space.transforms import AffineTransform, Transform
 from RegCore.space.volume import Volume, check_image
 from RegCore.studies.jobs import Pool
 from RegCore.studies.labels import common_numbering, vote
-from RegCore.studies.many import How, pair_job, values_of
+from RegCore.studies.many import How, doubts_of_each, pair_job, values_of
 from RegCore.studies.steps import Steps
 
 FUSIONS = ("local", "majority")
@@ -42,6 +42,8 @@ class Propagation:
         warped: the segmentation of each atlas on the grid of the scan.
         figures: of each atlas "ncc_before" and "ncc_after", its correlation with the scan, and "weight", the
             mean share of its votes where it or another has a structure.
+        doubts: of each atlas, sentences on why its registration has probably failed, see
+            `RegCore.registration.doubts`; it votes all the same.
         seconds: time of the whole.
     """
 
@@ -50,6 +52,7 @@ class Propagation:
     transforms: tuple[Transform, ...]
     warped: tuple[Volume, ...]
     figures: tuple[dict[str, float], ...]
+    doubts: tuple[tuple[str, ...], ...]
     seconds: float
 
 
@@ -119,8 +122,9 @@ def propagate(
     figures = _figures(scan, images, seen, arrays, weights)
     labels = Volume(chosen, scan.geometry, "labels", maps[0].segments)
     agreement = Volume(share, scan.geometry)
+    doubts = doubts_of_each(scan, images, transforms)
     seconds = time.perf_counter() - began
-    return Propagation(labels, agreement, tuple(transforms), tuple(warped), tuple(figures), seconds)
+    return Propagation(labels, agreement, tuple(transforms), tuple(warped), tuple(figures), doubts, seconds)
 
 
 def _check(scan: Volume, atlases: Sequence[tuple[Volume, Volume]], names: Sequence[str]) -> None:

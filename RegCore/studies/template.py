@@ -17,7 +17,7 @@ from RegCore.space.volume import Volume, check_image
 from RegCore.studies.averages import average, figures_of_mean, in_one_range, sharpened
 from RegCore.studies.jobs import Pool
 from RegCore.studies.labels import common_numbering, shares_of_labels, vote
-from RegCore.studies.many import How, pair_job, values_of
+from RegCore.studies.many import How, doubts_of_each, pair_job, values_of
 from RegCore.studies.means import centred_fields, centring, covering_grid
 from RegCore.studies.steps import KeptStep, Steps
 
@@ -46,6 +46,8 @@ class GroupTemplate:
             the standard deviation over the scans, and "sharpness", the root mean square of the gradient of
             the mean per voxel, both in shares of the range of the intensities.
         settled: whether the last round changed less than the tolerance.
+        doubts: of each scan, sentences on why its registration to the mean has probably failed, see
+            `RegCore.registration.doubts`; it is in the mean all the same.
         seconds: time of the whole.
     """
 
@@ -61,6 +63,7 @@ class GroupTemplate:
     scan_labels: tuple[Volume, ...]
     rounds: tuple[dict[str, float], ...]
     settled: bool
+    doubts: tuple[tuple[str, ...], ...]
     seconds: float
 
 
@@ -289,6 +292,7 @@ def _finished(
         scan_labels=tuple(maps),
         rounds=tuple(state.figures),
         settled=False,
+        doubts=doubts_of_each(state.last.mean, scans, state.transforms),
         seconds=0.0,
     )
 

@@ -89,6 +89,26 @@ def test_labels_of_atlases(given, tmp_path, capsys):
         RegCore.load(tmp_path / "transforms" / f"{name}.h5", "transform")
 
 
+def test_scans_and_atlases_that_fit_nothing_are_named(given, tmp_path, capsys):
+    image = RegCore.load(given / "p2.nii.gz")
+    noise = np.random.default_rng(0).normal(size=image.array.shape).astype(np.float32)
+    RegCore.save(replace(image, array=noise), tmp_path / "noise.nii.gz")
+    images = [given / "p1.nii.gz", tmp_path / "noise.nii.gz"]
+    command = ["propagate", "--scan", given / "p0.nii.gz", "--atlases", *images, "--atlas-segs"]
+    command += [given / "p1_seg.nii.gz", given / "p2_seg.nii.gz", "--method", "rigid", "--out", tmp_path]
+    assert run(*command) == 0
+    command = ["template", "--scans", given / "p0.nii.gz", *images, "--method", "rigid", "--out", tmp_path]
+    said = capsys.readouterr().err
+    assert said.count("WARNING") == 1 and "noise: the registration has probably failed" in said
+    assert run(*command) == 0
+    said = capsys.readouterr().err
+    assert said.count("WARNING") == 1 and "noise: the registration has probably failed" in said
+    for name in ("atlases.csv", "scans.csv"):
+        *good, bad = rows_of(tmp_path / name)
+        assert bad["verdict"] == "doubtful" and bad["notes"].startswith("the registration has probably")
+        assert all(row["verdict"] != "doubtful" and row["notes"] == "" for row in good)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -99,6 +119,7 @@ def test_labels_of_atlases(given, tmp_path, capsys):
             "template --scans p0.nii.gz p1.nii.gz --segs p0.seg.nrrd",
             "--segs: one segmentation for each",
         ),
+        ("template --scans p0.nii.gz p1.nii.gz --sharpen nan", "--sharpen: a number was expected, not 'nan'"),
         ("template --scans p0.nii.gz p1.nii.gz --tolerance -1", "tolerance is -1.0, expected"),
         ("template --scans p0.nii.gz p1.nii.gz --grid gone.nii", "gone.nii: there is no such file"),
         (

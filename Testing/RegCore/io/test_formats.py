@@ -334,6 +334,7 @@ def test_missing_slices_and_gantry_tilt_are_read_as_by_slicer_with_a_warning(tmp
     assert_same_in_space(found, by_slicer(ordered(folder)[0], ordered(folder)))
 
 
-def test_a_folder_without_dicom_is_refused(tmp_path):
+def test_a_folder_without_dicom_is_refused(tmp_path, capfd):
     with pytest.raises(InputError, match="no DICOM series in it"):
         load(tmp_path)
+    assert capfd.readouterr() == ("", "")

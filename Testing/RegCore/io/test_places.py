@@ -3,6 +3,7 @@
 import nibabel
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from RegCore.io import load, read_header
 from RegCore.space.geometry import InputError
@@ -67,6 +68,26 @@ def test_a_volume_lies_where_slicer_and_simpleitk_put_it(tmp_path, codes, sform)
             load(path)
     else:
         np.testing.assert_allclose(load(path).geometry.affine, SFORMS[sform], atol=1e-5)
+
+
+@pytest.mark.parametrize("spacing", [(1.1, 1.7, 2.3), (2.0, 2.0, 2.0)], ids=["uneven", "even"])
+def test_mirror_images_and_turns_of_the_same_sizes_lie_where_itk_decides(tmp_path, spacing):
+    """For some directions ITK takes a mirrored sform for the same as the qform, for others it does not."""
+    rng, taken = np.random.default_rng(3), []
+    for number in range(24):
+        sform = np.eye(4)
+        sform[:3, :3] = Rotation.random(random_state=number).as_matrix() * spacing
+        sform[:3, 3] = rng.uniform(-90, 90, 3)
+        other = sform.copy()
+        other[:3, :3] *= [(1, 1, -1), (-1, 1, 1), (-1, -1, 1)][number % 3]
+        image = nibabel.Nifti1Image(VOXELS, sform)
+        image.header.set_qform(other, 2)
+        image.header.set_sform(sform, int(rng.integers(2, 5)))
+        nibabel.save(image, tmp_path / "v.nii")
+        found, itk = load(tmp_path / "v.nii").geometry, by_itk(tmp_path / "v.nii")
+        assert found.is_close(itk.geometry, 1e-3)
+        taken.append(bool(np.allclose(found.affine, sform, atol=1e-3)))
+    assert 0 < sum(taken) < len(taken)
 
 
 @pytest.mark.parametrize(

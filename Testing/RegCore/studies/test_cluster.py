@@ -24,7 +24,7 @@ from Testing.RegCore.studies.data import write_manifest, write_pairs
 from Testing.RegCore.studies.frames import rigid_motion, series_of
 
 distributed = pytest.importorskip("distributed", reason="the extra cluster is not installed")
-COUNT = 4
+COUNT = 3  # each pair takes seconds, most of them for its pictures
 VARYING = {"seconds", "peak_memory_mib"}
 
 
@@ -99,9 +99,9 @@ def test_a_local_cluster_whose_worker_is_killed_half_way(manifest, expected, tmp
         def murder():
             os.kill(next(iter(made.workers.values())).pid, 9)
 
-        with meanwhile(murder, out, 2) as there:
+        with meanwhile(murder, out, 1) as there:
             assert main(words(manifest, out, "--scheduler", made.scheduler_address)) == 0
-        assert len(there) >= 2
+        assert len(there) >= 1
     assert contents(out) == expected
 
 
@@ -115,11 +115,10 @@ def test_a_scheduler_that_is_killed_and_started_again(manifest, expected, tmp_pa
                 kill(process)
             made.scheduler()
             made.worker()
-            made.worker()
 
-        with meanwhile(murder, out, 2) as there:
+        with meanwhile(murder, out, 1) as there:
             assert main(words(manifest, out, "--scheduler-file", str(made.file))) == 0
-        assert 2 <= len(there) < COUNT
+        assert 1 <= len(there) < COUNT
     assert contents(out) == expected
 
 
@@ -128,7 +127,7 @@ def test_a_series_is_brought_together_as_in_one_process(tmp_path):
     series = series_of(grid, [rigid_motion(t) for t in (0, 2)])
     RegCore.save_series(series, tmp_path / "s.nii.gz")
     command = ["register-series", "--frames", str(tmp_path / "s.nii.gz"), "--device=cpu", "--quiet", "--out"]
-    with cluster(tmp_path) as made:
+    with cluster(tmp_path, workers=1) as made:
         assert main([*command, str(tmp_path / "there"), "--scheduler-file", str(made.file)]) == 0
     assert main([*command, str(tmp_path / "here")]) == 0
     for name in ("warped.nii.gz", "motion.csv", "transforms/0000.h5", "transforms.seq.nrrd"):

@@ -119,3 +119,9 @@ def test_a_frame_without_contrast_is_named():
     one = Series(series.array[..., :1], OBLIQUE)
     with pytest.raises(InputError, match="at least two frames was expected"):
         register_series(one, device="cpu")
+
+
+def test_without_noise_hardly_anything_is_left():
+    motions = [rigid_motion(t) for t in range(2)]
+    result = register_series(series_of(OBLIQUE, motions, noise=0.0), reference=0, device="cpu")
+    assert errors(result, motions, OBLIQUE, motions[0]).max() < 0.004 * OBLIQUE.spacing.mean()
