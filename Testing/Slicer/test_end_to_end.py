@@ -73,7 +73,7 @@ def test_the_panel_registers_with_regcore(host, library, answers):
     found = scenes.segment_mask(parameters.warpedSegmentation, spleen, made.fixed)
     np.testing.assert_array_equal(found, labels.array == answers[0][3].moving[spleen] + 1)
     table = {ui.resultTable.item(row, 0).text(): row for row in range(ui.resultTable.rowCount)}
-    row = table["Landmark error (TRE), mean"]
+    row = table["TRE of landmarks, mean"]
     before, after = (float(ui.resultTable.item(row, column).text().removesuffix(" mm")) for column in (1, 2))
     assert after < 0.5 * before
     mapped = scenes.mapped_by(

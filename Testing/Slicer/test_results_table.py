@@ -23,7 +23,7 @@ def test_rows_have_units_and_say_what_became_better(library):
     assert rows(metrics, 12.34) == [
         ("Dice, Liver", "", DASH, 0),
         ("Dice, Gut", "0.250", "0.750", 1),
-        ("Landmark error (TRE), mean", "7.34 mm", "0.92 mm", 1),
+        ("TRE of landmarks, mean", "7.34 mm", "0.92 mm", 1),
         ("Correlation (NCC)", "0.500", "0.400", -1),
         ("Folded voxels", "", "0.12 %", -1),
         ("Time", "", "12.3 s", 0),

@@ -29,12 +29,12 @@ def titles() -> dict[str, str]:
     return {
         "dice": _("Dice, {name}"),
         "dice_mean": _("Dice, mean"),
-        "tre_mm": _("Landmark error (TRE), mean"),
-        "tre_p95_mm": _("Landmark error (TRE), 95th percentile"),
+        "tre_mm": _("TRE of landmarks, mean"),
+        "tre_p95_mm": _("TRE, 95th percentile"),
         "ncc": _("Correlation (NCC)"),
         "nmi": _("Mutual information (NMI)"),
         "fold_percent": _("Folded voxels"),
-        "sd_log_jacobian": _("Log Jacobian, standard deviation"),
+        "sd_log_jacobian": _("SD of log Jacobian"),
         "seconds": _("Time"),
     }
 

@@ -52,7 +52,7 @@ def test_registering_files_writes_the_six_files_and_prints_the_table(pair, tmp_p
     assert figures["tre_mm"]["after"] < figures["tre_mm"]["before"]
     assert figures["seconds"] > 0 and figures["fold_percent"] == 0
     assert (
-        "Landmark error (TRE), mean" in text.out
+        "TRE of landmarks, mean" in text.out
         and "Dice, label 4" in text.out
         and "transform.h5" in text.out
     )

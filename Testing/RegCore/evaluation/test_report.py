@@ -24,7 +24,7 @@ def test_the_table_shows_every_figure_before_and_after_in_columns():
     found = {line[:widest].strip(): line[widest:].split() for line in lines[2:]}
     assert found["Dice, liver"] == ["0.500", "0.900"]
     assert found["Dice, label 12"] == ["0.250", "0.875"]
-    assert found["Landmark error (TRE), mean"] == ["7.34", "mm", "0.92", "mm"]
+    assert found["TRE of landmarks, mean"] == ["7.34", "mm", "0.92", "mm"]
     assert found["Correlation (NCC)"] == ["-0.100", "0.970"]
     assert found["Folded voxels"] == ["0.00", "%"]
     assert found["Time"] == ["12.3", "s"] and found["Peak memory"] == ["812", "MiB"]
@@ -44,7 +44,7 @@ def test_a_label_that_only_one_of_the_volumes_has_gets_a_dash():
 
 def test_the_headline_holds_the_few_figures_that_say_most():
     assert headline(FULL, 12.34) == [
-        ("Landmark error (TRE), mean", "7.34 → 0.92 mm"),
+        ("TRE of landmarks, mean", "7.34 → 0.92 mm"),
         ("Dice, mean", "0.375 → 0.887"),
         ("Correlation (NCC)", "-0.100 → 0.970"),
         ("Folded voxels", "0.00 %"),
