@@ -22,7 +22,7 @@ TURNED = 0.15  # gain over turns below which little but the outline agrees
 FEWEST = 200  # voxels that can be compared
 
 
-class _Comparison:
+class _Beside:
     """Descriptors of both images on a coarse grid, wherever the moving one is looked at."""
 
     def __init__(self, fixed: PairSide, moving: PairSide, linear: AffineTransform):
@@ -104,7 +104,7 @@ def gain_over_chance(fixed: PairSide, moving: PairSide, transform: Transform) ->
         1 - distance / chance: 1 for equal images, about 0 for unrelated ones, NaN where too few voxels can be
         compared; and the share of the fixed body that the moving image shows.
     """
-    pair = _Comparison(fixed, moving, _linear(transform))
+    pair = _Beside(fixed, moving, _linear(transform))
     warped, known = pair.at(transform.map(pair.grid.world_grid()))
     share = float((pair.body & known).sum() / pair.body.sum().clamp_min(1))
     return _gain(pair.distance(warped, known), pair.displaced(warped, known)), share
@@ -116,7 +116,7 @@ def gain_over_turns(fixed: PairSide, moving: PairSide, linear: AffineTransform) 
     An image that lies turned within its own outline agrees better than a displaced one, but not than a turned
     one.
     """
-    pair = _Comparison(fixed, moving, linear)
+    pair = _Beside(fixed, moving, linear)
     return _gain(pair.distance(*pair.at(linear.map(pair.grid.world_grid()))), pair.turned(linear))
 
 
