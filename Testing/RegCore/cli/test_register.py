@@ -51,11 +51,7 @@ def test_registering_files_writes_the_six_files_and_prints_the_table(pair, tmp_p
     assert figures["method"] == "rigid" and figures["seed"] == 3
     assert figures["tre_mm"]["after"] < figures["tre_mm"]["before"]
     assert figures["seconds"] > 0 and figures["fold_percent"] == 0
-    assert (
-        "TRE of landmarks, mean" in text.out
-        and "Dice, label 4" in text.out
-        and "transform.h5" in text.out
-    )
+    assert "TRE of landmarks, mean" in text.out and "Dice, label 4" in text.out and "transform.h5" in text.out
     landmarks = RegCore.load_landmarks(pair / "landmarks.csv")
     mapped = RegCore.load(out / "transform.h5", "transform").map(landmarks[:, :3])
     error = np.linalg.norm(mapped - landmarks[:, 3:], axis=1).mean()
