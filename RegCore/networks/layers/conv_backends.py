@@ -123,8 +123,9 @@ def _transforms(size: int, kernel: int) -> tuple[torch.Tensor, torch.Tensor, tor
     # product p + iq = (m1 - m2) + i (m3 - m1 - m2); the image has the real part of what back makes of it
     c, s = back[~real].real, -back[~real].imag
     result = np.concatenate([back[real].real, c - s, -c - s, s])
-    found = three(image), three(shifted), result
-    return tuple(torch.from_numpy(rows.astype(np.float32)) for rows in found)
+    parts = three(image), three(shifted), result
+    of_image, of_kernel, of_result = (torch.from_numpy(rows.astype(np.float32)) for rows in parts)
+    return of_image, of_kernel, of_result
 
 
 def _transforms_pay(
