@@ -4,12 +4,15 @@ Images are ``(B, C, I, J, K)``, padding is the same on both sides of an axis.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 FOLD = 4  # voxels that are computed as channels where there are few of these
 LANES = 16  # channels that oneDNN computes at once, wanted or not
+WIDE, CHANNELS = 5, 4  # voxels of a kernel, channels, from which on a transform saves more time than it takes
 
 
 def has_operators(*names: str) -> bool:
@@ -94,6 +97,100 @@ def _folded(
     return neighbours.flatten(3, 4).movedim(-1, 1)
 
 
+@lru_cache(maxsize=16)
+def _transforms(size: int, kernel: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Matrices: ``(image @ x) * (kernel @ w) @ result`` is the "same" correlation along an axis.
+
+    Of the discrete Fourier transform: that of a correlation is the product of those of image and kernel. A
+    complex product takes three real ones, those of the real parts, the imaginary parts and the sums of both
+    (Gauss). The zeros before the image are those behind it, so that ``size + kernel // 2`` frequencies do.
+
+    Returns:
+        ``(rows, size)`` for the image, ``(rows, kernel)``, ``(rows, size)``; rows are about 1.5 ``size``.
+    """
+    count = size + kernel // 2
+    frequencies = np.arange(count // 2 + 1)
+    real = (2 * frequencies) % count == 0
+    weights = np.where(real, 1, 2)[:, None] / count
+    image = np.exp(-2j * np.pi * np.outer(frequencies, np.arange(size)) / count)
+    shifted = np.exp(2j * np.pi * np.outer(frequencies, np.arange(kernel) - kernel // 2) / count)
+    back = weights * image.conj()
+
+    def three(wave: np.ndarray) -> np.ndarray:
+        both = wave[~real]
+        return np.concatenate([wave[real].real, both.real, both.imag, both.real + both.imag])
+
+    # product p + iq = (m1 - m2) + i (m3 - m1 - m2); the image has the real part of what back makes of it
+    c, s = back[~real].real, -back[~real].imag
+    result = np.concatenate([back[real].real, c - s, -c - s, s])
+    parts = three(image), three(shifted), result
+    of_image, of_kernel, of_result = (torch.from_numpy(rows.astype(np.float32)) for rows in parts)
+    return of_image, of_kernel, of_result
+
+
+def _transforms_pay(
+    x: torch.Tensor, weight: torch.Tensor, strides: Sequence[int], padding: Sequence[int]
+) -> bool:
+    """Whether `_transformed` is possible and faster: for wide kernels, in float32 on the CPU."""
+    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        return False
+    size, kernel = x.shape[4], weight.shape[4]
+    same = strides[2] == 1 and kernel == 2 * padding[2] + 1
+    return same and kernel >= WIDE and size >= 3 * kernel and min(weight.shape[:2]) >= CHANNELS
+
+
+def _rows(matrix: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """``(B, C, I, J, K)`` -> ``(B, rows * C, I, J)``: the last axis transformed, into groups of channels."""
+    rows = (matrix @ x.reshape(-1, x.shape[4]).T).view(len(matrix), len(x), -1).transpose(0, 1)
+    return rows.reshape(len(x), -1, *x.shape[2:4])
+
+
+def _voxels(y: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+    """``(B, rows * C, I, J)`` -> ``(B, C, I, J, K)``: the adjoint of `_rows` for the transposed matrix."""
+    count, batch = len(matrix), len(y)
+    rows = y.view(batch, count, -1).transpose(0, 1).reshape(count, -1)
+    return (rows.T @ matrix).view(batch, y.shape[1] // count, *y.shape[2:], matrix.shape[1])
+
+
+def _transformed(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    strides: Sequence[int],
+    padding: Sequence[int],
+) -> torch.Tensor:
+    """A convolution that is a product of transforms along the last axis, and a convolution along the others.
+
+    Per voxel of that axis it takes 1.5 products of each row of the kernel in place of ``kernel``, at the
+    accuracy of float32.
+    """
+    image, kernel, result = _transforms(x.shape[4], weight.shape[4])
+    weights = _rows(kernel, weight[None].flatten(1, 2)).view(-1, *weight.shape[1:4])
+    y = F.conv2d(_rows(image, x), weights, None, strides[:2], padding[:2], groups=len(image))
+    y = _voxels(y, result)
+    return y if bias is None else y + bias.view(-1, 1, 1, 1)
+
+
+def _transformed_gradients(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    padding: Sequence[int],
+    wanted: tuple[bool, bool],
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The derivatives of `_transformed`, without strides and bias; see `convolution_gradients`."""
+    image, kernel, result = _transforms(x.shape[4], weight.shape[4])
+    weights = _rows(kernel, weight[None].flatten(1, 2)).view(-1, *weight.shape[1:4])
+    rest = [1, 1], padding[:2], [1, 1], False, [0, 0], len(image), [*wanted, False]
+    rows = _rows(result, grad), _rows(image, x)
+    by_x, by_weight, _ = torch.ops.aten.convolution_backward(*rows, weights, None, *rest)
+    if by_x is not None:
+        by_x = _voxels(by_x, image)
+    if by_weight is not None:
+        by_weight = _voxels(by_weight.view(1, -1, *weight.shape[2:4]), kernel)[0].view_as(weight)
+    return by_x, by_weight
+
+
 def _bfloat16_breaks(x: torch.Tensor, kernel: Sequence[int]) -> bool:
     """Whether torch would compute this in bfloat16 on the CPU, but the image is hardly wider than the kernel.
 
@@ -139,6 +236,8 @@ def convolve(
     """
     if _bfloat16_breaks(x, weight.shape[2:]):
         return _in_float32(convolve, x, weight, bias, strides, padding)
+    if _transforms_pay(x, weight, strides, padding):
+        return _transformed(x, weight, bias, strides, padding)
     if _falls_to_slow_path(x, weight, strides, padding):
         return _by_halves(x, weight, bias, strides, padding)
     if _folds(x, weight, strides, padding):
@@ -167,6 +266,8 @@ def convolution_gradients(
         by_x, by_weight = (None if part is None else part.to(x.dtype) for part in both)
         return by_x, by_weight
     one = [1, 1, 1]
+    if _transforms_pay(x, weight, one, padding):
+        return _transformed_gradients(grad, x, weight, padding, wanted)
     rest = [False, [0, 0, 0], 1, [*wanted, False]]
     if not _falls_to_slow_path(x, weight, one, padding):
         return torch.ops.aten.convolution_backward(grad, x, weight, None, one, padding, one, *rest)[:2]

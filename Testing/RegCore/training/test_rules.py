@@ -1,6 +1,7 @@
 """Small rules of a training: ranges, sentences, presets, sums, names of earlier folders, half precision."""
 
 import math
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from RegCore import losses
 from RegCore.space.geometry import InputError
 from RegCore.training import predict, prepare
 from RegCore.training.config import Config
+from RegCore.training.precision import bf16_pays
 from RegCore.training.presets import TrainingPreset
 from RegCore.training.state import Position, RunningMeans, TrainingState
 from Testing.RegCore.training.config.samples import GROUPED, PAIRED, changed
@@ -137,6 +139,21 @@ def test_a_process_that_is_not_the_first_leaves_half_precision_to_it(answer):
 def test_a_wish_for_half_precision_is_followed(wish, bf16):
     run = SimpleNamespace(config=SimpleNamespace(train=SimpleNamespace(mixed_precision=wish)))
     assert prepare._uses_bf16(run) is bf16
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_only_work_decides_whether_half_precision_pays_and_not_waiting(faster):
+    """On a shared machine the fast way can take longer by the clock on the wall."""
+
+    def step(bf16: bool) -> None:
+        if bf16 == faster:
+            time.sleep(0.05)
+            return
+        began = time.process_time()
+        while time.process_time() < began + 0.02:
+            pass
+
+    assert bf16_pays(torch.nn.Linear(1, 1), step) == faster
 
 
 def test_a_state_is_read_back_also_by_the_names_of_older_checkpoints():
