@@ -80,8 +80,9 @@ class H5File:
         return self._handle
 
     def _dataset(self, key: str) -> h5py.Dataset:
+        file = self._file()
         try:
-            dataset = dataset_at(self.path, self._file(), key)
+            dataset = dataset_at(self.path, file, key)
             kind, shape = dataset.dtype, dataset.shape
         except (KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
             text = str(error).removeprefix(f"{self.path}: ")

@@ -285,7 +285,7 @@ def read_mgh(path: Path) -> RawImage:
         promised = byte_count(image.shape, image.get_data_dtype())
         if promised > path.stat().st_size * DEFLATE_LIMIT:
             raise InputError(f"the header promises {in_words(promised)}, more than the file can hold")
-        return RawImage(native(np.array(image.dataobj)), image.affine)
+        return RawImage(native(np.asanyarray(image.dataobj)), image.affine)
     except (ImageFileError, MGHError, EOFError, KeyError, zlib.error) as error:
         raise InputError(f"not a file of FreeSurfer, or a damaged one ({error})") from None
 
