@@ -2,10 +2,9 @@
 
 All programs get the same two threads and the same files, and are judged by one script, `evaluate.py`, which
 comes with the data. What counts is a whole process, from its start to the field on disk; *warm* is a call in
-a process that has registered a pair before, as the panel does. Time and memory are medians of up to {runs}
-runs, as many as half a minute holds; on the pool of pairs, means of one run each. Segmentations are used
-for evaluation only, except by DeepRegSlicer in the one case that intensities cannot solve. Writes
-Docs/benchmarks.md and the table of the README.
+a process that has registered a pair before, as the panel does. Time and memory are {runs}; on the
+pool of pairs, means of one run each. Segmentations are used for evaluation only, except by DeepRegSlicer in
+the one case that intensities cannot solve. Writes Docs/benchmarks.md and the table of the README.
 """
 
 import argparse
@@ -241,7 +240,9 @@ def main() -> None:
     there = [case for case in CASES if case == "hippo_pool" or (data / case).is_dir()]
     where = machine()
     run_all(data, options.cases or there, programs, options)
-    text = __doc__.split("\n\n", 1)[1].strip().rsplit(" Writes", 1)[0].format(runs=options.runs)
+    several = f"medians of up to {options.runs} runs, as many as half a minute holds"
+    runs = several if options.runs > 1 else "those of one run"
+    text = __doc__.split("\n\n", 1)[1].strip().rsplit(" Writes", 1)[0].format(runs=runs)
     write_documents(OUTPUT, text, where, others)
 
 
