@@ -17,6 +17,7 @@ from RegCore.space.transforms import AffineTransform, DisplacementField, Transfo
 from RegCore.space.volume import Volume
 
 TOLERANCE = 0.04  # voxels by which an inverse may miss
+NEAR = 0.1  # share of it at which the search for a voxel's place ends
 SLAB_VOXELS = 2**20  # output voxels per slab: 12 MiB of coordinates
 COARSEST_INVERSE = 50_000  # voxels up to which an inverse is begun from the affine part
 FIXED_POINT_STEPS = 8  # on each grid
@@ -287,16 +288,21 @@ class _Inversion:
             coarse = affine_coordinates(index_map(np.eye(4), grid, before), shape, start=(first, 0, 0))
             at += sample(start, coarse)
         off = self._off(at, targets)
-        error = off.square().sum(1, keepdim=True)
-        for _ in range(FIXED_POINT_STEPS):
-            if float(error.max()) <= self.tolerance**2:
+        error = off.square().sum(1).view(-1)
+        at, off, goal = (x.view(1, 3, -1, 1, 1) for x in (at, off, targets))
+        near = (NEAR * self.tolerance) ** 2
+        left = (error > near).nonzero()[:, 0]
+        for _ in range(FIXED_POINT_STEPS):  # of those that are not home and have come nearer so far
+            if len(left) == 0:
                 break
-            moved = at - off
-            off = self._off(moved, targets)
-            new = off.square().sum(1, keepdim=True)
-            at = torch.where(new < error, moved, at)
-            off, error = torch.where(new < error, off, 0.0), torch.minimum(new, error)
-        return at - targets
+            moved = at[:, :, left] - off[:, :, left]
+            off[:, :, left] = self._off(moved, goal[:, :, left])
+            new = off[:, :, left].square().sum(1).view(-1)
+            nearer_by_it = new < error[left]
+            left, moved, new = left[nearer_by_it], moved[:, :, nearer_by_it], new[nearer_by_it]
+            at[:, :, left], error[left] = moved, new
+            left = left[new > near]
+        return at.view(targets.shape) - targets
 
     def finished(self, found: torch.Tensor) -> DisplacementField:
         """The field of these displacements; points that the search has not brought home go on from there."""
