@@ -124,7 +124,10 @@ def measure_engine(folder: Path, pairs: int, loop: int) -> list[str]:
             lambda w=workers, o=out: register_all(rows, o, workers=w, device="cpu")
         )
         extra = 100 * (spent - base) / base
-        lines.append(f"| {workers} workers | {pairs} | {walls[workers]:.0f} | {spent:.0f} | {extra:+.1f} % |")
+        plural = "s" if workers > 1 else ""
+        lines.append(
+            f"| {workers} worker{plural} | {pairs} | {walls[workers]:.0f} | {spent:.0f} | {extra:+.1f} % |"
+        )
     lines.append(_shell_loop(rows[:loop], folder / "loop", pairs))
     text = f"Two workers are {walls[1] / walls[2]:.2f} times as fast as one. "
     return [*lines, "", text + _memory(folder / "workers2", rows)]
