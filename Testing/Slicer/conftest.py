@@ -39,3 +39,16 @@ def stand_in(library, monkeypatch):
     monkeypatch.setattr(process, "_shared", None)
     yield process.shared_worker()
     process.stop_shared_worker()
+
+
+@pytest.fixture
+def requests(stand_in, monkeypatch):
+    """The arguments of each request to the process."""
+    seen, request = [], type(stand_in).request
+
+    def record(self, command, arguments, *more):
+        seen.append(arguments)
+        return request(self, command, arguments, *more)
+
+    monkeypatch.setattr(type(stand_in), "request", record)
+    return seen

@@ -11,19 +11,6 @@ def panel(host, library, monkeypatch, stand_in):
     return Panel(host, library, monkeypatch).choose()
 
 
-@pytest.fixture
-def asked(stand_in, monkeypatch):
-    """What the process was asked for, request by request."""
-    seen, request = [], type(stand_in).request
-
-    def record(self, command, arguments, *more):
-        seen.append(arguments)
-        return request(self, command, arguments, *more)
-
-    monkeypatch.setattr(type(stand_in), "request", record)
-    return seen
-
-
 def label_map(panel, name: str, array: np.ndarray, matrix):
     """A label map volume node of labels (I, J, K)."""
     import slicer
@@ -34,7 +21,7 @@ def label_map(panel, name: str, array: np.ndarray, matrix):
     return node
 
 
-def test_a_region_and_a_label_map_can_be_chosen_as_masks(panel, asked):
+def test_a_region_and_a_label_map_can_be_chosen_as_masks(panel, requests):
     import slicer
 
     region = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLMarkupsROINode", "Region")
@@ -48,40 +35,40 @@ def test_a_region_and_a_label_map_can_be_chosen_as_masks(panel, asked):
     assert panel.register().startswith("Done")
     index = np.stack(np.meshgrid(*(np.arange(n) for n in (14, 16, 12)), indexing="ij"), -1)
     away = np.abs(index @ grid[:3, :3].T + grid[:3, 3] - centre).max(-1)
-    found = asked[0]["fixed_mask"].array > 0
+    found = requests[0]["fixed_mask"].array > 0
     assert found.sum() > 50 and np.array_equal(
         found[np.abs(away - 4) > 1e-6], (away < 4)[np.abs(away - 4) > 1e-6]
     )
-    np.testing.assert_array_equal(asked[0]["moving_mask"].array > 0, boxes > 0)
+    np.testing.assert_array_equal(requests[0]["moving_mask"].array > 0, boxes > 0)
 
 
-def test_label_maps_can_be_chosen_as_segmentations(panel, asked):
+def test_label_maps_can_be_chosen_as_segmentations(panel, requests):
     shapes = {"fixed": ((14, 16, 12), panel.make.FIXED), "moving": ((11, 9, 13), panel.make.MOVING)}
     for side, (shape, matrix) in shapes.items():
         node = label_map(panel, f"{side} labels", panel.make.boxes(shape), matrix)
         getattr(panel.ui, f"{side}SegmentationSelector").setCurrentNode(node)
     assert panel.register().startswith("Done")
     for side, (shape, _matrix) in shapes.items():
-        np.testing.assert_array_equal(asked[0][f"{side}_labels"].array, panel.make.boxes(shape))
+        np.testing.assert_array_equal(requests[0][f"{side}_labels"].array, panel.make.boxes(shape))
     warped = panel.ui.warpedSegmentationSelector.currentNode()
     assert (
         warped.GetName() == "moving labels registered" and warped.GetSegmentation().GetNumberOfSegments() == 2
     )
 
 
-def test_the_moving_volume_can_be_placed_by_hand_before(panel, asked):
+def test_the_moving_volume_can_be_placed_by_hand_before(panel, requests):
     """A transform that the user turned by hand stands above the moving volume, and as the initial one."""
     hand, matrix = panel.make.linear_parent("Hand")
-    own = asked_affine(panel, asked)
+    own = asked_affine(panel, requests)
     panel.make.under(panel.moving, hand)
-    assert np.allclose(asked_affine(panel, asked), matrix @ own)  # where it is seen
+    assert np.allclose(asked_affine(panel, requests), matrix @ own)  # where it is seen
     panel.ui.initialTransformSelector.setCurrentNode(hand)
     panel.ui.outputTransformSelector.setCurrentNode(hand)
     panel.settings = {"play": "bend"}
     panel.ui.registerButton.click()
     panel.finish()
-    assert np.allclose(asked[-1]["moving"].geometry.affine, own)  # once, not twice
-    assert np.allclose(asked[-1]["initial"].matrix, np.linalg.inv(matrix))
+    assert np.allclose(requests[-1]["moving"].geometry.affine, own)  # once, not twice
+    assert np.allclose(requests[-1]["initial"].matrix, np.linalg.inv(matrix))
     result = panel.ui.outputTransformSelector.currentNode()
     assert (result.GetName(), result.GetClassName()) == ("Hand", "vtkMRMLGridTransformNode")
     assert panel.moving.GetParentTransformNode() is result
@@ -100,10 +87,10 @@ def test_an_output_of_another_class_takes_the_place_of_the_former_one_in_the_sel
     assert all(panel.host.scene.IsNodePresent(node) for node in others)
 
 
-def asked_affine(panel, asked) -> np.ndarray:
+def asked_affine(panel, requests) -> np.ndarray:
     """Where the moving volume of a registration lies."""
     assert panel.register().startswith("Done")
-    return asked[-1]["moving"].geometry.affine
+    return requests[-1]["moving"].geometry.affine
 
 
 def test_nodes_that_are_renamed_during_a_run_give_the_result_its_name(panel):
@@ -145,12 +132,12 @@ def test_a_run_from_the_console_is_named_as_the_reason_to_wait(panel, library):
     assert panel.register().startswith("Done")
 
 
-def test_a_fixed_volume_under_a_bent_transform_gives_a_result_in_the_world(panel, asked):
+def test_a_fixed_volume_under_a_bent_transform_gives_a_result_in_the_world(panel, requests):
     bend = panel.make.bent_parent()
     panel.make.under(panel.fixed, bend)
     assert panel.register().startswith("Done")
     warped = panel.ui.warpedVolumeSelector.currentNode()
-    grid = asked[0]["fixed"].geometry
+    grid = requests[0]["fixed"].geometry
     assert warped.GetParentTransformNode() is None and panel.fixed.GetParentTransformNode() is bend
     assert panel.make.array(warped).shape == grid.shape
     assert np.allclose(panel.make.world_matrix(warped), grid.affine)

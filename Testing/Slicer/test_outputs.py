@@ -47,19 +47,6 @@ def panel(host, library, stand_in, monkeypatch):
     return Outputs(host, library, monkeypatch).open()
 
 
-@pytest.fixture
-def requests(stand_in, monkeypatch):
-    """The arguments of each request to the process."""
-    seen, request = [], type(stand_in).request
-
-    def record(self, command, arguments, *more):
-        seen.append(arguments)
-        return request(self, command, arguments, *more)
-
-    monkeypatch.setattr(type(stand_in), "request", record)
-    return seen
-
-
 POINTS = np.array([[1.0, 2.0, 20.0], [-3.0, 5.0, 18.0], [4.0, -1.0, 25.0]])
 
 
