@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from Testing.Slicer.test_outputs import Outputs, requests  # noqa: F401 - a fixture
+from Testing.Slicer.test_outputs import Outputs
 from Testing.Slicer.test_user_steps import save
 
 
