@@ -137,6 +137,8 @@ class Kills:
             known[moving] = load(out / "warped.nii.gz").array
 
         def check(sign) -> None:
+            if sign == signal.SIGKILL:  # perhaps between two moves, which the next run ends
+                sweep(out)
             left = sorted(path.name for path in out.iterdir())
             if sorted(RESULTS) != [name for name in left if not name.startswith(".")]:
                 raise Finding(f"register: {left} is there")

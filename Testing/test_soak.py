@@ -17,6 +17,7 @@ from Testing.paths import ROOT
 from Testing.RegCore.registration.blobs import centred, scan
 
 posix = pytest.mark.skipif(os.name != "posix", reason="signals and modes of POSIX")
+MOVES = ("replace", "rename")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 QUICK = ["--method", "classical-affine", "--settings", "max_iter=2", "working_size=12", "--device", "cpu"]
 WRITTEN = sorted(name for name in RESULTS if "seg" not in name)
@@ -91,26 +92,31 @@ def test_what_a_dead_process_left_is_removed_and_what_a_living_one_has_is_not(tm
     assert list(tmp_path.iterdir()) == [other]
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_results_that_cannot_all_be_moved_leave_all_as_it_was(tmp_path, monkeypatch, number):
     names = ("a", "b", "c")
     (tmp_path / "a").write_text("old a")
     (tmp_path / "c").write_text("old c")
-    real, calls = os.replace, []
+    moves, calls = {name: getattr(os, name) for name in MOVES}, []
 
-    def replace(source, target):
-        calls.append(target)
-        if len(calls) == number + 1:
-            raise OSError(5, "Input/output error")
-        real(source, target)
+    def failing(move):
+        def fail(source, target):
+            calls.append(target)
+            if len(calls) == number + 1:
+                raise OSError(5, "Input/output error")
+            move(source, target)
+
+        return fail
 
     with scratch(tmp_path) as side:
         for name in ("a", "b"):
             (side / name).write_text(f"new {name}")
-        monkeypatch.setattr(os, "replace", replace)
+        for name, move in moves.items():
+            monkeypatch.setattr(os, name, failing(move))
         with pytest.raises(OSError, match="Input/output"):
             put_in_place(side, tmp_path, names)
-        monkeypatch.setattr(os, "replace", real)
+        for name, move in moves.items():
+            monkeypatch.setattr(os, name, move)
         assert {p.name: p.read_text() for p in tmp_path.iterdir() if p.is_file()} == {
             "a": "old a",
             "c": "old c",
@@ -127,14 +133,59 @@ def side_of(side: Path) -> Path:
     return side
 
 
+OLD, NEW = {"a": "old a", "b": "old b", "c": "old c"}, {"b": "new b", "c": "new c", "d": "new d"}
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
+
+
+def killed_after(folder: Path, count: int) -> int:
+    """A process puts `NEW` in place of what is there, and is killed after some moves; its exit code."""
+    child = os.fork()
+    if not child:
+        calls = []
+
+        def deadly(move):
+            def moved(source, target):
+                if len(calls) == count:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                calls.append(move(source, target))
+
+            return moved
+
+        side = Scratch(folder)
+        for name, text in NEW.items():
+            (side.path / name).write_text(text)
+        for name in MOVES:
+            setattr(os, name, deadly(getattr(os, name)))
+        put_in_place(side.path, folder, tuple("abcd"))
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 @posix
-def test_a_run_killed_between_two_moves_loses_nothing(tmp_path):
-    dead = Scratch(tmp_path)
-    (dead.path / "before").mkdir()
-    (dead.path / "before" / "transform.h5").write_text("old")
-    dead._lock.close()  # as at the end of its process
-    assert sweep(tmp_path) == [dead.path]
-    assert (tmp_path / "transform.h5").read_text() == "old"
+@pytest.mark.parametrize("count", range(8))
+def test_a_run_killed_between_two_moves_leaves_no_mixture_and_loses_nothing(tmp_path, count):
+    for name, text in OLD.items():
+        (tmp_path / name).write_text(text)
+    assert killed_after(tmp_path, count) == (-signal.SIGKILL if count < 7 else 0)
+    seen = contents(tmp_path)
+    assert seen.items() <= OLD.items() or seen.items() <= NEW.items()
+    assert len(sweep(tmp_path)) == 1
+    assert contents(tmp_path) == (OLD if count < 4 else NEW)
+    assert all(path.is_file() for path in tmp_path.iterdir())
+
+
+@posix
+@pytest.mark.parametrize("count", range(5))
+def test_results_that_come_after_a_killed_run_are_not_mixed_with_its_own(tmp_path, count):
+    with scratch(tmp_path) as side:  # this one begins before the other is killed, and ends after it
+        assert killed_after(tmp_path, count) == (-signal.SIGKILL if count < 4 else 0)
+        (side / "a").write_text("mine")
+        put_in_place(side, tmp_path, tuple("abcd"))
+    sweep(tmp_path)
+    assert contents(tmp_path) == {"a": "mine"} and all(path.is_file() for path in tmp_path.iterdir())
 
 
 # ---- signals -----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 from RegCore.cli.arguments import add_choice, add_file, add_number, real, settings_of, shared
 from RegCore.cli.kept import LEFT, at_work, steps_of
-from RegCore.cli.series import add_common, chosen_pool
+from RegCore.cli.series import add_common, chosen_pool, tell_doubts
 from RegCore.space.geometry import InputError
 
 log = logging.getLogger(__name__)
@@ -110,17 +110,10 @@ def _make_template(arguments: argparse.Namespace, steps: Any, names: list[str]) 
         progress(1.0, "writing the results", {})
         about = {"scans": [str(path) for path in arguments.scans], "method": arguments.method}
         written = steps.finish(lambda: write_template_results(folder, made, scans, names, about))
-    _tell_doubts(names, made.doubts)
+    tell_doubts(names, made.doubts)
     _tell_template(made, arguments.quiet)
     if not arguments.quiet:
         print(f"\n{arguments.out}: {', '.join(written)}")
-
-
-def _tell_doubts(names: Sequence[str], doubts: Sequence[Sequence[str]]) -> None:
-    """Warn of registrations that have probably failed."""
-    for name, sentences in zip(names, doubts, strict=True):
-        for sentence in sentences:
-            log.warning("%s: %s", name, sentence)
 
 
 def _tell_template(made: Any, quiet: bool) -> None:
@@ -167,7 +160,7 @@ def _propagate(arguments: argparse.Namespace, steps: Any, names: list[str]) -> N
         about = {**files, "method": arguments.method, "fusion": arguments.fusion}
         written = steps.finish(lambda: write_propagation_results(folder, found, names, about, truth))
         steps.keep_only([f"atlas {name}" for name in names])
-    _tell_doubts(names, found.doubts)
+    tell_doubts(names, found.doubts)
     if not arguments.quiet:
         _tell_labels(found, truth)
         print(f"\n{arguments.out}: {', '.join(written)}")

@@ -26,10 +26,12 @@ def place_of(arguments: argparse.Namespace) -> Any:
     """The `RegCore.studies.pools.Place` that the arguments name.
 
     Raises:
-        InputError: workers of this machine are asked for besides those of a cluster.
+        InputError: workers of this machine are asked for besides those of a cluster, or two clusters.
     """
     from RegCore.studies.pools import Place
 
+    if arguments.scheduler and arguments.scheduler_file:
+        raise InputError("argument --scheduler: --scheduler-file names one already; give one of the two")
     place = Place(arguments.scheduler, arguments.scheduler_file)
     if place.is_cluster and (arguments.workers or 1) > 1:
         raise InputError("argument --workers: a cluster has its own workers; give this or --scheduler")

@@ -1,7 +1,8 @@
 """``regcore register-series``: bring the frames of a 4-D scan together."""
 
 import argparse
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from RegCore.cli.kept import LEFT, at_work, steps_of
 from RegCore.cli.pair_arguments import add_method, add_settings
 from RegCore.cli.place import add_place, place_of
 
+log = logging.getLogger(__name__)
 TARGETS = ("frame", "mean", "neighbour")
 ABOUT = (
     "Registers every frame of a 4-D scan (4-D NIfTI, .seq.nrrd of Slicer, DICOM, also Enhanced) to one "
@@ -73,6 +75,18 @@ def chosen_pool(arguments: argparse.Namespace, folder: Path) -> Iterator[Any]:
         yield pool
 
 
+def tell_doubts(names: Sequence[str], doubts: Sequence[Sequence[str]]) -> None:
+    """Warn of registrations that have probably failed.
+
+    Args:
+        names: what each registration is called.
+        doubts: sentences of each.
+    """
+    for name, sentences in zip(names, doubts, strict=True):
+        for sentence in sentences:
+            log.warning("%s: %s", name, sentence)
+
+
 def _run_series(arguments: argparse.Namespace) -> None:
     keys = ("to", "reference", "rounds", "settings", "not_exact")
     settings = {key: getattr(arguments, key) for key in keys}
@@ -100,6 +114,7 @@ def _register_series(arguments: argparse.Namespace, steps: Any) -> None:
         ending = series_ending(arguments.frames)
         written = steps.finish(lambda: write_series_results(folder, found, series, ending, about))
         steps.keep_only()
+    tell_doubts([f"frame {number}" for number in range(len(series))], found.doubts)
     if not arguments.quiet:
         displacement = found.motion["fd_mm"]
         alike = [found.motion[f"ncc_{when}"].mean() for when in ("before", "after")]

@@ -22,7 +22,7 @@ except ImportError:  # Windows, where a file that is open can't be removed: that
     fcntl = None  # type: ignore[assignment]
 
 UNFINISHED = ".unfinished-"
-LOCK, BEFORE = "lock", "before"
+LOCK, BEFORE, REPLACED = "lock", "before", "replaced"
 log = logging.getLogger(__name__)
 
 
@@ -92,22 +92,42 @@ def scratch(parent: Path, prefix: str = UNFINISHED) -> Iterator[Path]:
 def sweep(parent: Path, prefix: str = UNFINISHED) -> list[Path]:
     """Remove the private folders whose process is dead; those of living ones and of others stay.
 
+    One that was killed while it moved its results is settled first: all of them come to their places, or all
+    that it had taken away comes back.
+
     Returns:
         What was removed.
     """
     removed = []
-    for path in sorted(Path(parent).glob(f"{prefix}*")):
-        if path.is_dir() and not path.is_symlink() and _left_behind(path):
-            _give_back(path / BEFORE, path.parent)
-            shutil.rmtree(path, ignore_errors=True)
-            removed.append(path)
-            log.info("%s was left by a run that was killed, and is removed", path)
+    for path in _dead(parent, prefix):
+        if (path / BEFORE).is_dir() or (path / REPLACED).is_dir():
+            with in_turn(path.parent):
+                _settle(path)
+        shutil.rmtree(path, ignore_errors=True)
+        removed.append(path)
+        log.info("%s was left by a run that was killed, and is removed", path)
     return removed
 
 
-def _give_back(before: Path, folder: Path) -> None:
-    """Put back what a run that was killed while it moved its results had taken away."""
-    for path in before.iterdir() if before.is_dir() else ():
+def _dead(parent: Path, prefix: str) -> list[Path]:
+    """The private folders that nobody works in any more."""
+    found = sorted(Path(parent).glob(f"{prefix}*"))
+    return [path for path in found if path.is_dir() and not path.is_symlink() and _left_behind(path)]
+
+
+def _settle(path: Path) -> None:
+    """End the moves of a dead run: forward once all that was there before is away, else back."""
+    if (path / REPLACED).is_dir():
+        own = (LOCK, f"{LOCK}.new", REPLACED)
+        _move_missing([new for new in path.iterdir() if new.name not in own], path.parent)
+        shutil.rmtree(path / REPLACED)
+    elif (path / BEFORE).is_dir():
+        _move_missing(list((path / BEFORE).iterdir()), path.parent)
+
+
+def _move_missing(paths: list[Path], folder: Path) -> None:
+    """Move files into a folder, but those whose name is taken there."""
+    for path in paths:
         if not os.path.lexists(folder / path.name):
             os.replace(path, folder / path.name)
 
@@ -158,7 +178,9 @@ def in_turn(folder: Path) -> Iterator[None]:
 def put_in_place(side: Path, folder: Path, names: tuple[str, ...]) -> list[Path]:
     """Move finished files into a folder: all, or on an error none, and what was there is as it was.
 
-    What is new may be a folder as well, which takes the place of a former one as a whole.
+    What is new may be a folder as well, which takes the place of a former one as a whole. First all that was
+    there is taken away, then what is new is put there: a process that is killed meanwhile leaves no mixture,
+    and `sweep` ends what it had begun.
 
     Args:
         side: a private folder inside, with the new files.
@@ -173,25 +195,35 @@ def put_in_place(side: Path, folder: Path, names: tuple[str, ...]) -> list[Path]
         OSError: a file can't be moved.
     """
     check_no_folders(folder, tuple(name for name in names if not (side / name).is_dir()))
-    before = side / BEFORE
+    new = [name for name in names if (side / name).exists()]
+    before, replaced = side / BEFORE, side / REPLACED
     before.mkdir()
-    moved: list[str] = []
     with in_turn(folder):
+        for path in _dead(folder, UNFINISHED):
+            _settle(path)
         try:
             for name in names:
                 if os.path.lexists(folder / name):
                     os.replace(folder / name, before / name)
-                moved.append(name)
-                if (side / name).exists():
-                    os.replace(side / name, folder / name)
+            os.rename(before, replaced)
+            for name in new:
+                os.replace(side / name, folder / name)
         except BaseException:
-            for name in moved:
-                if not (side / name).exists() and os.path.lexists(folder / name):
-                    os.replace(folder / name, side / name)
-                if os.path.lexists(before / name):
-                    os.replace(before / name, folder / name)
+            _take_back(side, folder, new)
             raise
-    return [folder / name for name in names if (folder / name).exists()]
+    return [folder / name for name in new]
+
+
+def _take_back(side: Path, folder: Path, new: list[str]) -> None:
+    """Undo the moves of `put_in_place`."""
+    before, replaced = side / BEFORE, side / REPLACED
+    if replaced.is_dir():
+        for name in new:
+            if not os.path.lexists(side / name) and os.path.lexists(folder / name):
+                os.replace(folder / name, side / name)
+        os.rename(replaced, before)
+    for path in before.iterdir():
+        os.replace(path, folder / path.name)
 
 
 def check_no_folders(folder: Path, names: tuple[str, ...]) -> None:

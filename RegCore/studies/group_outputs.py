@@ -13,9 +13,16 @@ from RegCore.io import save
 from RegCore.resampler import warp
 from RegCore.space.geometry import InputError
 from RegCore.space.volume import Volume
-from RegCore.studies.outputs import save_labels, there, together, write_json, write_table, write_transforms
+from RegCore.studies.outputs import (
+    save_labels,
+    there,
+    together,
+    verdict_columns,
+    write_json,
+    write_table,
+    write_transforms,
+)
 from RegCore.studies.propagation import Propagation
-from RegCore.studies.rows import DOUBTFUL, verdict_of
 from RegCore.studies.template import GroupTemplate
 
 TEMPLATE_FILES = (
@@ -68,7 +75,7 @@ def template_figures(
         "scan"; "ncc_linear" and "ncc", the correlation with the mean after the affine alignment and with the
         final one; "moved_mm", the mean length of the displacement without its affine part; "fold_percent",
         "inverse_fold_percent" and "sd_log_jacobian"; with segmentations "dice", with the vote; and those of
-        `_verdicts`.
+        `verdict_columns`.
     """
     grid = made.mean.geometry
     columns: dict[str, list[Any]] = {"scan": list(names)}
@@ -90,18 +97,7 @@ def template_figures(
             row["dice"] = mean_of_defined(overlap.values())
         for name, value in row.items():
             columns.setdefault(name, []).append(value)
-    return columns | _verdicts(columns["ncc_linear"], columns["ncc"], made.doubts)
-
-
-def _verdicts(
-    before: Sequence[float], after: Sequence[float], doubts: Sequence[Sequence[str]]
-) -> dict[str, list[str]]:
-    """Columns "verdict", as in the table of a study, by the correlation, and "notes", the doubts."""
-    pairs = [{"ncc_before": b, "ncc_after": a} for b, a in zip(before, after, strict=True)]
-    verdicts = [
-        DOUBTFUL if sentences else verdict_of(pair) for pair, sentences in zip(pairs, doubts, strict=True)
-    ]
-    return {"verdict": verdicts, "notes": [" ".join(sentences) for sentences in doubts]}
+    return columns | verdict_columns(columns["ncc_linear"], columns["ncc"], made.doubts)
 
 
 def write_template_results(
@@ -191,7 +187,7 @@ def write_propagation_results(
                 known.get(label, {}).get("name", str(label)): value for label, value in fused.items()
             }
             end["dice_mean"] = mean_of_defined(fused.values())
-        columns |= _verdicts(columns["ncc_before"], columns["ncc_after"], found.doubts)
+        columns |= verdict_columns(columns["ncc_before"], columns["ncc_after"], found.doubts)
         write_table(side / "atlases.csv", columns)
         write_json(side / "propagate.json", {**about, **end})
         return there(side, PROPAGATION_RESULTS)

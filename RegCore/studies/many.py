@@ -150,7 +150,7 @@ def values_of(jobs: Iterable[Job], pool: Pool | None, progress: Progress = silen
 
 
 def doubts_of_each(
-    target: Volume, images: Sequence[Volume], transforms: Sequence[Transform]
+    target: Volume, images: Iterable[Volume], transforms: Sequence[Transform]
 ) -> tuple[tuple[str, ...], ...]:
     """Sentences on why each of several registrations to one image has probably failed, if any speaks for it.
 

@@ -17,6 +17,7 @@ from RegCore.space.geometry import InputError
 from RegCore.space.series import Series
 from RegCore.space.transforms import Transform
 from RegCore.space.volume import Volume
+from RegCore.studies.rows import DOUBTFUL, verdict_of
 from RegCore.studies.series import SeriesRegistration
 
 FILES = (
@@ -69,6 +70,17 @@ def _cell(value: Any) -> str:
     return f"{float(value):.6g}" if math.isfinite(value) else ""
 
 
+def verdict_columns(
+    before: Sequence[float], after: Sequence[float], doubts: Sequence[Sequence[str]]
+) -> dict[str, list[str]]:
+    """Columns "verdict", as in the table of a study, by the correlation, and "notes", the doubts."""
+    pairs = [{"ncc_before": b, "ncc_after": a} for b, a in zip(before, after, strict=True)]
+    verdicts = [
+        DOUBTFUL if sentences else verdict_of(pair) for pair, sentences in zip(pairs, doubts, strict=True)
+    ]
+    return {"verdict": verdicts, "notes": [" ".join(sentences) for sentences in doubts]}
+
+
 def write_json(path: Path, about: Mapping[str, Any]) -> None:
     """A summary as JSON; paths as text, NumPy's numbers as numbers."""
     text = json.dumps(dict(about), indent=2, default=lambda x: x.item() if hasattr(x, "item") else str(x))
@@ -116,6 +128,8 @@ def write_series_results(
         write_transforms(side / "transforms", ((f"{n:04}", t) for n, t in enumerate(result.transforms)))
         save_transforms(result.transforms, series, side / "transforms.seq.nrrd")
         columns = {"frame": range(len(series)), "time": series.times, **result.motion}
+        alike = [result.motion[f"ncc_{when}"].tolist() for when in ("before", "after")]
+        columns |= verdict_columns(*alike, result.doubts)
         write_table(side / "motion.csv", columns)
         motion_picture(result).save(side / "motion.png")
         figures = {name: float(values.mean()) for name, values in result.motion.items()}

@@ -18,7 +18,7 @@ from RegCore.space.series import Series
 from RegCore.space.transforms import AffineTransform, Transform
 from RegCore.space.volume import Volume, check_image
 from RegCore.studies.jobs import Job, Pool
-from RegCore.studies.many import How, pair_job, registered, values_of
+from RegCore.studies.many import How, doubts_of_each, pair_job, registered, values_of
 from RegCore.studies.steps import KeptStep, Steps, kept
 
 TARGETS = ("frame", "mean", "neighbour")
@@ -38,6 +38,8 @@ class SeriesRegistration:
         motion: columns (T,) of `RegCore.registration.motion.motion_of`, and "ncc_before" and "ncc_after",
             the correlation of each frame with the reference (with the mean, if that is the target).
         reference: number of the frame whose place all others take, from 0.
+        doubts: of each frame, sentences on why its registration has probably failed, see
+            `RegCore.registration.doubts`; it is in the mean all the same.
         seconds: time of the whole.
     """
 
@@ -46,6 +48,7 @@ class SeriesRegistration:
     mean: Volume
     motion: dict[str, np.ndarray]
     reference: int
+    doubts: tuple[tuple[str, ...], ...]
     seconds: float
 
 
@@ -149,8 +152,10 @@ def register_series(
         transforms = values_of(jobs, pool, part_of(progress, share * (number + 1), share * (number + 2)))
     warped = _warped(series, transforms, part_of(progress, 0.95, 1.0))
     motion = motion_of(transforms, series.geometry) | _likeness(series, warped, target)
+    doubts = doubts_of_each(target, (series.frame(t) for t in range(len(series))), transforms)
     seconds = time.perf_counter() - began
-    return SeriesRegistration(tuple(transforms), warped, _mean(warped), motion, task.reference, seconds)
+    mean, reference = _mean(warped), task.reference
+    return SeriesRegistration(tuple(transforms), warped, mean, motion, reference, doubts, seconds)
 
 
 def _checked_reference(series: Series, reference: int | None) -> int:

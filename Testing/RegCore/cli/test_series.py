@@ -63,6 +63,20 @@ def test_the_results_are_those_of_python_in_the_kind_of_the_input(given, tmp_pat
     assert f"{expected.motion['fd_mm'].max():.3f} mm" in said and "frames                        3" in said
 
 
+def test_a_frame_that_fits_nothing_is_named(given, tmp_path, capsys):
+    series = RegCore.load_series(given / "s.nii.gz")
+    series.array[..., 2] = np.random.default_rng(0).integers(0, 900, GRID.shape)
+    RegCore.save_series(series, tmp_path / "bad.nii.gz")
+    for to in ("frame", "mean"):
+        assert run("--frames", tmp_path / "bad.nii.gz", "--to", to, "--out", tmp_path / to) == 0
+        said = capsys.readouterr().err
+        assert said.count("WARNING") == 1 and "frame 2: the registration has probably failed" in said
+        with open(tmp_path / to / "motion.csv", encoding="utf-8") as file:
+            *good, bad = csv.DictReader(file)
+        assert bad["verdict"] == "doubtful" and bad["notes"].startswith("the registration has probably")
+        assert all(row["verdict"] in ("better", "same") and row["notes"] == "" for row in good)
+
+
 def test_a_failure_leaves_what_was_there(given, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     out.mkdir()
@@ -96,6 +110,10 @@ def test_results_replace_earlier_ones(given, tmp_path):
         (["--frames", "s.nii.gz", "--method", "rigit"], "did you mean rigid?"),
         (["--frames", "s.nii.gz", "--mask", "gone.nii"], "gone.nii: there is no such file"),
         (["--frames", "flat.nii.gz"], "frame 1: the image is constant"),
+        (
+            ["--frames", "s.nii.gz", "--scheduler", "tcp://x:1", "--scheduler-file", "s.json"],
+            "argument --scheduler: --scheduler-file names one already; give one of the two",
+        ),
         (
             ["--frames", "s.nii.gz", "--workers", "2", "--scheduler", "x"],
             "a cluster has its own",
