@@ -128,8 +128,8 @@ def write_series_results(
         write_transforms(side / "transforms", ((f"{n:04}", t) for n, t in enumerate(result.transforms)))
         save_transforms(result.transforms, series, side / "transforms.seq.nrrd")
         columns = {"frame": range(len(series)), "time": series.times, **result.motion}
-        alike = [result.motion[f"ncc_{when}"].tolist() for when in ("before", "after")]
-        columns |= verdict_columns(*alike, result.doubts)
+        before, after = (result.motion[f"ncc_{when}"].tolist() for when in ("before", "after"))
+        columns |= verdict_columns(before, after, result.doubts)
         write_table(side / "motion.csv", columns)
         motion_picture(result).save(side / "motion.png")
         figures = {name: float(values.mean()) for name, values in result.motion.items()}
