@@ -1,4 +1,4 @@
-"""Kills each long command and looks at what is left: `python -m Testing.soak COUNT [SEED]`.
+"""Kills each long command and looks at what is left: `python -m Testing.soak COUNT [SEED [PART ...]]`.
 
 Each command runs in a process of its own, forked from one that has imported all. It gets SIGKILL, SIGTERM or
 SIGINT at a moment of its usual time, half of them near its end, where results are written. After each kill
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -154,11 +155,8 @@ class Kills:
 
     def train(self, count: int) -> None:
         """`train`: resumed again and again, it ends with the weights of a run that nobody stopped."""
-        write_pairs(self.folder / "pairs", count=6)
-        configuration(self.folder / "pairs", epochs=8, save_period=1).dump(self.folder / "config.yaml")
+        command, seconds = self._trained()
         whole, other = self.folder / "whole", self.folder / "stopped"
-        command = ["train", self.folder / "config.yaml", "--quiet", "--device", "cpu", "--out"]
-        seconds = self.timed([*command, whole])
 
         def check(sign) -> None:
             for path in (other / "save").glob("*.pt"):
@@ -177,6 +175,13 @@ class Kills:
                 self._same_weights(whole, other)
                 os.rename(other, self.folder / f"stopped-{left}-done")
 
+    def _trained(self) -> tuple[list, float]:
+        """Train in the folder "whole"; the command but for its folder, and the seconds it takes."""
+        write_pairs(self.folder / "pairs", count=6)
+        configuration(self.folder / "pairs", epochs=8, save_period=1).dump(self.folder / "config.yaml")
+        command = ["train", self.folder / "config.yaml", "--quiet", "--device", "cpu", "--out"]
+        return command, self.timed([*command, self.folder / "whole"])
+
     def _same_weights(self, whole: Path, other: Path) -> None:
         a, b = (read_model(path / "save" / "last.pt").network.state_dict() for path in (whole, other))
         if not all(torch.equal(value, b[key]) for key, value in a.items()):
@@ -187,6 +192,8 @@ class Kills:
 
     def predict(self, count: int) -> None:
         """`predict`: each folder of results is whole."""
+        if not (self.folder / "whole").is_dir():
+            self._trained()
         out, model = self.folder / "predicted", self.folder / "whole" / "save" / "last.pt"
         argv = ["predict", model, "--split", "valid", "--quiet", "--device", "cpu", "--out", out]
         seconds = self.timed(argv)
@@ -343,19 +350,27 @@ def sweepable(path: Path) -> bool:
     return path in sweep(path.parent)
 
 
-def kill(count: int, seed: int) -> Counter:
+SHARES = {"register": 0.2, "train": 0.2, "predict": 0.15, "slicreg": 0.1, "groups": 0.2, "worker": 0.15}
+"""Of the kills, for each part."""
+
+
+def kill(count: int, seed: int, parts: Iterable[str] = SHARES) -> Counter:
     """About `count` kills, shared among the commands; how many there were of each kind.
+
+    Args:
+        count: of all parts.
+        seed: of the moments.
+        parts: those that are done.
 
     Raises:
         Finding: something is lost, left or mixed.
     """
-    shares = {"register": 0.2, "train": 0.2, "predict": 0.15, "slicreg": 0.1, "groups": 0.2, "worker": 0.15}
     with tempfile.TemporaryDirectory() as name:
         kills = Kills(Path(name), seed)
-        for part, share in shares.items():
+        for part in parts:
             began = time.monotonic()
-            getattr(kills, part)(max(1, round(share * count)))
-            print(f"{part}: {time.monotonic() - began:.0f} s", flush=True)
+            getattr(kills, part)(max(1, round(SHARES[part] * count)))
+            print(f"{part}: {time.monotonic() - began:.0f} s; {dict(kills.counts)}", flush=True)
         left = [path.name for path in (Path(name) / "tmp").iterdir() if "inductor" not in path.name]
         if left:
             raise Finding(f"the folder of temporary files keeps {left}")
@@ -366,7 +381,7 @@ if __name__ == "__main__":
     wanted, chosen = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
     print(f"seed {chosen}", flush=True)
     try:
-        seen = kill(wanted, chosen)
+        seen = kill(wanted, chosen, sys.argv[3:] or SHARES)
     except Finding as finding:
         raise SystemExit(f"finding: {finding}") from None
     print(dict(sorted(seen.items())))

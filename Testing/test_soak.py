@@ -92,6 +92,44 @@ def test_what_a_dead_process_left_is_removed_and_what_a_living_one_has_is_not(tm
     assert list(tmp_path.iterdir()) == [other]
 
 
+@posix
+@pytest.mark.parametrize("place", ["mkdir", "flock", "replace"])
+def test_a_process_killed_before_it_could_lock_its_folder_leaves_nothing_for_good(tmp_path, place):
+    child = os.fork()
+    if not child:
+        import fcntl
+
+        def die(*_):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        if place == "mkdir":  # right after it
+            Scratch._begin = die
+        else:
+            setattr({"flock": fcntl, "replace": os}[place], place, die)
+        Scratch(tmp_path)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    left = list(tmp_path.iterdir())
+    assert len(left) == 1 and sweep(tmp_path) == left and list(tmp_path.iterdir()) == []
+
+
+@posix
+def test_a_folder_taken_away_before_it_was_locked_is_made_anew(tmp_path, monkeypatch):
+    begin, seen = Scratch._begin, []
+
+    def late(self, unlocked):
+        if not seen:
+            seen.extend(sweep(tmp_path))  # by another run, between the making and the locking
+        begin(self, unlocked)
+
+    monkeypatch.setattr(Scratch, "_begin", late)
+    made = Scratch(tmp_path)
+    assert len(seen) == 1 and made.path != seen[0] and made.path.is_dir()
+    assert sweep(tmp_path) == []
+    made.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("number", range(5))
 def test_results_that_cannot_all_be_moved_leave_all_as_it_was(tmp_path, monkeypatch, number):
     names = ("a", "b", "c")

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -23,6 +23,7 @@ except ImportError:  # Windows, where a file that is open can't be removed: that
 
 UNFINISHED = ".unfinished-"
 LOCK, BEFORE, REPLACED = "lock", "before", "replaced"
+NAME = 16  # hexadecimal digits at the end of the name of a private folder
 log = logging.getLogger(__name__)
 
 
@@ -35,22 +36,31 @@ class Scratch:
     """
 
     def __init__(self, parent: Path, prefix: str = UNFINISHED):
-        self.path = Path(parent) / f"{prefix}{secrets.token_hex(8)}"
-        self.path.mkdir(mode=0o700)
-        self._lock: IO[bytes] | None = None
-        try:
-            unlocked = self.path / f"{LOCK}.new"
-            self._lock = open(unlocked, "xb")  # noqa: SIM115 - held open on purpose
-            _try_lock(self._lock)
-            if fcntl is None:
-                self._lock.close()
-                self._lock = open(self.path / LOCK, "xb")  # noqa: SIM115
-                unlocked.unlink()
-            else:
-                os.replace(unlocked, self.path / LOCK)  # under this name it is locked from the first moment
-        except BaseException:
-            self.remove()
-            raise
+        for attempts_left in range(9, -1, -1):
+            self.path = Path(parent) / f"{prefix}{secrets.token_hex(NAME // 2)}"
+            self.path.mkdir(mode=0o700)
+            self._lock: IO[bytes] | None = None
+            try:
+                self._begin(self.path / f"{LOCK}.new")
+                return
+            except FileNotFoundError:  # another run took it, not locked yet, for one that a dead run left
+                self.remove()
+                if not attempts_left:
+                    raise
+            except BaseException:
+                self.remove()
+                raise
+
+    def _begin(self, unlocked: Path) -> None:
+        """Lock the folder."""
+        self._lock = open(unlocked, "xb")  # noqa: SIM115 - held open on purpose
+        _try_lock(self._lock, wait=True)
+        if fcntl is None:
+            self._lock.close()
+            self._lock = open(self.path / LOCK, "xb")  # noqa: SIM115
+            unlocked.unlink()
+        else:
+            os.replace(unlocked, self.path / LOCK)  # under this name it is locked from the first moment
 
     def remove(self) -> None:
         """Remove the folder with all that is in it."""
@@ -140,16 +150,44 @@ def _left_behind(path: Path) -> bool:
             return True
         with open(path / LOCK, "r+b") as file:
             return _try_lock(file)
+    except FileNotFoundError:
+        return _never_begun(path)
     except OSError:
         return False
 
 
-def _try_lock(file: IO[bytes]) -> bool:
-    """Lock a file until it is closed, unless another has it or the system has no locks; tell whether."""
+def _never_begun(path: Path) -> bool:
+    """Remove a folder whose process was killed before it had locked it; whether that was so.
+
+    One that is alive, and about to lock it, finds that it is gone, and makes another.
+    """
+    digits, unlocked = path.name[-NAME:], path / f"{LOCK}.new"
+    if len(path.name) <= NAME or not set(digits) <= set("0123456789abcdef"):
+        return False  # another program's
+    try:
+        with ExitStack() as stack:
+            if unlocked.exists():
+                file = stack.enter_context(open(unlocked, "r+b"))
+                if not _try_lock(file):
+                    return False
+                unlocked.unlink()
+            path.rmdir()
+        return True
+    except OSError:
+        return False
+
+
+def _try_lock(file: IO[bytes], *, wait: bool = False) -> bool:
+    """Lock a file until it is closed, unless another has it or the system has no locks; tell whether.
+
+    Args:
+        file: open for writing.
+        wait: until another one that has it lets it go.
+    """
     if fcntl is None:
         return True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         return False
     return True
