@@ -1,15 +1,18 @@
 """Ten kills of the long commands, and the ways in which a folder, a disk or a terminal goes wrong."""
 
+import argparse
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from RegCore.cli import run as run_command
 from RegCore.evaluation.results import RESULTS
 from RegCore.io import load, save
 from RegCore.io.scratch import Scratch, put_in_place, scratch, sweep
@@ -244,6 +247,28 @@ def test_a_signal_ends_a_registration_with_one_sentence_and_nothing_left(pair, t
     assert child.wait(60) == (130 if sign == signal.SIGINT else 143)
     assert rest.strip().splitlines()[-1].startswith("regcore: ") and "nothing was written" in rest
     assert "Traceback" not in rest and list(tmp_path.iterdir()) == []
+
+
+@posix
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_a_library_makes_another_error_of_counts_as_the_signal(sign, capsys):
+    def interrupted(arguments):
+        try:
+            os.kill(os.getpid(), sign)
+            time.sleep(10)
+        except BaseException:
+            raise ImportError("half of a library") from None
+
+    def make_parser():
+        parser = argparse.ArgumentParser("regcore")
+        parser.set_defaults(run=interrupted)
+        return parser
+
+    before = signal.getsignal(sign)
+    assert run_command(make_parser, []) == (130 if sign == signal.SIGINT else 143)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "nothing was written" in said and "half" not in said
+    assert signal.getsignal(sign) == before
 
 
 # ---- folders and disks -------------------------------------------------------------------------------------

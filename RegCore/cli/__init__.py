@@ -111,19 +111,31 @@ class _Ended(KeyboardInterrupt):
 
 @contextmanager
 def _ended_by_signals():
-    """Turn SIGTERM (of schedulers, containers and logouts) and SIGHUP into an exception, once."""
+    """Turn SIGTERM (of schedulers, containers and logouts) and SIGHUP into an exception, once.
+
+    Libraries make other errors of what interrupts them, half an import say: those count as the signal, too,
+    also after Ctrl-C.
+    """
+    came: list[KeyboardInterrupt] = []
 
     def end(number, frame):
-        signal.signal(number, signal.SIG_IGN)
-        raise _Ended(signal.Signals(number).name)
+        if number != signal.SIGINT:
+            signal.signal(number, signal.SIG_IGN)
+        came.append(KeyboardInterrupt() if number == signal.SIGINT else _Ended(signal.Signals(number).name))
+        raise came[0]
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {n: signal.signal(n, end) for n in numbers if signal.getsignal(n) == signal.SIG_DFL}
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    usual = (signal.SIG_DFL, signal.default_int_handler)
+    before = {n: signal.signal(n, end) for n in numbers if signal.getsignal(n) in usual}
     try:
         yield
+    except Exception as error:
+        if came:
+            raise came[0] from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
