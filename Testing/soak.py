@@ -53,6 +53,7 @@ def forked(work, *, stdin: int | None = None, stdout: int | None = None) -> int:
     if number:
         return number
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may be ignored
         nowhere = os.open(os.devnull, os.O_RDWR)
         for place, given in ((0, stdin), (1, stdout), (2, None)):
             os.dup2(nowhere if given is None else given, place)
