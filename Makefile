@@ -62,6 +62,7 @@ bench: $(TESTING)
 	$(PY) Testing/benchmarks/template.py --write
 	$(PY) Testing/benchmarks/cases.py --peers
 	$(PY) Testing/benchmarks/robustness.py --write
+	$(PY) Testing/benchmarks/large_motion.py --write
 	$(PY) Testing/benchmarks/failures.py --write
 	$(PY) Testing/benchmarks/trust.py --write
 	$(PY) Testing/benchmarks/growth.py --write

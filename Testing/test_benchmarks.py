@@ -39,7 +39,7 @@ def test_a_command_without_end_is_ended(tmp_path):
     assert found["code"] == 124
 
 
-@pytest.mark.parametrize("name", ["cases", "robustness", "growth", "trust"])
+@pytest.mark.parametrize("name", ["cases", "robustness", "large", "growth", "trust"])
 def test_every_table_has_its_place(name):
     text = page.PAGE.read_text(encoding="utf-8")
     assert f"<!-- {name}: begin -->\n" in text and f"\n<!-- {name}: end -->" in text

@@ -45,7 +45,7 @@ COARSE = Settings(symmetric=False, iterations=20, dense_voxels=100_000)
 QUALITIES = {
     "fast": (
         replace(COARSE, iterations=10),
-        CorrelationSettings(working_voxels=1_500_000, iterations=25, work=20_000_000),
+        CorrelationSettings(working_voxels=1_500_000, iterations=25, work=20_000_000, wide_iterations=30),
     ),
     "balanced": (COARSE, CorrelationSettings()),
     "best": (Settings(symmetric=True), CorrelationSettings(iterations=60, work=100_000_000, symmetric=True)),
@@ -144,6 +144,8 @@ def _correlated(
 ) -> tuple[torch.Tensor, Geometry]:
     """The second stage: from the field of the first one, in one direction or both."""
     both, matrix, start, grid = settings.symmetric, task.linear.matrix, result.ddf, result.level.grid
+    if result.level.label_channels or result.objective.settings.landmark_weight:  # these lead the way
+        settings = replace(settings, wide_iterations=0)
     climb = partial(raise_correlation, settings=settings, device=task.device)
     part = part_of(progress, 0.0, 0.45 if both else 1.0)
     forward, fixed = climb(task.fixed, task.moving, matrix, start, grid, progress=part)
@@ -178,7 +180,7 @@ def deform_automatically(
     """
     result = deform_task(task, part_of(progress, 0.0, 0.5))
     if result.alike:
-        settings = replace(settings, field_smoothing=LOOSER * settings.field_smoothing)
+        settings = replace(settings, looser=LOOSER)
     best, grid = result.ddf, result.level.grid
     found, finer = _correlated(task, result, settings, part_of(progress, 0.5, 1.0))
     mended = _mended(found, finer)

@@ -6,7 +6,7 @@ field Hermosillo et al. (IJCV 50, 2002) derive. Docs/how-it-works.md has the for
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,6 +22,10 @@ from RegCore.space.geometry import Geometry, InputError
 
 FLAT = 1e-3  # variance added to that of every window, as a share of the mean one
 FEWEST_VOXELS = 4000  # of a grid that is worth a level of its own
+WIDE_VOXELS = 100_000  # of the grid on which large motion is looked for
+WIDE = (12.0, 6.0, 3.5)  # standard deviations of the Gaussians that smooth the steps there, in its voxels
+WIDE_END = 0.3  # length of the last steps there
+TRIED, TRIED_WIDTH = 10, 7.5  # steps that must raise the correlation first, and their standard deviation
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,16 @@ class CorrelationSettings:
     """Standard deviation of the Gaussian that smooths each step, in the same voxels."""
     field_smoothing: float = 0.7
     """Standard deviation of the Gaussian that smooths the whole field after each step."""
+    looser: float = 1.0
+    """Factor of that after steps that are not wide."""
     first_step: float = 1.0
     """Length of the longest vector of the first step on a grid, in the same voxels."""
     last_step: float = 0.1
     """The same of the last step; between them it falls linearly."""
     symmetric: bool = False
     """Whether `RegCore.registration.auto` climbs in both directions and takes the mean."""
+    wide_iterations: int = 60
+    """Most steps with each of the wide Gaussians that look for large motion; 0 leaves them out."""
 
     def __post_init__(self) -> None:
         for name in ("working_voxels", "levels", "iterations", "work", "radius"):
@@ -244,7 +252,8 @@ def climb(
     """
     start, before = u, level.value(u)
     count = settings.steps(level.grid.voxels)
-    step_smoothing, field_smoothing = map(level.gaussian, (settings.step_smoothing, settings.field_smoothing))
+    step_smoothing = level.gaussian(settings.step_smoothing)
+    field_smoothing = level.gaussian(settings.looser * settings.field_smoothing)
     stage = f"correlation: {'x'.join(f'{s:.1f}' for s in level.grid.spacing)} mm"
     for n in range(count):
         done = n / max(count - 1, 1)
@@ -253,6 +262,27 @@ def climb(
         u = field_smoothing(composed(u, step))
         progress(n / count, stage, {"iteration": n, "loss": -value})
     return u if level.value(u) > before else start
+
+
+def climb_wide(
+    level: CorrelationLevel, u: torch.Tensor, settings: CorrelationSettings, progress: Progress = silent
+) -> torch.Tensor:
+    """Climb with steps as smooth as large motion is, then with less smooth ones; DDF as for `climb`.
+
+    Steps of a wide Gaussian move whole organs before they let details match, so they get out of the local
+    optima that a coarse grid with its few details has. Where ten such steps raise nothing, as where the
+    motion is small or found already, the DDF is given back as it came.
+    """
+    steps, ways = settings.wide_iterations, replace(settings, looser=1.0)
+    first = replace(ways, iterations=TRIED, step_smoothing=TRIED_WIDTH, last_step=settings.first_step)
+    found = climb(level, u, first, part_of(progress, 0.0, 0.1))
+    if found is u:
+        return u
+    for n, sigma in enumerate(WIDE):
+        way = replace(ways, iterations=steps, step_smoothing=sigma, last_step=WIDE_END)
+        part = part_of(progress, 0.1 + 0.3 * n, 0.4 + 0.3 * n)
+        found = climb(level, found, way, part)
+    return found
 
 
 # ---- the pyramid -------------------------------------------------------------------------------------------
@@ -279,7 +309,7 @@ def raise_correlation(
     device: Device = "cpu",
     progress: Progress = silent,
 ) -> tuple[torch.Tensor, Geometry]:
-    """Climb on each grid of a pyramid, from a field that is already near.
+    """Climb on each grid of a pyramid, from a field that is near, or, by `climb_wide`, not yet.
 
     What a coarse grid finds goes on only if it raises the correlation on the finest one.
 
@@ -297,18 +327,24 @@ def raise_correlation(
     """
     settings = settings or CorrelationSettings()
     *coarse, finest = correlation_grids(fixed.image.geometry, settings)
-    work = np.cumsum([0.0, *(g.voxels * settings.steps(g.voxels) for g in (*coarse, finest))])
-    work /= work[-1]
+    climbs = [(new, climb) for new in coarse]
+    work = [new.voxels * settings.steps(new.voxels) for new in (*coarse, finest)]
+    if settings.wide_iterations:
+        new = working_geometry(fixed.image.geometry, min(WIDE_VOXELS, finest.voxels))
+        climbs.insert(0, (new, climb_wide))
+        work.insert(0, new.voxels * settings.wide_iterations * len(WIDE))
+    done = np.cumsum([0, *work]) / sum(work)
     last = CorrelationLevel(fixed, moving, matrix, finest, settings.radius, device)
-    best = resample_ddf(start, grid, finest)[0]
-    u, lies_on = start, grid
-    for n, new in enumerate(coarse):
+    best, u, lies_on = resample_ddf(start, grid, finest)[0], start, grid
+    highest = last.value(best)
+    for n, (new, way) in enumerate(climbs):
         level = CorrelationLevel(fixed, moving, matrix, new, settings.radius, device)
         begin = resample_ddf(u, lies_on, new)[0]
-        u, lies_on = climb(level, begin, settings, part_of(progress, work[n], work[n + 1]))[None], new
-    if coarse:
-        found = resample_ddf(u, lies_on, finest)[0]
-        if last.value(found) > last.value(best):
-            best = found
-    best = climb(last, best, settings, part_of(progress, work[-2], 1.0))
+        found = way(level, begin, settings, part_of(progress, done[n], done[n + 1]))
+        if found is begin:
+            continue
+        there = resample_ddf(found[None], new, finest)[0]
+        if (value := last.value(there)) > highest:
+            best, u, lies_on, highest = there, found[None], new, value
+    best = climb(last, best, settings, part_of(progress, done[-2], 1.0))
     return best[None], finest

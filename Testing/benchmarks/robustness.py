@@ -108,10 +108,10 @@ def error(found: AffineTransform, truth: AffineTransform, fixed: Volume, moving:
     return float(np.linalg.norm(found.map(points) - truth.map(points), axis=1).mean())
 
 
-def loaded(name: str, data: Path) -> Volume:
-    """An image at about 4 mm, scaled to about 0 to 1."""
+def loaded(name: str, data: Path, voxels: int = VOXELS) -> Volume:
+    """An image of at most about so many voxels, scaled to about 0 to 1."""
     volume = RegCore.load(data / f"{name}.nii.gz", "image")
-    small = RegCore.warp(volume, AffineTransform.identity(), working_geometry(volume.geometry, VOXELS))
+    small = RegCore.warp(volume, AffineTransform.identity(), working_geometry(volume.geometry, voxels))
     low, high = np.percentile(small.array, [0.5, 99.5])
     return Volume(((small.array - low) / (high - low)).astype(np.float32), small.geometry)
 

@@ -18,6 +18,7 @@ from RegCore.registration.deformable import (
     deform_task,
     make_deformable_level,
 )
+from RegCore.registration.objective import PairObjective
 from RegCore.registration.pair import LabelEncoding, PairSide
 from RegCore.resampler import folding_fraction
 from RegCore.space.geometry import InputError
@@ -234,4 +235,17 @@ def test_like_images_are_followed_more_closely(monkeypatch):
         result = replace(first, alike=alike)
         monkeypatch.setattr(auto, "deform_task", lambda *a, result=result: result)
         deform_automatically(task(), FINE)
-    assert [s.field_smoothing for s in seen] == pytest.approx([0.525, 0.7])
+    assert [s.looser * s.field_smoothing for s in seen] == pytest.approx([0.525, 0.7])
+
+
+def test_structures_and_weighted_landmarks_lead_the_way_alone(monkeypatch):
+    first, seen = deform_task(task()), []
+    led = PairObjective(first.level, replace(COARSE, landmark_weight=0.1))
+    labelled = replace(first.level, label_channels=1)
+    for result in (first, replace(first, objective=led), replace(first, level=labelled)):
+        monkeypatch.setattr(auto, "deform_task", lambda *a, result=result: result)
+        climb = lambda *a, settings, **_: seen.append(settings) or a[3:5]  # noqa: E731
+        monkeypatch.setattr(auto, "raise_correlation", climb)
+        monkeypatch.setattr(auto, "_sound", lambda *a: True)
+        deform_automatically(task(), FINE)
+    assert [s.wide_iterations for s in seen] == [60, 0, 0]

@@ -12,6 +12,7 @@ from RegCore.registration.compositional import (
     CorrelationSettings,
     LocalCorrelation,
     climb,
+    climb_wide,
     composed,
     correlation_grids,
     raise_correlation,
@@ -129,6 +130,49 @@ def test_a_known_motion_is_found(fixed, linear):
     before = np.linalg.norm(points - bent(points), axis=-1)[body]
     assert apart.mean() < 0.45 * before.mean()
     assert folding_fraction(found) == 0
+
+
+TEXTURED = centred((34, 32, 30), (0.1, -0.2, 0.15), (5.0, 5.2, -5.4))
+
+
+def far_bent(points: np.ndarray) -> np.ndarray:
+    """Points (..., 3) mm moved by up to 53 mm, a third of the grid's length, and by 30 mm in the mean."""
+    weight = np.exp(-(points**2).sum(-1, keepdims=True) / (2 * 60.0**2))
+    return points + 40 * weight * np.sin(points[..., [1, 2, 0]] / 60 + [0.8, 1.5, 0.3])
+
+
+def scan_of_waves(mapping=None, sign: float = 1.0) -> Volume:
+    """Waves of 18 to 40 mm in all directions at T(x), x the voxel centres."""
+    points = TEXTURED.world_grid()
+    rng = np.random.default_rng(5)
+    waves = rng.normal(size=(40, 3))
+    waves *= (2 * np.pi / rng.uniform(18, 40, 40) / np.linalg.norm(waves, axis=1))[:, None]
+    points = points if mapping is None else mapping(points)
+    values = np.cos(points @ waves.T + rng.uniform(0, 6, 40)).sum(-1)
+    return Volume((sign * values).astype(np.float32), TEXTURED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [1.0, -1.0], ids=["one contrast", "inverted"])
+def test_wide_steps_find_what_small_ones_do_not(sign):
+    sides = PairSide(scan_of_waves(far_bent)), PairSide(scan_of_waves(sign=sign))
+    points = TEXTURED.world_grid()[4:-4, 4:-4, 4:-4]
+    apart, nowhere = [], torch.zeros((1, 3, *TEXTURED.shape))
+    for steps in (0, 60):
+        settings = replace(QUICK, iterations=50, wide_iterations=steps)
+        found, grid = raise_correlation(*sides, np.eye(4), nowhere, TEXTURED, settings=settings)
+        transform = field_of(AffineTransform.identity(), grid, found)
+        apart.append(float(np.linalg.norm(transform.map(points) - far_bent(points), axis=-1).mean()))
+        assert folding_fraction(found) == 0
+    assert apart[0] > 10 > 1 > apart[1]  # mm
+
+
+def test_wide_steps_are_left_out_where_the_first_of_them_raise_nothing(monkeypatch):
+    level = CorrelationLevel(PairSide(scan(FIXED)), PairSide(scan(FIXED)), np.eye(4), FIXED, 2, "cpu")
+    steps, seen = CorrelationLevel.step, []
+    monkeypatch.setattr(CorrelationLevel, "step", lambda *a: seen.append(1) or steps(*a))
+    begin = NOWHERE[0]
+    assert climb_wide(level, begin, QUICK) is begin and len(seen) == 10
 
 
 def test_more_smoothing_makes_smoother_fields():
