@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +41,7 @@ from RegCore.studies.study import plan_study, register_all  # noqa: E402
 from RegCore.studies.workers import THREADS  # noqa: E402
 from Testing.benchmarks.page import put  # noqa: E402
 
+PART = 250  # pairs of the first table that the registrations alone and one worker do in turn
 DIFFERENT = 20  # pairs of images that are made; the rows of the manifest share them
 STUB = Lazy("Testing.benchmarks.scale", "stub")
 METHOD, SETTINGS = "classical-affine", {"max_iter": 5}  # of 32³ in little time; pictures take most of it
@@ -105,31 +107,43 @@ def alone(manifest: Path, out: Path) -> None:
         register_pair({**about, "folder": out / "pairs" / row.id}, silent)
 
 
+def parts_of(manifest: Path) -> list[Path]:
+    """The manifest in parts of at most `PART` rows each, beside it."""
+    head, *lines = manifest.read_text(encoding="utf-8").splitlines(keepends=True)
+    found = []
+    for start in range(0, len(lines), PART):
+        found.append(manifest.with_name(f"part{start}.csv"))
+        found[-1].write_text(head + "".join(lines[start : start + PART]), encoding="utf-8")
+    return found
+
+
+def by_workers(rows: list[Row], out: Path, workers: int) -> tuple[float, float]:
+    """Seconds and processor seconds of the engine."""
+    shares.processors = lambda: workers  # one thread for each worker, also where there is only one
+    return timed(lambda: register_all(rows, out, workers=workers, device="cpu"))[:2]
+
+
 def measure_engine(folder: Path, pairs: int, loop: int) -> list[str]:
-    """The table of the engine against the registrations alone and against a shell loop."""
+    """The table of the engine against the registrations alone and against a shell loop.
+
+    The registrations alone and one worker take turns, part by part, so that a machine which is busy for a
+    while slows both.
+    """
     manifest = write_pairs(folder, pairs)
-    rows = rows_of(manifest)
-    command = [sys.executable, __file__, "--alone", str(manifest), "--out", str(folder / "alone")]
-    wall, base, _ = timed(lambda: subprocess.run(command, check=True, env=ONE_THREAD))
-    lines = [
-        "| | pairs | seconds | processor seconds | more than the first |",
-        "|---|---|---|---|---|",
-    ]
-    lines.append(f"| one process, without the engine | {pairs} | {wall:.0f} | {base:.0f} | |")
-    walls = {}
-    for workers in (1, 2):
-        out = folder / f"workers{workers}"
-        shares.processors = lambda w=workers: w  # one thread for each worker, also where there is only one
-        walls[workers], spent, _ = timed(
-            lambda w=workers, o=out: register_all(rows, o, workers=w, device="cpu")
-        )
-        extra = 100 * (spent - base) / base
-        plural = "s" if workers > 1 else ""
-        lines.append(
-            f"| {workers} worker{plural} | {pairs} | {walls[workers]:.0f} | {spent:.0f} | {extra:+.1f} % |"
-        )
+    rows, spent = rows_of(manifest), {name: np.zeros(2) for name in ("alone", "1", "2")}
+    for part in parts_of(manifest):
+        command = [sys.executable, __file__, "--alone", str(part), "--out", str(folder / "alone")]
+        spent["alone"] += timed(lambda c=command: subprocess.run(c, check=True, env=ONE_THREAD))[:2]
+        spent["1"] += by_workers(rows_of(part), folder / part.stem, 1)
+        print(part.stem, {name: np.round(value, 1).tolist() for name, value in spent.items()}, flush=True)
+    spent["2"] += by_workers(rows, folder / "workers2", 2)
+    lines = ["| | pairs | seconds | processor seconds | more than the first |", "|---|---|---|---|---|"]
+    names = {"alone": "one process, without the engine", "1": "1 worker", "2": "2 workers"}
+    for name, (wall, work) in spent.items():
+        more = f"{100 * (work / spent['alone'][1] - 1):+.1f} %" if name != "alone" else ""
+        lines.append(f"| {names[name]} | {pairs} | {wall:.0f} | {work:.0f} | {more} |")
     lines.append(_shell_loop(rows[:loop], folder / "loop", pairs))
-    text = f"Two workers are {walls[1] / walls[2]:.2f} times as fast as one. "
+    text = f"Two workers are {spent['1'][0] / spent['2'][0]:.2f} times as fast as one. "
     return [*lines, "", text + _memory(folder / "workers2", rows)]
 
 
