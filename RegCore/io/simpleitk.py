@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from RegCore.io.complete import check_complete, packed_voxels
 from RegCore.io.files import (
     DEFLATE_LIMIT,
     FLIP,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 PADDING, SIGNED, SLOPE, OFFSET = "0028|0120", "0028|0103", "0028|1053", "0028|1052"  # DICOM tags
-GIPL_HEADER = 256  # bytes
+METAIMAGE = (".mha", ".mhd")
 ELEMENT_TYPES = {"i1": "CHAR", "u1": "UCHAR", "i2": "SHORT", "u2": "USHORT", "i4": "INT", "u4": "UINT"}
 ELEMENT_TYPES |= {"i8": "LONG_LONG", "u8": "ULONG_LONG", "f4": "FLOAT", "f8": "DOUBLE"}
 
@@ -38,7 +39,10 @@ ELEMENT_TYPES |= {"i8": "LONG_LONG", "u8": "ULONG_LONG", "f4": "FLOAT", "f8": "D
 def read(path: Path) -> RawImage:
     """The voxels and the place of a file; three channels of real numbers are vectors in LPS."""
     reader, shape, affine = _header(path)
-    array = voxels_of(executed(reader, path))
+    array = None
+    if path.suffix.lower() in METAIMAGE:
+        array = packed_voxels(path, shape, _dtype(reader))
+    array = voxels_of(executed(reader, path)) if array is None else array
     vector = len(shape) == 4 and shape[3] == 3 and array.dtype.kind == "f"
     declared = vector and reader.HasMetaDataKey("intent_code") and reader.GetMetaData("intent_code") == "1006"
     if reader.HasMetaDataKey("nifti_type") and reader.GetMetaData("nifti_type") == "0":
@@ -59,7 +63,7 @@ def _header(path: Path) -> tuple[sitk.ImageFileReader, tuple[int, ...], np.ndarr
 
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    if path.suffix.lower() in (".mhd", ".mha"):
+    if path.suffix.lower() in METAIMAGE:
         check_names(path)
     check_all(path)
     try:
@@ -78,20 +82,29 @@ def _header(path: Path) -> tuple[sitk.ImageFileReader, tuple[int, ...], np.ndarr
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = direction * reader.GetSpacing()[:3], reader.GetOrigin()[:3]
     Geometry(size[:3], affine)
-    bits = next((int(word.split("-")[0]) for word in name.split() if word[0].isdigit()), 64)
-    _check_promise(path, int(np.prod([*size, channels], dtype=object)) * bits // 8)
+    count = int(np.prod([*size, channels], dtype=object))
+    _check_promise(path, count * _dtype(reader).itemsize)
+    bits = int(reader.GetMetaData("bitpix")) if reader.HasMetaDataKey("bitpix") else 0  # before scaling
+    kind = sitk.ImageFileReader.GetImageIOFromFileName(str(path))
+    check_complete(path, kind, size, count * (bits // 8 or _dtype(reader).itemsize))
     if len(size) > 3:
         reader.SetExtractSize([*size[:3], *[0] * (len(size) - 3)])
     return reader, (*size[:3], channels) if channels > 1 else size[:3], FLIP @ affine
 
 
+def _dtype(reader: sitk.ImageFileReader) -> np.dtype:
+    """The type of the numbers of the voxels that a reader gives."""
+    import SimpleITK as sitk
+
+    words = sitk.GetPixelIDValueAsString(reader.GetPixelID()).split()
+    kind = "f" if "float" in words else "u" if "unsigned" in words else "i"
+    bits = next((int(word.split("-")[0]) for word in words if word[0].isdigit()), 64)
+    return np.dtype(f"{kind}{bits // 8}")
+
+
 def _check_promise(path: Path, promised: int) -> None:
     """A header must not promise more voxels than its file, and those beside and below it, can hold."""
     found = path.stat().st_size
-    # of a cut .gipl file ITK would fill the rest with anything
-    if path.suffix.lower() == ".gipl" and GIPL_HEADER + promised > found:
-        found = max(0, found - GIPL_HEADER)
-        raise InputError(f"the file is cut short: {in_words(promised)} promised, {in_words(found)} found")
     if promised > found * DEFLATE_LIMIT:
         files = [*path.parent.glob("*"), *path.parent.glob("*/*")]
         found = sum(file.stat().st_size for file in files if file.is_file())

@@ -160,9 +160,7 @@ def test_a_localiser_in_the_series_of_the_scan_is_left_out(tmp_path, caplog, ser
 
 def test_frames_are_no_volume_and_the_command_for_them_is_named(tmp_path):
     folder = dicom(dicom(tmp_path / "frames"), first=20, more={"0020|0100": "2"})
-    with pytest.raises(
-        InputError, match="18 slices lie at 9 places, so they are frames"
-    ):
+    with pytest.raises(InputError, match="18 slices lie at 9 places, so they are frames"):
         load(folder)
     assert load_series(folder).array.shape == (*SHAPE, 2)
 
