@@ -63,6 +63,12 @@ NRRDS |= {
 }  # fmt: skip
 
 
+def test_a_nrrd_file_of_the_first_version(tmp_path):
+    path = nrrd(tmp_path / "v.nrrd", **placed("LPS"))
+    path.write_bytes(path.read_bytes().replace(b"NRRD0005", b"NRRD00.01"))
+    assert_same_in_space(load(path), by_slicer(path))
+
+
 @pytest.mark.parametrize("case", NRRDS)
 def test_a_nrrd_file_lies_where_slicer_and_simpleitk_put_it(tmp_path, case):
     path = nrrd(tmp_path / "v.nrrd", **NRRDS[case])
