@@ -15,6 +15,7 @@ import numpy as np
 
 from RegCore.io import dicom, elastix, enhanced, itk, nifti, npz, nrrd, simpleitk
 from RegCore.io.files import RawImage
+from RegCore.io.splines import composed
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
 from RegCore.space.volume import Volume, slabs
@@ -106,7 +107,7 @@ def load_chain(paths: Sequence[str | os.PathLike]) -> Transform:
     chain = [found for path in paths if not isinstance(found := load(path, "transform"), Volume)]
     result = chain[0]
     for outer in chain[1:]:
-        result = outer.compose(result)
+        result = composed(outer, result)
     return result
 
 
