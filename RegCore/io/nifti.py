@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LABELS, DISPLACEMENT, VECTOR = 1002, 1006, 1007  # intent codes
+MAPPING = b"Mapping"  # the name of SPM's deformations, which hold places in RAS mm
 SCANNER = 1  # the code of a form that leads to the scanner's coordinates
 FORMS = (
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
@@ -59,7 +60,7 @@ def read(path: Path) -> RawImage:
 
     It is placed where ITK and Slicer place it (see `_affine`). Scaled voxels become float32. Vectors
     (5-D, (I, J, K, 1, 3)) of intent 1006 are displacements in RAS, of intent 1007 vectors in LPS, as ITK and
-    ANTs write them.
+    ANTs write them; the places that SPM writes instead become displacements.
     """
     with open(path, "rb") as file:
         stream, header, shape, start = _begin(file, path.name.lower().endswith(".gz"))
@@ -72,8 +73,10 @@ def read(path: Path) -> RawImage:
     intent, affine = int(header["intent_code"]), _place(path, header, shape)
     real = array.dtype.kind == "f"  # colours are no displacements
     if len(shape) == 5 and shape[3:] == (1, 3) and real and intent in (DISPLACEMENT, VECTOR):
-        signs = RAS if intent == DISPLACEMENT else LPS
-        return RawImage(array[:, :, :, 0], affine, signs, declared=True)
+        signs, array = RAS if intent == DISPLACEMENT else LPS, array[:, :, :, 0]
+        if header["intent_name"].item().rstrip(b"\0") == MAPPING:
+            signs, array = RAS, array - Geometry(shape[:3], affine).world_grid()
+        return RawImage(array, affine, signs, declared=True)
     kind = "labels" if intent == LABELS else None
     rounding = _rounding(header.get_data_dtype(), slope, offset) if scaled else 0.0
     return RawImage(array, affine, kind=kind, rounding=rounding)

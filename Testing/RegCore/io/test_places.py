@@ -6,7 +6,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from RegCore.io import load, read_header
-from RegCore.space.geometry import InputError
+from RegCore.space.geometry import Geometry, InputError
 from Testing.RegCore.grids import SHAPE, affine
 from Testing.RegCore.io.references import assert_same_in_space, by_itk, by_slicer
 
@@ -203,3 +203,18 @@ def test_what_scaling_can_not_have_changed_is_no_label(tmp_path):
     nibabel.save(image, tmp_path / "wide.nii.gz")
     with pytest.raises(InputError, match="whole numbers, but it holds 1"):
         load(tmp_path / "wide.nii.gz", "labels")
+
+
+# ---- deformations of SPM -----------------------------------------------------------------------------------
+
+
+def test_a_deformation_of_spm_holds_places(tmp_path):
+    """y_*.nii: where each voxel of the template lies in the subject, RAS mm; ITK would take it for shifts."""
+    grid = Geometry(SHAPE, QFORM)
+    shifts = np.random.default_rng(0).normal(size=(*SHAPE, 3)) * 4
+    image = nibabel.Nifti1Image((grid.world_grid() + shifts)[:, :, :, None].astype(np.float32), QFORM)
+    image.header.set_intent("vector", name="Mapping")
+    nibabel.save(image, tmp_path / "y_head.nii")
+    found = load(tmp_path / "y_head.nii", "transform")
+    np.testing.assert_allclose(found.mm, shifts, atol=1e-4)
+    assert found.geometry.is_close(grid, 1e-4)
