@@ -143,7 +143,10 @@ def dataset_at(path: Path, group: h5py.Group, name: str) -> h5py.Dataset:
     promised, room = math.prod(found.shape) * found.dtype.itemsize, path.stat().st_size
     if found.chunks:
         if tuple(_filters(found)) not in PIPELINES:
-            raise InputError(f"the data of {name!r} were packed by filters other than gzip, LZF and shuffle")
+            raise InputError(
+                f"the data of {name!r} were packed by filters other than gzip, LZF and shuffle, such as szip; "
+                "pack them anew, by h5repack -f GZIP=4 say"
+            )
         piece = _bytes_of_piece(found)
         sizes = {part.byte_offset: part.size for part in _pieces(found)}
         if max(sizes.values(), default=0) > 1.01 * piece + 64:
