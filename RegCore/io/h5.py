@@ -144,7 +144,7 @@ def dataset_at(path: Path, group: h5py.Group, name: str) -> h5py.Dataset:
     if found.chunks:
         if tuple(_filters(found)) not in PIPELINES:
             raise InputError(
-                f"the data of {name!r} were packed by filters other than gzip, LZF and shuffle, such as szip; "
+                f"the data of {name!r} were packed by filters other than gzip, LZF and shuffle (szip, say); "
                 "pack them anew, by h5repack -f GZIP=4 say"
             )
         piece = _bytes_of_piece(found)
