@@ -39,6 +39,7 @@ from RegCore.slicreg.prediction import Method
 from RegCore.slicreg.preparation import UNIT
 from RegCore.slicreg.registration import REFINEMENT, check_template
 from RegCore.space.geometry import InputError
+from RegCore.space.names import READABLE
 from RegCore.space.transforms import Transform
 from RegCore.space.volume import Volume, check_image, check_labels, extent
 
@@ -352,4 +353,4 @@ def _write_table(
         words = "; ".join(unlike.get(row["scan"], []))
         writer.writerow([row["scan"], *volumes, f"{row['distance']:.4f}", words])
     with atomic_write(path) as side:
-        side.write_text(text.getvalue(), encoding="utf-8")
+        side.write_text(text.getvalue(), encoding="utf-8", errors=READABLE)

@@ -16,6 +16,7 @@ from RegCore.evaluation.figures import FIGURES
 from RegCore.evaluation.overview import thumbnail
 from RegCore.io.files import atomic_write
 from RegCore.space.geometry import InputError
+from RegCore.space.names import READABLE
 from RegCore.studies.folders import DONE, RECORD, read_record
 from RegCore.studies.rows import VERDICTS, columns_of, figures_of, summary_of, worst_first
 
@@ -42,9 +43,9 @@ def write_report(
     rows = worst_first(list(summaries))
     where = {row["id"]: f"pairs/{row['id']}" for row in rows} if places is None else places
     with atomic_write(out / TABLE) as side:
-        side.write_text(_table(rows), encoding="utf-8", newline="")
+        side.write_text(_table(rows), encoding="utf-8", errors=READABLE, newline="")
     with atomic_write(out / PAGE) as side:
-        side.write_text(_page(out, rows, where), encoding="utf-8")
+        side.write_text(_page(out, rows, where), encoding="utf-8", errors=READABLE)
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
