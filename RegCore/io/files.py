@@ -7,7 +7,7 @@ import re
 import secrets
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
@@ -270,4 +270,5 @@ def atomic_write(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"{path}: can't be written ({error.strerror or error})") from error
     finally:
-        side.unlink(missing_ok=True)
+        with suppress(OSError):  # on a file system that takes no files there is nothing to remove
+            side.unlink(missing_ok=True)

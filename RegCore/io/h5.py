@@ -347,10 +347,12 @@ def create_h5(path: Path) -> Iterator[h5py.File]:
     import h5py
 
     with atomic_write(path) as side, _DeferredErrorFile(side, "x+") as stream:
-        with h5py.File(stream, "w") as file:
-            yield file
-        if stream.failure is not None:
-            raise stream.failure
+        try:
+            with h5py.File(stream, "w") as file:
+                yield file
+        finally:  # what HDF5 says of it is no reason that a user understands
+            if stream.failure is not None:
+                raise stream.failure
 
 
 class _DeferredErrorFile(io.FileIO):

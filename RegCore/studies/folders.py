@@ -157,6 +157,8 @@ def whole_folder(folder: Path, record: Record) -> Iterator[Path]:
     try:
         yield side
         _finish(side, folder, record)
+    except OSError as error:
+        raise InputError(f"{folder}: the results can't be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(side, ignore_errors=True)
 
@@ -176,11 +178,8 @@ def _text(record: Record) -> str:
 
 
 def _finish(side: Path, folder: Path, record: Record) -> None:
-    try:
-        (side / RECORD).write_text(_text(record), encoding="utf-8")
-        _put_in_place(side, folder, record)
-    except OSError as error:
-        raise InputError(f"{folder}: the results can't be written ({error.strerror or error})") from error
+    (side / RECORD).write_text(_text(record), encoding="utf-8")
+    _put_in_place(side, folder, record)
 
 
 def _put_in_place(side: Path, folder: Path, record: Record) -> None:

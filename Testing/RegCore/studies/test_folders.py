@@ -1,5 +1,6 @@
 """Result folders are whole or absent, and their records tell what has changed since."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -45,6 +46,16 @@ def test_a_folder_appears_whole_with_its_record(tmp_path, inputs):
     known = read_record(tmp_path / "out" / "one")
     assert known["seconds"] == 1.5 and known["version"] == RegCore.__version__
     assert difference(known, inputs, {"method": "rigid", "levels": [1, 2]}) == ""
+
+
+def test_a_full_disk_is_one_sentence_wherever_it_is_met(tmp_path, inputs):
+    folder = tmp_path / "out" / "one"
+    with (
+        pytest.raises(InputError, match=f"^{folder}: the results can't be written .No space left"),
+        whole_folder(folder, new_record("one", inputs, {})),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert os.listdir(tmp_path / "out") == []
 
 
 @pytest.mark.parametrize("there", [False, True])
