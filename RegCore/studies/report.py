@@ -40,12 +40,27 @@ def write_report(
     Raises:
         InputError: they can't be written.
     """
+    check_replaceable(out)
     rows = worst_first(list(summaries))
     where = {row["id"]: f"pairs/{row['id']}" for row in rows} if places is None else places
     with atomic_write(out / TABLE) as side:
         side.write_text(_table(rows), encoding="utf-8", errors=READABLE, newline="")
     with atomic_write(out / PAGE) as side:
         side.write_text(_page(out, rows, where), encoding="utf-8", errors=READABLE)
+
+
+def check_replaceable(out: Path) -> None:
+    """Check that a table and a page that are in a folder are those of an earlier report.
+
+    Raises:
+        InputError: they are somebody else's.
+    """
+    for name, beginning in ((TABLE, b"id,status"), (PAGE, b"<title>Registrations</title>")):
+        path = Path(out) / name
+        if path.is_file() and path.stat().st_size:
+            with open(path, "rb") as file:
+                if beginning not in file.read(1000):
+                    raise InputError(f"{path}: this is no report of ours and would be replaced; move it away")
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
