@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from RegCore.io import dicom, elastix, enhanced, itk, nifti, npz, nrrd, simpleitk
-from RegCore.io.files import RawImage
+from RegCore.io.files import RawImage, check_regular
 from RegCore.io.splines import composed
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
@@ -237,9 +237,11 @@ def check_there(path: Path) -> None:
 
     Raises:
         InputError: there is no such file, or it is empty.
+        OSError: it is a device or a pipe.
     """
     if not path.exists():
         raise InputError("there is no such file")
+    check_regular(path)
     if path.is_file() and path.stat().st_size == 0:
         raise InputError("the file is empty (0 bytes)")
 

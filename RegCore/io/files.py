@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -241,6 +242,16 @@ def shorten(text: str, length: int = 60) -> str:
     """A text for a message: printable, and not longer than this."""
     shown = "".join(letter if letter.isprintable() else "�" for letter in text)
     return shown if len(shown) <= length else f"{shown[: length - 1]}…"
+
+
+def check_regular(path: Path) -> None:
+    """Check that what is there is a file or a folder: a device or a pipe may never end.
+
+    Raises:
+        OSError: it is something else.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "it is a device or a pipe, and no file")
 
 
 def sweep_parts(*folders: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from RegCore.io.files import DEFLATE_LIMIT, atomic_write, check_length, in_words, native
+from RegCore.io.files import DEFLATE_LIMIT, atomic_write, check_length, check_regular, in_words, native
 from RegCore.space.geometry import Geometry, InputError
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def _opened(path: Path) -> h5py.File:
     import h5py
 
     try:
+        check_regular(path)
         return h5py.File(path, "r")
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path}: not an HDF5 file, or a damaged one ({error})") from error

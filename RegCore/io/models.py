@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from RegCore.io.files import LPS, RAS, atomic_write, shorten
+from RegCore.io.files import LPS, RAS, atomic_write, check_regular, shorten
 from RegCore.space.geometry import InputError
 
 TYPES = {"float": "f4", "double": "f8", "Float32": "f4", "Float64": "f8"}
@@ -54,6 +54,7 @@ def transform_model(path: Path, mapping: Callable[[np.ndarray], np.ndarray], out
             f"{out}: a model is written in its own format, so {ending} was expected as its ending"
         )
     try:
+        check_regular(path)
         model = readers[ending](path.read_bytes())
         if not len(model.points) or not np.isfinite(model.points).all():
             raise InputError("a model with points of finite numbers was expected")

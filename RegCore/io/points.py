@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from RegCore.io.files import LPS, RAS, atomic_write, shorten
+from RegCore.io.files import LPS, RAS, atomic_write, check_regular, shorten
 from RegCore.space.geometry import InputError
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,7 @@ def _load(path: Path) -> Points:
 
 def _text(path: Path) -> str:
     try:
+        check_regular(path)
         data = path.read_bytes()
         return data.decode("utf-8-sig")
     except OSError as error:

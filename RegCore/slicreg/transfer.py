@@ -312,7 +312,7 @@ def _begin(folder: Path, source: LabelSource) -> None:
     if path.exists():
         try:
             there = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path}: is damaged ({error})") from None
         for key, value in record.items():
             if not isinstance(there, dict) or there.get(key) != value:
@@ -335,7 +335,7 @@ def _done(folder: Path, source: LabelSource, name: str, path: Path) -> dict[str,
     try:
         row = json.loads((folder / "figures" / f"{name}.json").read_text(encoding="utf-8"))
         same = _file(path).items() <= row.items() and set(row["volumes"]) == set(source.names.values())
-    except (OSError, ValueError, LookupError, AttributeError):
+    except (OSError, ValueError, LookupError, AttributeError, RecursionError):
         return None
     return row if same and all(file.exists() for file in files) else None
 

@@ -184,7 +184,7 @@ def _summary(folder: Path, place: str) -> dict[str, Any]:
         metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
         names = {int(label): str(name) for label, name in metrics.get("structures", {}).items()}
         figures = figures_of(metrics, names)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{folder / METRICS}: these are no figures of a registration ({error})") from error
     name = place if place != "." else folder.resolve().name
     about = {"name": name, "status": DONE, "method": str(metrics.get("method", "")), "figures": figures}
