@@ -49,6 +49,8 @@ def transform_model(path: Path, mapping: Callable[[np.ndarray], np.ndarray], out
     """
     readers = {".vtk": _vtk, ".vtp": _vtp, ".stl": _stl, ".ply": _ply}
     ending = path.suffix.lower()
+    if ending not in readers:
+        raise InputError(f"{path}: models are read from {', '.join(readers)}, not from this ending")
     if out.suffix.lower() != ending:
         raise InputError(
             f"{out}: a model is written in its own format, so {ending} was expected as its ending"

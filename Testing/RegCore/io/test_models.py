@@ -173,3 +173,9 @@ def test_a_model_cut_short_or_damaged_gets_a_sentence_or_a_result(tmp_path, endi
             assert str(error).startswith(f"{bad}: ")
             refused += 1
     assert refused > 7
+
+
+def test_another_ending_is_said(tmp_path):
+    (tmp_path / "m.obj").write_text("v 1 2 3\n")
+    with pytest.raises(InputError, match="m.obj: models are read from .vtk, .vtp, .stl, .ply, not from this"):
+        transform_model(tmp_path / "m.obj", lambda points: points, tmp_path / "o.obj")
