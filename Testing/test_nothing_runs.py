@@ -38,6 +38,25 @@ def test_no_module_of_the_working_directory_is_imported(tmp_path, how):
     assert done.returncode == 2 and "v.nii" in done.stderr and not marker.exists()
 
 
+def test_no_worker_of_a_pool_imports_from_the_working_directory(tmp_path):
+    """A pool starts its processes with `python -c`, which looks there first, for json as well."""
+    marker, code = tmp_path / "marker", "raise ImportError('a trap')\n"
+    for name in sys.stdlib_module_names | {"nibabel", "SimpleITK", "torch", "numpy", "scipy", "RegCore"}:
+        (tmp_path / f"{name}.py").write_text(TRAP.format(marker) + code)
+    started = (
+        "import sys; sys.path[:] = [path for path in sys.path if path]\n"
+        "from RegCore.studies.workers import WorkerProcess\n"
+        "from RegCore.studies.jobs import Job\nimport threading\n"
+        "worker = WorkerProcess(1); worker._start(); print(worker.process_id > 0)\n"
+        "worker._requests.close(); print(worker._process.wait())"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = [sys.executable, "-c", started]
+    done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["True", "0"], done.stderr
+    assert not marker.exists()
+
+
 def test_no_plugin_is_loaded_because_a_file_names_it(tmp_path):
     marker, plugin = tmp_path / "marker", tmp_path / "plugin.py"
     plugin.write_text(TRAP.format(marker))

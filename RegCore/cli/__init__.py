@@ -7,6 +7,7 @@ nothing is written then. A new family is entered in `FAMILIES`.
 
 import argparse
 import errno
+import io
 import logging
 import os
 import signal
@@ -31,7 +32,7 @@ from RegCore.cli.warp import add_warp
 from RegCore.progress import Cancelled
 from RegCore.registration import METHODS
 from RegCore.space.geometry import InputError
-from RegCore.space.names import DEVICES
+from RegCore.space.names import DEVICES, READABLE
 
 __all__ = ["BAD_INPUT", "CANCELLED", "DEVICES", "FAILED", "METHODS", "main", "run"]
 
@@ -70,6 +71,9 @@ def run(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] 
     # read by OpenMP when torch is loaded: threads that spin while they wait slow down all other programs
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     parser, left = make_parser(), "nothing was written"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=READABLE)
     try:
         arguments = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
         left = getattr(arguments, "left", left)

@@ -54,10 +54,12 @@ def at_work(
         names: of files that will be written.
 
     Raises:
-        InputError: the folder can't be written, or another run is in it.
+        InputError: the folder can't be written, another run is in it, or a result would take the place of an
+            input.
     """
-    from RegCore.evaluation.results import prepared_folder
+    from RegCore.evaluation.results import check_apart, prepared_folder
 
+    check_apart(arguments.out, (*names, "transforms", "inverses"), steps.inputs.values())
     progress = ProgressLine(sys.stderr, arguments.quiet)
 
     def tell(sentence: str) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 from RegCore.cli.arguments import add_file, settings_of, shared
 from RegCore.cli.pair_arguments import DOUBTFUL, OPTIONAL, add_method, add_pair_options
 from RegCore.cli.progress import ProgressLine
-from RegCore.space.geometry import InputError
 
 log = logging.getLogger(__name__)
 
@@ -120,13 +119,11 @@ def register_files(
 
 def _check_kept(out: Path, files: Mapping[str, Any]) -> None:
     """No result may take the place of what it is made of."""
-    from RegCore.evaluation.results import RESULTS
+    from RegCore.evaluation.results import RESULTS, check_apart
 
-    results = {(out / name).resolve() for name in RESULTS}
     for given in files.values():
-        for path in given if isinstance(given, list | tuple) else [given]:
-            if isinstance(path, Path) and path.resolve() in results:
-                raise InputError(f"{path}: a result in {out} would take its place; choose another --out")
+        paths = given if isinstance(given, list | tuple) else [given]
+        check_apart(out, RESULTS, (path for path in paths if isinstance(path, Path)))
 
 
 def _load_plugins(paths: list[Path]) -> None:

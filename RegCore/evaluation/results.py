@@ -4,7 +4,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,23 @@ from RegCore.space.volume import Volume
 FILES = ("transform.h5", "inverse.h5", "warped.nii.gz", "warped_seg.nii.gz", "metrics.json", "overview.png")
 NAMED = "warped_seg.seg.nrrd"  # in place of warped_seg.nii.gz, which can't hold the names of structures
 RESULTS = (*FILES, NAMED)
+
+
+def check_apart(folder: Path, names: Iterable[str], paths: Iterable[Path]) -> None:
+    """Check that no result takes the place of what it is made of.
+
+    Args:
+        folder: of the results.
+        names: of files in it, and of folders that are replaced with all that they hold.
+        paths: of what they are made of.
+
+    Raises:
+        InputError: a result would take the place of one.
+    """
+    results = [(Path(folder) / name).resolve() for name in names]
+    for path in paths:
+        if any(path.resolve().is_relative_to(result) for result in results):
+            raise InputError(f"{path}: a result in {folder} would take its place; choose another --out")
 
 
 @contextmanager

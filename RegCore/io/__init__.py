@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from RegCore.io import elastix, itk, nifti, npz, nrrd, simpleitk
-from RegCore.io.files import RawImage
+from RegCore.io import dicom, elastix, enhanced, itk, nifti, npz, nrrd, simpleitk
+from RegCore.io.files import RawImage, check_regular
+from RegCore.io.splines import composed
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
 from RegCore.space.volume import Volume, slabs
@@ -106,7 +107,7 @@ def load_chain(paths: Sequence[str | os.PathLike]) -> Transform:
     chain = [found for path in paths if not isinstance(found := load(path, "transform"), Volume)]
     result = chain[0]
     for outer in chain[1:]:
-        result = outer.compose(result)
+        result = composed(outer, result)
     return result
 
 
@@ -140,7 +141,7 @@ def read_header(path: str | os.PathLike) -> tuple[tuple[int, ...], Geometry]:
     with named(path):
         check_there(path)
         reader = _by_suffix(HEADERS, path)
-        if reader is None and (path.is_dir() or _by_suffix(READERS, path)):
+        if reader is None and (path.is_dir() or _by_suffix(READERS, path) or enhanced.is_dicom(path)):
             found = _contents(path)
             if not isinstance(found, RawImage):
                 raise InputError("a volume was expected, but the file holds a transform")
@@ -169,10 +170,10 @@ def _contents(path: Path, series: str | Sequence[str] | None = None) -> RawImage
     """What is in a file or in a folder of DICOM: by its ending, or, for any other ending, by SimpleITK."""
     check_there(path)
     if path.is_dir():
-        return simpleitk.read_folder(path, [series] if isinstance(series, str) else series)
+        return dicom.read_folder(path, [series] if isinstance(series, str) else series)
     if series is not None:
         raise InputError("a DICOM series can be chosen from a folder only, and this is a file")
-    return (_by_suffix(READERS, path) or simpleitk.read)(path)
+    return (_by_suffix(READERS, path) or dicom.read)(path)
 
 
 def _grid(shape: Sequence[int], affine: np.ndarray) -> Geometry:
@@ -236,9 +237,11 @@ def check_there(path: Path) -> None:
 
     Raises:
         InputError: there is no such file, or it is empty.
+        OSError: it is a device or a pipe.
     """
     if not path.exists():
         raise InputError("there is no such file")
+    check_regular(path)
     if path.is_file() and path.stat().st_size == 0:
         raise InputError("the file is empty (0 bytes)")
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from RegCore.io import itk
 from RegCore.io.files import shorten
+from RegCore.io.splines import b_spline, composed
 from RegCore.space.geometry import InputError
 from RegCore.space.transforms import Transform
 
@@ -50,7 +51,7 @@ def _chain(path: Path, before: tuple[Path, ...]) -> Transform:
     if not name or not (path.parent / name).is_file():
         raise InputError(f"the initial transform {shorten(name)} is missing in the folder of the file")
     try:
-        return own.compose(_chain(path.parent / name, (*before, path)))
+        return composed(own, _chain(path.parent / name, (*before, path)))
     except InputError as error:
         raise InputError(f"{shorten(name)}: {error}") from None
 
@@ -103,11 +104,9 @@ def _transform(parameters: Parameters) -> Transform:
         parameters.get(k, [w])
         for k, w in (("BSplineTransformSplineOrder", "3"), ("UseCyclicTransform", "false"))
     )
-    if order != ["3"] or cyclic != ["false"]:
-        raise InputError("B-splines of order 3 that are not cyclic were expected")
-    return itk.from_parameters(
-        "BSplineTransform_double_3_3", _numbers(parameters, "TransformParameters"), _grid(parameters)
-    )
+    if order not in (["1"], ["2"], ["3"]) or cyclic != ["false"]:
+        raise InputError("B-splines of order 1, 2 or 3 that are not cyclic were expected")
+    return b_spline(_numbers(parameters, "TransformParameters"), _grid(parameters), int(order[0]))
 
 
 def _grid(parameters: Parameters) -> np.ndarray:

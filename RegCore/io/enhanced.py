@@ -3,6 +3,7 @@
 SimpleITK reads the voxels, in the order of the file, but does not tell the groups; they are read here.
 """
 
+import logging
 import mmap
 import struct
 from collections.abc import Callable, Sequence
@@ -16,6 +17,9 @@ from RegCore.io import simpleitk
 from RegCore.io.files import FLIP, RawImage
 from RegCore.space.geometry import InputError
 
+log = logging.getLogger(__name__)
+UNEVEN = 0.01  # mm: slices further from even steps along their normal are worth a warning
+SAME_PLACE = 1e-3  # mm: slices less apart are frames of one place
 UNDEFINED = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END, PIXELS = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD, 0x7FE0
 LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # kinds with four bytes for the length
@@ -217,40 +221,134 @@ def read_frames(files: Sequence[Path]) -> RawImage:
         files: one with all frames, or one for each frame, say.
 
     Raises:
-        InputError: the slices do not say where they lie or which comes first, lie in different ways, are
-            scaled in different ways, or a place lacks a frame.
+        InputError: the slices do not say where they lie or which comes first, lie in different ways, or a
+            place lacks a frame.
     """
     each = [_slices(read_groups(file)) for file in files]
-    slices = [one for some in each for one in some]
     if not all(each):
         raise InputError(NOWHERE)
-    if np.ptp([one.lies for one in slices], axis=0).max() > 1e-4:
-        raise InputError("its slices lie in different directions, so they are not the frames of one volume")
-    if len({one.scale for one in slices}) > 1:
-        what = "its frames are scaled in different ways, which SimpleITK does not tell apart"
-        raise InputError(f"{what}; convert it to NIfTI first, by dcm2niix say")
+    slices = [one for some in each for one in some]
     stacks = _stacks(slices)
-    images = [simpleitk.read_slices(file) for file in files]
-    voxels = np.concatenate([array for array, _ in images], 2)
-    if voxels.shape[2] != len(slices):
-        raise InputError(f"it has {voxels.shape[2]} slices, but {len(slices)} say where they lie")
+    voxels, padding = _voxels(files, each)
     array = np.stack([voxels[:, :, [stack[t] for stack in stacks]] for t in range(len(stacks[0]))], -1)
-    places = np.array([slices[stack[0]].place for stack in stacks])
+    return _placed(files[0], array, slices, [stack[0] for stack in stacks], padding)
+
+
+def read_volume(files: Sequence[Path]) -> RawImage | None:
+    """The volume of Enhanced DICOM, (I, J, K), whose slices may stand in any order.
+
+    Args:
+        files: one with all slices, or several.
+
+    Returns:
+        The volume; None where the files do not say where each slice lies, or not in a form that is read here.
+
+    Raises:
+        InputError: slices lie in different ways, or several at one place.
+    """
+    try:
+        each = [_slices(read_groups(file)) for file in files]
+    except InputError:
+        return None
+    slices = [one for some in each for one in some]
+    if not all(each):
+        return None
+    heights = _heights(slices)
+    order = np.argsort(heights, kind="stable").tolist()
+    if len(order) > 1 and np.diff(heights[order]).min() < SAME_PLACE:
+        count = len(np.unique((heights / SAME_PLACE).round()))
+        raise InputError(
+            f"{len(slices)} slices lie at {count} places, so they are frames, which register-series takes"
+        )
+    voxels, padding = _voxels(files, each)
+    return _placed(files[0], voxels[:, :, order], slices, order, padding)
+
+
+def _voxels(files: Sequence[Path], each: Sequence[Sequence[_Slice]]) -> tuple[np.ndarray, float | None]:
+    """The voxels of all slices in the order of the files, (I, J, N), and the value of padding.
+
+    SimpleITK scales all slices of a file as the first: where they differ this is undone.
+    """
+    images = [simpleitk.read_slices(file) for file in files]
+    arrays = []
+    for (array, _), slices in zip(images, each, strict=True):
+        if array.shape[2] != len(slices):
+            raise InputError(f"it has {array.shape[2]} slices, but {len(slices)} say where they lie")
+        if len({one.scale for one in slices}) > 1:
+            scales = np.array([one.scale or (1.0, 0.0) for one in slices])
+            slope, offset = scales[0]
+            if slope == 0:
+                raise InputError("its voxels are scaled by 0")
+            array = (array - offset) / slope * scales[:, 0] + scales[:, 1]
+        arrays.append(array)
+    return np.concatenate(arrays, 2), images[0][1]
+
+
+def _placed(
+    path: Path, array: np.ndarray, slices: Sequence[_Slice], order: Sequence[int], padding: float | None
+) -> RawImage:
+    """An image of slices in the given order, the lowest first."""
+    if np.ptp([one.lies for one in slices], axis=0).max() > 1e-4:
+        raise InputError("its slices lie in different directions, so they are not those of one volume")
+    places = np.array([slices[n].place for n in order])
     affine, (rows, columns) = np.eye(4), slices[0].lies[6:]
     affine[:3, 0], affine[:3, 1] = (np.array(slices[0].lies[n : n + 3]) for n in (0, 3))
+    affine[:3, 2], affine[:3, 3] = np.cross(affine[:3, 0], affine[:3, 1]), places[0]
     affine[:3, :2] *= (columns, rows)
-    affine[:3, 2], affine[:3, 3] = (places[-1] - places[0]) / (len(places) - 1), places[0]
-    simpleitk.warn_of_gaps(files[0], np.diff(places, axis=0), np.cross(affine[:3, 0], affine[:3, 1]))
-    return RawImage(array, FLIP @ affine, kind="image", padding=images[0][1])
+    if len(places) > 1:
+        affine[:3, 2] = (places[-1] - places[0]) / (len(places) - 1)
+        warn_of_gaps(path, np.diff(places, axis=0), np.cross(affine[:3, 0], affine[:3, 1]))
+    return RawImage(array, FLIP @ affine, kind="image", padding=padding)
+
+
+def _heights(slices: Sequence[_Slice]) -> np.ndarray:
+    """How high slices lie along their normal, (N,) mm."""
+    row, column = np.array(slices[0].lies[:6]).reshape(2, 3)
+    return np.array([one.place for one in slices]) @ np.cross(row, column)
 
 
 def _stacks(slices: Sequence[_Slice]) -> list[list[int]]:
     """The numbers of the slices of each place, along the normal, in the order of their times."""
-    row, column = np.array(slices[0].lies[:6]).reshape(2, 3)
-    heights = np.array([one.place for one in slices]) @ np.cross(row, column)
-    stacks = simpleitk.stacks_of(heights)
+    stacks = stacks_of(_heights(slices))
     for key in dict.fromkeys(key for one in slices for key in one.times):
         times = [[slices[n].times.get(key) for n in stack] for stack in stacks]
         if all(None not in some and len(set(some)) == len(stacks[0]) for some in times):
             return [sorted(stack, key=lambda n, key=key: slices[n].times[key]) for stack in stacks]  # type: ignore
     raise InputError("the slices of one place do not say which comes first")
+
+
+# ---- places, of all kinds of DICOM -------------------------------------------------------------------------
+
+
+def stacks_of(heights: np.ndarray) -> list[list[int]]:
+    """The numbers of the slices of each place of a series of frames, from the lowest place on.
+
+    Args:
+        heights: of each slice along the normal, mm.
+
+    Raises:
+        InputError: a place lacks a frame, or there is just one place or one frame.
+    """
+    steps = (heights / UNEVEN).round().astype(int)
+    stacks = [np.flatnonzero(steps == step).tolist() for step in np.unique(steps)]
+    counts = sorted({len(stack) for stack in stacks})
+    if len(counts) > 1:
+        raise InputError(f"each place needs as many slices as there are frames, but they have {counts}")
+    if len(stacks) < 2 or counts[0] < 2:
+        raise InputError(
+            f"a series of frames was expected, but there are {counts[0]} at {len(stacks)} places"
+        )
+    return stacks
+
+
+def warn_of_gaps(folder: Path, steps: np.ndarray, normal: np.ndarray) -> None:
+    """Say where slices are missing, which all readers take for evenly spaced, or shifted by a gantry tilt."""
+    normal = normal / np.linalg.norm(normal)
+    heights = steps @ normal
+    if np.ptp(heights) > UNEVEN:
+        text = "%s: the slices are %.3g to %.3g mm apart, some may be missing; all are taken as evenly spaced"
+        log.warning(text, folder, heights.min(), heights.max())
+    aside = np.linalg.norm(steps - heights[:, None] * normal, axis=1).max()
+    if aside > UNEVEN:
+        text = "%s: each slice is shifted by up to %.3g mm in its plane (gantry tilt), so the grid is sheared"
+        log.warning(text, folder, aside)

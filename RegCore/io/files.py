@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
@@ -243,6 +244,16 @@ def shorten(text: str, length: int = 60) -> str:
     return shown if len(shown) <= length else f"{shown[: length - 1]}…"
 
 
+def check_regular(path: Path) -> None:
+    """Check that what is there is a file or a folder: a device or a pipe may never end.
+
+    Raises:
+        OSError: it is something else.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "it is a device or a pipe, and no file")
+
+
 def sweep_parts(*folders: Path) -> None:
     """Remove the side files that killed runs left in folders in which nobody else is writing."""
     for folder in folders:
@@ -270,4 +281,5 @@ def atomic_write(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"{path}: can't be written ({error.strerror or error})") from error
     finally:
-        side.unlink(missing_ok=True)
+        with suppress(OSError):  # on a file system that takes no files there is nothing to remove
+            side.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from RegCore.io.files import DEFLATE_LIMIT, atomic_write, check_length, in_words, native
+from RegCore.io.files import DEFLATE_LIMIT, atomic_write, check_length, check_regular, in_words, native
 from RegCore.space.geometry import Geometry, InputError
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def _opened(path: Path) -> h5py.File:
     import h5py
 
     try:
+        check_regular(path)
         return h5py.File(path, "r")
     except (OSError, RuntimeError) as error:
         raise InputError(f"{path}: not an HDF5 file, or a damaged one ({error})") from error
@@ -143,7 +144,10 @@ def dataset_at(path: Path, group: h5py.Group, name: str) -> h5py.Dataset:
     promised, room = math.prod(found.shape) * found.dtype.itemsize, path.stat().st_size
     if found.chunks:
         if tuple(_filters(found)) not in PIPELINES:
-            raise InputError(f"the data of {name!r} were packed by filters other than gzip, LZF and shuffle")
+            raise InputError(
+                f"the data of {name!r} were packed by filters other than gzip, LZF and shuffle (szip, say); "
+                "pack them anew, by h5repack -f GZIP=4 say"
+            )
         piece = _bytes_of_piece(found)
         sizes = {part.byte_offset: part.size for part in _pieces(found)}
         if max(sizes.values(), default=0) > 1.01 * piece + 64:
@@ -344,10 +348,12 @@ def create_h5(path: Path) -> Iterator[h5py.File]:
     import h5py
 
     with atomic_write(path) as side, _DeferredErrorFile(side, "x+") as stream:
-        with h5py.File(stream, "w") as file:
-            yield file
-        if stream.failure is not None:
-            raise stream.failure
+        try:
+            with h5py.File(stream, "w") as file:
+                yield file
+        finally:  # what HDF5 says of it is no reason that a user understands
+            if stream.failure is not None:
+                raise stream.failure
 
 
 class _DeferredErrorFile(io.FileIO):

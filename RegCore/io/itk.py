@@ -6,7 +6,6 @@ Layout of .h5: TransformGroup/<n>/{TransformType, TransformParameters, Transform
 
 from __future__ import annotations
 
-import logging
 import math
 import platform
 import re
@@ -20,14 +19,13 @@ import numpy as np
 from RegCore.io.files import FLIP, atomic_write, check_names, shorten
 from RegCore.io.h5 import check_all, check_pieces, create_h5, dataset_at, has, member, text_of
 from RegCore.io.simpleitk import reason
+from RegCore.io.splines import MOST_LANDMARKS, b_spline, composed, of_b_spline, thin_plate
 from RegCore.space.geometry import Geometry, InputError, homogeneous
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
 
 if TYPE_CHECKING:
     import h5py
     import SimpleITK as sitk
-
-log = logging.getLogger(__name__)
 
 TEXT_HEAD = "#Insight Transform File V1.0"
 MAT_BYTES = {0: 8, 1: 4, 2: 4, 3: 2, 4: 2, 5: 1}  # of a number, by the tens of the type of a matrix
@@ -64,9 +62,13 @@ def _read_part(part: h5py.Group, path: Path) -> Transform | None:
     name = text_of(path, dataset_at(path, part, "TransformType"))
     if name.startswith("CompositeTransform"):
         return None
-    fixed = _numbers(part, "TransformFixedParameters", MOST_NUMBERS, path)
-    on_grid = len(fixed) == 18 and name.partition("_")[0] in (FIELD, *SPLINES)
-    most = 3 * math.prod(int(n) for n in fixed[:3]) if on_grid else MOST_NUMBERS
+    fixed = _numbers(part, "TransformFixedParameters", 3 * MOST_LANDMARKS, path)
+    kind = name.partition("_")[0].removeprefix(INVERSE)
+    most = MOST_NUMBERS
+    if len(fixed) == 18 and kind in (FIELD, *SPLINES):
+        most = 3 * math.prod(int(n) for n in fixed[:3])
+    elif kind == THIN_PLATE:
+        most = len(fixed)
     return from_parameters(name, _numbers(part, "TransformParameters", most, path), fixed)
 
 
@@ -122,7 +124,7 @@ def _joined(parts: list[Transform | None]) -> Transform:
         raise InputError(f"one transform was expected, but the file holds {len(transforms)} separate ones")
     result = transforms[-1]
     for outer in reversed(transforms[:-1]):
-        result = outer.compose(result)
+        result = composed(outer, result)
     return result
 
 
@@ -133,14 +135,19 @@ def from_parameters(name: str, parameters: np.ndarray, fixed: np.ndarray) -> Tra
         InputError: it is none of 3-D space, none that can be read, or its numbers make no sense.
     """
     kind = name.partition("_")[0]
-    if not re.fullmatch(r"\w+?_(double|float)_3_3", name):
+    found = re.fullmatch(r"\w+?_(double|float)_3_3(?:_(\d))?", name)  # the last is the order of a B-spline
+    if found is None:
         raise InputError(f"a transform of 3-D space was expected, but this is {name!r}")
     if not (np.isfinite(parameters).all() and np.isfinite(fixed).all()):
         raise InputError(f"the parameters of {name!r} hold values that are NaN or infinite")
     if kind == FIELD:
         return _field(parameters, fixed)
     if kind in SPLINES:
-        return _spline(_new_spline(parameters, fixed))
+        return b_spline(parameters, fixed, int(found[2] or 3))
+    if kind == THIN_PLATE:
+        return thin_plate(parameters, fixed)
+    if kind in (INVERSE + FIELD, INVERSE + THIN_PLATE, *(INVERSE + spline for spline in SPLINES)):
+        return from_parameters(name.removeprefix(INVERSE), parameters, fixed).inverse()
     if kind == COMPOSED and len(parameters) == 12:
         parameters, kind = np.concatenate([_composed(parameters).ravel(), parameters[3:6]]), "AffineTransform"
     if kind not in MATRICES:
@@ -232,7 +239,7 @@ def _converted(transform: sitk.Transform) -> Transform:
     if kind == FIELD:
         return _field(np.array(transform.GetParameters()), np.array(transform.GetFixedParameters()))
     if kind in SPLINES:
-        return _spline(sitk.BSplineTransform(transform))
+        return of_b_spline(sitk.BSplineTransform(transform))
     if not transform.IsLinear():
         raise InputError(f"transforms of the type {kind!r} can't be read")
     origin, *ends = (
@@ -241,63 +248,6 @@ def _converted(transform: sitk.Transform) -> Transform:
     matrix = np.eye(4)
     matrix[:3, :3], matrix[:3, 3] = np.stack(ends, 1) - origin[:, None], origin
     return AffineTransform(FLIP @ matrix @ FLIP)
-
-
-def _new_spline(parameters: np.ndarray, fixed: np.ndarray) -> sitk.BSplineTransform:
-    import SimpleITK as sitk
-
-    if len(fixed) != 18 or min(fixed[:3]) < 4 or len(parameters) != 3 * np.prod(fixed[:3]):
-        text = f"{len(parameters)} parameters and {len(fixed)} fixed ones do not fit"
-        raise InputError(f"the control points of the B-spline make no grid: {text}")
-    spline = sitk.BSplineTransform(3)
-    spline.SetFixedParameters(fixed.tolist())
-    spline.SetParameters(parameters.tolist())
-    return spline
-
-
-def _spline(spline: sitk.BSplineTransform) -> DisplacementField:
-    """A B-spline as displacements, on a grid so fine that linear interpolation tells them from it nowhere.
-
-    The grid is refined until the two differ, at places between its nodes, by no more than 0.01 mm and 1/2000
-    of the distance of the control points, or until it is as large as it may be. Around it lies a layer of
-    zeros: beyond its grid a B-spline of ITK moves nothing.
-    """
-    mesh = np.array(spline.GetTransformDomainMeshSize())
-    extent = np.array(spline.GetTransformDomainPhysicalDimensions())
-    axes = np.array(spline.GetTransformDomainDirection()).reshape(3, 3)
-    start = np.array(spline.GetTransformDomainOrigin()) + axes @ (EDGE * extent)
-    if np.prod(mesh * 4.0 + 3) > 2 * MOST_VOXELS:
-        points = " × ".join(str(n + 3) for n in mesh)
-        raise InputError(f"the B-spline has {points} control points, more than can become displacements")
-    wanted = min(0.01, float((extent / mesh).min()) / 2000)
-    places = np.random.default_rng(0).random((2000, 3)) * (1 - 4 * EDGE) * extent @ axes.T + start
-    expected = np.array([spline.TransformPoint(place) for place in places])
-    for parts in (4, 8, 16, 32):
-        field = _sampled(spline, mesh * parts, start, axes * (extent * (1 - 2 * EDGE) / (mesh * parts)))
-        signs = np.diag(FLIP)[:3]
-        error = np.abs(field.map(places * signs) * signs - expected).max()
-        if error <= wanted or 8 * field.geometry.voxels > MOST_VOXELS:
-            break
-    if error > 5 * wanted:
-        log.warning("the displacements that stand for a B-spline differ from it by up to %.2g mm", error)
-    return field
-
-
-def _sampled(
-    spline: sitk.BSplineTransform, cells: np.ndarray, start: np.ndarray, steps: np.ndarray
-) -> DisplacementField:
-    """Displacements at the corners of cells, and in a layer around them; `start` and `steps` in LPS mm."""
-    import SimpleITK as sitk
-
-    spacing = np.linalg.norm(steps, axis=0)
-    affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = steps, start - steps.sum(1)
-    i, j, k = (int(n) + 3 for n in cells)
-    image = sitk.TransformToDisplacementField(
-        spline, sitk.sitkVectorFloat64, (i, j, k), affine[:3, 3], spacing, (steps / spacing).ravel()
-    )
-    mm = sitk.GetArrayViewFromImage(image).transpose(2, 1, 0, 3) * np.diag(FLIP)[:3]
-    return DisplacementField(Geometry((i, j, k), FLIP @ affine), mm)
 
 
 def _field(parameters: np.ndarray, fixed: np.ndarray) -> DisplacementField:
@@ -325,10 +275,9 @@ MATRICES = {  # linear transforms that hold their matrix, and how many parameter
     "Rigid3DTransform": 12,
     "CenteredAffineTransform": 15,
 }
+THIN_PLATE, INVERSE = "ThinPlateSplineKernelTransform", "Inverse"  # as Slicer writes them
 COMPOSED = "ComposeScaleSkewVersor3DTransform"
 SPLINES = ("BSplineTransform", "BSplineDeformableTransform")
-EDGE = 1e-6  # share of a grid of control points by which samples keep away from its border
-MOST_VOXELS = 20_000_000  # of displacements that stand for a B-spline
 
 
 def _affine_parameters(transform: AffineTransform) -> np.ndarray:

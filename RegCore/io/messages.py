@@ -65,7 +65,7 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
         with np.load(path, allow_pickle=False) as arrays:
             description = json.loads(arrays[DESCRIPTION].tobytes().decode())
             return {name: _unpack(name, what, arrays) for name, what in description.items()}
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error, RecursionError) as error:
         raise ValueError(f"{path}: the message is damaged ({error})") from error
 
 

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from RegCore.io.files import LPS, RAS, atomic_write, shorten
+from RegCore.io.files import LPS, RAS, atomic_write, check_regular, shorten
 from RegCore.space.geometry import InputError
 
 TYPES = {"float": "f4", "double": "f8", "Float32": "f4", "Float64": "f8"}
+VTK_TYPES = {"short": "i2", "unsigned_short": "u2", "int": "i4", "unsigned_int": "u4", **TYPES}
 PLY_TYPES = {"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", **TYPES}
 PLY_TYPES |= {"int8": "i1", "uint8": "u1", "int16": "i2", "uint16": "u2", "int32": "i4", "uint32": "u4"}
 PLY_TYPES |= {"float32": "f4", "float64": "f8"}
@@ -48,11 +49,14 @@ def transform_model(path: Path, mapping: Callable[[np.ndarray], np.ndarray], out
     """
     readers = {".vtk": _vtk, ".vtp": _vtp, ".stl": _stl, ".ply": _ply}
     ending = path.suffix.lower()
+    if ending not in readers:
+        raise InputError(f"{path}: models are read from {', '.join(readers)}, not from this ending")
     if out.suffix.lower() != ending:
         raise InputError(
             f"{out}: a model is written in its own format, so {ending} was expected as its ending"
         )
     try:
+        check_regular(path)
         model = readers[ending](path.read_bytes())
         if not len(model.points) or not np.isfinite(model.points).all():
             raise InputError("a model with points of finite numbers was expected")
@@ -117,9 +121,10 @@ def _stl_text(data: bytes) -> _Model:
 
 
 def _ply(data: bytes) -> _Model:
-    head, mark, body = data.partition(b"end_header\n")
-    if not data.startswith(b"ply") or not mark:
+    end = re.search(rb"(?m)^end_header\r?\n", data)
+    if not data.startswith(b"ply") or end is None:
         raise InputError("this is no PLY file, or it is cut short")
+    head, mark, body = data[: end.start()], end[0], data[end.end() :]
     lines = [line.split() for line in head.decode("ascii", errors="replace").splitlines()]
     order = PLY_ORDERS[next((line[1] for line in lines if line[:1] == ["format"]), "")]
     elements = [n for n, line in enumerate(lines) if line[:1] == ["element"]]
@@ -164,16 +169,18 @@ def _ply_text(data: bytes, start: int, count: int, columns: list[int], head: byt
 
 def _vtk(data: bytes) -> _Model:
     head = data.split(b"\n", 3)
-    found = re.search(rb"(?m)^POINTS[ \t]+(\d+)[ \t]+(float|double)[ \t]*\r?\n", data)
+    kinds = "|".join(VTK_TYPES).encode()
+    found = re.search(rb"(?im)^POINTS[ \t]+(\d+)[ \t]+(%s)(?:[ \t]*\r?\n|[ \t]+)" % kinds, data)
     if not head[0].startswith(b"# vtk DataFile") or len(head) < 4 or found is None:
-        raise InputError("a VTK file with POINTS of the type float or double was expected")
-    count, start = int(found[1]), found.end()
+        raise InputError("a VTK file with POINTS was expected")
+    count, start, kind = int(found[1]), found.end(), found[2].decode().lower()
+    written = kind if kind in TYPES else "double"  # moved points are no whole numbers
+    before = data[: found.start(2)] + written.encode() + data[found.end(2) : start]
     if head[2].strip().upper() == b"BINARY":
-        dtype = np.dtype(">" + TYPES[found[2].decode()])
-        points = np.frombuffer(data, dtype, 3 * count, start).reshape(-1, 3)
+        points = np.frombuffer(data, ">" + VTK_TYPES[kind], 3 * count, start).reshape(-1, 3)
 
         def rebuilt(new: np.ndarray) -> bytes:
-            return data[:start] + new.astype(dtype).tobytes() + data[start + points.nbytes :]
+            return before + new.astype(">" + TYPES[written]).tobytes() + data[start + points.nbytes :]
 
         return _Model(points.astype(np.float64), rebuilt, head[1])
     numbers = (
@@ -183,7 +190,7 @@ def _vtk(data: bytes) -> _Model:
         raise InputError(f"the file is cut short: {count} points promised")
 
     def rewritten(new: np.ndarray) -> bytes:
-        return data[:start] + _as_text(new) + data[numbers.end() :]
+        return before + _as_text(new) + data[numbers.end() :]
 
     return _Model(np.array(numbers[0].split(), float).reshape(-1, 3), rewritten, head[1])
 

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LABELS, DISPLACEMENT, VECTOR = 1002, 1006, 1007  # intent codes
+MAPPING = b"Mapping"  # the name of SPM's deformations, which hold places in RAS mm
 SCANNER = 1  # the code of a form that leads to the scanner's coordinates
 FORMS = (
     *("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
@@ -59,7 +60,7 @@ def read(path: Path) -> RawImage:
 
     It is placed where ITK and Slicer place it (see `_affine`). Scaled voxels become float32. Vectors
     (5-D, (I, J, K, 1, 3)) of intent 1006 are displacements in RAS, of intent 1007 vectors in LPS, as ITK and
-    ANTs write them.
+    ANTs write them; the places that SPM writes instead become displacements.
     """
     with open(path, "rb") as file:
         stream, header, shape, start = _begin(file, path.name.lower().endswith(".gz"))
@@ -72,10 +73,21 @@ def read(path: Path) -> RawImage:
     intent, affine = int(header["intent_code"]), _place(path, header, shape)
     real = array.dtype.kind == "f"  # colours are no displacements
     if len(shape) == 5 and shape[3:] == (1, 3) and real and intent in (DISPLACEMENT, VECTOR):
-        signs = RAS if intent == DISPLACEMENT else LPS
-        return RawImage(array[:, :, :, 0], affine, signs, declared=True)
+        signs, array = RAS if intent == DISPLACEMENT else LPS, array[:, :, :, 0]
+        if header["intent_name"].item().rstrip(b"\0") == MAPPING:
+            signs, array = RAS, array - Geometry(shape[:3], affine).world_grid()
+        return RawImage(array, affine, signs, declared=True)
     kind = "labels" if intent == LABELS else None
-    return RawImage(array, affine, kind=kind, rounding=abs(slope) / 2 if scaled else 0.0)
+    rounding = _rounding(header.get_data_dtype(), slope, offset) if scaled else 0.0
+    return RawImage(array, affine, kind=kind, rounding=rounding)
+
+
+def _rounding(dtype: np.dtype, slope: float, offset: float) -> float:
+    """How far a value may be off: half a step of integers, and the last digits of scaled ones."""
+    if dtype.kind == "f":
+        return abs(slope) / 2
+    largest = abs(offset) + abs(slope) * float(np.iinfo(dtype).max)
+    return abs(slope) / 2 + largest * float(np.finfo(np.float32).eps)
 
 
 def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
@@ -190,6 +202,8 @@ def _place(path: Path, header: Nifti1Header, shape: tuple[int, ...]) -> np.ndarr
     if (header["pixdim"][1:4] < 0).any():
         text = "%s: a voxel size is negative; its sign is ignored, as by nibabel, but Slicer mirrors the axis"
         log.warning(text, path)
+    if not (np.abs(header["pixdim"][1:4]) > 0).all() or not np.isfinite(header["pixdim"][1:4]).all():
+        log.warning("%s: a voxel size is 0 or no number; it is taken for 1, as by Slicer", path)
     affine[:3] *= MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
     return affine
 
@@ -202,7 +216,7 @@ def _affine(header: Nifti1Header) -> np.ndarray:
     voxels are those of pixdim, but for a sheared sform. Without codes the axes run along L, P, S from the
     origin.
     """
-    sizes = np.abs(header["pixdim"][1:4].astype(np.float64))
+    sizes = _sizes(header)
     use_sform, use_qform = header["sform_code"] > 0, header["qform_code"] > 0
     if not use_sform:
         return _qform(header, sizes) if use_qform else FLIP @ np.diag([*sizes, 1.0])
@@ -212,7 +226,7 @@ def _affine(header: Nifti1Header) -> np.ndarray:
     orthogonal = bool((np.abs(directions @ directions.T - np.eye(3)) <= ALIKE).all())
     if not orthogonal:
         return _qform(header, sizes) if use_qform else sform
-    sform[:3, :3] = directions * np.where((sizes > 0) & np.isfinite(sizes), sizes, 1.0)
+    sform[:3, :3] = directions * sizes
     if header["sform_code"] == SCANNER or not use_qform:
         return sform
     qform = _qform(header, sizes)
@@ -222,6 +236,12 @@ def _affine(header: Nifti1Header) -> np.ndarray:
     spans = [np.linalg.svd(form[:3, :3], compute_uv=False) for form in (_sform(header), qform)]
     apart = np.abs([spans[0] - spans[1], sform[:3, 3] - qform[:3, 3]])
     return _by_itk(header) if (apart <= 10 * ALIKE).all() else qform
+
+
+def _sizes(header: Nifti1Header) -> np.ndarray:
+    """Sizes of voxels in the header's unit; 1 for what is none, as for the NIfTI library, ITK and Slicer."""
+    sizes = np.abs(header["pixdim"][1:4].astype(np.float64))
+    return np.where((sizes > 0) & np.isfinite(sizes), sizes, 1.0)
 
 
 def _by_itk(header: Nifti1Header) -> np.ndarray:

@@ -33,7 +33,7 @@ from RegCore.io.files import (
     shorten,
     stored_type,
 )
-from RegCore.io.segmentation import channels_of, fields_of, segments_of
+from RegCore.io.segmentation import channels_of, fields_of, segments_of, unescaped
 from RegCore.space.geometry import InputError
 from RegCore.space.transforms import DisplacementField
 from RegCore.space.volume import Volume
@@ -95,13 +95,14 @@ def read(path: Path) -> RawImage:
             beside = second_file(path, fields["data file"])
             with open(beside, "rb") as second:
                 array = _voxels(second, beside, fields, shape, dtype)
-    kind = "labels" if "segment0_labelvalue" in fields else None
+    segments = segments_of(fields)
+    kind = "labels" if segments else None
     if channel is None:
-        return RawImage(array, affine, kind=kind, segments=segments_of(fields))
+        return RawImage(array, affine, kind=kind, segments=segments)
     array = np.moveaxis(array, channel, -1)
-    if kind == "labels":
-        segments = [replace(segment, label=n) for n, segment in enumerate(segments_of(fields))]
-        return RawImage(channels_of(array, fields), affine, kind=kind, segments=tuple(segments))
+    if segments:
+        segments = tuple(replace(segment, label=n) for n, segment in enumerate(segments))
+        return RawImage(channels_of(array, fields), affine, kind=kind, segments=segments)
     marked = bool(kinds) and kinds[channel].lower() in VECTORS
     vector = shape[channel] == 3 and dtype.kind == "f" and (not kinds or marked)
     return RawImage(array, affine, _signs(fields) if vector else None, declared=vector and marked)
@@ -125,8 +126,7 @@ def read_header(path: Path) -> tuple[tuple[int, ...], np.ndarray]:
     if channel is None:
         return shape, affine
     channels = shape[channel]
-    if "segment0_labelvalue" in fields:
-        channels = sum(bool(re.fullmatch(r"segment\d+_labelvalue", name)) for name in fields)
+    channels = len(segments_of(fields)) or channels
     return (*shape[:channel], *shape[channel + 1 :], channels), affine
 
 
@@ -142,7 +142,7 @@ def read_fields(path: Path) -> dict[str, str]:
 
 def _read_header(file: BinaryIO) -> dict[str, str]:
     """Fields and metadata (key:=value) by their names in lower case; ends behind the empty line."""
-    if not file.read(8).startswith(b"NRRD000"):
+    if not file.read(8).startswith((b"NRRD000", b"NRRD00.0")):
         raise InputError("not an image: this is not a NRRD file")
     file.readline()
     fields: dict[str, str] = {}
@@ -156,13 +156,13 @@ def _read_header(file: BinaryIO) -> dict[str, str]:
         name, separator, value = text.partition(":")
         key = name.strip().lower()
         if value.startswith("="):
-            value = value[1:]
+            value = unescaped(value[1:])  # blanks before it belong to it
         elif key.replace(" ", "") in NAME_OF:
-            key = NAME_OF[key.replace(" ", "")]
+            key, value = NAME_OF[key.replace(" ", "")], value.strip()
         else:
             raise InputError(f"a line of the NRRD header is no field of the format: {shorten(text)!r}")
-        fields.setdefault(key, value.strip())
-        if key == "data file" and value.strip().upper().startswith("LIST"):
+        fields.setdefault(key, value)
+        if key == "data file" and value.upper().startswith("LIST"):
             return fields  # the rest of the header names files
     raise InputError("the NRRD header does not end")
 

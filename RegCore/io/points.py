@@ -2,16 +2,21 @@
 
 import csv
 import json
+import logging
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from RegCore.io.files import LPS, RAS, atomic_write, shorten
+from RegCore.io.files import LPS, RAS, atomic_write, check_regular, shorten
 from RegCore.space.geometry import InputError
 
+log = logging.getLogger(__name__)
+FCSV = ["id", "x", "y", "z", "ow", "ox", "oy", "oz", "vis", "sel", "lock", "label"]
+FCSV_STATUS, FCSV_SET = 14, "2"  # the column without a name that says whether a point was set
 PAIR_COLUMNS = ["fx", "fy", "fz", "mx", "my", "mz"]
 SYSTEMS = {"lps": LPS, "1": LPS, "ras": RAS, "0": RAS}
 COLUMNS = (("r", "a", "s"), ("l", "p", "s"), ("x", "y", "z"))
@@ -38,41 +43,54 @@ class Points:
 
 
 def load_points(path: str | os.PathLike) -> Points:
-    """The points of a file.
+    """The points of a file, without those that were never set.
 
-    .fcsv and .mrk.json hold LPS or RAS mm, as they say; the .txt of transformix LPS mm; a .csv has a first
-    line with r,a,s or x,y,z (RAS mm), l,p,s (LPS mm), or x,y,z,t (LPS mm, as for ANTs), and maybe label.
+    .fcsv and .mrk.json hold LPS or RAS mm, as they say; the .txt of transformix LPS mm, of its output the
+    points that it computed; a .csv has a first line with r,a,s or x,y,z (RAS mm), l,p,s (LPS mm), or x,y,z,t
+    (LPS mm, as for ANTs), and maybe label.
 
     Raises:
         InputError: one sentence that names the file and, where there is one, the line.
     """
-    path = Path(path)
+    found = _load(Path(path))
+    kept = np.flatnonzero(np.isfinite(found.places[:, 0])).tolist()
+    if not kept:
+        raise InputError(f"{path}: the file holds no points")
+    lists = tuple(found.lists[n] for n in kept) if found.lists else ()
+    return Points(found.places[kept], tuple(found.labels[n] for n in kept), lists)
+
+
+def _load(path: Path) -> Points:
+    """The points of a file; those that were never set have NaN for their place."""
     readers = {".json": _read_json, ".fcsv": _read_fcsv, ".csv": _read_csv, ".txt": _read_transformix}
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise InputError(f"{path}: points are read from {', '.join(ENDINGS)}, not from this ending")
     try:
-        found = reader(_text(path))
+        return reader(_text(path))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    if not len(found.places):
-        raise InputError(f"{path}: the file holds no points")
-    return found
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        check_regular(path)
+        data = path.read_bytes()
+        return data.decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"can't be read ({error.strerror or error})") from None
     except UnicodeDecodeError:
-        raise InputError("a file of points was expected, but this is not text") from None
+        if b"\0" in data or path.suffix.lower() == ".json":
+            raise InputError("a file of points was expected, but this is not text") from None
+        return data.decode("cp1252", errors="replace")  # as Windows writes tables
 
 
-def _made(rows: Sequence[tuple[str, str, Sequence[str]]], signs: Sequence[float]) -> Points:
-    """Points from rows of where they stand (for messages), label, and three words."""
-    places = np.empty((len(rows), 3))
+def _made(rows: Sequence[tuple[str, str, Sequence[str] | None]], signs: Sequence[float]) -> Points:
+    """Points from rows of where they stand (for messages), label, and three words, None if it was not set."""
+    places = np.full((len(rows), 3), np.nan)
     for row, (where, _, words) in enumerate(rows):
+        if words is None:
+            continue
         try:
             places[row] = [float(word) for word in words]
         except (ValueError, TypeError):
@@ -83,24 +101,28 @@ def _made(rows: Sequence[tuple[str, str, Sequence[str]]], signs: Sequence[float]
     return Points(places * np.array(signs), tuple(label for _, label, _ in rows))
 
 
-def _rows(text: str) -> list[tuple[int, list[str]]]:
-    """The rows of a CSV file with their numbers, without empty ones."""
+def _rows(text: str, marks: str = ",;\t") -> list[tuple[int, list[str]]]:
+    """The rows of a table with their numbers, without empty ones; its first line has one of the marks."""
+    lines = text.splitlines()
+    between = next((mark for mark in marks if lines and mark in lines[0]), ",")
     try:
-        rows = enumerate(csv.reader(text.splitlines()), 1)
+        rows = enumerate(csv.reader(lines, delimiter=between), 1)
         return [(number, row) for number, row in rows if any(word.strip() for word in row)]
     except csv.Error as error:
         raise InputError(f"the file is no table of commas ({error})") from None
 
 
 def _read_fcsv(text: str) -> Points:
-    signs, columns = RAS, ["id", "x", "y", "z", "ow", "ox", "oy", "oz", "vis", "sel", "lock", "label"]
-    rows: list[tuple[str, str, Sequence[str]]] = []
-    for number, row in _rows(text):
+    signs, columns = RAS, FCSV
+    rows: list[tuple[str, str, Sequence[str] | None]] = []
+    for number, row in _rows(text, ","):
         line = ",".join(row)
         key, _, value = line.lstrip("# ").partition("=")
         if not line.startswith("#"):
             cells = dict(zip(columns, (word.strip() for word in row), strict=False))
-            rows.append((f"line {number}", cells.get("label", ""), [cells.get(axis, "") for axis in "xyz"]))
+            there = len(row) <= FCSV_STATUS or row[FCSV_STATUS].strip() in ("", FCSV_SET)
+            words = [cells.get(axis, "") for axis in "xyz"] if there else None
+            rows.append((f"line {number}", cells.get("label", ""), words))
         elif key.strip() == "columns":
             columns = [word.strip() for word in value.split(",")]
         elif key.strip() == "CoordinateSystem":
@@ -120,11 +142,14 @@ def _read_json(text: str) -> Points:
     lists: list[int] = []
     try:
         for number, markup in enumerate(json.loads(text)["markups"]):
-            points = [p for p in markup["controlPoints"] if p.get("positionStatus", "defined") == "defined"]
-            rows = [
-                (f"control point {p.get('id', '?')}", str(p.get("label", "")), p["position"]) for p in points
-            ]
+            rows = []
+            for point in markup["controlPoints"]:
+                there = point.get("positionStatus", "defined") == "defined"
+                name = f"control point {point.get('id', '?')}"
+                rows.append((name, str(point.get("label", "")), point["position"] if there else None))
             found = _made(rows, _signs(markup.get("coordinateSystem", "LPS")))
+            if markup.get("coordinateUnits", "mm") not in ("mm", ["mm"] * 3):
+                log.warning("the unit of the points is not mm, but they are taken for mm, as in Slicer")
             places.append(found.places)
             labels += found.labels
             lists += [number] * len(rows)
@@ -141,11 +166,23 @@ def _read_csv(text: str) -> Points:
         raise InputError("the first line must name the columns r,a,s or l,p,s or x,y,z, and maybe label")
     signs = LPS if axes[0] == "l" or "t" in names else RAS
     cells = [(n, dict(zip(names, (word.strip() for word in row), strict=False))) for n, row in rows]
-    return _made([(f"line {n}", c.get("label", ""), [c.get(a, "") for a in axes]) for n, c in cells], signs)
+    there = [(n, c, c.get("defined", "1").lower() not in ("0", "false")) for n, c in cells]
+    return _made(
+        [
+            (f"line {n}", c.get("label") or c.get("name", ""), [c.get(a, "") for a in axes] if t else None)
+            for n, c, t in there
+        ],
+        signs,
+    )
 
 
 def _read_transformix(text: str) -> Points:
     lines = [line.split() for line in text.splitlines() if line.strip()]
+    if lines and lines[0][0] == "Point":  # its output
+        found = [
+            re.search(r"OutputPoint\s*=\s*\[([^\]]*)\]", line) for line in text.splitlines() if line.strip()
+        ]
+        return _made([(f"line {n}", "", f[1].split() if f else [""]) for n, f in enumerate(found, 1)], LPS)
     if not lines or lines[0][:1] != ["point"]:
         raise InputError("points for transformix were expected, with the word point in the first line")
     if len(lines) < 2 or lines[1] != [str(len(lines) - 2)]:
@@ -169,9 +206,9 @@ def load_landmarks(path: str | os.PathLike, moving: str | os.PathLike | None = N
     """
     path = Path(path)
     if moving is not None:
-        return _paired(load_points(path), load_points(moving), f"{path} and {moving}")
+        return _paired(_load(path), _load(Path(moving)), f"{path} and {moving}")
     if path.suffix.lower() in (".json", ".fcsv", ".txt"):
-        both = load_points(path)
+        both = _load(path)
         if len(set(both.lists)) != 2:
             raise InputError(f"{path}: pairs need two lists of points, or a second file with the moving ones")
         return _paired(_list(both, 0), _list(both, 1), str(path))
@@ -184,15 +221,24 @@ def _list(points: Points, number: int) -> Points:
 
 
 def _paired(fixed: Points, moving: Points, names: str) -> np.ndarray:
-    first, second = (dict(zip(points.labels, points.places, strict=True)) for points in (fixed, moving))
+    """Pairs of the same label, whatever its case, or else of the same number in their lists; both are set."""
+    first, second = (
+        dict(zip((label.strip().casefold() for label in side.labels), side.places, strict=True))
+        for side in (fixed, moving)
+    )
     common = [label for label in first if label and label in second]
     unique = len(first) == len(fixed.labels) and len(second) == len(moving.labels)
     if common and unique:
-        return np.array([[*first[label], *second[label]] for label in common])
-    if len(fixed.places) != len(moving.places):
+        pairs = np.array([[*first[label], *second[label]] for label in common])
+    elif len(fixed.places) != len(moving.places):
         counts = f"{len(fixed.places)} and {len(moving.places)}"
         raise InputError(f"{names}: points without common labels must be as many on both sides, not {counts}")
-    return np.concatenate([fixed.places, moving.places], 1)
+    else:
+        pairs = np.concatenate([fixed.places, moving.places], 1)
+    pairs = pairs[np.isfinite(pairs).all(1)]
+    if not len(pairs):
+        raise InputError(f"{names}: no point is set on both sides")
+    return pairs
 
 
 def _load_pairs(path: Path) -> np.ndarray:

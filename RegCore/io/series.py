@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
-from RegCore.io import check_there, enhanced, named, nifti, nrrd, simpleitk
+from RegCore.io import check_there, dicom, enhanced, named, nifti, nrrd
 from RegCore.io.files import RawImage, atomic_write, stored_type
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.series import Series
@@ -49,7 +49,7 @@ def load_series(path: str | os.PathLike, *, series: str | None = None) -> Series
     with named(path):
         check_there(path)
         if path.is_dir():
-            return _of(_dicom(path, simpleitk.series_files(path, series)))
+            return _of(_dicom(path, dicom.series_files(path, series)))
         if series is not None:
             raise InputError("a DICOM series can be chosen from a folder only, and this is a file")
         if name.endswith(NRRD):
@@ -67,7 +67,7 @@ def _dicom(path: Path, files: Sequence[str]) -> RawImage:
     """The frames of DICOM files with one slice each, or with many."""
     if enhanced.holds_frames(Path(files[0])):
         return enhanced.read_frames([Path(file) for file in files])
-    return simpleitk.read_frames(path, files)
+    return dicom.read_frames(path, files)
 
 
 def _of(found: RawImage, times: Sequence[str] = (), axis: str = "frame", unit: str = "") -> Series:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from RegCore.io.files import check_regular
 from RegCore.space.geometry import InputError
 
 log = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ def read_yaml(path: str | PurePath) -> tuple[dict, Places]:
     """
     path = Path(path).expanduser()
     try:
+        check_regular(path)
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"{path}: the configuration can't be read ({error.strerror})") from None

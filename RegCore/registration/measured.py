@@ -62,7 +62,8 @@ def measured(volume: Volume) -> Measured:
     below air in Hounsfield units, or if it lies outside of a field of view that is the same in all slices;
     and the largest values, if they are few, constant and as far, or no tissue has them in Hounsfield units.
     A smallest value of 0 is a background and counts, unless it lies outside of such a field of view; a
-    largest value is padding only if it holds half of the corners.
+    largest value is padding only if it holds half of the corners. In Hounsfield units a value above air that
+    holds half of the corners is padding as well, such as the 0 of programs that resample.
 
     Args:
         volume: an image ``(I, J, K)`` with at least one finite voxel.
@@ -71,6 +72,7 @@ def measured(volume: Volume) -> Measured:
     search.padding(volume.padding)
     for side in (-1, 1, -1):
         search.extreme(side)
+    search.corners()
     search.metal()
     return search.result()
 
@@ -127,6 +129,20 @@ class _Measuring:
         elif side < 0 and (axis := self._same_in_all_slices(at, value, LEVEL * (high - low))) is not None:
             outside = self.array == value
             self._leave_out(outside & outside.all(axis, keepdims=True), why)
+
+    def corners(self) -> None:
+        """Leave out a value of tissue in the corners of a CT, where a scan has air: padding with 0."""
+        there, ends = self._there(), self.sample[np.ix_(*[(0, -1)] * 3)]
+        values, counts = np.unique(ends[np.isfinite(ends)], return_counts=True)
+        if not counts.size or counts.max() < 4:
+            return
+        value = float(values[counts.argmax()])
+        at = there & (self.sample == value)
+        if value > AIR[1] and at.mean() >= PADDED and _hounsfield(self.sample[there & ~at]):
+            outside = self.array == value
+            numbered, _ = ndimage.label(outside)
+            reached = np.unique(numbered[np.ix_(*[(0, -1)] * 3)])
+            self._leave_out(np.isin(numbered, reached[reached > 0]), f"padding of {value:g}")
 
     def _same_in_all_slices(self, at: np.ndarray, value: float, level: float) -> int | None:
         """The axis across slices that all have one border of a value, with nearly the same just within it.

@@ -104,7 +104,7 @@ def read_settings(folder) -> dict:
         raise InputError(
             f"{folder}: a folder made by regcore slicreg prepare was expected, but {SETTINGS} is missing"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is damaged ({error})") from None
     if not isinstance(found, dict) or found.get("format") != FORMAT or found.get("version") != VERSION:
         raise InputError(f"{path}: was not made by this version of regcore slicreg prepare")

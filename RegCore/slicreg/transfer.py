@@ -39,6 +39,7 @@ from RegCore.slicreg.prediction import Method
 from RegCore.slicreg.preparation import UNIT
 from RegCore.slicreg.registration import REFINEMENT, check_template
 from RegCore.space.geometry import InputError
+from RegCore.space.names import READABLE
 from RegCore.space.transforms import Transform
 from RegCore.space.volume import Volume, check_image, check_labels, extent
 
@@ -311,7 +312,7 @@ def _begin(folder: Path, source: LabelSource) -> None:
     if path.exists():
         try:
             there = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path}: is damaged ({error})") from None
         for key, value in record.items():
             if not isinstance(there, dict) or there.get(key) != value:
@@ -334,7 +335,7 @@ def _done(folder: Path, source: LabelSource, name: str, path: Path) -> dict[str,
     try:
         row = json.loads((folder / "figures" / f"{name}.json").read_text(encoding="utf-8"))
         same = _file(path).items() <= row.items() and set(row["volumes"]) == set(source.names.values())
-    except (OSError, ValueError, LookupError, AttributeError):
+    except (OSError, ValueError, LookupError, AttributeError, RecursionError):
         return None
     return row if same and all(file.exists() for file in files) else None
 
@@ -352,4 +353,4 @@ def _write_table(
         words = "; ".join(unlike.get(row["scan"], []))
         writer.writerow([row["scan"], *volumes, f"{row['distance']:.4f}", words])
     with atomic_write(path) as side:
-        side.write_text(text.getvalue(), encoding="utf-8")
+        side.write_text(text.getvalue(), encoding="utf-8", errors=READABLE)

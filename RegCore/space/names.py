@@ -1,5 +1,6 @@
-"""Choosing by name: tables of parts, the check of a name and its options, and paths told from names."""
+"""Choosing by name: tables of parts, the check of a name and its options, paths told from names; READABLE."""
 
+import codecs
 import difflib
 import inspect
 import re
@@ -183,3 +184,16 @@ def is_path(name: object) -> bool:
         or isinstance(name, str)
         and ("/" in name or "\\" in name or name.lower().endswith((".pt", ".index", ".ckpt")))
     )
+
+
+def _written(error: UnicodeError) -> tuple[bytes, int]:
+    """Letters that an encoding lacks, as UTF-8; bytes of names of files that are no UTF-8 as �."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    raw = error.object[error.start : error.end].encode("utf-8", "surrogateescape")
+    return raw.decode("utf-8", "replace").encode("utf-8"), error.end
+
+
+READABLE = "readable"
+"""How texts with names of files are written (errors=): such names may hold bytes that are no UTF-8."""
+codecs.register_error(READABLE, _written)

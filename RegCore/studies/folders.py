@@ -96,10 +96,12 @@ def _with_hash(path: Path) -> dict[str, Any]:
 def _files(path: Path) -> list[Path]:
     """The file itself; those of a folder; those that share the name of a header."""
     if path.is_dir():
-        return sorted(Path(folder) / name for folder, _, names in os.walk(path) for name in names)
-    if path.suffix.lower() in WITH_COMPANIONS:
-        return sorted(path.parent.glob(f"{path.name[: -len(path.suffix)]}.*"))
-    return [path]
+        found = [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
+    elif path.suffix.lower() in WITH_COMPANIONS:
+        found = list(path.parent.glob(f"{path.name[: -len(path.suffix)]}.*"))
+    else:
+        found = [path]
+    return sorted(file for file in found if file.is_file())  # a device or a pipe may never end
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
@@ -117,7 +119,7 @@ def _hash(path: str, size: int, time: int) -> str:
     digest, files = hashlib.sha256(), _files(Path(path))
     for file in files:
         if len(files) > 1:
-            digest.update(file.name.encode() + b"\0")
+            digest.update(os.fsencode(file.name) + b"\0")
         with open(file, "rb") as stream:
             while block := stream.read(BLOCK):
                 digest.update(block)
@@ -129,7 +131,7 @@ def read_record(folder: Path) -> Record | None:
     try:
         with open(os.path.join(folder, RECORD), encoding="utf-8") as file:
             found = json.load(file)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) and found.get("status") in (DONE, FAILED) else None
 
@@ -157,6 +159,8 @@ def whole_folder(folder: Path, record: Record) -> Iterator[Path]:
     try:
         yield side
         _finish(side, folder, record)
+    except OSError as error:
+        raise InputError(f"{folder}: the results can't be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(side, ignore_errors=True)
 
@@ -176,11 +180,8 @@ def _text(record: Record) -> str:
 
 
 def _finish(side: Path, folder: Path, record: Record) -> None:
-    try:
-        (side / RECORD).write_text(_text(record), encoding="utf-8")
-        _put_in_place(side, folder, record)
-    except OSError as error:
-        raise InputError(f"{folder}: the results can't be written ({error.strerror or error})") from error
+    (side / RECORD).write_text(_text(record), encoding="utf-8")
+    _put_in_place(side, folder, record)
 
 
 def _put_in_place(side: Path, folder: Path, record: Record) -> None:

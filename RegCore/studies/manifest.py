@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from RegCore.io.files import shorten
+from RegCore.io.files import check_regular, shorten
 from RegCore.registration import OPTIONAL
 from RegCore.space.geometry import InputError
 from RegCore.space.names import check_name, is_path, nearest
@@ -61,6 +61,7 @@ def read_manifest(path: Path, common: Row, methods: Iterable[str]) -> list[Row]:
         InputError: anything that can't be used; the sentence names row (as a spreadsheet counts) and column.
     """
     try:
+        check_regular(Path(path))
         with open(path, encoding="utf-8-sig", newline="") as file:
             head = file.readline()
             file.seek(0)

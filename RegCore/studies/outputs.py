@@ -14,6 +14,7 @@ from RegCore.io import save
 from RegCore.io.scratch import put_in_place, scratch
 from RegCore.io.series import save_series, save_transforms
 from RegCore.space.geometry import InputError
+from RegCore.space.names import READABLE
 from RegCore.space.series import Series
 from RegCore.space.transforms import Transform
 from RegCore.space.volume import Volume
@@ -58,7 +59,7 @@ def there(folder: Path, names: Sequence[str]) -> list[str]:
 
 def write_table(path: Path, columns: Mapping[str, Sequence[Any] | Any]) -> None:
     """Columns of equal length as CSV; numbers with six digits, what is not finite as an empty cell."""
-    with open(path, "w", encoding="utf-8", newline="") as file:
+    with open(path, "w", encoding="utf-8", errors=READABLE, newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([_cell(value) for value in row] for row in zip(*columns.values(), strict=True))

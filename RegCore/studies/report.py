@@ -16,6 +16,7 @@ from RegCore.evaluation.figures import FIGURES
 from RegCore.evaluation.overview import thumbnail
 from RegCore.io.files import atomic_write
 from RegCore.space.geometry import InputError
+from RegCore.space.names import READABLE
 from RegCore.studies.folders import DONE, RECORD, read_record
 from RegCore.studies.rows import VERDICTS, columns_of, figures_of, summary_of, worst_first
 
@@ -39,12 +40,27 @@ def write_report(
     Raises:
         InputError: they can't be written.
     """
+    check_replaceable(out)
     rows = worst_first(list(summaries))
     where = {row["id"]: f"pairs/{row['id']}" for row in rows} if places is None else places
     with atomic_write(out / TABLE) as side:
-        side.write_text(_table(rows), encoding="utf-8", newline="")
+        side.write_text(_table(rows), encoding="utf-8", errors=READABLE, newline="")
     with atomic_write(out / PAGE) as side:
-        side.write_text(_page(out, rows, where), encoding="utf-8")
+        side.write_text(_page(out, rows, where), encoding="utf-8", errors=READABLE)
+
+
+def check_replaceable(out: Path) -> None:
+    """Check that a table and a page that are in a folder are those of an earlier report.
+
+    Raises:
+        InputError: they are somebody else's.
+    """
+    for name, beginning in ((TABLE, b"id,status"), (PAGE, b"<title>Registrations</title>")):
+        path = Path(out) / name
+        if path.is_file() and path.stat().st_size:
+            with open(path, "rb") as file:
+                if beginning not in file.read(1000):
+                    raise InputError(f"{path}: this is no report of ours and would be replaced; move it away")
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
@@ -168,7 +184,7 @@ def _summary(folder: Path, place: str) -> dict[str, Any]:
         metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
         names = {int(label): str(name) for label, name in metrics.get("structures", {}).items()}
         figures = figures_of(metrics, names)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{folder / METRICS}: these are no figures of a registration ({error})") from error
     name = place if place != "." else folder.resolve().name
     about = {"name": name, "status": DONE, "method": str(metrics.get("method", "")), "figures": figures}

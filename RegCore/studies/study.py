@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import RegCore
+from RegCore.evaluation.results import check_apart
 from RegCore.progress import Progress, silent
 from RegCore.space.names import Lazy
 from RegCore.studies.bids import put_in_place
@@ -24,7 +25,7 @@ from RegCore.studies.folders import (
 )
 from RegCore.studies.jobs import Job, Outcome, Pool
 from RegCore.studies.pools import Place, open_pool
-from RegCore.studies.report import write_report
+from RegCore.studies.report import check_replaceable, write_report
 from RegCore.studies.rows import Row, inputs_of, settings_of, summary_of
 from RegCore.studies.shares import shares_of
 
@@ -114,6 +115,9 @@ def register_all(
         Cancelled: the progress said so.
     """
     place, out = place or Place(), Path(out).absolute()
+    check_replaceable(out)
+    for row in rows:
+        check_apart(out, [f"{PAIRS}/{row.id}"], inputs_of(row).values())
     with held(out):
         remove_unfinished(out / PAIRS)
         plan = plan_study(rows, out, retry)

@@ -24,8 +24,9 @@ THREADS = (
     *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
     "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS",
 )
-START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from RegCore.studies.worker import main; main()"
+START = (  # the working directory, which `python -c` looks in first, may hold other people's json.py
+    "import sys; sys.path[:] = [path for path in sys.path if path]; import json; "
+    "sys.path[:] = json.loads(sys.argv[1]); from RegCore.studies.worker import main; main()"
 )
 WINDOWS_GROUP = 0x200  # CREATE_NEW_PROCESS_GROUP: Ctrl-C reaches the parent alone
 

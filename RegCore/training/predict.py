@@ -20,6 +20,7 @@ from RegCore.progress import Progress, silent
 from RegCore.registration.learned import load_model, predict_batch, transform_of, warn_if_unlike
 from RegCore.resampler import warp
 from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.names import READABLE
 from RegCore.space.transforms import Transform
 from RegCore.space.volume import Volume
 from RegCore.training import predict_tables as tables
@@ -332,7 +333,7 @@ def _write_tables(work: _Work) -> None:
     if work.rows_mm:
         texts["metrics_mm.csv"] = tables.samples(work.rows_mm, IN_SPACE)
     for name, text in texts.items():
-        (work.folder / name).write_text(text, encoding="utf-8", newline="\n")
+        (work.folder / name).write_text(text, encoding="utf-8", errors=READABLE, newline="\n")
 
 
 def _put_in_place(made: Path, folder: Path) -> None:

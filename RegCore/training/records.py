@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from RegCore.space.geometry import InputError
+from RegCore.space.names import READABLE
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def write_table(path: Path, rows: list[dict]) -> None:
     writer.writerows(rows)
     aside = path.with_name(path.name + ".part")
     try:
-        aside.write_text(text.getvalue(), encoding="utf-8")
+        aside.write_text(text.getvalue(), encoding="utf-8", errors=READABLE)
         os.replace(aside, path)
     except OSError as error:
         raise InputError(f"{path}: the figures can't be written here ({error.strerror})") from None

@@ -152,3 +152,33 @@ def test_names_of_files_differ(tmp_path):
     assert names_of(deep) == ["one_anat_T1w", "two_anat_T1w"]
     with pytest.raises(InputError, match="the file is named twice"):
         names_of([a, a])
+
+
+@pytest.mark.parametrize("place", ["template.nii.gz", "inverses/a.nii.gz"])
+@pytest.mark.parametrize("role", ["--scans", "--grid"])
+def test_no_template_takes_the_place_of_what_it_is_made_of(given, tmp_path, capsys, place, role):
+    own = tmp_path / place
+    own.parent.mkdir(exist_ok=True)
+    own.write_bytes((given / "p0.nii.gz").read_bytes())
+    scans = [given / "p1.nii.gz", own if role == "--scans" else given / "p2.nii.gz"]
+    grid = ["--grid", own] if role == "--grid" else []
+    assert run("template", "--scans", *scans, *grid, "--method", "rigid", "--out", tmp_path) == 2
+    assert f"{own}: a result in {tmp_path} would take its place; choose another" in capsys.readouterr().err
+    assert own.read_bytes() == (given / "p0.nii.gz").read_bytes()
+
+
+@pytest.mark.parametrize("role", ["scan", "atlas", "segmentation"])
+def test_no_labels_take_the_place_of_what_they_are_made_of(given, tmp_path, capsys, role):
+    own = tmp_path / "propagated_seg.nii.gz"
+    own.write_bytes((given / ("p0_seg.nii.gz" if role == "segmentation" else "p0.nii.gz")).read_bytes())
+    before = own.read_bytes()
+    files = {
+        "scan": given / "p1.nii.gz",
+        "atlas": given / "p0.nii.gz",
+        "segmentation": given / "p0_seg.nii.gz",
+    }
+    files[role] = own
+    command = ["propagate", "--scan", files["scan"], "--atlases", files["atlas"]]
+    assert run(*command, "--atlas-segs", files["segmentation"], "--method", "rigid", "--out", tmp_path) == 2
+    assert "would take its place; choose another" in capsys.readouterr().err
+    assert own.read_bytes() == before

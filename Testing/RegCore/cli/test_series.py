@@ -133,3 +133,11 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(given, tmp_path, monkeypat
     said = capsys.readouterr().err
     assert words in said and said.startswith("regcore: error: ") and said.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_no_result_takes_the_place_of_the_frames(given, tmp_path, capsys):
+    own = tmp_path / "warped.nii.gz"
+    own.write_bytes((given / "s.nii.gz").read_bytes())
+    assert run("--frames", own, "--method", "rigid", "--out", tmp_path) == 2
+    assert f"{own}: a result in {tmp_path} would take its place; choose another" in capsys.readouterr().err
+    assert own.read_bytes() == (given / "s.nii.gz").read_bytes()

@@ -178,3 +178,31 @@ def test_help_names_the_exit_code_and_loads_no_torch(capsys):
     code = "import sys; from RegCore.cli import main; main(['register-all', 'gone.csv', '--out', 'x'])"
     code += "; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL).returncode == 0
+
+
+def test_a_table_or_a_page_of_somebody_else_is_not_replaced(folder, tmp_path, capsys):
+    rows = [("id", "fixed", "moving"), ("a", "case0/fixed.nii.gz", "case0/moving.nii.gz")]
+    manifest = write_manifest(folder, rows, "results.csv")  # its name is that of the table
+    before = manifest.read_bytes()
+    assert main(["register-all", str(manifest), "--out", str(folder), *QUICK]) == 2
+    assert f"{manifest}: this is no report of ours and would be replaced" in capsys.readouterr().err
+    assert manifest.read_bytes() == before and not (folder / "pairs").exists()
+    manifest.unlink()
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "metrics.json").write_text("{}")
+    for name in ("results.csv", "report.html"):
+        assert main(["report", str(tmp_path)]) == 0
+        (tmp_path / name).write_text("mine")
+        assert main(["report", str(tmp_path)]) == 2
+        assert (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
+
+
+def test_no_pair_takes_the_place_of_its_own_input(folder, tmp_path, capsys):
+    own = tmp_path / "pairs" / "a" / "warped.nii.gz"
+    own.parent.mkdir(parents=True)
+    own.write_bytes((folder / "case0" / "moving.nii.gz").read_bytes())
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(f"id,fixed,moving\na,{folder}/case0/fixed.nii.gz,{own}\n")
+    assert main(["register-all", str(manifest), "--out", str(tmp_path), *QUICK]) == 2
+    assert f"{own}: a result in {tmp_path} would take its place" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Writes Enhanced MR files by hand: many frames in one file, with their places in functional groups."""
+"""Writes DICOM files by hand, also Enhanced MR: many frames in one, their places in functional groups."""
 
 import struct
 from pathlib import Path
@@ -70,7 +70,13 @@ def write_enhanced(path: Path, series: Series, order=None, slopes=None, times: b
         (0x28, 0x103, "US", 1), (0x5200, 0x9229, "SQ", [shared]), (0x5200, 0x9230, "SQ", frames),
         (0x7FE0, 0x10, "OW", b"".join(voxels)),
     ]  # fmt: skip
-    meta = element(2, 1, "OB", b"\0\1") + element(2, 2, "UI", ENHANCED_MR) + element(2, 3, "UI", "1.2.3.4.5")
+    write_dicom(path, body)
+
+
+def write_dicom(path: Path, body: list[tuple]) -> None:
+    """A DICOM file of the given elements (group, number, kind, value), which begin with the class of SOP."""
+    uids = {number: value for group, number, _, value in body if group == 8 and number in (0x16, 0x18)}
+    meta = element(2, 1, "OB", b"\0\1") + element(2, 2, "UI", uids[0x16]) + element(2, 3, "UI", uids[0x18])
     meta += element(2, 0x10, "UI", LITTLE_ENDIAN) + element(2, 0x12, "UI", "1.2.3.9")
     head = b"\0" * 128 + b"DICM" + element(2, 0, "UL", len(meta)) + meta
     path.write_bytes(head + b"".join(element(*parts) for parts in body))

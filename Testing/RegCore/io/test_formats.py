@@ -1,7 +1,5 @@
 """Headers of NRRD and MetaImage, and the formats that SimpleITK and nibabel read: placed as in Slicer."""
 
-import logging
-
 import nibabel
 import numpy as np
 import pytest
@@ -63,6 +61,12 @@ NRRDS |= {
         "scanner-xyz", "3D-right-handed", "3D-left-handed",
     )
 }  # fmt: skip
+
+
+def test_a_nrrd_file_of_the_first_version(tmp_path):
+    path = nrrd(tmp_path / "v.nrrd", **placed("LPS"))
+    path.write_bytes(path.read_bytes().replace(b"NRRD0005", b"NRRD00.01"))
+    assert_same_in_space(load(path), by_slicer(path))
 
 
 @pytest.mark.parametrize("case", NRRDS)
@@ -252,89 +256,3 @@ def test_what_nobody_can_read_is_named(tmp_path, name):
     (tmp_path / name).write_bytes(b"hello" * 100)
     with pytest.raises(InputError, match="no image of a kind that can be read"):
         load(tmp_path / name)
-
-
-# ---- DICOM -------------------------------------------------------------------------------------------------
-
-
-def dicom(folder, uid="1.2.3.4", skip=(), tilt=0.0, title="head", more=None):
-    """Slices of `VOXELS` 2.5 mm apart as DICOM files; `tilt` shifts each in its plane, mm a slice."""
-    folder.mkdir(exist_ok=True)
-    row, column = OBLIQUE.direction[:, 0] * LPS, OBLIQUE.direction[:, 1] * LPS
-    normal = np.cross(row, column)
-    writer = sitk.ImageFileWriter()
-    writer.KeepOriginalImageUIDOn()
-    for k in (k for k in range(SHAPE[2]) if k not in skip):
-        image = sitk.GetImageFromArray(VOXELS[:, :, k : k + 1].T)
-        image.SetSpacing([1.1, 1.7, 2.5])
-        place = np.array([10.0, 20, 30]) + normal * 2.5 * k + column * tilt * k
-        image.SetOrigin(place)
-        image.SetDirection(np.stack([row, column, normal], 1).ravel())
-        tags = {
-            "0008|0060": "CT", "0008|103e": title, "0020|000d": "1.2.3", "0020|000e": uid,
-            "0008|0018": f"{uid}.{k + 1}", "0020|0013": str(k + 1),
-            "0020|0032": "\\".join(f"{x:.6f}" for x in place),
-            "0020|0037": "\\".join(f"{x:.6f}" for x in [*row, *column]),
-        }  # fmt: skip
-        for tag, value in (tags | (more or {})).items():
-            image.SetMetaData(tag, value)
-        writer.SetFileName(str(folder / f"{uid}-{(k * 5) % 9}.dcm"))
-        writer.Execute(image)
-    return folder
-
-
-def ordered(folder) -> tuple[str, ...]:
-    """The files of the one series of a folder in their order in space."""
-    (uid,) = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    return sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
-
-
-@pytest.fixture(scope="module")
-def series(tmp_path_factory):
-    return dicom(tmp_path_factory.mktemp("dicom") / "one")
-
-
-def test_the_padding_value_of_a_dicom_header_is_known_in_the_unit_of_the_voxels(tmp_path, series):
-    assert load(series).padding is None
-    tags = {"0028|0120": "-2000", "0028|1052": "-1024", "0028|1053": "1"}
-    assert load(dicom(tmp_path / "padded", more=tags)).padding == -3024
-
-
-def test_a_folder_of_dicom_is_a_volume_as_in_slicer(series, caplog):
-    found = load(series)
-    np.testing.assert_array_equal(found.array, VOXELS)
-    np.testing.assert_allclose(found.geometry.spacing, [1.1, 1.7, 2.5], atol=1e-4)
-    np.testing.assert_allclose(found.geometry.origin, [-10, -20, 30], atol=1e-4)
-    assert_same_in_space(found, by_slicer(ordered(series)[0], ordered(series)))
-    assert read_header(series) == (SHAPE, found.geometry)
-    assert not caplog.records
-
-
-def test_one_of_several_series_is_chosen(tmp_path):
-    for uid in ("1.2.3.4", "1.2.3.5"):
-        dicom(tmp_path / "two", uid, title=f"scan {uid[-1]}")
-    with pytest.raises(InputError, match=r"holds 2 DICOM series; choose one of: .*\(scan 4, 9 files\)"):
-        load(tmp_path / "two")
-    with pytest.raises(InputError, match="none of them 9"):
-        load(tmp_path / "two", series="9")
-    uid = "1.2.3.5"
-    np.testing.assert_array_equal(load(tmp_path / "two", "image", series=uid).array, VOXELS)
-    with pytest.raises(InputError, match="from a folder only"):
-        load(sorted((tmp_path / "two").iterdir())[0], series=uid)
-
-
-@pytest.mark.parametrize(
-    ("fields", "words"), [({"skip": (4,)}, "2.5 to 5 mm apart"), ({"tilt": 0.5}, "shifted by up to 0.5 mm")]
-)
-def test_missing_slices_and_gantry_tilt_are_read_as_by_slicer_with_a_warning(tmp_path, caplog, fields, words):
-    folder = dicom(tmp_path / "odd", **fields)
-    with caplog.at_level(logging.WARNING):
-        found = load(folder)
-    assert words in caplog.text
-    assert_same_in_space(found, by_slicer(ordered(folder)[0], ordered(folder)))
-
-
-def test_a_folder_without_dicom_is_refused(tmp_path, capfd):
-    with pytest.raises(InputError, match="no DICOM series in it"):
-        load(tmp_path)
-    assert capfd.readouterr() == ("", "")

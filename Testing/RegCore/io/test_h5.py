@@ -300,3 +300,11 @@ def test_files_of_minc_are_checked_before_simpleitk_opens_them(tmp_path):
     voxels.rename(path)  # what a file is shows to ITK in what is in it
     with pytest.raises(InputError, match=f"^{path}: 'more' is a link, which is not followed"):
         load(path)
+
+
+@pytest.mark.parametrize("options", [{"compression": "szip"}, {"scaleoffset": 3}], ids=str)
+def test_other_ways_of_packing_are_refused_and_what_to_do_is_said(tmp_path, options):
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file.create_dataset("k", data=np.ones((4, 5, 6), np.int16), **options)
+    with pytest.raises(InputError, match=f"^{tmp_path}/d.h5: the key 'k' .*pack them anew, by h5repack"):
+        H5File(tmp_path / "d.h5").read("k")

@@ -111,6 +111,34 @@ def test_files_of_text(tmp_path, ending):
     np.testing.assert_allclose(points_of(meshes[1]), 2 * points_of(meshes[0]), atol=1e-4)
 
 
+VTK_TEXT = (
+    "# vtk DataFile Version 3.0\nby hand\nASCII\nDATASET POLYDATA\n{points}\nPOLYGONS 2 8\n3 0 1 2\n3 0 2 3\n"
+)
+PLY_TEXT = (
+    "ply\nformat ascii 1.0\nelement vertex 4\nproperty float x\nproperty float y\nproperty float z\n"
+    "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
+    "1 2 3\n4 5 7\n8 0 2\n1 1 6\n3 0 1 2\n"
+)
+BY_HAND = {
+    "whole numbers.vtk": VTK_TEXT.format(points="POINTS 4 int\n1 2 3\n4 5 7\n8 0 2\n1 1 6"),
+    "one line.vtk": VTK_TEXT.format(points="POINTS 4 float 1 2 3 4 5 7 8 0 2 1 1 6"),
+    "lower case.vtk": VTK_TEXT.format(points="points 4 double\n1 2 3\n4 5 7\n8 0 2\n1 1 6"),
+    "lines of Windows.vtk": VTK_TEXT.format(points="POINTS 4 float\n1 2 3\n4 5 7\n8 0 2\n1 1 6").replace(
+        "\n", "\r\n"
+    ),
+    "lines of Windows.ply": PLY_TEXT.replace("\n", "\r\n"),
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_files_as_others_write_them(tmp_path, name):
+    (tmp_path / name).write_bytes(BY_HAND[name].encode())
+    out = tmp_path / f"o{name[-4:]}"
+    assert transform_model(tmp_path / name, lambda p: 0.5 * p + [1, 2, 3], out) == 4
+    expected = 0.5 * points_of(by_slicer(tmp_path / name)) + [1, 2, 3]
+    np.testing.assert_allclose(points_of(by_slicer(out)), expected, atol=1e-5)
+
+
 def test_the_command_takes_models_there_and_back(tmp_path):
     path = written(tmp_path / "m.ply", "LPS", False)
     save(rough_field(OBLIQUE), tmp_path / "t.h5")
@@ -145,3 +173,9 @@ def test_a_model_cut_short_or_damaged_gets_a_sentence_or_a_result(tmp_path, endi
             assert str(error).startswith(f"{bad}: ")
             refused += 1
     assert refused > 7
+
+
+def test_another_ending_is_said(tmp_path):
+    (tmp_path / "m.obj").write_text("v 1 2 3\n")
+    with pytest.raises(InputError, match="m.obj: models are read from .vtk, .vtp, .stl, .ply, not from this"):
+        transform_model(tmp_path / "m.obj", lambda points: points, tmp_path / "o.obj")

@@ -6,7 +6,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from RegCore.io import load, read_header
-from RegCore.space.geometry import InputError
+from RegCore.space.geometry import Geometry, InputError
 from Testing.RegCore.grids import SHAPE, affine
 from Testing.RegCore.io.references import assert_same_in_space, by_itk, by_slicer
 
@@ -114,6 +114,8 @@ REPAIRS = {
     "more frames of zero": {"dim": [7, *SHAPE, 1, 0, 0, -1]},
     "no qfac": {"pixdim": [0, 1.1, 1.7, 2.3, 0, 0, 0, 0]},
     "a fraction as qfac": {"pixdim": [-0.5, 1.1, 1.7, 2.3, 0, 0, 0, 0]},
+    "a size of 0": {"pixdim": [1, 1.1, 0, 2.3, 0, 0, 0, 0]},
+    "a size that is no number": {"pixdim": [-1, np.nan, 1.7, np.inf, 0, 0, 0, 0]},
     "metres": {"xyzt_units": 1},
     "micrometres": {"xyzt_units": 3},
     "an unknown code": {"sform_code": 7},
@@ -125,6 +127,11 @@ REPAIRS = {
 @pytest.mark.parametrize("repair", REPAIRS)
 def test_slips_that_slicer_repairs_are_repaired(tmp_path, codes, repair):
     assert_as_in_slicer(nifti(tmp_path / "v.nii", codes, ALIGNED, **REPAIRS[repair]))
+
+
+def test_a_size_that_was_made_up_is_said(tmp_path, caplog):
+    load(nifti(tmp_path / "v.nii", (1, 1), pixdim=[1, 1.1, 0, 2.3, 0, 0, 0, 0]))
+    assert "a voxel size is 0 or no number" in caplog.text
 
 
 @pytest.mark.parametrize("excess", [1e-7, 4e-6, 1e-3])
@@ -174,11 +181,12 @@ def test_a_nifti_2_shorter_than_its_header_gets_its_sentence(tmp_path, count):
 # ---- labels with a scale factor ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("highest", [*range(1, 60, 4), 85, 117, 132, 207, 254])
-@pytest.mark.parametrize("dtype", [np.uint8, np.int16])
-def test_labels_that_nibabel_scaled_are_whole_again(tmp_path, highest, dtype):
-    drawn = np.random.default_rng(0).integers(0, highest + 1, SHAPE)
-    drawn.flat[:2] = 0, highest
+@pytest.mark.parametrize("highest", [*range(1, 60, 8), 85, 117, 132, 207, 249])
+@pytest.mark.parametrize("lowest", [0, -5])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.uint32, np.float32])
+def test_labels_that_nibabel_scaled_are_whole_again(tmp_path, highest, lowest, dtype):
+    drawn = np.random.default_rng(0).integers(lowest, highest + 1, SHAPE)
+    drawn.flat[:2] = lowest, highest
     image = nibabel.Nifti1Image(drawn.astype(np.float64), QFORM)
     image.set_data_dtype(dtype)
     nibabel.save(image, tmp_path / "seg.nii.gz")
@@ -195,3 +203,18 @@ def test_what_scaling_can_not_have_changed_is_no_label(tmp_path):
     nibabel.save(image, tmp_path / "wide.nii.gz")
     with pytest.raises(InputError, match="whole numbers, but it holds 1"):
         load(tmp_path / "wide.nii.gz", "labels")
+
+
+# ---- deformations of SPM -----------------------------------------------------------------------------------
+
+
+def test_a_deformation_of_spm_holds_places(tmp_path):
+    """y_*.nii: where each voxel of the template lies in the subject, RAS mm; ITK would take it for shifts."""
+    grid = Geometry(SHAPE, QFORM)
+    shifts = np.random.default_rng(0).normal(size=(*SHAPE, 3)) * 4
+    image = nibabel.Nifti1Image((grid.world_grid() + shifts)[:, :, :, None].astype(np.float32), QFORM)
+    image.header.set_intent("vector", name="Mapping")
+    nibabel.save(image, tmp_path / "y_head.nii")
+    found = load(tmp_path / "y_head.nii", "transform")
+    np.testing.assert_allclose(found.mm, shifts, atol=1e-4)
+    assert found.geometry.is_close(grid, 1e-4)

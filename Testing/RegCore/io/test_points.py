@@ -74,6 +74,13 @@ def test_we_read_the_points_that_slicer_writes(tmp_path, slicer, ending, system)
         ("p.csv", "l,p,s\n1,2,3\n", LPS),
         ("p.csv", "x,y,z,t,label\n1,2,3,0,5\n", LPS),
         ("p.txt", "point\n1\n1 2 3\n", LPS),
+        ("p.csv", "x;y;z\n1;2;3\n", (1, 1, 1)),
+        ("p.csv", "name\tl\tp\ts\nF\t1\t2\t3\n", LPS),
+        (
+            "p.txt",
+            "Point\t0\t; InputPoint = [ 7 8 9 ]\t; OutputPoint = [ 1.0 2 3 ]\t; Deformation = [ 0 0 0 ]",
+            LPS,
+        ),
         ("p.fcsv", "# CoordinateSystem = 0\n# columns = label,x,y,z\nF,1,2,3\n", (1, 1, 1)),
         ("p.fcsv", "# CoordinateSystem = LPS\n1,1,2,3,0,0,0,1,1,1,0,F,,\n", LPS),
     ],
@@ -81,6 +88,46 @@ def test_we_read_the_points_that_slicer_writes(tmp_path, slicer, ending, system)
 def test_the_systems_of_coordinates(tmp_path, name, text, signs):
     (tmp_path / name).write_text(text)
     np.testing.assert_array_equal(load_points(tmp_path / name).places, [np.array([1, 2, 3]) * signs])
+
+
+UNSET = {
+    "p.fcsv": "# CoordinateSystem = 0\n1,1,2,3,0,0,0,1,1,1,0,a,,,2,0\n2,0,0,0,0,0,0,1,1,1,0,b,,,0,0\n",
+    "p.csv": "label,r,a,s,defined,selected\na,1,2,3,1,1\nb,0,0,0,0,1\n",
+    "p.mrk.json": json.dumps(
+        {
+            "markups": [
+                {
+                    "coordinateSystem": "RAS",
+                    "controlPoints": [
+                        {"label": "a", "position": [1, 2, 3], "positionStatus": "defined"},
+                        {"label": "b", "position": [0, 0, 0], "positionStatus": "undefined"},
+                    ],
+                }
+            ]
+        }
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNSET)
+def test_points_that_were_never_set_are_none(tmp_path, name):
+    """Slicer writes them at the origin."""
+    (tmp_path / name).write_text(UNSET[name])
+    found = load_points(tmp_path / name)
+    np.testing.assert_allclose(found.places, [[1, 2, 3]])
+    assert found.labels == ("a",)
+
+
+def test_a_table_of_windows_has_its_letters(tmp_path):
+    (tmp_path / "p.csv").write_bytes("label;x;y;z\nGröße;1;2;3\n".encode("cp1252"))
+    assert load_points(tmp_path / "p.csv").labels == ("Größe",)
+
+
+def test_the_unit_of_markups_is_said_where_it_is_none_of_slicer(tmp_path, caplog):
+    text = UNSET["p.mrk.json"].replace('"coordinateSystem"', '"coordinateUnits": "cm", "coordinateSystem"')
+    (tmp_path / "p.mrk.json").write_text(text)
+    np.testing.assert_allclose(load_points(tmp_path / "p.mrk.json").places, [[1, 2, 3]])
+    assert "taken for mm, as in Slicer" in caplog.text
 
 
 BAD = {
@@ -119,6 +166,27 @@ def test_two_files_are_paired_by_label_else_by_order(tmp_path):
     save_points(Points(moved[:2], ("", "")), tmp_path / "fewer.txt")
     with pytest.raises(InputError, match="as many on both sides, not 3 and 2"):
         load_landmarks(tmp_path / "fixed.fcsv", tmp_path / "fewer.txt")
+
+
+def markups(path, labels, skipped):
+    """Points 0, 1, 2 … mm along an axis, of which one was never set."""
+    points = [
+        {"label": label, "position": [n, 0, 0], "positionStatus": "undefined" if n == skipped else "defined"}
+        for n, label in enumerate(labels)
+    ]
+    path.write_text(json.dumps({"markups": [{"coordinateSystem": "RAS", "controlPoints": points}]}))
+    return path
+
+
+@pytest.mark.parametrize("labels", [("F-1 F-2 F-3 F-4", "M-1 M-2 M-3 M-4"), ("a b c d", "A b C D")])
+def test_a_point_that_is_set_on_one_side_only_shifts_no_pair(tmp_path, labels):
+    fixed = markups(tmp_path / "f.mrk.json", labels[0].split(), 0)
+    moving = markups(tmp_path / "m.mrk.json", labels[1].split(), 2)
+    pairs = load_landmarks(fixed, moving)
+    np.testing.assert_allclose(pairs[:, 0], [1, 3])
+    np.testing.assert_allclose(pairs[:, 3], [1, 3])
+    with pytest.raises(InputError, match="no point is set on both sides"):
+        load_landmarks(markups(fixed, ["a", "b"], 0), markups(moving, ["a", "b"], 1))
 
 
 def test_one_file_with_two_lists_holds_pairs(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import SimpleITK as sitk
 
 from RegCore.cli import main
-from RegCore.io import load, messages, save
+from RegCore.io import load, messages, read_header, save
 from RegCore.resampler import warp
 from RegCore.space.transforms import AffineTransform
 from RegCore.space.volume import Segment, Volume
@@ -107,6 +107,42 @@ def test_we_read_what_slicer_writes(tmp_path, slicer, made):
             (v.array == s.label).sum() if v.array.ndim == 3 else v.array[..., s.label].sum() for v, s in both
         ]
         assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize(
+    "name", ["a\\b", "C:\\new", "two  blanks", " before", "two\nlines", "a:=b", "#1", "Größe"]
+)
+def test_any_name_is_the_same_for_slicer(tmp_path, slicer, name):
+    """NRRD writes a backslash and a new line as two letters each."""
+    save(replace(one_layer(), segments=(Segment(3, name, "A"),)), tmp_path / "s.seg.nrrd")
+    scene, node = read_by_slicer(slicer, tmp_path / "s.seg.nrrd")
+    assert node.GetSegmentation().GetSegment("A").GetName() == name
+    assert load(tmp_path / "s.seg.nrrd").segments[0].name == name
+    storage = slicer.vtkMRMLSegmentationStorageNode()
+    storage.SetFileName(str(tmp_path / "theirs.seg.nrrd"))
+    assert storage.WriteData(node)
+    assert load(tmp_path / "theirs.seg.nrrd").segments[0].name == name
+
+
+@pytest.mark.parametrize("made", MADE)
+def test_a_segmentation_of_an_old_slicer_has_its_names(tmp_path, slicer, made):
+    """Before 4.11 a header named no label values and no layers: each segment is 1 in a layer of its own."""
+    volume = MADE[made]()
+    if made == "one layer":
+        volume = replace(volume, array=(volume.array == 3).astype(np.uint8), segments=(SEGMENTS[0],))
+    save(volume, tmp_path / "new.seg.nrrd")
+    head, mark, voxels = (tmp_path / "new.seg.nrrd").read_bytes().partition(b"\n\n")
+    lines = [line for line in head.split(b"\n") if b"LabelValue" not in line and b"Layer" not in line]
+    (tmp_path / "old.seg.nrrd").write_bytes(b"\n".join(lines) + mark + voxels)
+    found = load(tmp_path / "old.seg.nrrd")
+    assert found.kind == "labels"
+    assert read_header(tmp_path / "old.seg.nrrd")[0] == found.array.shape
+    scene, node = read_by_slicer(slicer, tmp_path / "old.seg.nrrd")
+    for n, segment in enumerate(volume.segments):
+        assert (found.segments[n].name, found.segments[n].id) == (segment.name, segment.id)
+        mask = found.array == 1 if made == "one layer" else found.array[..., n]
+        np.testing.assert_array_equal(mask, volume.array if made == "one layer" else volume.array[..., n])
+        assert _count(slicer, node, segment.id) == mask.sum()
 
 
 def test_warping_and_messages_keep_the_segments(tmp_path):

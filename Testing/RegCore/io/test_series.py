@@ -282,7 +282,6 @@ def test_an_enhanced_file_that_is_no_series_says_why(tmp_path):
 
     given = frames(count=2)
     refused("do not say which comes first", times=False)
-    refused("scaled in different ways", slopes={1: 2.5})
     refused(r"as many slices as there are frames, but they have \[1, 2\]", order=shuffled(given)[1:])
     refused("a series of frames was expected, but there are 2 at 1 places", order=[(0, 0), (1, 0)])
 

@@ -1,5 +1,6 @@
 """Writing: whole or not at all, whatever happens on the way; and the landmarks, which are text."""
 
+import errno
 import os
 import resource
 import subprocess
@@ -77,6 +78,20 @@ def test_a_full_disk_leaves_what_was_there(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
     assert {path.read_text() for path in tmp_path.iterdir()} == {"what was there"}
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 30_000
+
+
+def test_a_disk_that_is_mounted_for_reading_is_one_sentence(tmp_path, monkeypatch):
+    """There even the removal of a file that is not there fails."""
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setattr("os.replace", refuse)
+    for name in ("t.tfm", "v.mha", "f.h5"):
+        with pytest.raises(InputError, match=f"^{tmp_path}/{name}: can't be written .Read-only file system"):
+            save(THINGS[name[1:]], tmp_path / name)
 
 
 def test_an_error_on_the_way_leaves_what_was_there(tmp_path, monkeypatch):

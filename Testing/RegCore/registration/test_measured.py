@@ -53,6 +53,20 @@ def test_padding_around_the_field_of_view_of_a_ct_is_found(value):
     )
 
 
+@pytest.mark.parametrize("value", [0, 40, -300])
+@pytest.mark.parametrize("shape", ["circle", "box"])
+def test_padding_of_a_ct_with_a_value_of_tissue_is_found(value, shape):
+    """0 is what programs put outside of what they resampled; the same value inside of the body counts."""
+    array, around = body(), outside(GRID)
+    if shape == "box":
+        around = np.ones(GRID.shape, bool)
+        around[2:-2, 3:-1, 1:] = False
+    array[12, 10, 6] = value
+    found = measured(Volume(np.where(around, value, array).astype(np.int16), GRID))
+    np.testing.assert_array_equal(found.known, ~around)
+    assert found.reasons == (f"padding of {value}",)
+
+
 def test_the_border_of_a_field_that_was_resampled_is_left_out_as_well():
     array, around = body(), outside(GRID)
     blurred = np.where(around, -3024.0, array)
@@ -147,7 +161,14 @@ def spoilt(volume: Volume, kind: str) -> Volume:
     return replace(volume, array=array.astype(np.float32 if kind == "NaN" else np.int16))
 
 
-KINDS = [("-2000", "-2000"), ("-3024", "-2000"), ("3600", "3600"), ("NaN", "NaN"), ("plain", "-3024")]
+KINDS = [
+    ("-2000", "-2000"),
+    ("0", "0"),
+    ("-3024", "-2000"),
+    ("3600", "3600"),
+    ("NaN", "NaN"),
+    ("plain", "-3024"),
+]
 
 
 def places() -> np.ndarray:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from RegCore.space.geometry import InputError
-from RegCore.space.names import is_path, nearest, options_of, select
+from RegCore.space.names import READABLE, is_path, nearest, options_of, select
 
 KNOWN = ("learning_rate", "RMSprop", "Adam", 3)
 
@@ -90,3 +90,15 @@ def test_what_cannot_be_selected_is_refused_with_all_that_can(table, name, optio
     takes = TAKES if table is TABLE else lambda part: []
     with pytest.raises(InputError, match=sentence):
         select(table, name, options, "the part", takes=takes)
+
+
+def test_any_name_of_a_file_can_be_written():
+    latin, utf8 = (
+        b"M\xfcller".decode("ascii", "surrogateescape"),
+        "Größe".encode().decode("ascii", "surrogateescape"),
+    )
+    assert latin.encode("utf-8", READABLE).decode() == "M\ufffdller"
+    assert utf8.encode("utf-8", READABLE).decode() == "Größe"  # as names are in a locale without letters
+    assert "3 × 4".encode("ascii", READABLE).decode() == "3 × 4"
+    with pytest.raises(UnicodeDecodeError):
+        b"\xfc".decode("utf-8", READABLE)

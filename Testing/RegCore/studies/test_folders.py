@@ -1,5 +1,6 @@
 """Result folders are whole or absent, and their records tell what has changed since."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -45,6 +46,16 @@ def test_a_folder_appears_whole_with_its_record(tmp_path, inputs):
     known = read_record(tmp_path / "out" / "one")
     assert known["seconds"] == 1.5 and known["version"] == RegCore.__version__
     assert difference(known, inputs, {"method": "rigid", "levels": [1, 2]}) == ""
+
+
+def test_a_full_disk_is_one_sentence_wherever_it_is_met(tmp_path, inputs):
+    folder = tmp_path / "out" / "one"
+    with (
+        pytest.raises(InputError, match=f"^{folder}: the results can't be written .No space left"),
+        whole_folder(folder, new_record("one", inputs, {})),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert os.listdir(tmp_path / "out") == []
 
 
 @pytest.mark.parametrize("there", [False, True])
@@ -146,3 +157,19 @@ def test_two_runs_do_not_work_in_one_folder(tmp_path):
         assert "another run is at work" in other.stderr
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout == "1\n" and os.listdir(tmp_path) == []
+
+
+def test_a_pipe_in_a_folder_of_inputs_is_not_waited_for_and_any_name_has_a_hash(tmp_path):
+    folder = tmp_path / "slices"
+    folder.mkdir()
+    os.mkfifo(folder / "pipe")
+    (folder / os.fsdecode(b"\xfc.dcm")).write_bytes(b"a slice")
+    record = new_record("one", {"fixed": folder}, {})
+    assert record["inputs"]["fixed"]["sha256"] and difference(record, {"fixed": folder}, {}) == ""
+    (folder / os.fsdecode(b"\xfc.dcm")).write_bytes(b"another")
+    assert difference(record, {"fixed": folder}, {}) != ""
+
+
+def test_a_record_of_brackets_is_none(tmp_path):
+    (tmp_path / "record.json").write_text("[" * 100_000)
+    assert read_record(tmp_path) is None

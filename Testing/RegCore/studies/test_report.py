@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import os
 import shutil
 from html.parser import HTMLParser
 
@@ -215,3 +216,14 @@ def test_the_page_is_sorted_filtered_and_photographed_in_a_browser(tmp_path):
         assert page.problems() == []
     picture = np.asarray(Image.open(tmp_path / "page.png").convert("RGB"))
     assert picture.shape[1] == 1400 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
+
+
+def test_a_folder_whose_name_is_no_utf_8(tmp_path):
+    """As on discs of other times; the byte is shown as �, and whoever reads the page finds UTF-8."""
+    folder = tmp_path / os.fsdecode(b"M\xfcller")
+    study(tmp_path / "made")
+    (tmp_path / "made").rename(folder)
+    write_report(folder, [summary(os.fsdecode(b"M\xfcller")), summary(os.fsdecode("Größe".encode()))])
+    for name in ("results.csv", "report.html"):
+        text = (folder / name).read_text(encoding="utf-8")
+        assert "M\ufffdller" in text and "Größe" in text
