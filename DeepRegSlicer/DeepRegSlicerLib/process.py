@@ -283,11 +283,11 @@ class Worker:
         errand = job.reading or job.writing
         if errand is None:
             return None
+        if job.cancelled_at is not None:
+            return None, WorkerCancelled("Cancelled.")
         wait_for([errand], timeout=MOMENT)
         if not errand.done():
             return ()
-        if job.cancelled_at is not None:
-            return None, WorkerCancelled("Cancelled.")
         try:
             found = errand.result()
             if errand is job.reading:
@@ -325,10 +325,13 @@ class Worker:
 
     def _finish(self, result: dict | None = None, error: WorkerError | None = None) -> None:
         job, self.job = self.job, None
-        wait_for([errand for errand in (job.writing, job.reading) if errand is not None])
         self._idle_since = time.monotonic()
         self._watch(IDLE_POLL_MILLISECONDS if self._child is not None else None)
-        if self.keep_files:
+        errand = job.reading or job.writing
+        if errand is not None and not errand.cancel() and not errand.done():
+            # a cancelled job does not wait for its thread, which clears up once it is through
+            errand.add_done_callback(lambda _errand: job.scratch.remove())
+        elif self.keep_files:
             job.kept = _put_away(job.scratch)
         else:
             job.scratch.remove()

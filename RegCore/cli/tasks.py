@@ -253,6 +253,7 @@ def model_command(arguments: dict[str, Any], progress: Progress) -> dict[str, An
         "channels": int((train.get("backbone") or {}).get("num_channel_initial") or 0),
         "labeled": bool(content["labeled"]),
         "axes": list(content.get("axes", ())),
+        "spacing": content.get("spacing", {}),
         "data": str((data.get("train") or {}).get("dir", "")),
         "kind": str(data.get("type", "")),
         "epochs": int(train.get("epochs", 0)),

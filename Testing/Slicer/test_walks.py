@@ -1,5 +1,7 @@
 """Two users from beginning to end, through the widgets, with RegCore's own worker."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -147,6 +149,7 @@ def test_the_walk_of_a_researcher(module, host, library, tmp_path):
     epochs = [row["epoch"] for row in tabs.train.history()]
     assert epochs == list(range(1, len(epochs) + 1)) and len(epochs) > done
     import_and_use(host, ui, tabs.models, tmp_path / "DeepRegSlicer" / "livers" / "save" / "best.pt")
+    assert re.search(r"^Spacing: [\d.]+ × [\d.]+ × [\d.]+ mm", tabs.models.ui.cardLabel.text, re.MULTILINE)
     choose(ui, phantom(library, 5))
     ui.registerButton.click()
     assert finish(host, tabs.register).startswith("Done in ")
