@@ -15,6 +15,7 @@ import slicer
 from RegCore.space.geometry import InputError
 
 from . import nodes, process
+from .nodes import keeping
 from .run import Run
 
 RegistrationError = process.WorkerError
@@ -26,7 +27,7 @@ class RegistrationResult:
     """What a registration brought.
 
     transform: vtkMRMLLinearTransformNode or vtkMRMLGridTransformNode, world to world; with the moving volume
-        under it, that volume lies on the fixed one.
+        under it, that volume lies on the fixed one. None if not made.
     warped_volume, warped_segmentation: nodes on the fixed volume's grid, None if not made.
     metrics: as `RegCore.evaluation.metrics.summary` says, Dice by the names of the segments.
     seconds: how long the computation took.
@@ -37,6 +38,7 @@ class RegistrationResult:
     device: "cpu", "cuda" or "mps", where it was computed.
     inverse, jacobian, displacement: nodes of the inverse transform and of the maps, None if not asked for.
     warped_along: nodes of the points and models that were warped.
+    name: what the transform is called, or would be.
     """
 
     transform: object
@@ -53,6 +55,48 @@ class RegistrationResult:
     jacobian: object = None
     displacement: object = None
     warped_along: tuple = ()
+    name: str = ""
+
+    def nodes(self) -> list:
+        """What was made, the most important first."""
+        made = (self.transform, self.warped_volume, self.warped_segmentation, self.inverse)
+        return [n for n in (*made, self.jacobian, self.displacement, *self.warped_along) if n is not None]
+
+
+@dataclass(frozen=True)
+class RecalledRun:
+    """A registration of which a scene that was loaded tells; the fields are those of a RegistrationRun."""
+
+    result: RegistrationResult
+    inputs: tuple
+    notes: tuple[str, ...]
+    mapping = None  # which is in the node of the transform alone
+
+    @property
+    def fixed(self):
+        """The fixed volume."""
+        return self.inputs[0]
+
+    @property
+    def moving(self):
+        """The moving volume."""
+        return self.inputs[1]
+
+
+def keep_result(run, about: dict) -> None:
+    """Keep what came of a run with its nodes. about: further values that JSON can say, by their names."""
+    keeping.keep(run.result, run.inputs, {**about, "notes": list(run.notes)})
+
+
+def recall_result(node) -> tuple[RecalledRun, dict] | None:
+    """What `keep_result` kept with a node: the run, and the further values; None if there is nothing."""
+    kept = keeping.recall(node)
+    if kept is None:
+        return None
+    made = {name: kept.nodes[name] for name in keeping.OUTPUTS}
+    result = RegistrationResult(**made, **kept.figures, applied=kept.applied, warped_along=kept.along)
+    inputs = tuple(kept.nodes[name] for name in keeping.INPUTS)
+    return RecalledRun(result, inputs, tuple(kept.about.get("notes", ()))), kept.about
 
 
 @dataclass(frozen=True)
@@ -87,6 +131,11 @@ class RegistrationRun(Run):
             (slicer.vtkMRMLScene.NodeRemovedEvent, slicer.vtkMRMLScene.EndCloseEvent),
         )
         self._observed = [(scene, scene.AddObserver(event, self._on_scene_changed)) for event in events]
+
+    @property
+    def mapping(self):
+        """RegCore's transform, fixed -> moving, RAS mm, once there is a result."""
+        return self._job.result["transform"]
 
     def _on_scene_changed(self, caller=None, event=None) -> None:
         """Stop where the result would have no place any more."""
@@ -138,7 +187,8 @@ class RegistrationRun(Run):
         points = tuple(zip(order.points, errors["before"], errors["after"], strict=False))
         checks = (written.applied, measured, points, found.get("outside", 0.0), found.get("device", ""))
         more = [written.more.get(name) for name in ("inverse", "jacobian", "displacement", "along")]
-        return RegistrationResult(*made, metrics, found["seconds"], *checks, *more)
+        name = written.transform.GetName() if written.transform else order.placement.name
+        return RegistrationResult(*made, metrics, found["seconds"], *checks, *more, name)
 
 
 def register_volumes(
@@ -182,7 +232,7 @@ def register_volumes(
     initial_transform: a transform node that brings the moving volume near the fixed one, or a word of
         `RegCore.cli.extras.STARTS`; None lets the method choose.
     output_transform, warped_volume, warped_segmentation: nodes to write to; None: new ones.
-    create_images: False to make the transform alone. apply_to_moving: put the moving volume, its segmentation
+    create_images: False to make no warped volume. apply_to_moving: put the moving volume, its segmentation
         and its landmarks under the transform. more: what else is made, and how the warped volume is, such as
         `MoreOutputs(inverse=True, along=(model,))`.
     wait: True returns the RegistrationResult when it is there, False at once a RegistrationRun.
@@ -195,7 +245,12 @@ def register_volumes(
     inputs = _Inputs(*pairs, (fixed_mask, moving_mask), initial_transform, left_out)
     more = more or nodes.MoreOutputs()
     outputs = nodes.Outputs(
-        output_transform, warped_volume, warped_segmentation, create_images, apply_to_moving, more
+        output_transform if more.transform else None,
+        warped_volume,
+        warped_segmentation,
+        create_images,
+        apply_to_moving,
+        more,
     )
     asked = {"method": method, "settings": settings, "device": device, "seed": seed}
     run = RegistrationRun(_order(inputs, outputs, asked), worker or process.shared_worker(), progress, done)
@@ -222,6 +277,7 @@ class _Inputs:
 def _order(inputs: _Inputs, outputs: nodes.Outputs, asked: dict) -> _Order:
     """Read the nodes as arguments of `RegCore.register`, beside those that were asked for as they are."""
     _check_pair(*inputs.volumes, *inputs.landmarks)
+    _check_present(*inputs.volumes, *inputs.segmentations, *inputs.landmarks, *inputs.masks, inputs.start)
     _check_classes(inputs, outputs)
     outputs.check([*inputs.volumes, *inputs.segmentations, *inputs.masks])
     below = outputs.transform
@@ -250,6 +306,13 @@ def _order(inputs: _Inputs, outputs: nodes.Outputs, asked: dict) -> _Order:
     kept = (*inputs.volumes, *inputs.segmentations, inputs.start)
     notes = (*_left_out(*inputs.landmarks), *_unpaired(inputs.segmentations, structures))
     return _Order(arguments, structures, placement, outputs, kept, notes, _points(*inputs.landmarks))
+
+
+def _check_present(*given) -> None:
+    """Raise InputError for a node that left the scene, such as one that a batch comes to late."""
+    for node in given:
+        if node is not None and not slicer.mrmlScene.IsNodePresent(node):
+            raise InputError(f"'{node.GetName()}' is not in the scene.")
 
 
 def _check_classes(inputs: _Inputs, outputs: nodes.Outputs) -> None:

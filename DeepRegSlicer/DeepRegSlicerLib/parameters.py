@@ -120,6 +120,7 @@ class RegisterParameters:
     smoothness: Annotated[float, WithinRange(0.1, 10.0)] = SMOOTHNESS
     landmarksGuide: bool = False
     moreSettings: str = ""
+    createTransform: bool = True
     createImages: bool = True
     createSegmentation: bool = True
     createInverse: bool = False

@@ -130,6 +130,11 @@ class Worker:
         """What the process printed on standard error since this was asked last."""
         return self._child.printed() if self._child else ""
 
+    def check_free(self) -> None:
+        """Raise WorkerError while a request is running."""
+        if self.job is not None:
+            raise WorkerError("A computation is already running: wait for its end or cancel it.")
+
     def request(self, command: str, arguments: dict, on_progress, on_done, prepare=None) -> Job:
         """Ask for a command of `RegCore.cli.worker.COMMANDS`; the Qt event loop or `wait` brings the answers.
 
@@ -139,8 +144,7 @@ class Worker:
         WorkerError if another request is running, if the arguments can't be written, or if the child can't be
         started; what is found later becomes the job's error.
         """
-        if self.job is not None:
-            raise WorkerError("A computation is already running: wait for its end or cancel it.")
+        self.check_free()
         places = Path(tempfile.gettempdir())
         sweep(places, PREFIX)  # what a Slicer that was killed left there
         scratch = Scratch(places, PREFIX)

@@ -84,6 +84,8 @@ def test_the_walk_of_a_clinician(module, host, library, tmp_path):
     }
     assert {name: getattr(ui, name).currentNode().GetName() for name in shown} == shown
     assert ui.presetSelector.currentText == "Rigid" and ui.registerButton.enabled
+    again = [views.structureTable.item(row, 1).text() for row in range(views.structureTable.rowCount)]
+    assert again == dice and not ui.resultSection.isHidden()
     other = phantom(library, seed=3)
     choose(ui, other)
     ui.registerButton.click()

@@ -79,7 +79,7 @@ def test_every_image_has_the_spacing_and_keeps_its_axes_and_the_body(tmp_path):
 @pytest.mark.parametrize("space", ["file", "axes"])
 def test_the_voxels_of_a_training_have_a_size(tmp_path, space):
     write(tmp_path, CASES)
-    wanted = {side: SPACING for side in ("fixed", "moving")}
+    wanted = {"fixed": SPACING, "moving": SPACING}
     assert loader(tmp_path, space=space).spacing == wanted
     sizes = [np.array(image.array.shape) * image.geometry.spacing / SHAPE for image, _label in CASES]
     found = loader(tmp_path, space=space, spacing=None).spacing
