@@ -98,8 +98,8 @@ def pairs_in(folder: Path, out: Path, fixed: str = "") -> list[Item]:
             raise InputError(f"{folder}: choose a fixed image that these {len(found)} are registered to")
         stays = Path(fixed).resolve()
         beside = _beside(Path(fixed).parent).values()
-        still = next((there for there in beside if there[""].resolve() == stays), {"": Path(fixed)})
-        files = {name: _pair(still, mine) for name, mine in found.items() if mine[""].resolve() != stays}
+        to = next((there for there in beside if there[""].resolve() == stays), {"": Path(fixed)})
+        files = {name: _pair(to, mine) for name, mine in found.items() if mine[""].resolve() != stays}
         if not files:
             raise InputError(f"{folder}: there is no image besides the fixed one")
     return [Item(name, files[name] | {"out": str(out / name)}) for name in sorted(files)]
@@ -121,9 +121,9 @@ def _pairs(folder: Path) -> dict[str, dict]:
     return {name: _pair(of("fixed", name), of("moving", name)) for name in names}
 
 
-def _pair(still: dict[str, Path], moving: dict[str, Path]) -> dict[str, str]:
+def _pair(fixed: dict[str, Path], moving: dict[str, Path]) -> dict[str, str]:
     """Both sides' files as an item has them; labels only where both sides have some."""
-    sides = {"fixed": still, "moving": moving}
+    sides = {"fixed": fixed, "moving": moving}
     return {
         f"{side}{role}": str(path)
         for side, files in sides.items()

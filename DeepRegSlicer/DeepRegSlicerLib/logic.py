@@ -183,6 +183,7 @@ class RegistrationRun(Run):
             order.structures.name_of(int(label)): figures
             for label, figures in (found.get("structures") or {}).items()
         }
+        self.notes += _empty(order.structures, measured)
         errors = found.get("landmark_errors") or {"before": (), "after": ()}
         points = tuple(zip(order.points, errors["before"], errors["after"], strict=False))
         checks = (written.applied, measured, points, found.get("outside", 0.0), found.get("device", ""))
@@ -244,14 +245,8 @@ def register_volumes(
     pairs = ((fixed, moving), (fixed_segmentation, moving_segmentation), (fixed_landmarks, moving_landmarks))
     inputs = _Inputs(*pairs, (fixed_mask, moving_mask), initial_transform, left_out)
     more = more or nodes.MoreOutputs()
-    outputs = nodes.Outputs(
-        output_transform if more.transform else None,
-        warped_volume,
-        warped_segmentation,
-        create_images,
-        apply_to_moving,
-        more,
-    )
+    chosen = (output_transform if more.transform else None, warped_volume, warped_segmentation)
+    outputs = nodes.Outputs(*chosen, create_images, apply_to_moving, more)
     asked = {"method": method, "settings": settings, "device": device, "seed": seed}
     run = RegistrationRun(_order(inputs, outputs, asked), worker or process.shared_worker(), progress, done)
     return run.wait() if wait else run
@@ -331,6 +326,12 @@ def _check_classes(inputs: _Inputs, outputs: nodes.Outputs) -> None:
     ):
         if node is not None and not node.IsA(wanted):
             raise InputError(f"'{node.GetName()}' is a {node.GetClassName()}; {what} is expected.")
+    labels, moving = "vtkMRMLLabelMapVolumeNode", inputs.volumes[1]
+    if outputs.volume is not None and outputs.volume.IsA(labels) and not moving.IsA(labels):
+        raise InputError(
+            f"'{outputs.volume.GetName()}' is a label map, which the moving volume '{moving.GetName()}' is "
+            "not: choose another warped volume."
+        )
 
 
 def _left_out(fixed_landmarks, moving_landmarks) -> tuple[str, ...]:
@@ -349,6 +350,14 @@ def _unpaired(segmentations: tuple, structures: nodes.Structures) -> tuple[str, 
         listed = ", ".join(f"'{name}'" for name in names)
         said += [f"only '{node.GetName()}' has {listed}"] if names else []
     return (f"Segments without a partner do not guide: {'; '.join(said)}.",) if said else ()
+
+
+def _empty(structures: nodes.Structures, measured: dict) -> tuple[str, ...]:
+    """A sentence on the pairs of segments that have no figures, because one of the two is empty."""
+    alone = {name for names in structures.unpaired for name in names}
+    empty = [name for name in structures.names if name not in alone and name not in measured]
+    listed = ", ".join(f"'{name}'" for name in empty)
+    return (f"Empty in one segmentation or in both: {listed}.",) if measured and empty else ()
 
 
 def _points(fixed_landmarks, moving_landmarks) -> tuple[str, ...]:

@@ -60,14 +60,14 @@ def write_manifest(folder: Path, fixed: Item, moving: list[Item], method: str, s
     its own, that of the fixed one holds. Raises OSError if the disk refuses.
     """
     words = " ".join(f"{key}={_word(value)}" for key, value in (settings or {}).items())
-    text, still = io.StringIO(), fixed.result
+    text, to = io.StringIO(), fixed.result
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(COLUMNS)
     for item in moving:
         came = item.result
-        labels = (still["labels"], came["labels"]) if still["labels"] and came["labels"] else ("", "")
-        masks, start = (still["mask"], came["mask"]), came["initial"] or still["initial"]
-        rows.writerow([item.name, still["volume"], came["volume"], *labels, *masks, start, method, words])
+        labels = (to["labels"], came["labels"]) if to["labels"] and came["labels"] else ("", "")
+        masks, start = (to["mask"], came["mask"]), came["initial"] or to["initial"]
+        rows.writerow([item.name, to["volume"], came["volume"], *labels, *masks, start, method, words])
     path = folder / NAME
     path.write_text(text.getvalue(), encoding="utf-8", newline="")
     return path

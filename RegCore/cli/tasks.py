@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from RegCore.cli.extras import MAPS, extras, named_start
+from RegCore.cli.extras import MAPS, as_image, extras, named_start
 from RegCore.cli.failures import load_torch
 from RegCore.progress import Progress, part_of
 from RegCore.space.geometry import InputError
@@ -80,7 +80,8 @@ def report_command(arguments: dict[str, Any], progress: Progress) -> dict[str, A
     from RegCore.evaluation.overview import overview
     from RegCore.evaluation.page import page, save_page
 
-    fixed, moving, transform = arguments["fixed"], arguments["moving"], arguments["transform"]
+    fixed, moving = as_image(arguments["fixed"]), as_image(arguments["moving"])
+    transform = arguments["transform"]
     labels, onto = arguments.get("moving_labels"), fixed.geometry
     progress(0.1, "drawing the report", {})
     done = RegCore.Registration(

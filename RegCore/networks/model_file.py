@@ -122,14 +122,14 @@ def build(config: Mapping, fixed_size, moving_size, labeled: bool, axes=None) ->
     train = config.get("train")
     if not isinstance(train, Mapping):
         raise InputError("the configuration lacks the section train, which describes the network")
-    sizes = []
+    sizes: list[tuple[int, int, int]] = []
     for name, size in (("fixed", fixed_size), ("moving", moving_size)):
         whole = [n for n in size if isinstance(n, int) and not isinstance(n, bool) and n > 0]
         if len(size) != 3 or len(whole) != 3:
             raise InputError(f"the size of {name} images must be 3 positive whole numbers, but it is {size}")
-        sizes.append(tuple(whole))
-    network = build_model(train, *sizes, labeled=labeled)
-    return Model(plain(config, "the configuration"), *sizes, labeled, network, axes)
+        sizes.append((whole[0], whole[1], whole[2]))
+    network = build_model(train, sizes[0], sizes[1], labeled=labeled)
+    return Model(plain(config, "the configuration"), sizes[0], sizes[1], labeled, network, axes)
 
 
 def save_model(path, trained: Model, training: Mapping | None = None) -> None:

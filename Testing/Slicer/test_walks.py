@@ -52,6 +52,11 @@ def finish(host, panel) -> str:
     return panel.ui.statusLabel.text
 
 
+def overlaps(table) -> list[str]:
+    """Dice before and after, structure by structure."""
+    return [table.item(row, 1).text() for row in range(table.rowCount)]
+
+
 def test_the_walk_of_a_clinician(module, host, library, tmp_path):
     import slicer
 
@@ -60,8 +65,7 @@ def test_the_walk_of_a_clinician(module, host, library, tmp_path):
     task(ui, "Rigid")
     ui.registerButton.click()
     assert finish(host, panel).startswith("Done in ")
-    views = panel.checking.ui
-    dice = [views.structureTable.item(row, 1).text() for row in range(views.structureTable.rowCount)]
+    views, dice = panel.checking.ui, overlaps(panel.checking.ui.structureTable)
     better = [float(after) > float(before) for before, after in (text.split(" → ") for text in dice)]
     assert len(better) == 9 and sum(better) >= 5
     views.blendSlider.value = 0.25
@@ -84,8 +88,7 @@ def test_the_walk_of_a_clinician(module, host, library, tmp_path):
     }
     assert {name: getattr(ui, name).currentNode().GetName() for name in shown} == shown
     assert ui.presetSelector.currentText == "Rigid" and ui.registerButton.enabled
-    again = [views.structureTable.item(row, 1).text() for row in range(views.structureTable.rowCount)]
-    assert again == dice and not ui.resultSection.isHidden()
+    assert overlaps(views.structureTable) == dice and not ui.resultSection.isHidden()
     other = phantom(library, seed=3)
     choose(ui, other)
     ui.registerButton.click()

@@ -13,7 +13,7 @@ import vtk
 from RegCore.space.transforms import Transform
 from RegCore.space.volume import Volume
 
-from .reading import image_of, transform_of_parents, vtk_matrix_of
+from .reading import image_of, is_under, transform_of_parents, vtk_matrix_of
 from .transaction import SceneTransaction, is_automatic
 from .transforms import vtk_transform_of
 
@@ -114,7 +114,10 @@ def _place(transaction: SceneTransaction, owner: Owner, what: str, class_name: s
         theirs = node.GetNodeReference(OF)
         mine = theirs is not None and (theirs is owner.node or theirs is owner.former)
         same = node.GetAttribute(WHAT) == what and node.GetNodeReference(SOURCE) is source
-        if mine and same and is_automatic(node) and node.GetClassName() == class_name:
+        above = any(
+            is_under(one, node) for one in (placement.fixed, placement.moving)
+        )  # it holds one of them
+        if mine and same and is_automatic(node) and node.GetClassName() == class_name and not above:
             _keep(transaction, node)
             break
     else:

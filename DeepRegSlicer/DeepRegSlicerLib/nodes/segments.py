@@ -166,6 +166,7 @@ def mask(node, below=None, grid: Geometry | None = None) -> Volume:
 def _inside_roi(node, grid: Geometry) -> Volume:
     """The voxels of a grid whose centres lie in a ROI, which may be turned."""
     matrix = vtk.vtkMatrix4x4()
+    transform_of_parents(node)  # which it must be seen under
     vtk.vtkMatrix4x4.Invert(node.GetObjectToWorldMatrix(), matrix)
     to_roi, half = matrix_of(matrix) @ grid.affine, np.array(node.GetSize()) / 2
     index = np.ogrid[tuple(slice(n) for n in grid.shape)]
@@ -174,7 +175,8 @@ def _inside_roi(node, grid: Geometry) -> Volume:
         place = sum(to_roi[row, axis] * index[axis] for axis in range(3)) + to_roi[row, 3]
         inside &= abs(place) <= half[row]
     if not inside.any():
-        raise InputError(f"The ROI '{node.GetName()}' lies outside of the volume that it is to mask.")
+        where = "lies outside of the volume that it is to mask, or between its voxels"
+        raise InputError(f"The ROI '{node.GetName()}' {where}.")
     return Volume(inside.astype(np.uint8), grid, "labels")
 
 

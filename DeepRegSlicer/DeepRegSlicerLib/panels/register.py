@@ -6,17 +6,15 @@ import ctk
 import slicer
 from slicer.i18n import tr as _
 
-from RegCore.space.geometry import InputError
-
 from .. import install
 from ..logic import RegistrationCancelled, register_volumes
 from ..nodes.showing import show_over
-from ..parameters import Method, Start
+from ..parameters import Method
 from ..paths import resource
 from ..process import shared_worker, stop_shared_worker
 from . import results
 from .apply import ApplySection
-from .asked import asked, device_name
+from .asked import asked, device_name, validate
 from .check import CheckSection, Shown
 from .fields import tame_selectors
 from .outputs import OUTPUTS, OutputsSection
@@ -163,23 +161,7 @@ class RegisterPanel(Panel):
             return _("A registration is running")
         if self.lacks_packages():
             return _("Install the missing packages first")
-        if p is None or p.fixedVolume is None or p.movingVolume is None:
-            return _("Choose a fixed and a moving volume")
-        if p.fixedVolume is p.movingVolume:
-            return _("Choose two different volumes")
-        if p.fixedSegmentation is not None and p.movingSegmentation is None:
-            return _("Choose a moving segmentation too, or no fixed one")
-        if (p.fixedLandmarks is None) != (p.movingLandmarks is None):
-            return _("Choose landmarks for both volumes, or for none")
-        if p.method is Method.trained and not p.modelFile:
-            return _("Choose the file of a trained model")
-        if p.start is Start.landmarks and p.initialTransform is None and p.fixedLandmarks is None:
-            return _("Choose landmarks for both volumes to start from, or another start")
-        try:
-            p.settings()
-        except InputError as error:
-            return str(error)
-        return self.outputs.validate()
+        return validate(p) or self.outputs.validate()
 
     @handler
     def on_swap(self) -> None:
@@ -352,11 +334,18 @@ class RegisterPanel(Panel):
     def _chosen_still(self, run) -> bool:
         """Whether the inputs and outputs are those that the run began with.
 
-        An output transform of another class than the result was replaced by it, wherever it was chosen.
+        An output transform of another class than the result was replaced by it, wherever it was chosen; an
+        output that was deleted meanwhile left none behind.
         """
         now = self._nodes(INPUTS + OUTPUTS, self._of)
         pairs, old = zip(now, (*run.inputs, *self._outputs), strict=True), self._outputs[0]
-        return all(a is b or (b is old is not None and a is run.result.transform) for a, b in pairs)
+        changed = [
+            (a, b)
+            for a, b in pairs
+            if a is not b and not (b is old is not None and a is run.result.transform)
+        ]
+        deleted = [one for one in self._outputs if one and not slicer.mrmlScene.IsNodePresent(one)]
+        return all(a is None and any(b is one for one in deleted) for a, b in changed)
 
     def _explain(self, error: Exception) -> None:
         """Say why a run brought no result; offer what mends it."""
