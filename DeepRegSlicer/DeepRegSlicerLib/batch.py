@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from slicer.i18n import tr as _
+
 from RegCore.space.geometry import InputError
 from RegCore.studies.manifest import SIDE_FILES
 from RegCore.training.presets import VOLUMES
@@ -93,15 +95,23 @@ def pairs_in(folder: Path, out: Path, fixed: str = "") -> list[Item]:
         place = folder / "images" if _volumes(folder / "images") else folder
         found = _beside(place)
         if not found:
-            raise InputError(f"{folder}: this folder holds neither images nor fixed_images and moving_images")
+            raise InputError(
+                _("{folder}: this folder holds neither images nor fixed_images and moving_images").format(
+                    folder=folder
+                )
+            )
         if not fixed:
-            raise InputError(f"{folder}: choose a fixed image that these {len(found)} are registered to")
+            raise InputError(
+                _("{folder}: choose a fixed image that these {count} are registered to").format(
+                    folder=folder, count=len(found)
+                )
+            )
         stays = Path(fixed).resolve()
         beside = _beside(Path(fixed).parent).values()
         to = next((there for there in beside if there[""].resolve() == stays), {"": Path(fixed)})
         files = {name: _pair(to, mine) for name, mine in found.items() if mine[""].resolve() != stays}
         if not files:
-            raise InputError(f"{folder}: there is no image besides the fixed one")
+            raise InputError(_("{folder}: there is no image besides the fixed one").format(folder=folder))
     return [Item(name, files[name] | {"out": str(out / name)}) for name in sorted(files)]
 
 
@@ -113,7 +123,9 @@ def _pairs(folder: Path) -> dict[str, dict]:
     }
     names = sorted(set(sides["fixed"][""]) & set(sides["moving"][""]))
     if not names:
-        raise InputError(f"{folder}: no file of moving_images is called like one of fixed_images")
+        raise InputError(
+            _("{folder}: no file of moving_images is called like one of fixed_images").format(folder=folder)
+        )
 
     def of(side: str, name: str) -> dict[str, Path]:
         return {role: files[name] for role, files in sides[side].items() if name in files}

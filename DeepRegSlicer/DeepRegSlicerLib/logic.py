@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import slicer
+from slicer.i18n import tr as _
 
 from RegCore.space.geometry import InputError
 
 from . import nodes, process
-from .nodes import keeping
 from .run import Run
 
 RegistrationError = process.WorkerError
@@ -64,42 +64,6 @@ class RegistrationResult:
 
 
 @dataclass(frozen=True)
-class RecalledRun:
-    """A registration of which a scene that was loaded tells; the fields are those of a RegistrationRun."""
-
-    result: RegistrationResult
-    inputs: tuple
-    notes: tuple[str, ...]
-    mapping = None  # which is in the node of the transform alone
-
-    @property
-    def fixed(self):
-        """The fixed volume."""
-        return self.inputs[0]
-
-    @property
-    def moving(self):
-        """The moving volume."""
-        return self.inputs[1]
-
-
-def keep_result(run, about: dict) -> None:
-    """Keep what came of a run with its nodes. about: further values that JSON can say, by their names."""
-    keeping.keep(run.result, run.inputs, {**about, "notes": list(run.notes)})
-
-
-def recall_result(node) -> tuple[RecalledRun, dict] | None:
-    """What `keep_result` kept with a node: the run, and the further values; None if there is nothing."""
-    kept = keeping.recall(node)
-    if kept is None:
-        return None
-    made = {name: kept.nodes[name] for name in keeping.OUTPUTS}
-    result = RegistrationResult(**made, **kept.figures, applied=kept.applied, warped_along=kept.along)
-    inputs = tuple(kept.nodes[name] for name in keeping.INPUTS)
-    return RecalledRun(result, inputs, tuple(kept.about.get("notes", ()))), kept.about
-
-
-@dataclass(frozen=True)
 class _Order:
     """What was asked for, read from the nodes."""
 
@@ -141,9 +105,10 @@ class RegistrationRun(Run):
         """Stop where the result would have no place any more."""
         gone = self._order.placement.missing(slicer.mrmlScene)
         if gone and not self._dropped:
-            names = " and ".join(f"'{name}'" for name in gone)
-            why = "the scene was closed" if slicer.mrmlScene.IsClosing() else f"{names} left the scene"
-            self._dropped = f"The registration was stopped, because {why}. Nothing was changed."
+            text = _("The registration was stopped, because {names} left the scene. Nothing was changed.")
+            if slicer.mrmlScene.IsClosing():
+                text = _("The registration was stopped, because the scene was closed. Nothing was changed.")
+            self._dropped = text.format(names=_(" and ").join(f"'{name}'" for name in gone))
             self._worker.cancel()
 
     def _prepare(self, found: dict) -> object:
@@ -170,8 +135,8 @@ class RegistrationRun(Run):
                 raise job.prepared
             return self._write(job.result, job.prepared), None
         except Exception as error:
-            text = f"The result could not be put into the scene, which is as it was: {error}"
-            return None, RegistrationError(text, traceback.format_exc())
+            text = _("The result could not be put into the scene, which is as it was: {error}")
+            return None, RegistrationError(text.format(error=error), traceback.format_exc())
 
     def _write(self, found: dict, prepared: nodes.Prepared) -> RegistrationResult:
         order = self._order
@@ -307,7 +272,7 @@ def _check_present(*given) -> None:
     """Raise InputError for a node that left the scene, such as one that a batch comes to late."""
     for node in given:
         if node is not None and not slicer.mrmlScene.IsNodePresent(node):
-            raise InputError(f"'{node.GetName()}' is not in the scene.")
+            raise InputError(_("'{name}' is not in the scene.").format(name=node.GetName()))
 
 
 def _check_classes(inputs: _Inputs, outputs: nodes.Outputs) -> None:
@@ -325,12 +290,20 @@ def _check_classes(inputs: _Inputs, outputs: nodes.Outputs) -> None:
         (outputs.segmentation, "vtkMRMLSegmentationNode", "a segmentation"),
     ):
         if node is not None and not node.IsA(wanted):
-            raise InputError(f"'{node.GetName()}' is a {node.GetClassName()}; {what} is expected.")
+            raise InputError(
+                _("'{name}' is a {kind}; {what} is expected.").format(
+                    name=node.GetName(), kind=node.GetClassName(), what=what
+                )
+            )
+    for node in outputs.more.along:
+        nodes.affine_of_parents(node)  # which it must be seen under
     labels, moving = "vtkMRMLLabelMapVolumeNode", inputs.volumes[1]
     if outputs.volume is not None and outputs.volume.IsA(labels) and not moving.IsA(labels):
         raise InputError(
-            f"'{outputs.volume.GetName()}' is a label map, which the moving volume '{moving.GetName()}' is "
-            "not: choose another warped volume."
+            _(
+                "'{volume}' is a label map, which the moving volume '{moving}' is not: choose "
+                "another warped volume."
+            ).format(volume=outputs.volume.GetName(), moving=moving.GetName())
         )
 
 
@@ -340,7 +313,8 @@ def _left_out(fixed_landmarks, moving_landmarks) -> tuple[str, ...]:
         return ()
     names = nodes.paired_landmarks(fixed_landmarks, moving_landmarks)[1]
     listed = ", ".join(f"'{name}'" for name in names)
-    return (f"Landmarks that are not set in both lists were left out: {listed}.",) if names else ()
+    text = _("Landmarks that are not set in both lists were left out: {names}.")
+    return (text.format(names=listed),) if names else ()
 
 
 def _unpaired(segmentations: tuple, structures: nodes.Structures) -> tuple[str, ...]:
@@ -348,8 +322,9 @@ def _unpaired(segmentations: tuple, structures: nodes.Structures) -> tuple[str, 
     said = []
     for node, names in zip(segmentations, structures.unpaired, strict=True):
         listed = ", ".join(f"'{name}'" for name in names)
-        said += [f"only '{node.GetName()}' has {listed}"] if names else []
-    return (f"Segments without a partner do not guide: {'; '.join(said)}.",) if said else ()
+        said += [_("only '{node}' has {names}").format(node=node.GetName(), names=listed)] if names else []
+    text = _("Segments without a partner do not guide: {names}.")
+    return (text.format(names="; ".join(said)),) if said else ()
 
 
 def _empty(structures: nodes.Structures, measured: dict) -> tuple[str, ...]:
@@ -357,7 +332,8 @@ def _empty(structures: nodes.Structures, measured: dict) -> tuple[str, ...]:
     alone = {name for names in structures.unpaired for name in names}
     empty = [name for name in structures.names if name not in alone and name not in measured]
     listed = ", ".join(f"'{name}'" for name in empty)
-    return (f"Empty in one segmentation or in both: {listed}.",) if measured and empty else ()
+    text = _("Empty in one segmentation or in both: {names}.")
+    return (text.format(names=listed),) if measured and empty else ()
 
 
 def _points(fixed_landmarks, moving_landmarks) -> tuple[str, ...]:
@@ -372,11 +348,17 @@ def _check_pair(fixed, moving, fixed_landmarks, moving_landmarks) -> None:
     for name, node in (("fixed", fixed), ("moving", moving)):
         if node is None or not node.IsA("vtkMRMLScalarVolumeNode"):
             came = "none" if node is None else f"a {node.GetClassName()}"
-            raise InputError(f"A scalar volume is expected as the {name} volume, but {came} was given.")
+            raise InputError(
+                _("A scalar volume is expected as the {name} volume, but {came} was given.").format(
+                    name=name, came=came
+                )
+            )
     if fixed is moving:
-        raise InputError(f"'{fixed.GetName()}' is both the fixed and the moving volume; choose two.")
+        raise InputError(
+            _("'{fixed}' is both the fixed and the moving volume; choose two.").format(fixed=fixed.GetName())
+        )
     if (fixed_landmarks is None) != (moving_landmarks is None):
-        raise InputError("Landmarks are needed for both volumes, or for none.")
+        raise InputError(_("Landmarks are needed for both volumes, or for none."))
 
 
 def _with_names(metrics: dict, structures: nodes.Structures) -> dict:

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from slicer.i18n import tr as _
+
 from RegCore.space.geometry import InputError
 
 from .batch import Item, Start
@@ -28,7 +30,11 @@ def new_folder(parent: Path) -> Path:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise InputError(f"{folder}: this folder can't be made ({error.strerror or error})") from error
+        raise InputError(
+            _("{folder}: this folder can't be made ({reason})").format(
+                folder=folder, reason=error.strerror or error
+            )
+        ) from error
     return folder
 
 

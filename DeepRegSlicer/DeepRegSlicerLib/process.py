@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import qt
+from slicer.i18n import tr as _
 
 from RegCore.io import messages
 from RegCore.io.scratch import Scratch, sweep
@@ -34,7 +35,7 @@ LARGE = 8 << 20  # bytes of a request that is written beside the windows
 # Seconds that a thread gets when it is looked for. Slicer keeps Python's lock while it waits for the user,
 # so that a thread goes on only while Python code waits.
 MOMENT = 0.03
-SCENE_IS_SAFE = "The scene is as it was; the next run starts a new process."
+SCENE_IS_SAFE = _("The scene is as it was; the next run starts a new process.")
 
 log = logging.getLogger(__name__)
 _beside = ThreadPoolExecutor(2, "DeepRegSlicer files")
@@ -133,7 +134,7 @@ class Worker:
     def check_free(self) -> None:
         """Raise WorkerError while a request is running."""
         if self.job is not None:
-            raise WorkerError("A computation is already running: wait for its end or cancel it.")
+            raise WorkerError(_("A computation is already running: wait for its end or cancel it."))
 
     def request(self, command: str, arguments: dict, on_progress, on_done, prepare=None) -> Job:
         """Ask for a command of `RegCore.cli.worker.COMMANDS`; the Qt event loop or `wait` brings the answers.
@@ -203,7 +204,7 @@ class Worker:
 
     def _end_by_user(self) -> None:
         if self.job is not None:
-            self._finish(error=WorkerCancelled("Cancelled."))
+            self._finish(error=WorkerCancelled(_("Cancelled.")))
         else:
             self._watch(None)
 
@@ -269,7 +270,7 @@ class Worker:
                     return None  # stopped by who was told
                 continue
             if event["event"] == "cancelled":
-                return None, WorkerCancelled("Cancelled.")
+                return None, WorkerCancelled(_("Cancelled."))
             if event["event"] == "error":
                 told = (event["message"], event["details"], event["missing"], event["kind"])
                 return None, WorkerError(*told)
@@ -288,7 +289,7 @@ class Worker:
         if errand is None:
             return None
         if job.cancelled_at is not None:
-            return None, WorkerCancelled("Cancelled.")
+            return None, WorkerCancelled(_("Cancelled."))
         wait_for([errand], timeout=MOMENT)
         if not errand.done():
             return ()
@@ -302,7 +303,7 @@ class Worker:
         except Exception as error:
             if errand is not job.reading:
                 return None, _not_started(error)
-            return None, WorkerError("The result of the computation could not be read.", repr(error))
+            return None, WorkerError(_("The result of the computation could not be read."), repr(error))
 
     def _escalate_cancel(self, job: Job, alive: bool) -> tuple[None, WorkerError] | None:
         """A cancelled job that did not stop yet: the next means once its time has come."""
@@ -313,7 +314,7 @@ class Worker:
             return None
         self._child.kill()
         self._child = None
-        return None, WorkerCancelled("Cancelled.")
+        return None, WorkerCancelled(_("Cancelled."))
 
     def _on_exit(self, job: Job) -> tuple[None, WorkerError] | None:
         """The child ended on its own: say why, or ask a new one if it died before it saw this request."""
@@ -323,7 +324,9 @@ class Worker:
             self._send(job.message)
             return None
         return None, WorkerError(
-            f"The computing process ended unexpectedly ({child.exit_reason()}). {self.after_death}",
+            _("The computing process ended unexpectedly ({exit_reason}). {after_death}").format(
+                exit_reason=child.exit_reason(), after_death=self.after_death
+            ),
             child.stderr_tail(),
         )
 
@@ -353,7 +356,9 @@ def _read(job: Job, keep: bool) -> dict:
 
 
 def _not_started(error: Exception) -> WorkerError:
-    return WorkerError(f"The computing process could not be started: {error}", repr(error))
+    return WorkerError(
+        _("The computing process could not be started: {error}").format(error=error), repr(error)
+    )
 
 
 def _put_away(scratch: Scratch) -> Path | None:

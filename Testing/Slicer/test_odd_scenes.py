@@ -85,6 +85,13 @@ def test_what_stands_under_a_transform_without_an_inverse_is_named(panel, what, 
     assert panel.make.inventory() == before
 
 
+def test_what_is_to_be_warped_along_is_looked_at_before_the_work_begins(panel, requests):
+    vessels = panel.make.under(points(panel, "Vessel"), parent(panel, FLAT))
+    panel.parameters.warp_along([vessels])
+    text = "'Vessel points' is under the transform 'Flat', which can't be inverted."
+    assert panel.register() == text and requests == []
+
+
 def test_an_initial_transform_without_an_inverse_is_named(panel):
     panel.ui.initialTransformSelector.setCurrentNode(parent(panel, FLAT))
     assert panel.register() == "The transform 'Flat' can't be inverted."

@@ -3,6 +3,7 @@
 import numpy as np
 import slicer
 import vtk
+from slicer.i18n import tr as _
 from vtk.util.numpy_support import vtk_to_numpy
 
 from RegCore.space.geometry import Geometry, InputError
@@ -41,7 +42,9 @@ def _parents(node, below=None) -> list:
     for parent in parents:
         if _is_flat(parent):
             raise InputError(
-                f"'{node.GetName()}' is under the transform '{parent.GetName()}', which can't be inverted."
+                _("'{name}' is under the transform '{parent}', which can't be inverted.").format(
+                    name=node.GetName(), parent=parent.GetName()
+                )
             )
     return parents
 
@@ -92,12 +95,16 @@ def volume(node, below=None) -> Volume:
     Slicer's "Harden transform" does, on a copy. Raises InputError if the node holds no 3-D scalar image.
     """
     image = node.GetImageData()
-    name = f"The volume '{node.GetName()}'"
+    name = node.GetName()
     if image is None or min(image.GetDimensions()) < 1:
-        raise InputError(f"{name} holds no image.")
+        raise InputError(_("The volume '{name}' holds no image.").format(name=name))
     components = image.GetNumberOfScalarComponents()
     if components != 1:
-        raise InputError(f"{name} has {components} values per voxel; a volume with one is expected.")
+        raise InputError(
+            _("The volume '{name}' has {components} values per voxel; a volume with one is expected.").format(
+                name=name, components=components
+            )
+        )
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     parents = affine_of_parents(node, below)
@@ -181,13 +188,20 @@ def paired_landmarks(fixed_node, moving_node) -> tuple[list[tuple[int, int]], li
         out = []
     else:
         raise InputError(
-            "Landmarks that their labels do not pair are paired by their order: "
-            f"'{fixed_node.GetName()}' has {len(fixed)} points and '{moving_node.GetName()}' has "
-            f"{len(moving)}; the same number, at least one, is expected."
+            _(
+                "Landmarks that their labels do not pair are paired by their order: '{fixed_node}' "
+                "has {count} points and '{moving_node}' has {count2}; the same number, at least one, "
+                "is expected."
+            ).format(
+                fixed_node=fixed_node.GetName(),
+                count=len(fixed),
+                moving_node=moving_node.GetName(),
+                count2=len(moving),
+            )
         )
     both = {k: (n, m) for k, (n, m) in pairs.items() if _is_set(fixed_node, n) and _is_set(moving_node, m)}
     if not both:
-        raise InputError(f"No landmark is set in both {names}.")
+        raise InputError(_("No landmark is set in both {names}.").format(names=names))
     return list(both.values()), out + [label for label in pairs if label not in both]
 
 
@@ -235,7 +249,7 @@ def initial_transform(node, fixed: Geometry) -> AffineTransform | DisplacementFi
     """
     _parents(node)
     if _is_flat(node):
-        raise InputError(f"The transform '{node.GetName()}' can't be inverted.")
+        raise InputError(_("The transform '{name}' can't be inverted.").format(name=node.GetName()))
     transform = vtk.vtkGeneralTransform()
     slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(None, node, transform)
     if node.IsTransformToWorldLinear():

@@ -1,6 +1,7 @@
 """A sequence of volumes, registered item by item: a node for each item, results as sequences again."""
 
 import slicer
+from slicer.i18n import tr as _
 
 from RegCore.space.geometry import InputError
 
@@ -14,7 +15,9 @@ class SequenceItems:
         """sequence: vtkMRMLSequenceNode of volumes. Raises InputError for one of anything else."""
         first = sequence.GetNthDataNode(0) if sequence.GetNumberOfDataNodes() else None
         if first is None or not first.IsA("vtkMRMLScalarVolumeNode"):
-            raise InputError(f"The sequence '{sequence.GetName()}' holds no scalar volumes.")
+            raise InputError(
+                _("The sequence '{sequence}' holds no scalar volumes.").format(sequence=sequence.GetName())
+            )
         self.sequence, self.fixed = sequence, fixed
         name = f"{sequence.GetName()} to {fixed.GetName()}"
         back = f"{fixed.GetName()} to {sequence.GetName()}"

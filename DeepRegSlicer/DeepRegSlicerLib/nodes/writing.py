@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import slicer
 import vtk
+from slicer.i18n import tr as _
 
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
@@ -44,7 +45,9 @@ class Outputs:
         """Raise InputError where an output is an input too."""
         for node in (self.transform, self.volume, self.segmentation):
             if node is not None and any(node is one for one in inputs):
-                raise InputError(f"'{node.GetName()}' can't be input and output at the same time.")
+                raise InputError(
+                    _("'{name}' can't be input and output at the same time.").format(name=node.GetName())
+                )
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,10 @@ class Placement:
         """
         if output_transform is not None and is_under(fixed, output_transform):
             raise InputError(
-                f"The fixed volume '{fixed.GetName()}' is under the transform "
-                f"'{output_transform.GetName()}', which is to be overwritten: choose another one."
+                _(
+                    "The fixed volume '{fixed}' is under the transform '{output_transform}', which is to "
+                    "be overwritten: choose another one."
+                ).format(fixed=fixed.GetName(), output_transform=output_transform.GetName())
             )
         own = vtk.vtkMatrix4x4()
         fixed.GetIJKToRASMatrix(own)
@@ -130,7 +135,9 @@ def prepare(transform, warped, warped_labels, structures, placement: Placement, 
     """Make of a result what its nodes will hold; arguments and errors as those of `write`."""
     for came in (warped, warped_labels):
         if came is not None and not came.geometry.is_close(placement.grid):
-            raise InputError(f"the result {came.array.shape} does not lie on the fixed volume's grid")
+            raise InputError(
+                _("the result {shape} does not lie on the fixed volume's grid").format(shape=came.array.shape)
+            )
     image = segmentation = None
     if outputs.images:
         image = image_of(as_type(warped.array, outputs.more.voxel_type, placement.dtype))

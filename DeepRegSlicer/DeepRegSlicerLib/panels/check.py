@@ -13,12 +13,12 @@ import RegCore
 from RegCore.space.geometry import InputError
 
 from .. import nodes
-from ..logic import keep_result, recall_result
 from ..nodes import checking
 from ..nodes.chart import loss_chart
 from ..nodes.showing import show_chart
 from ..paths import short, typed_path
 from ..process import shared_worker
+from ..recalling import keep_result, recall_result
 from ..run import Question
 from . import results
 from .panel import Section, Tone, handler
