@@ -313,6 +313,23 @@ def test_a_scene_that_is_loaded_tells_of_its_result(panel, tmp_path, transform):
         assert text == "The scene does not hold the transform of this result: register again."
 
 
+def test_a_result_outlives_a_segmentation_that_was_deleted_during_its_run(panel, tmp_path):
+    panel.settings = {**panel.CHECK, "steps": 40, "seconds": 0.02}
+    panel.ui.registerButton.click()
+    panel.host.scene.RemoveNode(panel.fixed_segmentation)
+    assert panel.finish().startswith("Done in ")
+    transform = panel.check.shown.run.result.transform
+    assert transform.GetNodeReferenceID("DeepRegSlicerResult.fixed_segmentation") is None
+    before = panel.cells(panel.views.structureTable)
+    panel.ui.outputTransformSelector.setCurrentNode(transform)
+    url = save(tmp_path)
+    panel.host.close_scene()
+    panel.host.scene.SetURL(url)
+    assert panel.host.scene.Import() and panel.cells(panel.views.structureTable) == before
+    panel.views.contoursButton.click()
+    assert panel.host.errors == []
+
+
 def test_a_result_of_other_volumes_is_not_told(panel, tmp_path):
     panel.register()
     panel.ui.movingVolumeSelector.setCurrentNode(panel.make.volume("Another"))

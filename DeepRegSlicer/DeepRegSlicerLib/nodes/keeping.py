@@ -36,6 +36,9 @@ def keep(result, inputs: tuple, about: dict) -> None:
         return
     node, figures = result.nodes()[0], {name: getattr(result, name) for name in FIGURES}
     found = dict(zip(INPUTS, inputs, strict=True)) | {name: getattr(result, name) for name in OUTPUTS}
+    found = {
+        name: one if one and slicer.mrmlScene.IsNodePresent(one) else None for name, one in found.items()
+    }
     several = {"along": result.warped_along, "applied": result.applied}
     with slicer.util.NodeModify(node):
         node.SetAttribute(TOLD, json.dumps({"figures": figures, "about": about}, ensure_ascii=False))
