@@ -116,8 +116,9 @@ class DeepRegSlicerWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel.set_parameters(parameters)
 
     def onParametersChanged(self, caller=None, event=None):
-        """Something was chosen."""
-        self.panel.update()
+        """Something was chosen; while a scene is loaded it is the program that does."""
+        if not slicer.mrmlScene.IsImporting():
+            self.panel.update()
 
 
 class DeepRegSlicerLogic(ScriptedLoadableModuleLogic):

@@ -81,19 +81,11 @@ def in_both_themes(host, panel, out: Path, name: str, grow: bool = True) -> None
         host.spin(0.1)
         if shown is not None and working.run is None:
             working.checking.show(shown)
-            rows = results_of(shown.run.result)
-            sys.modules["DeepRegSlicerLib.panels.results"].fill(panel.ui.resultTable, rows)
         working.retone(text)
         panel.widget.tabs.refresh()  # the hints of the other tabs, in the colours of this theme
         host.screenshot(panel.panel, out / f"{name}{ending}.png", PANEL)
         if grow:
             host.screenshot(panel.panel, out / f"{name}{ending}.png", (PANEL[0], height_of(panel)))
-
-
-def results_of(result) -> list:
-    """The rows of the table of figures."""
-    results = sys.modules["DeepRegSlicerLib.panels.results"]
-    return results.rows(result.metrics, result.seconds, each=not result.structures)
 
 
 def picture_panel(host, made, options):

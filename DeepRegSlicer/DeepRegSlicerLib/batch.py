@@ -5,7 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from slicer.i18n import tr as _
+
 from RegCore.space.geometry import InputError
+from RegCore.studies.manifest import SIDE_FILES
 from RegCore.training.presets import VOLUMES
 
 from . import process
@@ -19,7 +22,8 @@ Start = Callable[["Item", Callable, Callable], Run]
 class Item:
     """One registration of many. `result` or `error` is there once it is over; both None: not begun.
 
-    what: the files by "fixed", "moving", "fixed_labels", "moving_labels", "out"; or a node; or a place.
+    what: the files by "fixed", "moving", "fixed_labels", "moving_labels", "fixed_mask", "moving_mask", "out";
+    or a node; or a place.
     """
 
     name: str
@@ -74,32 +78,89 @@ class Batch:
         self._next()
 
 
+ROLES = {"images": "", "labels": "_labels", "masks": "_mask"}  # folders of a side, and what their files are
+
+
 def pairs_in(folder: Path, out: Path, fixed: str = "") -> list[Item]:
     """The registrations that a folder stands for, one for each moving image, in the order of their names.
 
-    A folder with fixed_images and moving_images, and perhaps fixed_labels and moving_labels, holds pairs of
-    files of the same names. Any other one holds moving images (or its folder `images` does), all for `fixed`.
+    A folder with fixed_images and moving_images, and perhaps fixed_labels and moving_labels, fixed_masks and
+    moving_masks, holds pairs of files of the same names. Any other one holds moving images (or its folder
+    `images` does), all for `fixed`; what belongs to an image lies beside it, see `_beside`.
     Raises InputError if there is nothing to register.
     """
     if (folder / "fixed_images").is_dir() and (folder / "moving_images").is_dir():
-        sides = {kind: _volumes(folder / kind) for kind in ("fixed_images", "moving_images")}
-        names = sorted(set(sides["fixed_images"]) & set(sides["moving_images"]))
-        if not names:
-            raise InputError(f"{folder}: no file of moving_images is called like one of fixed_images")
-        files = [{kind[:-7]: str(sides[kind][name]) for kind in sides} for name in names]
-        labels = {kind: _volumes(folder / kind) for kind in ("fixed_labels", "moving_labels")}
-        for name, item in zip(names, files, strict=True):
-            if all(name in side for side in labels.values()):
-                item |= {kind: str(side[name]) for kind, side in labels.items()}
+        files = _pairs(folder)
     else:
-        images = _volumes(folder / "images") or _volumes(folder)
-        names = sorted(images)
-        if not names:
-            raise InputError(f"{folder}: this folder holds neither images nor fixed_images and moving_images")
+        place = folder / "images" if _volumes(folder / "images") else folder
+        found = _beside(place)
+        if not found:
+            raise InputError(
+                _("{folder}: this folder holds neither images nor fixed_images and moving_images").format(
+                    folder=folder
+                )
+            )
         if not fixed:
-            raise InputError(f"{folder}: choose a fixed image that these {len(names)} are registered to")
-        files = [{"fixed": fixed, "moving": str(images[name])} for name in names]
-    return [Item(n, f | {"out": str(out / n)}) for n, f in zip(names, files, strict=True)]
+            raise InputError(
+                _("{folder}: choose a fixed image that these {count} are registered to").format(
+                    folder=folder, count=len(found)
+                )
+            )
+        stays = Path(fixed).resolve()
+        beside = _beside(Path(fixed).parent).values()
+        to = next((there for there in beside if there[""].resolve() == stays), {"": Path(fixed)})
+        files = {name: _pair(to, mine) for name, mine in found.items() if mine[""].resolve() != stays}
+        if not files:
+            raise InputError(_("{folder}: there is no image besides the fixed one").format(folder=folder))
+    return [Item(name, files[name] | {"out": str(out / name)}) for name in sorted(files)]
+
+
+def _pairs(folder: Path) -> dict[str, dict]:
+    """The pairs of a folder in DeepReg's layout, by their names."""
+    sides = {
+        side: {role: _volumes(folder / f"{side}_{kind}") for kind, role in ROLES.items()}
+        for side in ("fixed", "moving")
+    }
+    names = sorted(set(sides["fixed"][""]) & set(sides["moving"][""]))
+    if not names:
+        raise InputError(
+            _("{folder}: no file of moving_images is called like one of fixed_images").format(folder=folder)
+        )
+
+    def of(side: str, name: str) -> dict[str, Path]:
+        return {role: files[name] for role, files in sides[side].items() if name in files}
+
+    return {name: _pair(of("fixed", name), of("moving", name)) for name in names}
+
+
+def _pair(fixed: dict[str, Path], moving: dict[str, Path]) -> dict[str, str]:
+    """Both sides' files as an item has them; labels only where both sides have some."""
+    sides = {"fixed": fixed, "moving": moving}
+    return {
+        f"{side}{role}": str(path)
+        for side, files in sides.items()
+        for role, path in files.items()
+        if role != "_labels" or all(role in other for other in sides.values())
+    }
+
+
+def _beside(folder: Path) -> dict[str, dict[str, Path]]:
+    """The images in a folder by their names, each with what belongs to it by the values of `ROLES`.
+
+    That is a file beside `scan.nii.gz` called `scan_seg.nii.gz` or `scan.seg.nrrd`, or `scan_mask.nii.gz`.
+    """
+    names = {
+        f"{name.removesuffix('.seg')}_seg" if name.endswith(".seg") else name: path
+        for name, path in _volumes(folder).items()
+    }
+    roles = {"seg": "_labels", "mask": "_mask"}
+    sides = {f"{name}_{end}": (name, roles[SIDE_FILES[end]]) for name in names for end in SIDE_FILES}
+    found = {name: {"": path} for name, path in names.items() if name not in sides}
+    for name in sorted(set(names) & set(sides)):
+        image, role = sides[name]
+        if image in found:
+            found[image].setdefault(role, names[name])
+    return found
 
 
 def _volumes(folder: Path) -> dict[str, Path]:

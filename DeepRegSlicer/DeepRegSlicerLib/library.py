@@ -4,6 +4,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from slicer.i18n import tr as _
+
 from RegCore.space.geometry import InputError
 
 from .training import model_in
@@ -55,14 +57,16 @@ def free_file(typed: str, name: str) -> Path:
     Raises InputError if there is a file already, which is not overwritten.
     """
     if not typed:
-        raise InputError("Choose a file for the model.")
+        raise InputError(_("Choose a file for the model."))
     path = Path(typed)
     if path.is_dir():
         path = path / f"{name}{ENDING}"
     elif path.suffix != ENDING:
         path = path.with_name(f"{path.name}{ENDING}")
     if path.exists():
-        raise InputError(f"{path}: there is a file of this name already; choose another one.")
+        raise InputError(
+            _("{path}: there is a file of this name already; choose another one.").format(path=path)
+        )
     return path
 
 
@@ -70,9 +74,15 @@ def delete(entry: Entry) -> None:
     """Delete an imported model. Raises InputError for a training's, or if the file can't be deleted."""
     if not entry.own:
         raise InputError(
-            f"'{entry.name}' belongs to a training; delete its folder {entry.path.parent.parent}."
+            _("'{name}' belongs to a training; delete its folder {parent}.").format(
+                name=entry.name, parent=entry.path.parent.parent
+            )
         )
     try:
         entry.path.unlink()
     except OSError as error:
-        raise InputError(f"{entry.path}: the model can't be deleted ({error.strerror or error})") from error
+        raise InputError(
+            _("{path}: the model can't be deleted ({reason})").format(
+                path=entry.path, reason=error.strerror or error
+            )
+        ) from error

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import slicer
+from slicer.i18n import tr as _
 
 from RegCore.space.geometry import InputError
 
@@ -26,7 +27,7 @@ class RegistrationResult:
     """What a registration brought.
 
     transform: vtkMRMLLinearTransformNode or vtkMRMLGridTransformNode, world to world; with the moving volume
-        under it, that volume lies on the fixed one.
+        under it, that volume lies on the fixed one. None if not made.
     warped_volume, warped_segmentation: nodes on the fixed volume's grid, None if not made.
     metrics: as `RegCore.evaluation.metrics.summary` says, Dice by the names of the segments.
     seconds: how long the computation took.
@@ -37,6 +38,7 @@ class RegistrationResult:
     device: "cpu", "cuda" or "mps", where it was computed.
     inverse, jacobian, displacement: nodes of the inverse transform and of the maps, None if not asked for.
     warped_along: nodes of the points and models that were warped.
+    name: what the transform is called, or would be.
     """
 
     transform: object
@@ -53,6 +55,12 @@ class RegistrationResult:
     jacobian: object = None
     displacement: object = None
     warped_along: tuple = ()
+    name: str = ""
+
+    def nodes(self) -> list:
+        """What was made, the most important first."""
+        made = (self.transform, self.warped_volume, self.warped_segmentation, self.inverse)
+        return [n for n in (*made, self.jacobian, self.displacement, *self.warped_along) if n is not None]
 
 
 @dataclass(frozen=True)
@@ -88,13 +96,19 @@ class RegistrationRun(Run):
         )
         self._observed = [(scene, scene.AddObserver(event, self._on_scene_changed)) for event in events]
 
+    @property
+    def mapping(self):
+        """RegCore's transform, fixed -> moving, RAS mm, once there is a result."""
+        return self._job.result["transform"]
+
     def _on_scene_changed(self, caller=None, event=None) -> None:
         """Stop where the result would have no place any more."""
         gone = self._order.placement.missing(slicer.mrmlScene)
         if gone and not self._dropped:
-            names = " and ".join(f"'{name}'" for name in gone)
-            why = "the scene was closed" if slicer.mrmlScene.IsClosing() else f"{names} left the scene"
-            self._dropped = f"The registration was stopped, because {why}. Nothing was changed."
+            text = _("The registration was stopped, because {names} left the scene. Nothing was changed.")
+            if slicer.mrmlScene.IsClosing():
+                text = _("The registration was stopped, because the scene was closed. Nothing was changed.")
+            self._dropped = text.format(names=_(" and ").join(f"'{name}'" for name in gone))
             self._worker.cancel()
 
     def _prepare(self, found: dict) -> object:
@@ -121,8 +135,8 @@ class RegistrationRun(Run):
                 raise job.prepared
             return self._write(job.result, job.prepared), None
         except Exception as error:
-            text = f"The result could not be put into the scene, which is as it was: {error}"
-            return None, RegistrationError(text, traceback.format_exc())
+            text = _("The result could not be put into the scene, which is as it was: {error}")
+            return None, RegistrationError(text.format(error=error), traceback.format_exc())
 
     def _write(self, found: dict, prepared: nodes.Prepared) -> RegistrationResult:
         order = self._order
@@ -134,11 +148,13 @@ class RegistrationRun(Run):
             order.structures.name_of(int(label)): figures
             for label, figures in (found.get("structures") or {}).items()
         }
+        self.notes += _empty(order.structures, measured)
         errors = found.get("landmark_errors") or {"before": (), "after": ()}
         points = tuple(zip(order.points, errors["before"], errors["after"], strict=False))
         checks = (written.applied, measured, points, found.get("outside", 0.0), found.get("device", ""))
         more = [written.more.get(name) for name in ("inverse", "jacobian", "displacement", "along")]
-        return RegistrationResult(*made, metrics, found["seconds"], *checks, *more)
+        name = written.transform.GetName() if written.transform else order.placement.name
+        return RegistrationResult(*made, metrics, found["seconds"], *checks, *more, name)
 
 
 def register_volumes(
@@ -182,7 +198,7 @@ def register_volumes(
     initial_transform: a transform node that brings the moving volume near the fixed one, or a word of
         `RegCore.cli.extras.STARTS`; None lets the method choose.
     output_transform, warped_volume, warped_segmentation: nodes to write to; None: new ones.
-    create_images: False to make the transform alone. apply_to_moving: put the moving volume, its segmentation
+    create_images: False to make no warped volume. apply_to_moving: put the moving volume, its segmentation
         and its landmarks under the transform. more: what else is made, and how the warped volume is, such as
         `MoreOutputs(inverse=True, along=(model,))`.
     wait: True returns the RegistrationResult when it is there, False at once a RegistrationRun.
@@ -194,9 +210,8 @@ def register_volumes(
     pairs = ((fixed, moving), (fixed_segmentation, moving_segmentation), (fixed_landmarks, moving_landmarks))
     inputs = _Inputs(*pairs, (fixed_mask, moving_mask), initial_transform, left_out)
     more = more or nodes.MoreOutputs()
-    outputs = nodes.Outputs(
-        output_transform, warped_volume, warped_segmentation, create_images, apply_to_moving, more
-    )
+    chosen = (output_transform if more.transform else None, warped_volume, warped_segmentation)
+    outputs = nodes.Outputs(*chosen, create_images, apply_to_moving, more)
     asked = {"method": method, "settings": settings, "device": device, "seed": seed}
     run = RegistrationRun(_order(inputs, outputs, asked), worker or process.shared_worker(), progress, done)
     return run.wait() if wait else run
@@ -222,6 +237,7 @@ class _Inputs:
 def _order(inputs: _Inputs, outputs: nodes.Outputs, asked: dict) -> _Order:
     """Read the nodes as arguments of `RegCore.register`, beside those that were asked for as they are."""
     _check_pair(*inputs.volumes, *inputs.landmarks)
+    _check_present(*inputs.volumes, *inputs.segmentations, *inputs.landmarks, *inputs.masks, inputs.start)
     _check_classes(inputs, outputs)
     outputs.check([*inputs.volumes, *inputs.segmentations, *inputs.masks])
     below = outputs.transform
@@ -252,6 +268,13 @@ def _order(inputs: _Inputs, outputs: nodes.Outputs, asked: dict) -> _Order:
     return _Order(arguments, structures, placement, outputs, kept, notes, _points(*inputs.landmarks))
 
 
+def _check_present(*given) -> None:
+    """Raise InputError for a node that left the scene, such as one that a batch comes to late."""
+    for node in given:
+        if node is not None and not slicer.mrmlScene.IsNodePresent(node):
+            raise InputError(_("'{name}' is not in the scene.").format(name=node.GetName()))
+
+
 def _check_classes(inputs: _Inputs, outputs: nodes.Outputs) -> None:
     """Raise InputError for a node of the wrong class.
 
@@ -267,7 +290,21 @@ def _check_classes(inputs: _Inputs, outputs: nodes.Outputs) -> None:
         (outputs.segmentation, "vtkMRMLSegmentationNode", "a segmentation"),
     ):
         if node is not None and not node.IsA(wanted):
-            raise InputError(f"'{node.GetName()}' is a {node.GetClassName()}; {what} is expected.")
+            raise InputError(
+                _("'{name}' is a {kind}; {what} is expected.").format(
+                    name=node.GetName(), kind=node.GetClassName(), what=what
+                )
+            )
+    for node in outputs.more.along:
+        nodes.affine_of_parents(node)  # which it must be seen under
+    labels, moving = "vtkMRMLLabelMapVolumeNode", inputs.volumes[1]
+    if outputs.volume is not None and outputs.volume.IsA(labels) and not moving.IsA(labels):
+        raise InputError(
+            _(
+                "'{volume}' is a label map, which the moving volume '{moving}' is not: choose "
+                "another warped volume."
+            ).format(volume=outputs.volume.GetName(), moving=moving.GetName())
+        )
 
 
 def _left_out(fixed_landmarks, moving_landmarks) -> tuple[str, ...]:
@@ -276,7 +313,8 @@ def _left_out(fixed_landmarks, moving_landmarks) -> tuple[str, ...]:
         return ()
     names = nodes.paired_landmarks(fixed_landmarks, moving_landmarks)[1]
     listed = ", ".join(f"'{name}'" for name in names)
-    return (f"Landmarks that are not set in both lists were left out: {listed}.",) if names else ()
+    text = _("Landmarks that are not set in both lists were left out: {names}.")
+    return (text.format(names=listed),) if names else ()
 
 
 def _unpaired(segmentations: tuple, structures: nodes.Structures) -> tuple[str, ...]:
@@ -284,8 +322,18 @@ def _unpaired(segmentations: tuple, structures: nodes.Structures) -> tuple[str, 
     said = []
     for node, names in zip(segmentations, structures.unpaired, strict=True):
         listed = ", ".join(f"'{name}'" for name in names)
-        said += [f"only '{node.GetName()}' has {listed}"] if names else []
-    return (f"Segments without a partner do not guide: {'; '.join(said)}.",) if said else ()
+        said += [_("only '{node}' has {names}").format(node=node.GetName(), names=listed)] if names else []
+    text = _("Segments without a partner do not guide: {names}.")
+    return (text.format(names="; ".join(said)),) if said else ()
+
+
+def _empty(structures: nodes.Structures, measured: dict) -> tuple[str, ...]:
+    """A sentence on the pairs of segments that have no figures, because one of the two is empty."""
+    alone = {name for names in structures.unpaired for name in names}
+    empty = [name for name in structures.names if name not in alone and name not in measured]
+    listed = ", ".join(f"'{name}'" for name in empty)
+    text = _("Empty in one segmentation or in both: {names}.")
+    return (text.format(names=listed),) if measured and empty else ()
 
 
 def _points(fixed_landmarks, moving_landmarks) -> tuple[str, ...]:
@@ -300,11 +348,17 @@ def _check_pair(fixed, moving, fixed_landmarks, moving_landmarks) -> None:
     for name, node in (("fixed", fixed), ("moving", moving)):
         if node is None or not node.IsA("vtkMRMLScalarVolumeNode"):
             came = "none" if node is None else f"a {node.GetClassName()}"
-            raise InputError(f"A scalar volume is expected as the {name} volume, but {came} was given.")
+            raise InputError(
+                _("A scalar volume is expected as the {name} volume, but {came} was given.").format(
+                    name=name, came=came
+                )
+            )
     if fixed is moving:
-        raise InputError(f"'{fixed.GetName()}' is both the fixed and the moving volume; choose two.")
+        raise InputError(
+            _("'{fixed}' is both the fixed and the moving volume; choose two.").format(fixed=fixed.GetName())
+        )
     if (fixed_landmarks is None) != (moving_landmarks is None):
-        raise InputError("Landmarks are needed for both volumes, or for none.")
+        raise InputError(_("Landmarks are needed for both volumes, or for none."))
 
 
 def _with_names(metrics: dict, structures: nodes.Structures) -> dict:

@@ -7,16 +7,20 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from slicer.i18n import tr as _
+
 from RegCore.space.geometry import InputError
 
 from .batch import Item, Start
+from .paths import short
 from .process import shared_worker
 from .run import Question, Run
 
 NAME = "manifest.csv"
-COLUMNS = ("id", "fixed", "moving", "fixed_seg", "moving_seg", "initial", "method", "settings")
+COLUMNS = ("id", "fixed", "moving", "fixed_seg", "moving_seg", "fixed_mask", "moving_mask")
+COLUMNS += ("initial", "method", "settings")
 Read = Callable[[], dict]
-"""read() gives the `Volume`s "volume" and "labels" of an item, the latter None where there are none."""
+"""read() gives what `RegCore.cli.tasks.save_command` writes of an item, besides where."""
 
 
 def new_folder(parent: Path) -> Path:
@@ -26,7 +30,11 @@ def new_folder(parent: Path) -> Path:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise InputError(f"{folder}: this folder can't be made ({error.strerror or error})") from error
+        raise InputError(
+            _("{folder}: this folder can't be made ({reason})").format(
+                folder=folder, reason=error.strerror or error
+            )
+        ) from error
     return folder
 
 
@@ -34,7 +42,7 @@ def file_names(names: list[str]) -> list[str]:
     """A name for the files of each, which differ also where case does not count."""
     found: list[str] = []
     for name in names:
-        plain = re.sub(r"[^\w-]+", "_", name).strip("_") or "volume"
+        plain = short(re.sub(r"[^\w-]+", "_", name).strip("_")) or "volume"
         tries = (f"{plain}_{number}" if number > 1 else plain for number in range(1, len(names) + 1))
         known = {other.casefold() for other in found}
         found.append(next(one for one in tries if one.casefold() not in known))
@@ -51,29 +59,21 @@ def start_saving(folder: Path) -> Start:
     return start
 
 
-def write_manifest(
-    folder: Path,
-    fixed: Item,
-    moving: list[Item],
-    method: str,
-    settings: dict | None,
-    start: str | None = None,
-) -> Path:
+def write_manifest(folder: Path, fixed: Item, moving: list[Item], method: str, settings: dict | None) -> Path:
     """Write the table of the pairs, after their volumes.
 
-    start: "centres", or None to let the method choose.
-    Raises OSError if the disk refuses.
+    fixed, moving: with the results of `RegCore.cli.tasks.save_command`; where a moving item has no start of
+    its own, that of the fixed one holds. Raises OSError if the disk refuses.
     """
     words = " ".join(f"{key}={_word(value)}" for key, value in (settings or {}).items())
-    text = io.StringIO()
+    text, to = io.StringIO(), fixed.result
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(COLUMNS)
     for item in moving:
-        both = fixed.result["labels"] and item.result["labels"]
-        labels = (fixed.result["labels"], item.result["labels"]) if both else ("", "")
-        rows.writerow(
-            [item.name, fixed.result["volume"], item.result["volume"], *labels, start or "", method, words]
-        )
+        came = item.result
+        labels = (to["labels"], came["labels"]) if to["labels"] and came["labels"] else ("", "")
+        masks, start = (to["mask"], came["mask"]), came["initial"] or to["initial"]
+        rows.writerow([item.name, to["volume"], came["volume"], *labels, *masks, start, method, words])
     path = folder / NAME
     path.write_text(text.getvalue(), encoding="utf-8", newline="")
     return path

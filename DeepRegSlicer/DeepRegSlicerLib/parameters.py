@@ -88,6 +88,7 @@ VoxelType = _choice("VoxelType", VOXEL_TYPES, TYPE_LABELS)
 
 
 # Slicer keeps None in a parameter of several classes only where None is one of them.
+Image = vtkMRMLScalarVolumeNode | vtkMRMLLabelMapVolumeNode | None
 Labels = vtkMRMLSegmentationNode | vtkMRMLLabelMapVolumeNode | None
 Mask = vtkMRMLSegmentationNode | vtkMRMLLabelMapVolumeNode | vtkMRMLMarkupsROINode | None
 
@@ -96,8 +97,8 @@ Mask = vtkMRMLSegmentationNode | vtkMRMLLabelMapVolumeNode | vtkMRMLMarkupsROINo
 class RegisterParameters:
     """The parameter node; each field is bound to the widget whose SlicerParameterName is its name."""
 
-    fixedVolume: vtkMRMLScalarVolumeNode
-    movingVolume: vtkMRMLScalarVolumeNode
+    fixedVolume: Image
+    movingVolume: Image
     fixedSegmentation: Labels
     movingSegmentation: Labels
     preset: str = ""
@@ -106,7 +107,7 @@ class RegisterParameters:
     modelFile: str = ""
     refine: bool = False
     outputTransform: vtkMRMLTransformNode
-    warpedVolume: vtkMRMLScalarVolumeNode
+    warpedVolume: Image
     warpedSegmentation: vtkMRMLSegmentationNode
     fixedMask: Mask
     movingMask: Mask
@@ -120,6 +121,7 @@ class RegisterParameters:
     smoothness: Annotated[float, WithinRange(0.1, 10.0)] = SMOOTHNESS
     landmarksGuide: bool = False
     moreSettings: str = ""
+    createTransform: bool = True
     createImages: bool = True
     createSegmentation: bool = True
     createInverse: bool = False

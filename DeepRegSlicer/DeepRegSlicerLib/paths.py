@@ -10,6 +10,7 @@ from urllib.request import url2pathname
 MODULE_FOLDER = Path(__file__).resolve().parents[1]
 # Installed, RegCore and Resources lie beside DeepRegSlicer.py; in a working copy, beside its folder.
 FOLDERS = (MODULE_FOLDER, MODULE_FOLDER.parent)
+LONGEST = 100  # bytes of a node's name in that of a file, which may have 255 in all
 
 
 def _first_that_has(relative: str) -> Path:
@@ -47,3 +48,8 @@ def typed_path(text: str) -> str:
     if text.lower().startswith("file:"):
         text = url2pathname(urlparse(text).path)
     return os.path.expanduser(text)
+
+
+def short(name: str) -> str:
+    """As much of the name of a node as the name of a file can hold, beside a number and an ending."""
+    return name.encode()[:LONGEST].decode(errors="ignore")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import slicer
+from slicer.i18n import tr as _
 
 from RegCore.io.files import atomic_write
 from RegCore.space.geometry import InputError
@@ -120,9 +121,10 @@ def read_preset(path: Path) -> Preset:
             values[KEYS[key]] = _value(places, key, value)
         else:
             known = ["title", "description", *KEYS]
-            raise InputError(f"{places.of((key,))}: a key {not_among(key, known)}")
+            text = _("{place}: a key {wrong}")
+            raise InputError(text.format(place=places.of((key,)), wrong=not_among(key, known)))
     if "title" not in told or "method" not in told:
-        raise InputError(f"{path}: a preset needs the keys title and method")
+        raise InputError(_("{path}: a preset needs the keys title and method").format(path=path))
     return Preset(path.stem, told["title"], told.get("description", ""), values)
 
 
@@ -166,7 +168,11 @@ def save_preset(path: Path, title: str, parameters) -> Preset:
         with atomic_write(path) as place:
             place.write_text(yaml.safe_dump(told, sort_keys=False, allow_unicode=True), encoding="utf-8")
     except OSError as error:
-        raise InputError(f"{path}: the preset can't be written ({error.strerror or error})") from error
+        raise InputError(
+            _("{path}: the preset can't be written ({reason})").format(
+                path=path, reason=error.strerror or error
+            )
+        ) from error
     return read_preset(path)
 
 
@@ -174,7 +180,7 @@ def path_of(typed: str) -> Path:
     """The file that a user means with a path, or with a name of a preset of their own."""
     name = typed.strip()
     if not name:
-        raise InputError("Type a name for the preset, or choose a file for it.")
+        raise InputError(_("Type a name for the preset, or choose a file for it."))
     if re.search(r"[/\\]", name):
         return Path(name) if name.endswith((ENDING, ".yml")) else Path(f"{name}{ENDING}")
     return own_folder() / f"{name.removesuffix(ENDING)}{ENDING}"

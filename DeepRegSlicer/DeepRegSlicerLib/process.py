@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import qt
+from slicer.i18n import tr as _
 
 from RegCore.io import messages
 from RegCore.io.scratch import Scratch, sweep
@@ -34,7 +35,7 @@ LARGE = 8 << 20  # bytes of a request that is written beside the windows
 # Seconds that a thread gets when it is looked for. Slicer keeps Python's lock while it waits for the user,
 # so that a thread goes on only while Python code waits.
 MOMENT = 0.03
-SCENE_IS_SAFE = "The scene is as it was; the next run starts a new process."
+SCENE_IS_SAFE = _("The scene is as it was; the next run starts a new process.")
 
 log = logging.getLogger(__name__)
 _beside = ThreadPoolExecutor(2, "DeepRegSlicer files")
@@ -130,6 +131,11 @@ class Worker:
         """What the process printed on standard error since this was asked last."""
         return self._child.printed() if self._child else ""
 
+    def check_free(self) -> None:
+        """Raise WorkerError while a request is running."""
+        if self.job is not None:
+            raise WorkerError(_("A computation is already running: wait for its end or cancel it."))
+
     def request(self, command: str, arguments: dict, on_progress, on_done, prepare=None) -> Job:
         """Ask for a command of `RegCore.cli.worker.COMMANDS`; the Qt event loop or `wait` brings the answers.
 
@@ -139,8 +145,7 @@ class Worker:
         WorkerError if another request is running, if the arguments can't be written, or if the child can't be
         started; what is found later becomes the job's error.
         """
-        if self.job is not None:
-            raise WorkerError("A computation is already running: wait for its end or cancel it.")
+        self.check_free()
         places = Path(tempfile.gettempdir())
         sweep(places, PREFIX)  # what a Slicer that was killed left there
         scratch = Scratch(places, PREFIX)
@@ -199,7 +204,7 @@ class Worker:
 
     def _end_by_user(self) -> None:
         if self.job is not None:
-            self._finish(error=WorkerCancelled("Cancelled."))
+            self._finish(error=WorkerCancelled(_("Cancelled.")))
         else:
             self._watch(None)
 
@@ -265,7 +270,7 @@ class Worker:
                     return None  # stopped by who was told
                 continue
             if event["event"] == "cancelled":
-                return None, WorkerCancelled("Cancelled.")
+                return None, WorkerCancelled(_("Cancelled."))
             if event["event"] == "error":
                 told = (event["message"], event["details"], event["missing"], event["kind"])
                 return None, WorkerError(*told)
@@ -283,11 +288,11 @@ class Worker:
         errand = job.reading or job.writing
         if errand is None:
             return None
+        if job.cancelled_at is not None:
+            return None, WorkerCancelled(_("Cancelled."))
         wait_for([errand], timeout=MOMENT)
         if not errand.done():
             return ()
-        if job.cancelled_at is not None:
-            return None, WorkerCancelled("Cancelled.")
         try:
             found = errand.result()
             if errand is job.reading:
@@ -298,7 +303,7 @@ class Worker:
         except Exception as error:
             if errand is not job.reading:
                 return None, _not_started(error)
-            return None, WorkerError("The result of the computation could not be read.", repr(error))
+            return None, WorkerError(_("The result of the computation could not be read."), repr(error))
 
     def _escalate_cancel(self, job: Job, alive: bool) -> tuple[None, WorkerError] | None:
         """A cancelled job that did not stop yet: the next means once its time has come."""
@@ -309,7 +314,7 @@ class Worker:
             return None
         self._child.kill()
         self._child = None
-        return None, WorkerCancelled("Cancelled.")
+        return None, WorkerCancelled(_("Cancelled."))
 
     def _on_exit(self, job: Job) -> tuple[None, WorkerError] | None:
         """The child ended on its own: say why, or ask a new one if it died before it saw this request."""
@@ -319,16 +324,21 @@ class Worker:
             self._send(job.message)
             return None
         return None, WorkerError(
-            f"The computing process ended unexpectedly ({child.exit_reason()}). {self.after_death}",
+            _("The computing process ended unexpectedly ({exit_reason}). {after_death}").format(
+                exit_reason=child.exit_reason(), after_death=self.after_death
+            ),
             child.stderr_tail(),
         )
 
     def _finish(self, result: dict | None = None, error: WorkerError | None = None) -> None:
         job, self.job = self.job, None
-        wait_for([errand for errand in (job.writing, job.reading) if errand is not None])
         self._idle_since = time.monotonic()
         self._watch(IDLE_POLL_MILLISECONDS if self._child is not None else None)
-        if self.keep_files:
+        errand = job.reading or job.writing
+        if errand is not None and not errand.cancel() and not errand.done():
+            # a cancelled job does not wait for its thread, which clears up once it is through
+            errand.add_done_callback(lambda _errand: job.scratch.remove())
+        elif self.keep_files:
             job.kept = _put_away(job.scratch)
         else:
             job.scratch.remove()
@@ -346,7 +356,9 @@ def _read(job: Job, keep: bool) -> dict:
 
 
 def _not_started(error: Exception) -> WorkerError:
-    return WorkerError(f"The computing process could not be started: {error}", repr(error))
+    return WorkerError(
+        _("The computing process could not be started: {error}").format(error=error), repr(error)
+    )
 
 
 def _put_away(scratch: Scratch) -> Path | None:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from slicer.i18n import tr as _
+
 from RegCore.space.geometry import InputError
 
 from . import process
@@ -21,7 +23,7 @@ from .run import Run
 log = logging.getLogger(__name__)
 
 PATIENCE = 120.0  # seconds that a step and its checkpoint may take before a stopped training is ended
-AFTER_DEATH = "What was trained until the last checkpoint is kept: resume the training to go on from it."
+AFTER_DEATH = _("What was trained until the last checkpoint is kept: resume the training to go on from it.")
 
 TrainingError = process.WorkerError
 TrainingStopped = process.WorkerCancelled
@@ -126,9 +128,11 @@ def train(
     """
     folder = Path(folder).expanduser().absolute()
     if config is None and not resume:
-        raise InputError("A training needs a configuration: a YAML file, or a dict of what it would say.")
+        raise InputError(_("A training needs a configuration: a YAML file, or a dict of what it would say."))
     if any(run.folder == folder for run in _running):
-        raise InputError(f"{folder}: a training is under way in this folder; stop it first.")
+        raise InputError(
+            _("{folder}: a training is under way in this folder; stop it first.").format(folder=folder)
+        )
     arguments = {
         "config": _absolute(folder / "config.yaml" if config is None else config),
         "folder": str(folder),

@@ -81,6 +81,11 @@ def _centre_of_foreground(image: Volume) -> np.ndarray:
     return image.geometry.to_world(inside.mean(0) * step)
 
 
+def as_image(volume: Volume) -> Volume:
+    """A label map that is to be registered by what it looks like, as an image; an image as it is."""
+    return volume if volume.kind == "image" else Volume(volume.array, volume.geometry, "image")
+
+
 def extras(
     wanted: Mapping[str, Any],
     moving: Volume,
@@ -93,7 +98,7 @@ def extras(
     Args:
         wanted: ``inverse``, ``jacobian``, ``displacement``: True for the inverse transform and for the maps
             of `maps_command`; ``interpolation`` and ``fill`` of the warped image, as for `RegCore.warp`.
-        moving: the moving image.
+        moving: the moving image, or a label map, which is always warped as labels.
         done: the registration.
         full: keep an inverse field as large as it is; else see `compacted`.
         progress: told how far the work is.
@@ -105,7 +110,7 @@ def extras(
 
     found: dict[str, Any] = {"warped": done.warped}
     how, fill = wanted.get("interpolation", "linear"), wanted.get("fill")
-    if how != "linear" or fill is not None:
+    if (how != "linear" or fill is not None) and moving.kind == "image":
         grid = done.warped.geometry
         found["warped"] = RegCore.warp(
             moving, done.transform, grid, fill=fill, interpolation=how, progress=progress

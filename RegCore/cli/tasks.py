@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from RegCore.cli.extras import MAPS, extras, named_start
+from RegCore.cli.extras import MAPS, as_image, extras, named_start
 from RegCore.cli.failures import load_torch
 from RegCore.progress import Progress, part_of
 from RegCore.space.geometry import InputError
-from RegCore.space.transforms import Transform
+from RegCore.space.transforms import AffineTransform, Transform
 from RegCore.space.volume import Volume, common_labels
 
 FIGURES = ("loss", "val_loss")  # columns of a training's table that a model's card shows
@@ -80,7 +80,8 @@ def report_command(arguments: dict[str, Any], progress: Progress) -> dict[str, A
     from RegCore.evaluation.overview import overview
     from RegCore.evaluation.page import page, save_page
 
-    fixed, moving, transform = arguments["fixed"], arguments["moving"], arguments["transform"]
+    fixed, moving = as_image(arguments["fixed"]), as_image(arguments["moving"])
+    transform = arguments["transform"]
     labels, onto = arguments.get("moving_labels"), fixed.geometry
     progress(0.1, "drawing the report", {})
     done = RegCore.Registration(
@@ -156,23 +157,38 @@ def _remove(paths: list[Path]) -> None:
 
 
 def save_command(arguments: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Write a volume and, if there is one, its segmentation into a folder.
+    """Write a volume and what belongs to it into a folder.
 
     Args:
-        arguments: ``stem``, the path without an ending; ``volume``; ``labels`` with names, or None.
+        arguments: ``stem``, the path without an ending; ``volume``; optionally ``labels`` with names,
+            ``mask``, and ``initial``, a transform or a word of `STARTS`, for "moments" with ``fixed``, the
+            path of the image that the volume is to be registered to.
         progress: told how far the work is.
 
     Returns:
-        The names of the files by "volume" and "labels", "" where there is none.
+        The names of the files by "volume", "labels", "mask" and "initial", "" where there is none; the word
+        "centres", which ``regcore`` knows, stays a word.
     """
-    from RegCore.io import save
+    from RegCore.io import load, save
 
-    stem, labels = Path(arguments["stem"]), arguments["labels"]
-    files = {"volume": f"{stem.name}.nii.gz", "labels": "" if labels is None else f"{stem.name}.seg.nrrd"}
-    progress(0.0, f"writing {files['volume']}", {})
-    save(arguments["volume"], stem.parent / files["volume"])
-    if labels is not None:
-        save(labels, stem.parent / files["labels"])
+    stem, initial = Path(arguments["stem"]), arguments.get("initial")
+    given: dict[str, Any] = {name: arguments.get(name) for name in ("volume", "labels", "mask")}
+    if isinstance(initial, str) and initial != "centres":
+        load_torch(progress)
+        fixed: Any = load(arguments["fixed"], "image") if "fixed" in arguments else given["volume"]
+        initial = named_start(initial, fixed, given["volume"])
+    given["initial"] = initial
+    endings = {"volume": "nii.gz", "labels": "seg.nrrd", "mask": "mask.nii.gz"}
+    endings["initial"] = "start.tfm" if isinstance(initial, AffineTransform) else "start.h5"
+    files = {
+        name: f"{stem.name}.{ending}" if given[name] is not None else "" for name, ending in endings.items()
+    }
+    if initial == "centres":
+        files["initial"] = given.pop("initial")
+    for name, value in given.items():
+        if value is not None:
+            progress(0.0, f"writing {files[name]}", {})
+            save(value, stem.parent / files[name])
     return files
 
 
@@ -180,9 +196,10 @@ def files_command(arguments: dict[str, Any], progress: Progress) -> dict[str, An
     """Register a file to another one and write what `write_results` writes into a folder.
 
     Args:
-        arguments: ``fixed`` and ``moving``, paths; optionally ``fixed_labels`` and ``moving_labels``, paths;
-            ``out``, the folder; ``method``, ``settings``, ``device``, ``seed``; optionally ``initial``, a
-            word of `STARTS` but for landmarks, and ``wanted``, as `extras` takes it: maps are written too.
+        arguments: ``fixed`` and ``moving``, paths; optionally ``fixed_labels`` and ``moving_labels``,
+            ``fixed_mask`` and ``moving_mask``, paths; ``out``, the folder; ``method``, ``settings``,
+            ``device``, ``seed``; optionally ``initial``, a word of `STARTS` but for landmarks, and
+            ``wanted``, as `extras` takes it: maps are written too.
         progress: told how far the work is.
     """
     load_torch(progress)
@@ -196,6 +213,8 @@ def files_command(arguments: dict[str, Any], progress: Progress) -> dict[str, An
     paths = [arguments.get(name) for name in ("fixed_labels", "moving_labels")]
     read: list[Any] = [path and load(path, "labels") for path in paths]
     labels = pair_segments(*read)
+    paths = [arguments.get(name) for name in ("fixed_mask", "moving_mask")]
+    masks: list[Any] = [path and load(path, "labels") for path in paths]
     options = {name: arguments[name] for name in ("method", "settings", "device", "seed")}
     start, wanted = arguments.get("initial"), arguments.get("wanted") or {}
     with prepared_folder(Path(arguments["out"])) as folder:
@@ -204,6 +223,8 @@ def files_command(arguments: dict[str, Any], progress: Progress) -> dict[str, An
             moving,
             fixed_labels=labels[0],
             moving_labels=labels[1],
+            fixed_mask=masks[0],
+            moving_mask=masks[1],
             initial=None if start is None else named_start(start, fixed, moving),
             **options,
             progress=part_of(progress, 0.0, 0.9),
@@ -253,6 +274,7 @@ def model_command(arguments: dict[str, Any], progress: Progress) -> dict[str, An
         "channels": int((train.get("backbone") or {}).get("num_channel_initial") or 0),
         "labeled": bool(content["labeled"]),
         "axes": list(content.get("axes", ())),
+        "spacing": content.get("spacing", {}),
         "data": str((data.get("train") or {}).get("dir", "")),
         "kind": str(data.get("type", "")),
         "epochs": int(train.get("epochs", 0)),

@@ -25,11 +25,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import RegCore
 from RegCore.cli import tasks
-from RegCore.cli.extras import extras, maps_command, named_start, small
+from RegCore.cli.extras import as_image, extras, maps_command, named_start, small
 from RegCore.cli.failures import describe, is_out_of_memory, load_torch, missing_packages, on_graphics_card
 from RegCore.cli.slicreg_task import prepared_config
 from RegCore.io import messages
@@ -47,9 +48,9 @@ log = logging.getLogger(__name__)
 def register_command(arguments: dict, progress: Progress) -> dict:
     """`RegCore.register` with the arguments of the request; the result by the names of `Registration`.
 
-    A moving segmentation without a fixed one can't guide the registration; it is just warped. Where the
-    device was left to the program and the graphics card's memory does not suffice, the work is done again on
-    the processor.
+    A moving segmentation without a fixed one can't guide the registration; it is just warped. A label map in
+    place of an image is registered by what it looks like, and warped as labels. Where the device was left to
+    the program and the graphics card's memory does not suffice, the work is done again on the processor.
 
     Args:
         arguments: of the request. ``full_field`` asks for a displacement field on the fixed grid, however
@@ -64,8 +65,10 @@ def register_command(arguments: dict, progress: Progress) -> dict:
     load_torch(progress)
     if isinstance(arguments.get("initial"), str):
         arguments["initial"] = named_start(arguments["initial"], fixed, moving, arguments.get("landmarks"))
-    done, device = _registered(fixed, moving, arguments, progress)
+    done, device = _registered(as_image(fixed), as_image(moving), arguments, progress)
     progress(1.0, "measuring", {})
+    if moving.kind == "labels":
+        done = replace(done, warped=RegCore.warp(moving, done.transform, fixed.geometry))
     return tasks.checked(arguments, moving, done) | {
         "transform": small(done.transform, full),
         "warped_labels": RegCore.warp(alone, done.transform, fixed.geometry) if alone else done.warped_labels,

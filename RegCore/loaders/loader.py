@@ -113,6 +113,17 @@ class Loader:
         fixed, moving = (side_axes(side) for side in (self.fixed, self.moving))
         return None if fixed is None or moving is None else (fixed, moving)
 
+    @property
+    def spacing(self) -> dict[str, list[float]] | None:
+        """The size of the network's voxels in mm, for "fixed" and "moving": the median of all images.
+
+        None if the files of a side do not say where they are.
+        """
+        boxes = self.fixed if self.space == "header" else self.moving  # that moving images are seen in
+        sides = {"fixed": (self.fixed, self.fixed.shape), "moving": (boxes, self.moving.shape)}
+        found = {name: network_spacing(*side) for name, side in sides.items()}
+        return {name: size for name, size in found.items() if size} if all(found.values()) else None
+
     def place(
         self,
         space: str,
@@ -314,6 +325,18 @@ def side_axes(side: RoleImages) -> str | None:
     """How the voxel axes of all images of a side run, as the network gets them; None if they differ."""
     codes = {side.axes or grid.axis_codes for grid in side.grids}
     return codes.pop() if len(codes) == 1 and all(map(has_place, side.grids)) else None
+
+
+def network_spacing(side: RoleImages, shape: tuple[int, int, int]) -> list[float] | None:
+    """The size in mm of the voxels of a grid of this shape that the images of a side fill, as their median.
+
+    None if no file says where it is.
+    """
+    if side.spacing is not None:
+        return [float(length) for length in side.spacing]
+    places = [index for index, grid in enumerate(side.grids) if has_place(grid)]
+    sizes = [side.grid(index).resized_box(shape).spacing for index in places]
+    return np.median(sizes, 0).tolist() if sizes else None
 
 
 def read_part(side: RoleImages, index: int, channel: int | None) -> torch.Tensor:

@@ -11,6 +11,7 @@ The file is what ``torch.save`` makes of a dict of plain values and tensors::
     state       weights and moving averages by name
     seen        optional: for "fixed" and "moving" the range of intensities, see `RegCore.loaders.intensity`
     axes        optional: where the voxel axes of fixed and moving images ran in the training, as "RAS"
+    spacing     optional: for "fixed" and "moving" the size of the network's voxels in the training, mm
     training    of a checkpoint: what a training needs to go on
     figures     optional: those of the best epoch, in words
     notes       optional: a text on what it was trained on, for whom, under which licence
@@ -58,6 +59,8 @@ class Model:
             (`Geometry.axis_codes`), if it is known and was the same for all.
         seen: the intensities of the fixed and of the moving images of the training, as the loaders measure
             them.
+        spacing: the size in mm, for "fixed" and "moving", that the network's voxels had in the training, see
+            `RegCore.loaders.Loader.spacing`.
     """
 
     config: dict
@@ -67,6 +70,7 @@ class Model:
     network: nn.Module
     axes: tuple[str, str] | None = None
     seen: dict[str, list[list[float]]] | None = None
+    spacing: dict[str, list[float]] | None = None
 
     def register(
         self,
@@ -118,14 +122,14 @@ def build(config: Mapping, fixed_size, moving_size, labeled: bool, axes=None) ->
     train = config.get("train")
     if not isinstance(train, Mapping):
         raise InputError("the configuration lacks the section train, which describes the network")
-    sizes = []
+    sizes: list[tuple[int, int, int]] = []
     for name, size in (("fixed", fixed_size), ("moving", moving_size)):
         whole = [n for n in size if isinstance(n, int) and not isinstance(n, bool) and n > 0]
         if len(size) != 3 or len(whole) != 3:
             raise InputError(f"the size of {name} images must be 3 positive whole numbers, but it is {size}")
-        sizes.append(tuple(whole))
-    network = build_model(train, *sizes, labeled=labeled)
-    return Model(plain(config, "the configuration"), *sizes, labeled, network, axes)
+        sizes.append((whole[0], whole[1], whole[2]))
+    network = build_model(train, sizes[0], sizes[1], labeled=labeled)
+    return Model(plain(config, "the configuration"), sizes[0], sizes[1], labeled, network, axes)
 
 
 def save_model(path, trained: Model, training: Mapping | None = None) -> None:
@@ -154,6 +158,8 @@ def save_model(path, trained: Model, training: Mapping | None = None) -> None:
         content["axes"] = list(trained.axes)
     if trained.seen is not None:
         content["seen"] = plain(trained.seen, "the intensities")
+    if trained.spacing is not None:
+        content["spacing"] = plain(trained.spacing, "the spacing")
     if training is not None:
         content["training"] = training
     with atomic_write(path) as side, open(side, "wb") as file:
@@ -186,7 +192,7 @@ def read_model(path, device="cpu") -> Model:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path}: its weights do not fit the network it describes: {reason}") from None
     made.network.to(device).eval()
-    return replace(made, seen=content.get("seen"))
+    return replace(made, seen=content.get("seen"), spacing=content.get("spacing"))
 
 
 def plain(value, what: str):
@@ -255,6 +261,9 @@ def _checked(path: Path, content) -> dict:
     axes = content.get("axes", ["RAS", "RAS"])
     if not isinstance(axes, list) or [type(codes) for codes in axes] != [str, str]:
         raise InputError(f"{path}: this model file is damaged: axes is {axes!r}")
+    spacing = content.get("spacing", {"fixed": [1], "moving": [1]})
+    if not isinstance(spacing, dict) or {type(spacing.get(side)) for side in ("fixed", "moving")} != {list}:
+        raise InputError(f"{path}: this model file is damaged: spacing is {spacing!r}")
     return content
 
 

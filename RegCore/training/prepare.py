@@ -114,14 +114,15 @@ def _check_memory(config: Config, loader: Loader, device: str) -> None:
 
 
 def _built(config: Config, loader: Loader) -> Model:
-    """The model, which knows how axes run and what intensities are like in the training."""
+    """The model, which knows how axes run and what voxels and intensities are like in the training."""
     sizes = loader.fixed_image_shape, loader.moving_image_shape
     trained = build(config.to_dict(), *sizes, loader.labeled, loader.axes)
     if not isinstance(loader, Loader):  # scans that a method of its own prepares
         return trained
     ranges = {id(side): side.intensity_range() for side in loader.sides}
     loader.close()
-    return replace(trained, seen={"fixed": ranges[id(loader.fixed)], "moving": ranges[id(loader.moving)]})
+    seen = {"fixed": ranges[id(loader.fixed)], "moving": ranges[id(loader.moving)]}
+    return replace(trained, seen=seen, spacing=loader.spacing)
 
 
 def _opened(run: Run, resume: bool) -> Run:

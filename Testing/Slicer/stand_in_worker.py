@@ -27,7 +27,7 @@ from RegCore.cli import extras, worker  # noqa: E402
 from RegCore.progress import Cancelled  # noqa: E402
 from RegCore.space.geometry import InputError  # noqa: E402
 from RegCore.space.transforms import AffineTransform, DisplacementField  # noqa: E402
-from RegCore.space.volume import Volume  # noqa: E402
+from RegCore.space.volume import Volume, check_image, check_labels, extent  # noqa: E402
 
 TURN = 0.08  # radians about the S axis
 SHIFT = np.array([2.0, -3.0, 1.5])  # mm
@@ -91,6 +91,22 @@ def measured(settings: dict, points) -> dict:
         errors = {"before": [n + 2.0 for n in numbers], "after": [n / 2 for n in numbers]}
     structures = {1: figures, 2: figures}
     return {"structures": structures, "landmark_errors": errors, "outside": settings.get("outside", 3.0)}
+
+
+def check(arguments: dict) -> None:
+    """Refuse what `RegCore.registration.checks.check_pair`, which needs torch, refuses."""
+    for side in ("fixed", "moving"):
+        image = extras.as_image(arguments[side])
+        check_image(image, f"the {side} volume")
+        for part, what in (("labels", "segmentation"), ("mask", "mask")):
+            volume = arguments.get(f"{side}_{part}")
+            if volume is None:
+                continue
+            if part == "labels":
+                check_labels(volume, f"the {side} segmentation")
+            marked = extent(volume)
+            if marked is None or not marked.overlaps(image.geometry):
+                raise InputError(f"the {side} {what} marks nothing of the {side} volume")
 
 
 def register(arguments: dict, progress) -> dict:
@@ -163,5 +179,5 @@ def train(arguments: dict, progress) -> dict:
 
 
 if __name__ == "__main__":
-    worker.COMMANDS |= {"register": register, "train": train}
+    worker.COMMANDS |= {"register": lambda *given: check(given[0]) or register(*given), "train": train}
     raise SystemExit(worker.main())

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from Testing.Slicer.test_panel import Panel
+from Testing.Slicer.test_panel import MODULE, Panel
+from Testing.Slicer.test_user_steps import save
 
 
 class Checked(Panel):
@@ -282,3 +283,67 @@ def test_a_click_on_a_landmark_shows_its_place(panel):
     position = panel.points[0].GetNthControlPointPositionWorld(1)
     assert node.GetSliceOffset() == pytest.approx(node.GetSliceToRAS().GetElement(2, 3))
     assert node.GetSliceToRAS().GetElement(2, 3) == pytest.approx(position[2])
+
+
+@pytest.mark.parametrize("transform", [True, False], ids=["all", "without a transform"])
+def test_a_scene_that_is_loaded_tells_of_its_result(panel, tmp_path, transform):
+    panel.ui.createTransformCheckBox.checked = transform
+    panel.ui.createJacobianCheckBox.checked = True
+    panel.register(outside=55.0)
+    tables = (panel.ui.resultTable, panel.views.structureTable, panel.views.landmarkTable)
+    before = [panel.cells(table) for table in tables]
+    report, losses = panel.check.tables(), panel.check.shown.losses
+    panel.views.blendSlider.value = 0.25
+    url = save(tmp_path)
+    panel.host.close_scene()
+    assert panel.ui.resultSection.isHidden() and panel.check.shown is None
+    panel.host.scene.SetURL(url)
+    assert panel.host.scene.Import()
+    assert not panel.ui.resultSection.isHidden() and [panel.cells(table) for table in tables] == before
+    assert panel.check.tables()[:-1] == report[:-1] and panel.check.shown.losses == losses
+    assert layers()[2] == 0.25 and panel.views.gridButton.enabled is transform
+    panel.views.contoursButton.click()
+    panel.views.contoursButton.click()
+    panel.views.reportPath.currentPath = f"file://{tmp_path}/reports"
+    panel.views.reportButton.click()
+    text = panel.finish(120)
+    if transform:
+        assert text.startswith("The report is in ") and (tmp_path / "reports" / "M to F.pdf").is_file()
+    else:
+        assert text == "The scene does not hold the transform of this result: register again."
+
+
+def test_a_result_outlives_a_segmentation_that_was_deleted_during_its_run(panel, tmp_path):
+    panel.settings = {**panel.CHECK, "steps": 40, "seconds": 0.02}
+    panel.ui.registerButton.click()
+    panel.host.scene.RemoveNode(panel.fixed_segmentation)
+    assert panel.finish().startswith("Done in ")
+    transform = panel.check.shown.run.result.transform
+    assert transform.GetNodeReferenceID("DeepRegSlicerResult.fixed_segmentation") is None
+    before = panel.cells(panel.views.structureTable)
+    panel.ui.outputTransformSelector.setCurrentNode(transform)
+    url = save(tmp_path)
+    panel.host.close_scene()
+    panel.host.scene.SetURL(url)
+    assert panel.host.scene.Import() and panel.cells(panel.views.structureTable) == before
+    panel.views.contoursButton.click()
+    assert panel.host.errors == []
+
+
+def test_a_result_of_other_volumes_is_not_told(panel, tmp_path):
+    panel.register()
+    panel.ui.movingVolumeSelector.setCurrentNode(panel.make.volume("Another"))
+    panel.ui.outputTransformSelector.setCurrentNode(panel.check.shown.run.result.transform)
+    url = save(tmp_path)
+    panel.host.close_scene()
+    panel.host.scene.SetURL(url)
+    assert panel.host.scene.Import() and panel.ui.resultSection.isHidden() and panel.check.shown is None
+
+
+@pytest.mark.parametrize("told", ["", "no JSON", "[1, 2]", '{"figures": {}, "about": {}}'])
+def test_what_is_kept_amiss_is_passed_over(panel, host, told):
+    panel.register()
+    panel.check.shown.run.result.transform.SetAttribute("DeepRegSlicer.result", told)
+    host.close_module(panel.module)
+    module = host.load_module(MODULE)
+    assert module.ui.resultSection.isHidden() and module.ui.registerButton.enabled

@@ -112,6 +112,79 @@ def test_a_moving_segmentation_alone_is_warped_by_the_transform(host, library, a
     )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("side", ["fixed", "moving"])
+def test_an_empty_segment_is_named_and_the_others_are_measured(host, library, answers, side):
+    import slicer
+
+    import RegCore
+
+    case = RegCore.make_phantom(fixed_shape=(24, 22, 20), moving_shape=(23, 24, 21), landmarks=9)
+    made = library("nodes.phantom").add_phantom(case)
+    node, volume = getattr(made, f"{side}_segmentation"), getattr(made, side)
+    segment = node.GetSegmentation().GetSegmentIdBySegmentName("spleen")
+    nothing = np.zeros_like(slicer.util.arrayFromVolume(volume), np.uint8)
+    slicer.util.updateSegmentBinaryLabelmapFromArray(nothing, node, segment, volume)
+    panel = host.load_module(ROOT / "DeepRegSlicer" / "DeepRegSlicer.py")
+    choose(panel.ui, made)
+    panel.ui.presetSelector.currentIndex = panel.ui.presetSelector.findText("Rigid")
+    panel.ui.registerButton.click()
+    assert host.spin(120, until=lambda: panel.widget.panel.run is None)
+    text = panel.ui.statusLabel.text
+    assert text.startswith("Done in ") and "Empty in one segmentation or in both: 'spleen'." in text
+    table = panel.widget.panel.checking.ui.structureTable
+    names = [table.item(row, 0).text() for row in range(table.rowCount)]
+    assert "liver" in names and "spleen" not in names
+
+
+def label_map(name: str, labels):
+    """A label map volume node with the labels of a volume."""
+    import slicer
+
+    from Testing.Slicer import scenes
+
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", name)
+    voxels = labels.array.transpose(2, 1, 0).astype(np.int16)
+    slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(voxels))
+    node.SetIJKToRASMatrix(scenes.vtk_matrix(labels.geometry.affine))
+    return node
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fixed_too", [False, True], ids=["to an image", "to a label map"])
+def test_a_label_map_is_registered_and_warped_as_labels(host, library, answers, tmp_path, fixed_too):
+    import slicer
+
+    import RegCore
+    from Testing.Slicer import scenes
+
+    case = RegCore.make_phantom(fixed_shape=(26, 24, 22), moving_shape=(25, 26, 23), landmarks=9)
+    fixed = library("nodes.phantom").add_phantom(case).fixed
+    fixed = label_map("Fixed labels", case.fixed_labels) if fixed_too else fixed
+    panel = host.load_module(ROOT / "DeepRegSlicer" / "DeepRegSlicer.py")
+    ui = panel.ui
+    ui.fixedVolumeSelector.setCurrentNode(fixed)
+    ui.movingVolumeSelector.setCurrentNode(label_map("Labels", case.moving_labels))
+    ui.presetSelector.currentIndex = ui.presetSelector.findText("Rigid")
+    ui.interpolationSelector.currentIndex = ui.interpolationSelector.findText("Cubic")
+    ui.registerButton.click()
+    assert host.spin(120, until=lambda: panel.widget.panel.run is None)
+    assert ui.statusLabel.text.startswith("Done in "), ui.statusLabel.text
+    warped = ui.warpedVolumeSelector.currentNode()
+    expected = RegCore.warp(case.moving_labels, answers[0][0], case.fixed.geometry)
+    np.testing.assert_array_equal(scenes.array(warped), expected.array)
+    assert warped.GetClassName() == "vtkMRMLLabelMapVolumeNode" and len(np.unique(expected.array)) > 3
+    views = panel.widget.panel.checking.ui
+    assert not views.checkerboardButton.enabled
+    views.reportPath.currentPath = str(tmp_path)
+    views.reportButton.click()
+    assert host.spin(120, until=lambda: panel.widget.panel.run is None)
+    assert ui.statusLabel.text.startswith("The report is in "), ui.statusLabel.text
+    ui.swapButton.click()
+    assert ui.fixedVolumeSelector.currentNode().GetName() == "Labels"
+    assert slicer.util.getNode("Labels") and ui.registerButton.enabled
+
+
 def test_regcores_own_sentence_reaches_the_user(host, library, answers):
     from Testing.Slicer import scenes
 

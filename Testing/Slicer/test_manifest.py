@@ -139,7 +139,10 @@ def test_names_of_files_differ_and_settings_are_read_back(library, tmp_path):
     assert names == ["a_b", "A_B_2", "volume", "a_b_2_2", "ä"]
     for name in ("f.nii", "m.nii"):
         (tmp_path / name).touch()
-    fixed, moving = (batch.Item(name, None, {"volume": f"{name}.nii", "labels": ""}) for name in "fm")
+    fixed, moving = (
+        batch.Item(name, None, dict.fromkeys(("labels", "mask", "initial"), "") | {"volume": f"{name}.nii"})
+        for name in "fm"
+    )
     settings = {"quality": "fast", "smoothness": 1.5, "levels": [1, 2], "refine": True}
     path = manifest.write_manifest(tmp_path, fixed, [moving], "auto", settings)
     (row,) = read_manifest(path, Row("", {}), ["auto"])

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,15 +10,15 @@ import pytest
 from Testing.Slicer.test_panel import MODULE, Panel
 
 
-def small_model(path) -> None:
-    """An untrained network in a model file."""
+def small_model(path, spacing=None) -> None:
+    """An untrained network in a model file; spacing: as `Model.spacing`."""
     import RegCore
     from RegCore.networks.model_file import build
     from RegCore.training.presets import TrainingPreset
 
     config = TrainingPreset("livers", method="ddf", size=(8, 8, 8), channels=2).configuration()
     path.parent.mkdir(parents=True, exist_ok=True)
-    RegCore.save_model(path, build(config, (8, 8, 8), (8, 8, 8), labeled=True))
+    RegCore.save_model(path, replace(build(config, (8, 8, 8), (8, 8, 8), labeled=True), spacing=spacing))
 
 
 @pytest.fixture
@@ -64,6 +65,27 @@ def test_a_model_is_imported_and_its_card_shown(panel, tmp_path):
     assert ui.cardLabel.text.splitlines() == card  # also for who comes back
     ui.importButton.click()  # the same again gets a name of its own
     assert wait(panel) and listed(panel) == ["liver", "liver-2"]
+
+
+@pytest.mark.parametrize(
+    ("spacing", "line"),
+    [
+        (None, None),
+        ({"fixed": [1.5, 1.25, 3.0], "moving": [1.5, 1.25, 3.0]}, "Spacing: 1.5 × 1.25 × 3 mm"),
+        (
+            {"fixed": [0.7, 0.7, 5.0], "moving": [2, 2, 2]},
+            "Spacing: 0.7 × 0.7 × 5 mm fixed, 2 × 2 × 2 mm moving",
+        ),
+    ],
+)
+def test_the_card_says_which_spacing_a_model_knows(panel, tmp_path, spacing, line):
+    small_model(tmp_path / "DeepRegSlicer" / "models" / "liver.pt", spacing)
+    panel.ui.tabs.currentIndex = 2
+    models(panel).ui.modelList.setCurrentRow(0)
+    wait(panel)
+    card = models(panel).ui.cardLabel.text.splitlines()
+    assert "Grid: 8 × 8 × 8" in card
+    assert [text for text in card if text.startswith("Spacing")] == ([line] if line else [])
 
 
 def test_a_model_is_exported_with_its_notes_and_deleted_after_a_question(panel, tmp_path, monkeypatch):

@@ -111,8 +111,7 @@ def test_an_input_that_is_removed_after_a_run_takes_nothing_of_the_result(panel)
     transform = panel.ui.outputTransformSelector.currentNode()
     before = panel.make.mapped_by(transform, np.array([[1.0, 2.0, 3.0]]))
     slicer.mrmlScene.RemoveNode(panel.moving)
-    panel.host.spin(0.05)
-    panel.ui.movingVolumeSelector.setCurrentNode(None)  # the selector went to a neighbour
+    assert panel.ui.movingVolumeSelector.currentNode() is None
     assert not panel.ui.registerButton.enabled
     assert panel.ui.statusLabel.text == "Choose a fixed and a moving volume"
     checking = panel.module.widget.panel.checking.ui
@@ -141,3 +140,44 @@ def test_a_fixed_volume_under_a_bent_transform_gives_a_result_in_the_world(panel
     assert warped.GetParentTransformNode() is None and panel.fixed.GetParentTransformNode() is bend
     assert panel.make.array(warped).shape == grid.shape
     assert np.allclose(panel.make.world_matrix(warped), grid.affine)
+
+
+SELECTORS = {
+    "fixedMask": "vtkMRMLSegmentationNode",
+    "movingMask": "vtkMRMLMarkupsROINode",
+    "fixedSegmentation": "vtkMRMLSegmentationNode",
+    "fixedLandmarks": "vtkMRMLMarkupsFiducialNode",
+    "initialTransform": "vtkMRMLGridTransformNode",
+    "outputTransform": "vtkMRMLLinearTransformNode",
+    "warpedVolume": "vtkMRMLScalarVolumeNode",
+    "warpedSegmentation": "vtkMRMLSegmentationNode",
+}
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_chosen_node_that_is_deleted_gives_way_to_none_and_not_to_a_neighbour(panel, name, place):
+    import slicer
+
+    made = [slicer.mrmlScene.AddNewNodeByClass(SELECTORS[name], f"{name} {n}") for n in range(3)]
+    selector = getattr(panel.ui, f"{name}Selector")
+    selector.setCurrentNode(made[place])
+    assert getattr(panel.parameters, name) is made[place]
+    slicer.mrmlScene.RemoveNode(made[place])
+    assert selector.currentNode() is None and getattr(panel.parameters, name) is None
+
+
+def test_after_a_result_is_deleted_the_next_one_is_new(panel):
+    """The volumes beside it in the selector are the user's own."""
+    import slicer
+
+    others = [panel.make.volume(name) for name in ("CT of last year", "Z")]
+    before = [panel.make.array(node).copy() for node in others]
+    panel.register()
+    for name in ("M registered", "M to F"):
+        slicer.mrmlScene.RemoveNode(slicer.util.getNode(name))
+    assert panel.register().startswith("Done in ")
+    for node, array in zip(others, before, strict=True):
+        np.testing.assert_array_equal(panel.make.array(node), array)
+    names = [node.GetName() for node in slicer.util.getNodesByClass("vtkMRMLTransformableNode")]
+    assert {"M registered_1", "M to F_1"} <= set(names)

@@ -1,4 +1,4 @@
-"""Every class of Qt, CTK, qMRML and MRML that the module names, with where it is declared."""
+"""Every class of Qt, CTK, qMRML and MRML that the module names, with where it is declared; its sentences."""
 
 import ast
 import importlib
@@ -103,3 +103,30 @@ def test_every_listed_class_is_declared_where_it_is_said_to_be(variable):
     for name, folder in table.items():
         text = (Path(os.environ[variable]) / folder / f"{name}.h").read_text(encoding="utf-8")
         assert re.search(rf"class\s+(?:\w+\s+)?{name}\b", text), name
+
+
+ERRORS = {
+    "InputError",
+    "WorkerError",
+    "WorkerCancelled",
+    "RegistrationError",
+    "InstallError",
+    "TrainingError",
+}
+
+
+def test_the_sentences_of_errors_can_be_translated():
+    """A text that stands in an error as it is would be read in English by everybody."""
+    found, count = [], 0
+    for path in (ROOT / "DeepRegSlicer").rglob("*.py"):
+        calls = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]
+        for call in calls:
+            name = getattr(call.func, "id", getattr(call.func, "attr", ""))
+            if name in ERRORS and call.args:
+                count += 1
+                text = ast.unparse(call.args[0])
+                plain = isinstance(call.args[0], ast.Constant | ast.JoinedStr) and re.search(
+                    "[a-z]{3} ", text
+                )
+                found += [f"{path.name}, line {call.lineno}: {text}"] if plain else []
+    assert found == [] and count > 40

@@ -124,6 +124,85 @@ def test_the_inverse_leads_back_and_is_written_anew_by_the_next_run(panel):
     np.testing.assert_allclose(panel.make.mapped_by(inverse, x), POINTS, atol=1e-9)
 
 
+def test_without_the_transform_the_rest_is_made_the_same(panel):
+    ui = panel.ui
+    for name in ("Inverse", "Jacobian", "Displacement"):
+        getattr(ui, f"create{name}CheckBox").checked = True
+    panel.parameters.warp_along([points(), model()])
+    first = panel.run(play="bend")
+    ui.createTransformCheckBox.checked = False
+    assert not ui.outputTransformSelector.enabled and not ui.applyCheckBox.enabled
+    panel.parameters.outputTransform = panel.parameters.warpedVolume = None
+    made = panel.run(play="bend")
+    new = {name.removesuffix("_1"): node for name, node in made.items() if name not in first}
+    assert set(new) == set(first) - {"F", "M", "FS", "MS", "Vessels", "Lung", "M to F"}
+    assert "The result is in 'M registered_1'." in ui.statusLabel.text
+    for name, node in new.items():
+        if node.IsA("vtkMRMLVolumeNode"):
+            np.testing.assert_array_equal(panel.make.array(node), panel.make.array(first[name]))
+        elif not node.IsA("vtkMRMLTransformNode"):
+            np.testing.assert_allclose(places(node), places(first[name]), atol=1e-6)
+    assert set(panel.run(play="bend")) == set(made)  # they belong to the warped volume, and are written anew
+
+
+def test_a_result_without_a_transform_can_be_looked_at(panel, tmp_path):
+    panel.ui.createTransformCheckBox.checked = False
+    panel.run(play="bend")
+    views = panel.module.widget.panel.checking.ui
+    assert not views.gridButton.enabled and views.blendSlider.enabled
+    views.reportPath.currentPath = str(tmp_path)
+    views.reportButton.click()
+    assert panel.finish(120).startswith("The report is in ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["M to F.pdf", "M to F.png"]
+    views.mapsButton.click()
+    assert panel.finish(60) == "The maps are 'M to F Jacobian' and 'M to F displacement'."
+    found = {node.GetName(): node for node in panel.nodes("vtkMRMLScalarVolumeNode")}
+    lengths = np.linalg.norm(panel.truth().mm, axis=-1)
+    np.testing.assert_allclose(panel.make.array(found["M to F displacement"]), lengths, rtol=1e-5)
+    for _click in range(2):
+        views.lossButton.click()
+    assert len(panel.nodes("vtkMRMLPlotChartNode")) == 1
+
+
+@pytest.mark.parametrize("what", ["Inverse", "Jacobian", "Displacement"])
+def test_one_output_alone_is_made_alone(panel, what):
+    for name in ("Transform", "Images", "Segmentation"):
+        getattr(panel.ui, f"create{name}CheckBox").checked = False
+    getattr(panel.ui, f"create{what}CheckBox").checked = True
+    name = {"Inverse": "F to M", "Jacobian": "M to F Jacobian", "Displacement": "M to F displacement"}[what]
+    assert set(panel.run()) == {"F", "M", "FS", "MS", name}
+    assert f"The result is in '{name}'." in panel.ui.statusLabel.text
+    assert panel.moving.GetTransformNodeID() is None and panel.parameters.outputTransform is None
+
+
+def test_a_chosen_transform_is_not_touched_where_none_is_made(panel):
+    first = panel.run()["M to F"]
+    first.SetMatrixTransformFromParent(panel.make.vtk_matrix(np.diag([1.0, 1, 2, 1])))
+    panel.make.under(panel.moving, first)
+    panel.ui.createTransformCheckBox.checked = False
+    panel.run(play="bend")
+    assert panel.parameters.outputTransform is first
+    np.testing.assert_allclose(panel.make.mapped_by(first, POINTS), POINTS * [1, 1, 2])
+    assert panel.moving.GetParentTransformNode() is first
+
+
+def test_with_nothing_to_be_made_register_says_so(panel):
+    ui, text = panel.ui, "Nothing is to be made: tick something under More outputs"
+    ui.createTransformCheckBox.checked = ui.createImagesCheckBox.checked = False
+    assert not ui.registerButton.enabled and ui.statusLabel.text == ui.registerButton.toolTip == text
+    ui.movingSegmentationSelector.setCurrentNode(panel.moving_segmentation)
+    assert ui.registerButton.enabled  # the warped segmentation is
+    ui.createSegmentationCheckBox.checked = False
+    assert ui.statusLabel.text == text
+    source = points()
+    panel.parameters.warp_along([source])
+    assert ui.registerButton.enabled
+    panel.settings = {"steps": 20, "seconds": 0.05}
+    ui.registerButton.click()
+    panel.host.scene.RemoveNode(source)
+    assert panel.finish().endswith("What was to be warped has left the scene.")
+
+
 def test_a_second_pair_leaves_the_first_inverse_and_maps_alone(panel):
     panel.ui.createInverseCheckBox.checked = panel.ui.createDisplacementCheckBox.checked = True
     first = panel.run()

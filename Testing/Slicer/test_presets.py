@@ -195,3 +195,38 @@ def test_a_scene_holds_several_parameter_sets_and_keeps_them(panel, host, tmp_pa
     assert ui.presetSelector.currentText == "Affine"
     slicer.mrmlScene.RemoveNode(ui.parameterSetSelector.currentNode())
     assert ui.fixedVolumeSelector.currentNode().GetName() == "F" and ui.presetSelector.currentText == "Rigid"
+
+
+def another_set(panel):
+    """A further parameter set, which is chosen now."""
+    import slicer
+
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLScriptedModuleNode", "Second")
+    node.SetAttribute("ModuleName", "DeepRegSlicer")
+    panel.ui.parameterSetSelector.setCurrentNode(node)
+    return node
+
+
+def test_a_run_belongs_to_the_parameter_set_that_it_began_with(panel):
+    first = panel.choose().parameters
+    another_set(panel)
+    second = panel.choose().parameters  # the same pair here as well
+    panel.settings = {"steps": 40, "seconds": 0.02}
+    panel.ui.registerButton.click()
+    panel.ui.parameterSetSelector.setCurrentNode(first.parameterNode)
+    assert panel.finish().startswith("Done in ")
+    assert second.outputTransform.GetName() == "M to F" and first.outputTransform is None
+    assert panel.ui.outputTransformSelector.currentNode() is None
+
+
+def test_a_parameter_set_that_is_removed_during_its_run_is_not_missed(panel, host):
+    import slicer
+
+    first = panel.choose().parameters.parameterNode
+    node = another_set(panel)
+    panel.choose()
+    panel.settings = {"steps": 40, "seconds": 0.02}
+    panel.ui.registerButton.click()
+    slicer.mrmlScene.RemoveNode(node)
+    assert panel.finish().startswith("Done in ") and panel.parameters.parameterNode is first
+    assert panel.ui.outputTransformSelector.currentNode() is None

@@ -74,56 +74,6 @@ def assert_gone(processes: list[psutil.Process]) -> None:
     assert alive == []
 
 
-def patient(real, ticks: list, seen: list):
-    """The function, which first waits until the windows have lived on for a while."""
-
-    def call(*given):
-        until, begun = time.monotonic() + 20, len(ticks)
-        while len(ticks) < begun + 3 and time.monotonic() < until:
-            time.sleep(0.005)
-        seen.append(len(ticks) >= begun + 3)
-        return real(*given)
-
-    return call
-
-
-def test_large_files_are_written_and_read_while_the_windows_live(worker, library, monkeypatch):
-    process, ticks, seen = library("process"), [], []
-    monkeypatch.setattr(process, "LARGE", 0)
-    for name in ("write", "read"):
-        monkeypatch.setattr(process.messages, name, patient(getattr(process.messages, name), ticks, seen))
-    ends, prepared = [], patient(lambda result: result["metrics"]["ncc"], ticks, seen)
-    arguments = request_arguments(play="shift")
-    job = worker.request(
-        "register", {**arguments, "moving_labels": None}, lambda *told: None, ends.append, prepared
-    )
-    worker.wait(job, pump=lambda: ticks.append(1))
-    assert seen == [True] * 3 and ends == [job]
-    assert job.error is None and job.prepared == job.result["metrics"]["ncc"]
-    assert not job.folder.exists()
-
-
-def test_a_large_request_can_be_cancelled_or_fail_while_it_is_written(worker, library, monkeypatch):
-    process, ticks = library("process"), []
-    monkeypatch.setattr(process, "LARGE", 0)
-    with monkeypatch.context() as patched:
-        patched.setattr(process.messages, "write", patient(process.messages.write, ticks, []))
-        asked = Asked(worker)
-        worker.cancel()
-        worker.wait(asked.job, pump=lambda: ticks.append(1))
-    assert isinstance(asked.job.error, process.WorkerCancelled) and worker.process_id is None
-    assert not asked.job.folder.exists()
-
-    def refuse(path, values):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(process.messages, "write", refuse)
-        job = Asked(worker).wait()
-    assert str(job.error) == "The computing process could not be started: [Errno 28] No space left on device"
-    assert Asked(worker).wait().error is None
-
-
 @both_ways
 def test_the_process_stays_warm_and_answers_again(worker):
     first = Asked(worker)

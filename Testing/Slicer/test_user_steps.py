@@ -298,12 +298,21 @@ def test_a_label_map_is_warped_as_labels(panel):
     moving = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "Labels")
     slicer.util.updateVolumeFromArray(moving, np.ascontiguousarray(labels.transpose(2, 1, 0)))
     moving.SetIJKToRASMatrix(panel.make.vtk_matrix(panel.make.MOVING))
-    from DeepRegSlicerLib.logic import register_volumes
-
-    made = register_volumes(panel.fixed, moving)
-    assert made.warped_volume.GetClassName() == "vtkMRMLLabelMapVolumeNode"
-    array = panel.make.array(made.warped_volume)
-    assert array.dtype == np.int16 and set(np.unique(array)) == {0, 3, 7}
+    panel.choose().ui.movingVolumeSelector.setCurrentNode(moving)
+    for _run in range(2):  # the second one overwrites the first
+        assert panel.register().startswith("Done in ")
+        warped = panel.ui.warpedVolumeSelector.currentNode()
+        assert (warped.GetName(), warped.GetClassName()) == ("Labels registered", "vtkMRMLLabelMapVolumeNode")
+        array = panel.make.array(warped)
+        assert array.dtype == np.int16 and set(np.unique(array)) == {0, 3, 7}
+    panel.ui.movingVolumeSelector.setCurrentNode(panel.moving)
+    panel.ui.warpedVolumeSelector.setCurrentNode(warped)
+    text = "'Labels registered' is a label map, which the moving volume 'M' is not: choose another"
+    assert panel.register() == f"{text} warped volume." and set(np.unique(panel.make.array(warped))) == {
+        0,
+        3,
+        7,
+    }
 
 
 # ---- scenes and reloads ------------------------------------------------------------------------------------

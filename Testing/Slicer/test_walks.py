@@ -1,5 +1,7 @@
 """Two users from beginning to end, through the widgets, with RegCore's own worker."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,11 @@ def finish(host, panel) -> str:
     return panel.ui.statusLabel.text
 
 
+def overlaps(table) -> list[str]:
+    """Dice before and after, structure by structure."""
+    return [table.item(row, 1).text() for row in range(table.rowCount)]
+
+
 def test_the_walk_of_a_clinician(module, host, library, tmp_path):
     import slicer
 
@@ -58,8 +65,7 @@ def test_the_walk_of_a_clinician(module, host, library, tmp_path):
     task(ui, "Rigid")
     ui.registerButton.click()
     assert finish(host, panel).startswith("Done in ")
-    views = panel.checking.ui
-    dice = [views.structureTable.item(row, 1).text() for row in range(views.structureTable.rowCount)]
+    views, dice = panel.checking.ui, overlaps(panel.checking.ui.structureTable)
     better = [float(after) > float(before) for before, after in (text.split(" → ") for text in dice)]
     assert len(better) == 9 and sum(better) >= 5
     views.blendSlider.value = 0.25
@@ -82,6 +88,7 @@ def test_the_walk_of_a_clinician(module, host, library, tmp_path):
     }
     assert {name: getattr(ui, name).currentNode().GetName() for name in shown} == shown
     assert ui.presetSelector.currentText == "Rigid" and ui.registerButton.enabled
+    assert overlaps(views.structureTable) == dice and not ui.resultSection.isHidden()
     other = phantom(library, seed=3)
     choose(ui, other)
     ui.registerButton.click()
@@ -147,6 +154,7 @@ def test_the_walk_of_a_researcher(module, host, library, tmp_path):
     epochs = [row["epoch"] for row in tabs.train.history()]
     assert epochs == list(range(1, len(epochs) + 1)) and len(epochs) > done
     import_and_use(host, ui, tabs.models, tmp_path / "DeepRegSlicer" / "livers" / "save" / "best.pt")
+    assert re.search(r"^Spacing: [\d.]+ × [\d.]+ × [\d.]+ mm", tabs.models.ui.cardLabel.text, re.MULTILINE)
     choose(ui, phantom(library, 5))
     ui.registerButton.click()
     assert finish(host, tabs.register).startswith("Done in ")

@@ -7,6 +7,7 @@ import slicer
 from slicer.i18n import tr as _
 
 RUN = "DeepRegSlicer.training"  # attribute of the chart: the folder of the training
+OF = "DeepRegSlicerResult"  # role of the reference from the chart of a registration to what came of it
 # Blue and orange that colour-blind people tell apart (Okabe and Ito, 2008), (R, G, B) in 0..1.
 TRAINING, VALIDATION = (0.0, 0.447, 0.698), (0.835, 0.369, 0.0)
 LINE, MARKER = 2.5, 6.0  # pixels
@@ -59,17 +60,20 @@ class LossChart:
         self.chart.AddAndObservePlotSeriesNodeID(series.GetID())
 
 
-def loss_chart(folder: str, name: str, steps: str = "") -> LossChart:
+def loss_chart(folder: str, name: str, steps: str = "", of=None) -> LossChart:
     """The nodes for the training in that folder, new ones with that name if the scene has none.
 
-    steps: what is counted along the axis; epochs by default.
+    steps: what is counted along the axis; epochs by default. of: for a registration, a node that came of it.
     """
     for chart in slicer.util.getNodesByClass("vtkMRMLPlotChartNode"):
-        if chart.GetAttribute(RUN) == folder and (found := _nodes_of(chart)) is not None:
+        mine = chart.GetAttribute(RUN) == folder and chart.GetNodeReference(OF) is of
+        if mine and (found := _nodes_of(chart)) is not None:
             return replace(found, steps=steps)
     table = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode", _("Losses of {name}").format(name=name))
     chart = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLPlotChartNode", _("Training {name}").format(name=name))
     chart.SetAttribute(RUN, folder)
+    if of is not None:
+        chart.SetNodeReferenceID(OF, of.GetID())
     chart.SetTitle(_("Losses of {name}").format(name=name))
     chart.SetXAxisTitle(steps or _("Epoch"))
     chart.SetYAxisTitle(_("Loss"))

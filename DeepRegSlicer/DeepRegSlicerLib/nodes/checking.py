@@ -69,7 +69,7 @@ def _windowed(node) -> vtk.vtkImageMapToWindowLevelColors:
 
 def same_grid(fixed, warped) -> bool:
     """Whether two volume nodes have voxels at the same places, so that they can be laid out as squares."""
-    if fixed is None or warped is None or warped.IsA("vtkMRMLLabelMapVolumeNode"):
+    if fixed is None or warped is None or any(n.IsA("vtkMRMLLabelMapVolumeNode") for n in (fixed, warped)):
         return False
     matrices = []
     for node in (fixed, warped):

@@ -1,4 +1,4 @@
-"""What is written of the scene for work outside of Slicer: segmentations with names, and whose they are."""
+"""What is written of the scene for work outside of Slicer: segmentations with names."""
 
 from dataclasses import replace
 
@@ -10,12 +10,12 @@ from RegCore.space.volume import Segment, Volume
 from .segments import label_volumes
 
 
-def named_labels(node) -> Volume:
+def named_labels(node, left_out=()) -> Volume:
     """A segmentation, or a label map volume, as a label map that knows names, colours and terminology.
 
-    Where segments overlap it is 4-D, one channel per segment.
+    Where segments overlap it is 4-D, one channel per segment. left_out: names of segments that are not in it.
     """
-    volume, structures = label_volumes(None, node)[1:]
+    volume, structures = label_volumes(None, node, left_out=left_out)[1:]
     segments = []
     for segment_id, place in structures.moving.items():
         known = structures.metadata[segment_id]
@@ -25,11 +25,3 @@ def named_labels(node) -> Volume:
         label = place if structures.overlapping else place + 1
         segments.append(Segment(label, known.GetName(), segment_id, tuple(known.GetColor()), tags))
     return replace(volume, segments=tuple(segments))
-
-
-def segmentation_drawn_on(volume):
-    """The segmentation of the scene that was drawn on a volume; None if there is none, of several one."""
-    role = slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
-    found = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
-    there = (node for node in found if not node.GetHideFromEditors())
-    return next((node for node in there if node.GetNodeReference(role) is volume), None)

@@ -1,6 +1,7 @@
 """What a registration writes on demand: the inverse transform, maps, warped points and models.
 
-These nodes belong to the transform: when a later run overwrites it, they are overwritten too.
+These nodes belong to the transform, or to what is made in its place: when a later run overwrites it, they are
+overwritten too.
 """
 
 from dataclasses import dataclass
@@ -12,11 +13,11 @@ import vtk
 from RegCore.space.transforms import Transform
 from RegCore.space.volume import Volume
 
-from .reading import image_of, transform_of_parents, vtk_matrix_of
+from .reading import image_of, is_under, transform_of_parents, vtk_matrix_of
 from .transaction import SceneTransaction, is_automatic
 from .transforms import vtk_transform_of
 
-OF = "DeepRegSlicerTransform"  # role of the reference from such a node to the transform that it belongs to
+OF = "DeepRegSlicerTransform"  # role of the reference from such a node to the node that it belongs to
 SOURCE = "DeepRegSlicerSource"  # role of the reference from warped points and models to what was warped
 WHAT = "DeepRegSlicer.what"  # attribute of such a node: a key of `NAMES`
 NAMES = {
@@ -32,17 +33,18 @@ VOXEL_TYPES = ("moving", "float32", "uint8", "int16", "uint16", "int32")
 
 @dataclass(frozen=True)
 class MoreOutputs:
-    """What is made besides the transform and the warped volume, and how that volume is made.
+    """What is made of a registration besides the warped volume, and how that volume is made.
 
-    segmentation: whether the warped segmentation is made; None: if the warped volume is. inverse: the
-    transform that leads back. jacobian, displacement: maps of the deformation, see
-    `RegCore.cli.extras.maps_command`. along: markups and models to be warped, each to a new node.
-    interpolation: of the warped volume, "linear", "nearest" or "cubic". fill: its value outside of the moving
-    volume, None for the smallest one. voxel_type: one of `VOXEL_TYPES`; rounded and clipped if need be.
-    full_field: keep a displacement field on the fixed grid, however large it is; else on one as fine as it
-    was found on, which maps the same to 0.05 voxels.
+    transform: whether the transform becomes a node. segmentation: whether the warped segmentation is made;
+    None: if the warped volume is. inverse: the transform that leads back. jacobian, displacement: maps of the
+    deformation, see `RegCore.cli.extras.maps_command`. along: markups and models to be warped, each to a new
+    node. interpolation: of the warped volume, "linear", "nearest" or "cubic". fill: its value outside of the
+    moving volume, None for the smallest one. voxel_type: one of `VOXEL_TYPES`; rounded and clipped if need
+    be. full_field: keep a displacement field on the fixed grid, however large it is; else on one as fine as
+    it was found on, which maps the same to 0.05 voxels.
     """
 
+    transform: bool = True
     segmentation: bool | None = None
     inverse: bool = False
     jacobian: bool = False
@@ -77,50 +79,55 @@ def warpable_nodes() -> list:
 
 
 @dataclass(frozen=True)
-class _Owner:
-    """The transform that the nodes belong to.
+class Owner:
+    """What the nodes belong to.
 
-    node: that the registration wrote. former: the one whose place it takes, if it is another one. names: of
-    the fixed volume, the moving volume and the transform.
+    transform: the node of the result's transform, None if none is made. node: this, else another node of the
+    result, else None. former: the node whose place it takes, if it is another one. mapping: the VTK transform
+    from the fixed to the moving volume, in the world.
     """
 
+    transform: object
     node: object
     former: object
-    names: dict
+    mapping: object
 
 
-def write_more(transaction: SceneTransaction, found: dict, placement, transform, former) -> dict:
-    """Write the nodes of `MoreOutputs`; those of an earlier run of the same transform are overwritten.
+def write_more(transaction: SceneTransaction, found: dict, placement, owner: Owner) -> dict:
+    """Write the nodes of `MoreOutputs`; those of an earlier run of the same owner are overwritten.
 
     found: "inverse", a transform; "jacobian" and "displacement", volumes; "along", nodes to be warped; what
-    is absent or None is not written. placement: the `Placement`. transform: the node of the result. former:
-    the node that was chosen for it. Returns the nodes by name, "along" a tuple.
+    is absent or None is not written. placement: the `Placement`. Returns the nodes by name, "along" a tuple.
     """
-    pair = {"fixed": placement.fixed.GetName(), "moving": placement.moving.GetName()}
-    owner = _Owner(transform, former, {**pair, "transform": transform.GetName()})
     made: dict = {"along": tuple(_warp(transaction, owner, node, placement) for node in found["along"])}
     if found.get("inverse") is not None:
         made["inverse"] = _inverse(transaction, owner, found["inverse"], placement)
     for what in WINDOWS:
         if found.get(what) is not None:
-            made[what] = _map(transaction, owner, what, found[what])
+            made[what] = _map(transaction, owner, what, found[what], placement)
     return made
 
 
-def _place(transaction: SceneTransaction, owner: _Owner, what: str, class_name: str, source=None):
-    """The node of an earlier run, kept for Undo, or a new one beside the transform or the source."""
+def _place(transaction: SceneTransaction, owner: Owner, what: str, class_name: str, placement, source=None):
+    """The node of an earlier run, kept for Undo, or a new one beside the source, or the transform."""
     for node in slicer.util.getNodesByClass(class_name):
         theirs = node.GetNodeReference(OF)
         mine = theirs is not None and (theirs is owner.node or theirs is owner.former)
         same = node.GetAttribute(WHAT) == what and node.GetNodeReference(SOURCE) is source
-        if mine and same and is_automatic(node) and node.GetClassName() == class_name:
+        above = any(
+            is_under(one, node) for one in (placement.fixed, placement.moving)
+        )  # it holds one of them
+        if mine and same and is_automatic(node) and node.GetClassName() == class_name and not above:
             _keep(transaction, node)
             break
     else:
-        names = owner.names if source is None else {**owner.names, "source": source.GetName()}
+        pair = {"fixed": placement.fixed.GetName(), "moving": placement.moving.GetName()}
+        name = placement.name if owner.transform is None else owner.transform.GetName()
+        names = {**pair, "transform": name, "source": source and source.GetName()}
         node = transaction.add_node(class_name, NAMES[what].format(**names))
-        transaction.put_beside(node, owner.node if source is None else source)
-    transaction.set_reference(node, OF, owner.node)
+        transaction.put_beside(node, source or owner.transform or placement.moving)
+    if owner.node is not None:
+        transaction.set_reference(node, OF, owner.node)
     node.SetAttribute(WHAT, what)
     return node
 
@@ -135,12 +142,12 @@ def _keep(transaction: SceneTransaction, node) -> None:
     transaction.undo(lambda: node.CopyContent(before))
 
 
-def _inverse(transaction: SceneTransaction, owner: _Owner, transform: Transform, placement):
+def _inverse(transaction: SceneTransaction, owner: Owner, transform: Transform, placement):
     """The transform that leads back, with the references of a registration that does."""
     made = vtk_transform_of(transform)
     linear = made.IsA("vtkTransform")
     name = "vtkMRMLLinearTransformNode" if linear else "vtkMRMLGridTransformNode"
-    node = _place(transaction, owner, "inverse", name)
+    node = _place(transaction, owner, "inverse", name, placement)
     if linear:
         node.SetMatrixTransformFromParent(made.GetMatrix())
     else:
@@ -151,8 +158,8 @@ def _inverse(transaction: SceneTransaction, owner: _Owner, transform: Transform,
     return node
 
 
-def _map(transaction: SceneTransaction, owner: _Owner, what: str, volume: Volume):
-    node = _place(transaction, owner, what, "vtkMRMLScalarVolumeNode")
+def _map(transaction: SceneTransaction, owner: Owner, what: str, volume: Volume, placement):
+    node = _place(transaction, owner, what, "vtkMRMLScalarVolumeNode", placement)
     fill_map(node, volume, WINDOWS[what])
     transaction.ensure_display(node)
     return node
@@ -168,9 +175,9 @@ def fill_map(node, volume: Volume, window: tuple[float, float]) -> None:
         node.GetDisplayNode().SetWindowLevelMinMax(*window)
 
 
-def _warp(transaction: SceneTransaction, owner: _Owner, source, placement):
+def _warp(transaction: SceneTransaction, owner: Owner, source, placement):
     """A copy of points or of a model of the moving patient, where they lie on the fixed volume."""
-    node = _place(transaction, owner, "warped", source.GetClassName(), source)
+    node = _place(transaction, owner, "warped", source.GetClassName(), placement, source)
     attributes = {name: node.GetAttribute(name) for name in node.GetAttributeNames()}
     node.CopyContent(source)
     for name, value in attributes.items():
@@ -178,8 +185,8 @@ def _warp(transaction: SceneTransaction, owner: _Owner, source, placement):
     transaction.set_reference(node, SOURCE, source)
     whole, back = vtk.vtkGeneralTransform(), vtk.vtkGeneralTransform()
     whole.PostMultiply()
-    whole.Concatenate(transform_of_parents(source, owner.node))
-    whole.Concatenate(_to_parent(owner.node))
+    whole.Concatenate(transform_of_parents(source, owner.transform))
+    whole.Concatenate(owner.mapping.GetInverse())
     if placement.parent is not None:
         slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(None, placement.parent, back)
         whole.Concatenate(back)
@@ -189,10 +196,3 @@ def _warp(transaction: SceneTransaction, owner: _Owner, source, placement):
     if transaction.ensure_display(node) and display is not None:
         node.GetDisplayNode().CopyContent(display)
     return node
-
-
-def _to_parent(transform) -> vtk.vtkGeneralTransform:
-    """From the moving volume to the fixed one, in the world."""
-    general = vtk.vtkGeneralTransform()
-    transform.GetTransformToWorld(general)
-    return general

@@ -3,12 +3,14 @@
 import numpy as np
 import slicer
 import vtk
+from slicer.i18n import tr as _
 from vtk.util.numpy_support import vtk_to_numpy
 
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
 from RegCore.space.volume import Volume
 
+FLAT = 1e-12  # the determinant below which a linear transform is taken for one without an inverse
 SAMPLES = 128  # voxels per axis at most at which a non-linear initial transform is sampled
 
 
@@ -27,13 +29,34 @@ def vtk_matrix_of(matrix) -> vtk.vtkMatrix4x4:
 
 
 def _parents(node, below=None) -> list:
-    """The transform nodes above a node, the nearest first; those from `below` on left out, if it is there."""
+    """The transform nodes above a node, the nearest first; those from `below` on left out, if it is there.
+
+    Raises InputError if one of them can't be inverted, so that nothing could be seen under it.
+    """
     parents, parent = [], node.GetParentTransformNode()
     while parent is not None:
         parents.append(parent)
         parent = parent.GetParentTransformNode()
     places = [place for place, one in enumerate(parents) if one is below]
-    return parents[: places[0]] if places else parents
+    parents = parents[: places[0]] if places else parents
+    for parent in parents:
+        if _is_flat(parent):
+            raise InputError(
+                _("'{name}' is under the transform '{parent}', which can't be inverted.").format(
+                    name=node.GetName(), parent=parent.GetName()
+                )
+            )
+    return parents
+
+
+def _is_flat(transform_node) -> bool:
+    """Whether a linear transform has no inverse, or holds what is no number."""
+    if not transform_node.IsLinear():
+        return False
+    matrix = vtk.vtkMatrix4x4()
+    transform_node.GetMatrixTransformToParent(matrix)
+    linear = matrix_of(matrix)[:3]
+    return not np.isfinite(linear).all() or abs(np.linalg.det(linear[:, :3])) < FLAT
 
 
 def is_under(node, transform_node) -> bool:
@@ -58,6 +81,7 @@ def affine_of_parents(node, below=None) -> np.ndarray | None:
 
 def transform_of_parents(node, below=None) -> vtk.vtkGeneralTransform:
     """As `affine_of_parents`, for parents that need not be linear."""
+    _parents(node, below)  # which it can be seen under
     target = below if below is not None and is_under(node, below) else None
     transform = vtk.vtkGeneralTransform()
     slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(node.GetParentTransformNode(), target, transform)
@@ -71,12 +95,16 @@ def volume(node, below=None) -> Volume:
     Slicer's "Harden transform" does, on a copy. Raises InputError if the node holds no 3-D scalar image.
     """
     image = node.GetImageData()
-    name = f"The volume '{node.GetName()}'"
+    name = node.GetName()
     if image is None or min(image.GetDimensions()) < 1:
-        raise InputError(f"{name} holds no image.")
+        raise InputError(_("The volume '{name}' holds no image.").format(name=name))
     components = image.GetNumberOfScalarComponents()
     if components != 1:
-        raise InputError(f"{name} has {components} values per voxel; a volume with one is expected.")
+        raise InputError(
+            _("The volume '{name}' has {components} values per voxel; a volume with one is expected.").format(
+                name=name, components=components
+            )
+        )
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     parents = affine_of_parents(node, below)
@@ -160,13 +188,20 @@ def paired_landmarks(fixed_node, moving_node) -> tuple[list[tuple[int, int]], li
         out = []
     else:
         raise InputError(
-            f"Landmarks without labels in common are paired by their order: '{fixed_node.GetName()}' has "
-            f"{len(fixed)} points and '{moving_node.GetName()}' has {len(moving)}; the same number, at least "
-            "one, is expected."
+            _(
+                "Landmarks that their labels do not pair are paired by their order: '{fixed_node}' "
+                "has {count} points and '{moving_node}' has {count2}; the same number, at least one, "
+                "is expected."
+            ).format(
+                fixed_node=fixed_node.GetName(),
+                count=len(fixed),
+                moving_node=moving_node.GetName(),
+                count2=len(moving),
+            )
         )
     both = {k: (n, m) for k, (n, m) in pairs.items() if _is_set(fixed_node, n) and _is_set(moving_node, m)}
     if not both:
-        raise InputError(f"No landmark is set in both {names}.")
+        raise InputError(_("No landmark is set in both {names}.").format(names=names))
     return list(both.values()), out + [label for label in pairs if label not in both]
 
 
@@ -209,8 +244,12 @@ def field_of(node, fixed: Geometry) -> AffineTransform | DisplacementField:
 def initial_transform(node, fixed: Geometry) -> AffineTransform | DisplacementField:
     """A transform node as x_moving = T(x_fixed): with the moving volume under it, the two would fit.
 
-    A non-linear one is sampled on the fixed grid, or on a coarser one of the same extent.
+    A non-linear one is sampled on the fixed grid, or on a coarser one of the same extent. Raises InputError
+    for one without an inverse.
     """
+    _parents(node)
+    if _is_flat(node):
+        raise InputError(_("The transform '{name}' can't be inverted.").format(name=node.GetName()))
     transform = vtk.vtkGeneralTransform()
     slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(None, node, transform)
     if node.IsTransformToWorldLinear():

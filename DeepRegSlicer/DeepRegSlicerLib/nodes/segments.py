@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import slicer
 import vtk
+from slicer.i18n import tr as _
 
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.volume import Volume
@@ -107,7 +108,9 @@ def _segmentation_of(node):
         return node
     if not node.IsA("vtkMRMLLabelMapVolumeNode"):
         raise InputError(
-            f"'{node.GetName()}' is a {node.GetClassName()}; a segmentation or a label map is expected."
+            _("'{name}' is a {kind}; a segmentation or a label map is expected.").format(
+                name=node.GetName(), kind=node.GetClassName()
+            )
         )
     made, image, matrix = slicer.vtkMRMLSegmentationNode(), slicer.vtkOrientedImageData(), vtk.vtkMatrix4x4()
     made.SetName(node.GetName())
@@ -152,12 +155,14 @@ def mask(node, below=None, grid: Geometry | None = None) -> Volume:
         return _inside_roi(node, grid)
     if not node.IsA("vtkMRMLSegmentationNode") and not node.IsA("vtkMRMLScalarVolumeNode"):
         raise InputError(
-            f"'{node.GetName()}' is a {node.GetClassName()}; a mask is a segmentation, a volume or a ROI."
+            _("'{name}' is a {kind}; a mask is a segmentation, a volume or a ROI.").format(
+                name=node.GetName(), kind=node.GetClassName()
+            )
         )
     if node.IsA("vtkMRMLSegmentationNode"):
         segments = dict.fromkeys(_segment_ids(node), 0)
         if not segments:
-            raise InputError(f"The segmentation '{node.GetName()}' has no segment.")
+            raise InputError(_("The segmentation '{name}' has no segment.").format(name=node.GetName()))
         return _Layers(node, below).merged(segments, 1, False)
     read = volume(node, below)
     return Volume((read.array != 0).astype(np.uint8), read.geometry, "labels")
@@ -166,6 +171,7 @@ def mask(node, below=None, grid: Geometry | None = None) -> Volume:
 def _inside_roi(node, grid: Geometry) -> Volume:
     """The voxels of a grid whose centres lie in a ROI, which may be turned."""
     matrix = vtk.vtkMatrix4x4()
+    transform_of_parents(node)  # which it must be seen under
     vtk.vtkMatrix4x4.Invert(node.GetObjectToWorldMatrix(), matrix)
     to_roi, half = matrix_of(matrix) @ grid.affine, np.array(node.GetSize()) / 2
     index = np.ogrid[tuple(slice(n) for n in grid.shape)]
@@ -174,7 +180,8 @@ def _inside_roi(node, grid: Geometry) -> Volume:
         place = sum(to_roi[row, axis] * index[axis] for axis in range(3)) + to_roi[row, 3]
         inside &= abs(place) <= half[row]
     if not inside.any():
-        raise InputError(f"The ROI '{node.GetName()}' lies outside of the volume that it is to mask.")
+        where = "lies outside of the volume that it is to mask, or between its voxels"
+        raise InputError(_("The ROI '{name}' {where}.").format(name=node.GetName(), where=where))
     return Volume(inside.astype(np.uint8), grid, "labels")
 
 
@@ -203,8 +210,15 @@ def _paired(fixed_node, moving_node, left_out: set[str]) -> tuple[dict[str, int]
         if max(len(_segment_ids(node)) for node in (fixed_node, moving_node)) > 1:
             listed = [", ".join(f"'{name}'" for name, _ in keys.values()) for keys in (fixed, moving)]
             raise InputError(
-                "Segments are paired by their names, but the two segmentations share none: "
-                f"'{fixed_node.GetName()}' has {listed[0]}; '{moving_node.GetName()}' has {listed[1]}."
+                _(
+                    "Segments are paired by their names, but the two segmentations share none: "
+                    "'{fixed_node}' has {listed_0}; '{moving_node}' has {listed_1}."
+                ).format(
+                    fixed_node=fixed_node.GetName(),
+                    listed_0=listed[0],
+                    moving_node=moving_node.GetName(),
+                    listed_1=listed[1],
+                )
             )
         moving = dict.fromkeys(moving, next(iter(fixed.values())))
     order = {key: place for place, key in enumerate(dict.fromkeys([*fixed.values(), *moving.values()]))}
@@ -215,11 +229,13 @@ def _chosen(node, left_out: set[str]) -> dict[str, tuple[str, int]]:
     """As `_keys`, without the segments that are left out."""
     keys = _keys(node)
     if node and not keys:
-        raise InputError(f"The segmentation '{node.GetName()}' has no segment.")
+        raise InputError(_("The segmentation '{name}' has no segment.").format(name=node.GetName()))
     chosen = {segment_id: key for segment_id, key in keys.items() if key[0] not in left_out}
     if node and not chosen:
         raise InputError(
-            f"All segments of '{node.GetName()}' are left out: tick one of them, or choose no segmentation."
+            _("All segments of '{name}' are left out: tick one of them, or choose no segmentation.").format(
+                name=node.GetName()
+            )
         )
     return chosen
 
@@ -257,7 +273,9 @@ class _Layers:
         image = slicer.vtkOrientedImageData()
         if not text or not slicer.vtkSegmentationConverter.DeserializeImageGeometry(text, image, False):
             raise InputError(
-                f"The segmentation '{self.node.GetName()}' holds nothing to be read as a label map."
+                _("The segmentation '{name}' holds nothing to be read as a label map.").format(
+                    name=self.node.GetName()
+                )
             )
         return image
 
@@ -271,7 +289,9 @@ class _Layers:
             resample = slicer.vtkOrientedImageDataResample.ResampleOrientedImageToReferenceOrientedImage
             if layer is None or not resample(layer, self.reference, image, False):
                 raise InputError(
-                    f"The segment '{segment.GetName()}' of '{self.node.GetName()}' can't be read."
+                    _("The segment '{segment}' of '{name}' can't be read.").format(
+                        segment=segment.GetName(), name=self.node.GetName()
+                    )
                 )
             self._arrays[key] = array_of(image)
         return self._arrays[key] == segment.GetLabelValue()
@@ -327,5 +347,7 @@ def _with_labelmaps(node):
     copy = slicer.vtkSegmentation()
     copy.DeepCopy(segmentation)
     if not copy.CreateRepresentation(BINARY_LABELMAP):
-        raise InputError(f"The segmentation '{node.GetName()}' can't be converted to a label map.")
+        raise InputError(
+            _("The segmentation '{name}' can't be converted to a label map.").format(name=node.GetName())
+        )
     return copy

@@ -1,8 +1,11 @@
 """A sequence of volumes, registered item by item: a node for each item, results as sequences again."""
 
 import slicer
+from slicer.i18n import tr as _
 
 from RegCore.space.geometry import InputError
+
+from .showing import show_over
 
 
 class SequenceItems:
@@ -12,8 +15,10 @@ class SequenceItems:
         """sequence: vtkMRMLSequenceNode of volumes. Raises InputError for one of anything else."""
         first = sequence.GetNthDataNode(0) if sequence.GetNumberOfDataNodes() else None
         if first is None or not first.IsA("vtkMRMLScalarVolumeNode"):
-            raise InputError(f"The sequence '{sequence.GetName()}' holds no scalar volumes.")
-        self.sequence = sequence
+            raise InputError(
+                _("The sequence '{sequence}' holds no scalar volumes.").format(sequence=sequence.GetName())
+            )
+        self.sequence, self.fixed = sequence, fixed
         name = f"{sequence.GetName()} to {fixed.GetName()}"
         back = f"{fixed.GetName()} to {sequence.GetName()}"
         self._titles = {
@@ -24,6 +29,20 @@ class SequenceItems:
         self._titles |= {kind: f"{name} {kind}" for kind in ("jacobian", "displacement")}
         self.results: dict[str, object] = {}
         self._node = self._browser = None
+
+    def keep_fixed(self) -> None:
+        """Have a copy as the fixed volume where it is what a browser shows of a sequence, and may change."""
+        browsers = slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode")
+        if not any(browser.IsProxyNodeID(self.fixed.GetID()) for browser in browsers):
+            return
+        shown, scene = self.fixed, slicer.mrmlScene
+        name = scene.GenerateUniqueName(f"{shown.GetName()} fixed")
+        self.fixed = scene.AddNewNodeByClass(shown.GetClassName(), name)
+        self.fixed.CopyContent(shown)
+        self.fixed.SetAndObserveTransformNodeID(shown.GetTransformNodeID())
+        self.fixed.CreateDefaultDisplayNodes()
+        if shown.GetDisplayNode() is not None:
+            self.fixed.GetDisplayNode().CopyContent(shown.GetDisplayNode())
 
     def __len__(self) -> int:
         return self.sequence.GetNumberOfDataNodes()
@@ -38,6 +57,10 @@ class SequenceItems:
         self._node = slicer.mrmlScene.AddNewNodeByClass(stored.GetClassName(), self.name(place))
         self._node.CopyContent(stored)
         self._node.SetName(self.name(place))
+        browser = self._browser_of_it()
+        if browser is not None and browser.GetProxyNode(self.sequence) is not None:
+            parent = browser.GetProxyNode(self.sequence).GetTransformNodeID()
+            self._node.SetAndObserveTransformNodeID(parent)  # where the user sees the sequence
         self._node.SetHideFromEditors(True)
         self._node.SetSaveWithScene(False)
         return self._node
@@ -65,18 +88,17 @@ class SequenceItems:
             self.results[key] = made
         self.results[key].SetDataNodeAtValue(node, self.sequence.GetNthIndexValue(place))
 
+    def _browser_of_it(self):
+        """The browser that goes through the sequence, None if there is none."""
+        browsers = slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode")
+        found = (node for node in browsers if node.IsSynchronizedSequenceNode(self.sequence, True))
+        return next(found, None)
+
     def browse(self) -> None:
         """Let the sequence's own browser, or a new one, go through the results as well."""
         if not self.results:
             return
-        browser = next(
-            (
-                node
-                for node in slicer.util.getNodesByClass("vtkMRMLSequenceBrowserNode")
-                if node.IsSynchronizedSequenceNode(self.sequence, True)
-            ),
-            None,
-        )
+        browser = self._browser_of_it()
         if browser is None:
             browser = slicer.mrmlScene.AddNewNodeByClass(
                 "vtkMRMLSequenceBrowserNode", self.sequence.GetName()
@@ -88,8 +110,12 @@ class SequenceItems:
 
     def show(self, place: int) -> None:
         """Let the browser show an item and its results."""
-        if self._browser is not None and slicer.mrmlScene.IsNodePresent(self._browser):
-            self._browser.SetSelectedItemNumber(place)
+        if self._browser is None or not slicer.mrmlScene.IsNodePresent(self._browser):
+            return
+        self._browser.SetSelectedItemNumber(place)
+        warped = self._browser.GetProxyNode(self.results.get("warped_volume"))
+        if warped is not None and slicer.mrmlScene.IsNodePresent(self.fixed):
+            show_over(self.fixed, warped)
 
 
 def volumes_beside(fixed) -> list:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import slicer
 import vtk
+from slicer.i18n import tr as _
 
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
 from RegCore.space.volume import Volume
 
-from .more import MoreOutputs, as_type, fill_map, write_more
+from .more import MoreOutputs, Owner, as_type, fill_map, write_more
 from .reading import affine_of_parents, array_of, image_of, is_under, matrix_of, vtk_matrix_of
 from .segments import BINARY_LABELMAP, Structures
 from .transaction import AUTOMATIC, SceneTransaction
@@ -44,7 +45,9 @@ class Outputs:
         """Raise InputError where an output is an input too."""
         for node in (self.transform, self.volume, self.segmentation):
             if node is not None and any(node is one for one in inputs):
-                raise InputError(f"'{node.GetName()}' can't be input and output at the same time.")
+                raise InputError(
+                    _("'{name}' can't be input and output at the same time.").format(name=node.GetName())
+                )
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,10 @@ class Placement:
         """
         if output_transform is not None and is_under(fixed, output_transform):
             raise InputError(
-                f"The fixed volume '{fixed.GetName()}' is under the transform "
-                f"'{output_transform.GetName()}', which is to be overwritten: choose another one."
+                _(
+                    "The fixed volume '{fixed}' is under the transform '{output_transform}', which is to "
+                    "be overwritten: choose another one."
+                ).format(fixed=fixed.GetName(), output_transform=output_transform.GetName())
             )
         own = vtk.vtkMatrix4x4()
         fixed.GetIJKToRASMatrix(own)
@@ -83,6 +88,11 @@ class Placement:
         matrix = matrix_of(own) if linear else grid.affine
         dtype = array_of(moving.GetImageData()).dtype
         return cls(fixed, moving, moving_segmentation, moving_landmarks, dtype, matrix, parent, grid)
+
+    @property
+    def name(self) -> str:
+        """What the transform is called."""
+        return f"{self.moving.GetName()} to {self.fixed.GetName()}"
 
     def still_valid(self, scene) -> "Placement":
         """The same; in the world, if the parent transform left the scene since."""
@@ -125,7 +135,9 @@ def prepare(transform, warped, warped_labels, structures, placement: Placement, 
     """Make of a result what its nodes will hold; arguments and errors as those of `write`."""
     for came in (warped, warped_labels):
         if came is not None and not came.geometry.is_close(placement.grid):
-            raise InputError(f"the result {came.array.shape} does not lie on the fixed volume's grid")
+            raise InputError(
+                _("the result {shape} does not lie on the fixed volume's grid").format(shape=came.array.shape)
+            )
     image = segmentation = None
     if outputs.images:
         image = image_of(as_type(warped.array, outputs.more.voxel_type, placement.dtype))
@@ -157,20 +169,24 @@ def write(
         prepared = prepare(transform, warped, warped_labels, structures, placement, outputs)
     image, segmentation = prepared.image, prepared.segmentation
     source, along = placement.moving_segmentation, [n for n in outputs.more.along if _present(scene, n)]
+    chosen = _present(scene, outputs.transform) if outputs.more.transform else None
     with SceneTransaction(scene) as transaction:
         written = Written(
-            _write_transform(transaction, prepared.transform, placement, _present(scene, outputs.transform)),
+            _write_transform(transaction, prepared.transform, placement, chosen)
+            if outputs.more.transform
+            else None,
             image and _write_volume(transaction, image, placement, _present(scene, outputs.volume)),
             segmentation
             and _write_segmentation(
                 transaction, segmentation, source, placement, _present(scene, outputs.segmentation)
             ),
         )
-        former = _present(scene, outputs.transform)
-        found = {**(more or {}), "along": along}
-        besides = write_more(transaction, found, placement, written.transform, former)
-        applied = _apply(transaction, written.transform, placement) if outputs.apply else ()
-        _retire(transaction, former, written.transform)
+        owner = written.transform or written.volume or written.segmentation
+        owned = Owner(written.transform, owner, chosen, prepared.transform)
+        besides = write_more(transaction, {**(more or {}), "along": along}, placement, owned)
+        applies = outputs.apply and outputs.more.transform
+        applied = _apply(transaction, written.transform, placement) if applies else ()
+        _retire(transaction, chosen, written.transform)
     return replace(written, applied=applied, more=besides)
 
 
@@ -193,7 +209,7 @@ def _write_transform(transaction: SceneTransaction, transform, placement: Placem
     is_linear = transform.IsA("vtkTransform")
     wanted = "vtkMRMLLinearTransformNode" if is_linear else "vtkMRMLGridTransformNode"
     if node is None:
-        node = transaction.add_node(wanted, f"{placement.moving.GetName()} to {placement.fixed.GetName()}")
+        node = transaction.add_node(wanted, placement.name)
         transaction.put_beside(node, placement.moving)
     elif node.GetClassName() != wanted:
         old, node = node, transaction.add_node(wanted, node.GetName())

@@ -12,17 +12,21 @@ from RegCore.evaluation.figures import DASH, FIGURES
 
 from ..batch import Batch, Item, pairs_in, start_files
 from ..logic import register_volumes
+from ..nodes import segment_names
+from ..nodes.belongings import mask_called_after, segmentation_drawn_on
 from ..nodes.sequences import SequenceItems, volumes_beside
 from ..nodes.showing import show_over
 from ..parameters import Start
 from ..paths import typed_path
+from ..process import shared_worker
 from . import results
-from .fields import Fields, offer
+from .fields import Fields, offer, tame_selectors
 from .manifest import ManifestSection
 from .panel import Panel, handler
 
 FILES, VOLUMES, SEQUENCE = "files", "volumes", "sequence"
 SHOWN = ("dice_mean", "ncc", "fold_percent")  # the figures of a row
+TOLD = ("fixed_segmentation", "moving_segmentation", "fixed_mask", "moving_mask")  # in the log of an item
 WIDE = 62  # pixels of their columns
 
 
@@ -37,6 +41,7 @@ class BatchPanel(Panel):
         self._volumes: list = []  # in the order of the list
         self._opened: dict[str, tuple] = {}  # name of a row -> the nodes that its files became
         ui.sequenceSelector.setMRMLScene(slicer.mrmlScene)
+        tame_selectors(ui)
         sources = {
             FILES: _("Files of a folder"),
             VOLUMES: _("Volumes of the scene"),
@@ -104,10 +109,20 @@ class BatchPanel(Panel):
         ui.manifestButton.enabled = not problem
         ui.stopButton.enabled = self.run is not None
         ui.batchTable.visible = bool(self._items)
-        p = self.register.parameters
-        text = _("Method: {method}. Start: {start}. Both and the outputs are those of the Register tab.")
-        ui.methodLabel.text = "" if p is None else text.format(method=p.method.label(), start=p.start.label())
+        ui.methodLabel.text = self._about()
         self.set_hint(problem or _("Ready"))
+
+    def _about(self) -> str:
+        """What the Register tab says of the registrations to come."""
+        p, in_scene = self.register.parameters, self.fields["sourceSelector"] != FILES
+        if p is None:
+            return ""
+        start = p.initialTransform if in_scene else None
+        text = _("Method: {method}. Start: {start}. Both and the outputs are those of the Register tab.")
+        text = text.format(method=p.method.label(), start=start.GetName() if start else p.start.label())
+        if in_scene and p.fixedMask is not None:
+            text += " " + _("Fixed mask: {name}.").format(name=p.fixedMask.GetName())
+        return text
 
     def validate(self) -> str:
         """Why nothing can be begun, empty if it can."""
@@ -116,9 +131,10 @@ class BatchPanel(Panel):
             return _("Registrations are running")
         if self.register.lacks_packages():
             return _("Install the missing packages first")
-        if p is not None and p.start is Start.landmarks:
+        given = p is not None and source != FILES and p.initialTransform is not None
+        if p is not None and p.start is Start.landmarks and not given:
             return _("Choose another start than landmarks in the Register tab")
-        if p is not None and (problem := self.register.outputs.validate()):
+        if p is not None and (problem := self.register.outputs.validate(many=True, files=source == FILES)):
             return problem
         if source == FILES:
             return "" if self.fields["folderPath"] else _("Choose a folder")
@@ -135,16 +151,43 @@ class BatchPanel(Panel):
         sequence = SequenceItems(self.ui.sequenceSelector.currentNode(), self.register.parameters.fixedVolume)
         return [(sequence.name(n), n, sequence) for n in range(len(sequence))]
 
+    def inputs_of(self, volume) -> dict:
+        """What belongs to a moving volume of the scene, by the names of `register_volumes`.
+
+        That is what the Register tab says of it, else the segmentation that was drawn on it and the mask that
+        is called after it. Where nobody chose a fixed segmentation, one that was drawn on the fixed volume
+        guides too, if it has a segment in common with the moving one.
+        """
+        p = self.register.parameters
+        chosen = volume is p.movingVolume
+        found = {
+            "moving_segmentation": chosen and p.movingSegmentation or segmentation_drawn_on(volume),
+            "moving_mask": chosen and p.movingMask or mask_called_after(volume),
+            "fixed_mask": p.fixedMask,
+            "left_out": p.left_out(),
+        }
+        left = {name.casefold() for name in found["left_out"]}
+        fixed = p.fixedSegmentation or segmentation_drawn_on(p.fixedVolume)
+        moving = found["moving_segmentation"]
+        names = segment_names(fixed, moving)
+        both = {name.casefold() for name in names.both} - left
+        if moving is not None and not both | ({name.casefold() for name in names.moving} - left):
+            moving = found["moving_segmentation"] = None  # all of it is left out
+        guides = moving is not None and (both or p.fixedSegmentation is not None)
+        return found | {"fixed_segmentation": fixed if guides else None}
+
     # ---- start and end ----
 
     @handler
     def on_start(self) -> None:
         """Register all, one after the other."""
+        shared_worker().check_free()
         self.fields.keep()
         p, source = self.register.parameters, self.fields["sourceSelector"]
         options = {"method": p.chosen(), "settings": p.settings(), "device": p.device.value, "seed": p.seed}
         more = replace(self.register.outputs.more(), along=())  # which are of one moving patient
-        in_scene = {"initial_transform": p.starting(), "create_images": p.createImages, "more": more}
+        start_at = p.initialTransform or p.starting()
+        in_scene = {"initial_transform": start_at, "create_images": p.createImages, "more": more}
         self._opened, self._sequence = {}, None
         if source == FILES:
             folder, out, fixed = (Path(self.fields[n]) for n in ("folderPath", "outPath", "fixedPath"))
@@ -152,15 +195,17 @@ class BatchPanel(Panel):
             start = start_files(options | {"initial": p.starting(), "wanted": more.wanted()})
         elif source == VOLUMES:
             items = [Item(node.GetName(), node) for node in self._ticked()]
-            in_scene |= {"apply_to_moving": p.applyToMoving and not p.createImages}
+            in_scene |= {"apply_to_moving": p.applyToMoving and p.createTransform and not p.createImages}
             start = self._start_nodes(p.fixedVolume, options | in_scene)
             if not items:
                 self.set_status(_("Tick the volumes that are to be registered."))
                 return
         else:
             self._sequence = SequenceItems(self.ui.sequenceSelector.currentNode(), p.fixedVolume)
+            self._sequence.keep_fixed()
             items = [Item(self._sequence.name(n), n) for n in range(len(self._sequence))]
-            start = self._start_places(p.fixedVolume, options | in_scene)
+            in_scene |= {"fixed_mask": p.fixedMask}
+            start = self._start_places(self._sequence.fixed, options | in_scene)
         self._items, self._fixed = items, p.fixedVolume
         self.ui.batchProgressBar.value = 0
         self.ui.batchProgressBar.visible = True
@@ -172,8 +217,14 @@ class BatchPanel(Panel):
         self.update()
 
     def _start_nodes(self, fixed, options: dict):
+        belongs = {id(node): self.inputs_of(node) for node in self._ticked()}  # as it is now
+
         def start(item: Item, progress, done):
-            return register_volumes(fixed, item.what, **options, wait=False, progress=progress, done=done)
+            given = belongs[id(item.what)]
+            told = [given[name].GetName() for name in TOLD if given[name] is not None]
+            self.log(f"{item.name}: {', '.join(told)}" if told else item.name)
+            more = {**options, **given, "wait": False}
+            return register_volumes(fixed, item.what, **more, progress=progress, done=done)
 
         return start
 

@@ -16,7 +16,9 @@ from .. import nodes
 from ..nodes import checking
 from ..nodes.chart import loss_chart
 from ..nodes.showing import show_chart
+from ..paths import short, typed_path
 from ..process import shared_worker
+from ..recalling import keep_result, recall_result
 from ..run import Question
 from . import results
 from .panel import Section, Tone, handler
@@ -77,9 +79,26 @@ class CheckSection(Section):
         self.shown = None
 
     def show(self, shown: Shown) -> None:
-        """Show a result that has just come."""
+        """Show a result that has just come, and keep it with its nodes."""
+        about = {"losses": [row["loss"] for row in shown.losses], "settings": shown.settings}
+        keep_result(shown.run, about)
+        self._fill(shown)
+        self.ui.blendSlider.value = 0.5
+
+    def recall(self, p) -> None:
+        """Show the result that the chosen outputs are of, as in a scene that was loaded; change no view."""
+        for node in (p.outputTransform, p.warpedVolume, p.warpedSegmentation):
+            found = node and recall_result(node)
+            if found and found[0].inputs[:2] == (p.fixedVolume, p.movingVolume):
+                losses = [{"epoch": n + 1, "loss": loss} for n, loss in enumerate(found[1]["losses"])]
+                self._fill(Shown(found[0], losses, [tuple(pair) for pair in found[1]["settings"]]))
+                return
+
+    def _fill(self, shown: Shown) -> None:
         self.shown, ui, result = shown, self.ui, shown.run.result
-        ui.blendSlider.value = 0.5
+        table, section = self.panel.ui.resultTable, self.panel.ui.resultSection
+        results.fill(table, results.rows(result.metrics, result.seconds, each=not result.structures))
+        section.visible = True
         structures, landmarks = result.structures, result.landmark_errors
         ui.structureTable.visible = bool(structures)
         ui.landmarkTable.visible = bool(landmarks)
@@ -90,6 +109,7 @@ class CheckSection(Section):
         ui.checkerboardButton.enabled = checking.same_grid(shown.run.fixed, result.warped_volume)
         ui.contoursButton.enabled = shown.run.inputs[2] is not None or result.warped_segmentation is not None
         ui.lossButton.enabled = bool(shown.losses)
+        ui.gridButton.enabled = result.transform is not None
 
     def update_buttons(self, busy: bool) -> None:
         """While the process works, it can't be asked for anything else."""
@@ -195,19 +215,26 @@ class CheckSection(Section):
 
         self.panel.begin(lambda: Question(shared_worker(), command, arguments, self.panel.on_progress, done))
 
+    def _mapping(self, fixed):
+        """The transform as it is in the scene now, or as it came where it is no node."""
+        node, mapping = self.shown.run.result.transform, self.shown.run.mapping
+        if node is None and mapping is None:
+            raise InputError(_("The scene does not hold the transform of this result: register again."))
+        return mapping if node is None else nodes.field_of(node, fixed.geometry)
+
     @handler
     def on_maps(self) -> None:
         """Make the maps of the deformation."""
-        run = self.shown.run
-        transform = run.result.transform
-        self._present(transform, run.fixed)
+        run, name = self.shown.run, self.shown.run.result.name
+        beside = run.result.transform or run.moving
+        self._present(beside, run.fixed)
         fixed = nodes.volume(run.fixed)
-        arguments = {"transform": nodes.field_of(transform, fixed.geometry), "fixed": fixed}
+        arguments = {"transform": self._mapping(fixed), "fixed": fixed}
 
         def answer(found: dict) -> None:
             titles = {"jacobian": _("{name} Jacobian"), "displacement": _("{name} displacement")}
             made = [
-                nodes.add_map(found[key], title.format(name=transform.GetName()), transform, MAPS[key])
+                nodes.add_map(found[key], title.format(name=name), beside, MAPS[key])
                 for key, title in titles.items()
             ]
             slicer.util.setSliceViewerLayers(background=run.fixed, foreground=made[0], foregroundOpacity=0.5)
@@ -219,9 +246,10 @@ class CheckSection(Section):
     @handler
     def on_losses(self) -> None:
         """Draw what the optimiser minimised."""
-        transform = self.shown.run.result.transform
-        self._present(transform)
-        chart = loss_chart(f"transform {transform.GetID()}", transform.GetName(), _("Step"))
+        result = self.shown.run.result
+        of = result.nodes()[0] if result.nodes() else self.shown.run.moving
+        self._present(of)
+        chart = loss_chart("", result.name, _("Step"), of)
         chart.show(self.shown.losses)
         show_chart(chart.chart)
 
@@ -230,21 +258,21 @@ class CheckSection(Section):
         """Write the page about the result."""
         run, result = self.shown.run, self.shown.run.result
         self._present(run.fixed, run.moving, result.transform, *run.inputs[2:4])
-        below = result.transform
+        below, name = result.transform, result.name
         fixed = nodes.volume(run.fixed)
         fixed_labels, moving_labels, _structures = nodes.label_volumes(*run.inputs[2:4], below)
-        folder = self.ui.reportPath.currentPath.strip() or str(Path.home())
+        folder = typed_path(self.ui.reportPath.currentPath) or str(Path.home())
         self.ui.reportPath.addCurrentPathToHistory()
         arguments = {
             "fixed": fixed,
             "moving": nodes.volume(run.moving, below),
-            "transform": nodes.field_of(result.transform, fixed.geometry),
+            "transform": self._mapping(fixed),
             "fixed_labels": fixed_labels,
             "moving_labels": moving_labels,
-            "title": result.transform.GetName(),
+            "title": name,
             "tables": self.tables(),
             "notes": [*results.doubts(result.metrics, result.outside), *run.notes],
-            "path": str(Path(folder).expanduser() / _file_name(result.transform.GetName())),
+            "path": str(Path(folder) / _file_name(name)),
             "metrics": {name: value for name, value in result.metrics.items() if name != "dice"},
             "method": dict(self.shown.settings).get(_("Method"), ""),
             "seconds": result.seconds,
@@ -280,4 +308,5 @@ class CheckSection(Section):
 
 def _file_name(name: str) -> str:
     """A node's name as that of a file, which may not hold some letters."""
-    return "".join("_" if letter in '<>:"/\\|?*' else letter for letter in name).strip(" .") or "report"
+    plain = "".join("_" if letter in '<>:"/\\|?*' or not letter.isprintable() else letter for letter in name)
+    return short(plain).strip(" .") or "report"

@@ -8,6 +8,7 @@ from slicer.i18n import tr as _
 from RegCore.space.geometry import InputError
 
 from .. import nodes
+from ..paths import short
 from ..process import shared_worker
 from ..run import Question
 from .panel import Section, Tone, handler
@@ -32,7 +33,8 @@ class DatasetSection(Section):
             raise InputError(_("Choose segmentations for both volumes, or for none."))
         folder = panel.fields["trainPath"] or str(Path.home() / "DeepRegSlicer" / "data" / "train")
         labels = nodes.label_volumes(p.fixedSegmentation, p.movingSegmentation)
-        name = re.sub(r"[^\w-]+", "_", f"{p.movingVolume.GetName()}_to_{p.fixedVolume.GetName()}").strip("_")
+        parts = (re.sub(r"[^\w-]+", "_", node.GetName()) for node in (p.movingVolume, p.fixedVolume))
+        name = "_to_".join(short(part) for part in parts).strip("_")
         arguments = {
             "folder": folder,
             "name": name,

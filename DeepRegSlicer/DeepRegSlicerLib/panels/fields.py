@@ -83,11 +83,26 @@ class Fields:
                 self[name] = kept[name]
 
 
-def let_shrink(ui) -> None:
-    """Let the node selectors among the widgets become narrower than the names of the nodes that they list."""
+def tame_selectors(ui) -> None:
+    """Let the node selectors among the widgets become narrower than the names of the nodes that they list.
+
+    One whose node leaves the scene then chooses none, where that is offered, and not any neighbour: nobody
+    chose that one as an output to be overwritten, or as a mask.
+    """
     for widget in vars(ui).values():
-        if widget.className() == "qMRMLNodeComboBox":
-            widget.sizeAdjustPolicy = qt.QComboBox.AdjustToMinimumContentsLengthWithIcon
+        if widget.className() != "qMRMLNodeComboBox":
+            continue
+        widget.sizeAdjustPolicy = qt.QComboBox.AdjustToMinimumContentsLengthWithIcon
+        if widget.noneEnabled:
+            widget.nodeAboutToBeRemoved.connect(_letting_go(widget))
+
+
+def _letting_go(selector):
+    def on_removal(node) -> None:
+        if selector.currentNodeID == node.GetID():
+            selector.setCurrentNode(None)
+
+    return on_removal
 
 
 def offer(combo, choices: dict[str, str]) -> None:

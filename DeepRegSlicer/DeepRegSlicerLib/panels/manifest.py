@@ -5,16 +5,13 @@ from pathlib import Path
 
 from slicer.i18n import tr as _
 
-from RegCore.space.geometry import InputError
-
 from .. import nodes
 from ..batch import Batch, Item
 from ..manifest import file_names, new_folder, start_saving, write_manifest
-from ..nodes.exporting import named_labels, segmentation_drawn_on
+from ..nodes.exporting import named_labels
 from ..parameters import Start
+from ..process import shared_worker
 from .panel import Section, Tone, handler
-
-WRITTEN = (Start.automatic, Start.centres)  # starts that `regcore register-all` knows by name
 
 
 class ManifestSection(Section):
@@ -28,20 +25,22 @@ class ManifestSection(Section):
     @handler
     def on_write(self) -> None:
         """Write into a new folder below the one that is chosen."""
+        shared_worker().check_free()
         panel, p = self.panel, self.panel.register.parameters
         panel.fields.keep()
-        if p.start not in WRITTEN:
-            text = _("A manifest can't say the start '{start}': choose another one in the Register tab.")
-            raise InputError(text.format(start=p.start.label()))
         sources = panel.sources()
         if not sources:
             panel.set_status(_("Tick the volumes that are to be registered."))
             return
         folder = new_folder(Path(panel.fields["outPath"]))
-        reads = [self._reading(p.fixedVolume), *(self._reading(*source[1:]) for source in sources)]
+        self._start = p.initialTransform or p.starting()
+        given = {id(node): panel.inputs_of(node) for _name, node, *sequence in sources if not sequence}
+        guide = next((one["fixed_segmentation"] for one in given.values() if one["fixed_segmentation"]), None)
+        reads = [self._reading_fixed(p.fixedVolume, guide, p.fixedMask, p.left_out())]
+        reads += [self._reading(*source[1:], given=given.get(id(source[1]))) for source in sources]
         names = file_names([p.fixedVolume.GetName(), *(source[0] for source in sources)])
         items = [Item(name, read) for name, read in zip(names, reads, strict=True)]
-        self._how, self._folder, self._items = (p.chosen(), p.settings(), p.starting()), folder, items
+        self._how, self._folder, self._items = (p.chosen(), p.settings()), folder, items
         self.ui.batchProgressBar.value = 0
         self.ui.batchProgressBar.visible = True
         panel.set_status(_("Writing the volumes …"))
@@ -50,26 +49,51 @@ class ManifestSection(Section):
             self._on_done()
         self.update()
 
-    def _reading(self, node, sequence=None):
-        """A function that reads a node of the scene; of a sequence, the item of that number."""
+    def _reading_fixed(self, volume, segmentation, mask, left_out):
+        """A function that reads the fixed volume, and the start where it is the same for all."""
+
+        def read() -> dict:
+            fixed, start = nodes.volume(volume), self._start
+            if start is not None and not isinstance(start, str):
+                start = nodes.initial_transform(start, fixed.geometry)
+            return {
+                "volume": fixed,
+                "labels": segmentation and named_labels(segmentation, left_out),
+                "mask": mask and nodes.mask(mask, grid=fixed.geometry),
+                "initial": None if start == Start.moments.value else start,
+            }
+
+        return read
+
+    def _reading(self, node, sequence=None, given=None):
+        """A function that reads a moving volume; of a sequence, the item of that number.
+
+        given: what `BatchPanel.inputs_of` says of a volume.
+        """
 
         def read() -> dict:
             if sequence is None:
-                return {"volume": nodes.volume(node), "labels": self._labels(node)}
+                return self._read_moving(node, given)
             opened = sequence.open(node)
             try:
-                return {"volume": nodes.volume(opened), "labels": None}
+                return {"volume": nodes.volume(opened)} | self._own_start()
             finally:
                 sequence.close(node)
 
         return read
 
-    def _labels(self, node):
-        """The segmentation of a volume: that of the Register tab, else one that was drawn on it."""
-        p = self.panel.register.parameters
-        chosen = {id(p.movingVolume): p.movingSegmentation, id(p.fixedVolume): p.fixedSegmentation}
-        found = chosen.get(id(node)) or segmentation_drawn_on(node)
-        return found and named_labels(found)
+    def _read_moving(self, node, given: dict) -> dict:
+        volume = nodes.volume(node)
+        labels = given["fixed_segmentation"] and named_labels(given["moving_segmentation"], given["left_out"])
+        mask = given["moving_mask"] and nodes.mask(given["moving_mask"], grid=volume.geometry)
+        return {"volume": volume, "labels": labels, "mask": mask} | self._own_start()
+
+    def _own_start(self) -> dict:
+        """A start that depends on the moving volume too."""
+        fixed = self._items[0]
+        if self._start != Start.moments.value or fixed.result is None:
+            return {}
+        return {"initial": self._start, "fixed": str(self._folder / fixed.result["volume"])}
 
     def _on_changed(self, fraction: float) -> None:
         if not self.panel.closed:

@@ -150,6 +150,14 @@ class ModelsPanel(AskingPanel):
         )
 
 
+def _spacing(sizes: dict) -> str:
+    """The size of the voxels of a training, of both sides where they differ; "" for a model that has none."""
+    texts = {side: " × ".join(f"{length:.3g}" for length in size) for side, size in sizes.items()}
+    if len(set(texts.values())) < 2:
+        return "".join(_("{size} mm").format(size=text) for text in set(texts.values()))
+    return _("{fixed} mm fixed, {moving} mm moving").format(**texts)
+
+
 def lines_of(card: dict) -> list[tuple[str, str]]:
     """What a model says of itself, as pairs of a title and a text."""
     size = " × ".join(map(str, card["fixed_size"]))
@@ -158,6 +166,7 @@ def lines_of(card: dict) -> list[tuple[str, str]]:
         (_("Network"), card["network"]),
         (_("Predicts"), kinds.get(card["method"], card["method"])),
         (_("Grid"), size),
+        (_("Spacing"), _spacing(card["spacing"])),
         (_("Axes"), " / ".join(card["axes"])),
         (_("Labels"), _("took part in the training") if card["labeled"] else _("none")),
         (_("Weights"), f"{card['weights']:,}"),

@@ -1,4 +1,4 @@
-"""Outputs of a registration: when a new node is made, and what is made besides the transform."""
+"""Outputs of a registration: when a new node is made, and what is made."""
 
 from slicer.i18n import tr as _
 
@@ -47,7 +47,8 @@ class OutputsSection(Section):
         ):
             widget.enabled = images
         ui.warpedSegmentationSelector.enabled = segments
-        ui.applyCheckBox.enabled = not images
+        ui.outputTransformSelector.enabled = p is not None and p.createTransform
+        ui.applyCheckBox.enabled = not images and ui.outputTransformSelector.enabled
         if ui.moreOutputsSection.collapsed or p is None:
             return
         nodes, along = [n for n in warpable_nodes() if n is not p.fixedLandmarks], p.along()
@@ -59,13 +60,24 @@ class OutputsSection(Section):
         """Another choice of what is warped along."""
         self.panel.parameters.warp_along(self._list.ticked())
 
-    def validate(self) -> str:
-        """Why this can't be made, empty if it can."""
+    def validate(self, many: bool = False, files: bool = False) -> str:
+        """Why this can't be made, empty if it can.
+
+        many: of a batch, which warps nothing along, and whose volumes have segmentations of their own. files:
+        of a batch of files, whose transforms are always written.
+        """
         try:
             self.outside()
         except InputError as error:
             return str(error)
-        return ""
+        p = self.panel.parameters
+        made = (
+            *(files, p.createTransform, p.createImages),
+            *(p.createInverse, p.createJacobian, p.createDisplacement),
+            p.createSegmentation and (many or p.movingSegmentation is not None),
+            p.along() and not many,
+        )
+        return "" if any(made) else _("Nothing is to be made: tick something under More outputs")
 
     def outside(self) -> float | None:
         """The value outside of the moving volume, None for its smallest one. Raises InputError."""
@@ -80,6 +92,7 @@ class OutputsSection(Section):
         """What is asked for, see `MoreOutputs`."""
         p = self.panel.parameters
         return MoreOutputs(
+            transform=p.createTransform,
             segmentation=p.createSegmentation,
             inverse=p.createInverse,
             jacobian=p.createJacobian,

@@ -6,19 +6,17 @@ import ctk
 import slicer
 from slicer.i18n import tr as _
 
-from RegCore.space.geometry import InputError
-
 from .. import install
 from ..logic import RegistrationCancelled, register_volumes
 from ..nodes.showing import show_over
-from ..parameters import Method, Start
+from ..parameters import Method
 from ..paths import resource
 from ..process import shared_worker, stop_shared_worker
 from . import results
 from .apply import ApplySection
-from .asked import asked, device_name
+from .asked import asked, device_name, validate
 from .check import CheckSection, Shown
-from .fields import let_shrink
+from .fields import tame_selectors
 from .outputs import OUTPUTS, OutputsSection
 from .panel import Panel, Tone, handler
 from .presets import PresetSection
@@ -37,12 +35,12 @@ class RegisterPanel(Panel):
         self.parameters = None  # RegisterParameters, None while the scene is closed
         self.missing: list[str] = []
         self.broken = False  # what is missing is there, but has to be installed again
-        self._outputs: tuple = ()  # the nodes of OUTPUTS when the run began
-        self._started = 0.0
-        self._stage = ""
+        self._of = None  # the RegisterParameters that the run began with
+        self._outputs: tuple = ()  # their nodes of OUTPUTS then
+        self._started, self._stage = 0.0, ""
         self._losses: list[dict] = []  # of the run, step by step
         self._told: list[tuple[str, str]] = []  # what was asked for
-        let_shrink(ui)
+        tame_selectors(ui)
         ui.modelPath.filters = ctk.ctkPathLineEdit.Files | ctk.ctkPathLineEdit.Readable
         ui.modelPath.comboBox().editTextChanged.connect(self.on_model_path)  # of any ending, too
         ui.registerButton.clicked.connect(self.on_register)
@@ -77,6 +75,8 @@ class RegisterPanel(Panel):
         self.outputs.belong_to(self._nodes(INPUTS))
         if parameters is not None and not parameters.modelFile:
             parameters.modelFile = self.ui.modelPath.currentPath  # the one used last
+        if parameters is not None and self.run is None and self.checking.shown is None:
+            self.checking.recall(parameters)
         self.update()
 
     def use_model(self, path) -> None:
@@ -112,8 +112,8 @@ class RegisterPanel(Panel):
         ui.missingBox.visible = bool(self.missing)
         self.update()
 
-    def _nodes(self, names: tuple[str, ...]) -> tuple:
-        p = self.parameters
+    def _nodes(self, names: tuple[str, ...], of=None) -> tuple:
+        p = of or self.parameters
         return () if p is None else tuple(getattr(p, name) for name in names)
 
     def choices(self) -> tuple:
@@ -161,23 +161,7 @@ class RegisterPanel(Panel):
             return _("A registration is running")
         if self.lacks_packages():
             return _("Install the missing packages first")
-        if p is None or p.fixedVolume is None or p.movingVolume is None:
-            return _("Choose a fixed and a moving volume")
-        if p.fixedVolume is p.movingVolume:
-            return _("Choose two different volumes")
-        if p.fixedSegmentation is not None and p.movingSegmentation is None:
-            return _("Choose a moving segmentation too, or no fixed one")
-        if (p.fixedLandmarks is None) != (p.movingLandmarks is None):
-            return _("Choose landmarks for both volumes, or for none")
-        if p.method is Method.trained and not p.modelFile:
-            return _("Choose the file of a trained model")
-        if p.start is Start.landmarks and p.initialTransform is None and p.fixedLandmarks is None:
-            return _("Choose landmarks for both volumes to start from, or another start")
-        try:
-            p.settings()
-        except InputError as error:
-            return str(error)
-        return self.outputs.validate()
+        return validate(p) or self.outputs.validate()
 
     @handler
     def on_swap(self) -> None:
@@ -216,7 +200,7 @@ class RegisterPanel(Panel):
                 moving=p.movingVolume.GetName(), fixed=p.fixedVolume.GetName(), method=p.chosen()
             )
         )
-        self._outputs = self._nodes(OUTPUTS)
+        self._of, self._outputs = p, self._nodes(OUTPUTS)
         self.begin(lambda: self._start(p))
         for note in self.run.notes:
             self.log(note)
@@ -254,7 +238,7 @@ class RegisterPanel(Panel):
             warped_volume=p.warpedVolume,
             warped_segmentation=p.warpedSegmentation,
             create_images=p.createImages,
-            apply_to_moving=p.applyToMoving and not p.createImages,
+            apply_to_moving=p.applyToMoving and p.createTransform and not p.createImages,
             more=self.outputs.more(),
             settings=p.settings(),
             device=p.device.value,
@@ -322,27 +306,26 @@ class RegisterPanel(Panel):
 
         The nodes are not selected where the user chose other inputs or outputs since the run began.
         """
-        p, ui, result = self.parameters, self.ui, run.result
+        p, ui, result = self._of, self.ui, run.result
         ui.progressBar.value = 100
         ui.progressBar.visible = False
-        if p is not None:
+        if slicer.mrmlScene.IsNodePresent(p.parameterNode):
             if p.method is Method.trained:
                 ui.modelPath.addCurrentPathToHistory()
             if self._chosen_still(run):
-                p.outputTransform = result.transform
+                p.outputTransform = result.transform or p.outputTransform
                 p.warpedVolume = result.warped_volume or p.warpedVolume
                 p.warpedSegmentation = result.warped_segmentation or p.warpedSegmentation
         if result.warped_volume is not None or result.applied:
             show_over(run.fixed, result.warped_volume or run.moving)
-        ui.resultSection.visible = True
-        rows = results.rows(result.metrics, result.seconds, each=not result.structures)
-        results.fill(ui.resultTable, rows)
         told = [*self._told, (_("Computed on"), device_name(result.device))] if result.device else self._told
         self.checking.show(Shown(run, self._losses, told))
-        seconds, name = time.monotonic() - self._started, result.transform.GetName()
+        seconds, made = time.monotonic() - self._started, result.nodes()
         where = f" ({device_name(result.device)})" if result.device else ""
         text = _("Done in {seconds:.1f} s{where}. The result is in '{name}'.")
-        text = text.format(seconds=seconds, where=where, name=name)
+        if not made:
+            text = _("Done in {seconds:.1f} s{where}. What was to be warped has left the scene.")
+        text = text.format(seconds=seconds, where=where, name=made and made[0].GetName())
         doubts = results.doubts(result.metrics, result.outside)
         self.set_status(" ".join([text, *doubts, *run.notes]), Tone.normal if doubts else Tone.good)
         self.log(self.ui.statusLabel.text)
@@ -351,11 +334,18 @@ class RegisterPanel(Panel):
     def _chosen_still(self, run) -> bool:
         """Whether the inputs and outputs are those that the run began with.
 
-        An output transform of another class than the result was replaced by it, wherever it was chosen.
+        An output transform of another class than the result was replaced by it, wherever it was chosen; an
+        output that was deleted meanwhile left none behind.
         """
-        now = self._nodes(INPUTS) + self._nodes(OUTPUTS)
+        now = self._nodes(INPUTS + OUTPUTS, self._of)
         pairs, old = zip(now, (*run.inputs, *self._outputs), strict=True), self._outputs[0]
-        return all(a is b or (b is old is not None and a is run.result.transform) for a, b in pairs)
+        changed = [
+            (a, b)
+            for a, b in pairs
+            if a is not b and not (b is old is not None and a is run.result.transform)
+        ]
+        deleted = [one for one in self._outputs if one and not slicer.mrmlScene.IsNodePresent(one)]
+        return all(a is None and any(b is one for one in deleted) for a, b in changed)
 
     def _explain(self, error: Exception) -> None:
         """Say why a run brought no result; offer what mends it."""

@@ -1,6 +1,7 @@
 """The commands of the worker beside registering and training, against SimpleITK and what they wrote."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -159,11 +160,14 @@ def test_a_model_tells_what_it_is_and_a_copy_keeps_its_notes(tmp_path):
     card = tasks.model_command({"path": str(tmp_path / "a.pt")}, silent)
     model = RegCore.load_model(tmp_path / "a.pt")
     assert (card["network"], card["method"], card["fixed_size"]) == ("unet", "dvf", [8, 8, 8])
-    assert card["labeled"] and card["data"] == "data" and card["notes"] == ""
+    assert card["labeled"] and card["data"] == "data" and card["notes"] == "" and card["spacing"] == {}
     assert card["weights"] >= sum(p.numel() for p in model.network.parameters()) > 100
     copy = {"path": str(tmp_path / "a.pt"), "to": str(tmp_path / "new" / "b.pt"), "notes": "CC BY 4.0"}
     tasks.model_command(copy, silent)
     assert tasks.model_command({"path": copy["to"]}, silent) == {**card, "notes": "CC BY 4.0"}
+    known = replace(model, spacing={"fixed": [1.0, 1.5, 2.0], "moving": [1.0, 1.5, 2.5]})
+    RegCore.save_model(tmp_path / "known.pt", known)
+    assert tasks.model_command({"path": str(tmp_path / "known.pt")}, silent)["spacing"] == known.spacing
     theirs, ours = (RegCore.load_model(path).network.state_dict() for path in (copy["path"], copy["to"]))
     assert all(bool((theirs[name] == ours[name]).all()) for name in theirs)
     assert card["figures"] == ""

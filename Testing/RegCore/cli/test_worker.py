@@ -14,7 +14,8 @@ import pytest
 
 from RegCore.cli import failures, worker
 from RegCore.io import messages
-from RegCore.space.geometry import InputError
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.volume import Volume
 from Testing.paths import ROOT
 
 # A worker with commands of its own, to be run as `python -c`.
@@ -237,5 +238,7 @@ def test_a_full_graphics_card_sends_the_work_to_the_processor(monkeypatch, devic
     monkeypatch.setitem(vars(worker.RegCore), "register", register)
     expected = InputError if device == "auto" else RuntimeError
     with pytest.raises(expected):
-        worker.register_command({"fixed": 1, "moving": 2, "device": device}, lambda *told: None)
+        image = Volume(np.zeros((2, 2, 2)), Geometry((2, 2, 2), np.eye(4)))
+        given = {"fixed": image, "moving": image, "device": device}
+        worker.register_command(given, lambda *told: None)
     assert devices == tried

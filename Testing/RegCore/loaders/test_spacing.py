@@ -76,6 +76,24 @@ def test_every_image_has_the_spacing_and_keeps_its_axes_and_the_body(tmp_path):
             np.testing.assert_allclose(grid.to_world(centre), truth, atol=0.25)
 
 
+@pytest.mark.parametrize("space", ["file", "axes"])
+def test_the_voxels_of_a_training_have_a_size(tmp_path, space):
+    write(tmp_path, CASES)
+    wanted = {"fixed": SPACING, "moving": SPACING}
+    assert loader(tmp_path, space=space).spacing == wanted
+    sizes = [np.array(image.array.shape) * image.geometry.spacing / SHAPE for image, _label in CASES]
+    found = loader(tmp_path, space=space, spacing=None).spacing
+    np.testing.assert_allclose(found["fixed"], np.median(sizes, 0), rtol=1e-5)
+    assert found["moving"] == found["fixed"]
+
+
+def test_voxels_without_a_place_in_space_have_no_size(tmp_path):
+    nowhere = Geometry((12, 10, 8), np.eye(4))
+    image = Volume(np.arange(960.0, dtype=np.float32).reshape(12, 10, 8), nowhere)
+    write(tmp_path, [(image, Volume((image.array > 9).astype(np.uint8), nowhere, "labels"))] * 2)
+    assert loader(tmp_path, spacing=None).spacing is None
+
+
 def test_values_are_those_of_itk_where_nothing_is_coarser():
     for image, _ in CASES:
         grid = box_about_body(image, (20, 18, 16), 0.75 * image.geometry.spacing)

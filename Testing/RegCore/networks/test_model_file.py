@@ -62,6 +62,13 @@ def test_the_axes_of_the_training_are_kept_if_they_are_known(path, trained):
     assert read_model(path).axes == ("RAS", "LPS")
 
 
+def test_the_spacing_of_the_training_is_kept_if_it_is_known(path, trained):
+    assert read_model(path).spacing is None
+    spacing = {"fixed": [1.5, 1.5, 3.0], "moving": [0.8, 0.9, 2.0]}
+    save_model(path, replace(trained, spacing=spacing))
+    assert read_model(path).spacing == spacing
+
+
 def test_writing_replaces_the_file_at_once_and_leaves_nothing_beside_it(path, trained, monkeypatch):
     before = path.read_bytes()
 
@@ -168,6 +175,8 @@ CHANGES = {
     "one axis": ({"axes": ["RAS"]}, "axes is"),
     "axes of numbers": ({"axes": [1, 2]}, "axes is"),
     "axes as a word": ({"axes": "RS"}, "axes is 'RS'"),
+    "a spacing of one side": ({"spacing": {"fixed": [1.0, 1.0, 1.0]}}, "spacing is"),
+    "a spacing as a number": ({"spacing": 1.5}, "spacing is 1.5"),
     "a size of two": ({"fixed_size": [7, 8]}, "size of fixed images must be 3 positive"),
     "a size of texts": ({"moving_size": ["a", "b", "c"]}, "size of moving images must be 3 positive"),
     "no train": ({"config": {}}, "lacks the section train"),
