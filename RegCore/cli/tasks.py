@@ -275,6 +275,7 @@ def model_command(arguments: dict[str, Any], progress: Progress) -> dict[str, An
         "labeled": bool(content["labeled"]),
         "axes": list(content.get("axes", ())),
         "spacing": content.get("spacing", {}),
+        "structures": list(content.get("structures", ())),
         "data": str((data.get("train") or {}).get("dir", "")),
         "kind": str(data.get("type", "")),
         "epochs": int(train.get("epochs", 0)),

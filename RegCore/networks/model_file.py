@@ -12,6 +12,7 @@ The file is what ``torch.save`` makes of a dict of plain values and tensors::
     seen        optional: for "fixed" and "moving" the range of intensities, see `RegCore.loaders.intensity`
     axes        optional: where the voxel axes of fixed and moving images ran in the training, as "RAS"
     spacing     optional: for "fixed" and "moving" the size of the network's voxels in the training, mm
+    structures  optional: the names of the structures whose label maps took part
     training    of a checkpoint: what a training needs to go on
     figures     optional: those of the best epoch, in words
     notes       optional: a text on what it was trained on, for whom, under which licence
@@ -61,6 +62,7 @@ class Model:
             them.
         spacing: the size in mm, for "fixed" and "moving", that the network's voxels had in the training, see
             `RegCore.loaders.Loader.spacing`.
+        structures: the names of the structures whose label maps took part in the training.
     """
 
     config: dict
@@ -71,6 +73,7 @@ class Model:
     axes: tuple[str, str] | None = None
     seen: dict[str, list[list[float]]] | None = None
     spacing: dict[str, list[float]] | None = None
+    structures: list[str] | None = None
 
     def register(
         self,
@@ -160,6 +163,8 @@ def save_model(path, trained: Model, training: Mapping | None = None) -> None:
         content["seen"] = plain(trained.seen, "the intensities")
     if trained.spacing is not None:
         content["spacing"] = plain(trained.spacing, "the spacing")
+    if trained.structures is not None:
+        content["structures"] = [str(name) for name in trained.structures]
     if training is not None:
         content["training"] = training
     with atomic_write(path) as side, open(side, "wb") as file:
@@ -192,7 +197,7 @@ def read_model(path, device="cpu") -> Model:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path}: its weights do not fit the network it describes: {reason}") from None
     made.network.to(device).eval()
-    return replace(made, seen=content.get("seen"), spacing=content.get("spacing"))
+    return replace(made, **{key: content.get(key) for key in ("seen", "spacing", "structures")})
 
 
 def plain(value, what: str):
@@ -264,6 +269,9 @@ def _checked(path: Path, content) -> dict:
     spacing = content.get("spacing", {"fixed": [1], "moving": [1]})
     if not isinstance(spacing, dict) or {type(spacing.get(side)) for side in ("fixed", "moving")} != {list}:
         raise InputError(f"{path}: this model file is damaged: spacing is {spacing!r}")
+    names = content.get("structures", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"{path}: this model file is damaged: structures is {names!r}")
     return content
 
 

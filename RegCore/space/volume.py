@@ -254,11 +254,13 @@ def common_labels(fixed: Volume, moving: Volume, fixed_name: str, moving_name: s
     if not shared:
         raise InputError(
             f"{fixed_name} and {moving_name}: the label maps share no label "
-            f"({_listed(of_fixed)} against {_listed(of_moving)})"
+            f"({_listed(fixed)} against {_listed(moving)})"
         )
     return shared
 
 
-def _listed(values: list[int], at_most: int = 8) -> str:
-    shown = ", ".join(str(value) for value in values[:at_most]) or "none"
+def _listed(volume: Volume, at_most: int = 8) -> str:
+    """The first structures of a label map, by their names if they have some."""
+    values, names = volume.labels(), {segment.label: segment.name for segment in volume.segments}
+    shown = ", ".join(str(names.get(value) or value) for value in values[:at_most]) or "none"
     return f"{shown}, …" if len(values) > at_most else shown

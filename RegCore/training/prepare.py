@@ -122,7 +122,7 @@ def _built(config: Config, loader: Loader) -> Model:
     ranges = {id(side): side.intensity_range() for side in loader.sides}
     loader.close()
     seen = {"fixed": ranges[id(loader.fixed)], "moving": ranges[id(loader.moving)]}
-    return replace(trained, seen=seen, spacing=loader.spacing)
+    return replace(trained, seen=seen, spacing=loader.spacing, structures=loader.structures)
 
 
 def _opened(run: Run, resume: bool) -> Run:

@@ -10,15 +10,16 @@ import pytest
 from Testing.Slicer.test_panel import MODULE, Panel
 
 
-def small_model(path, spacing=None) -> None:
-    """An untrained network in a model file; spacing: as `Model.spacing`."""
+def small_model(path, spacing=None, structures=None) -> None:
+    """An untrained network in a model file; spacing and structures as of `Model`."""
     import RegCore
     from RegCore.networks.model_file import build
     from RegCore.training.presets import TrainingPreset
 
     config = TrainingPreset("livers", method="ddf", size=(8, 8, 8), channels=2).configuration()
     path.parent.mkdir(parents=True, exist_ok=True)
-    RegCore.save_model(path, replace(build(config, (8, 8, 8), (8, 8, 8), labeled=True), spacing=spacing))
+    made = build(config, (8, 8, 8), (8, 8, 8), labeled=True)
+    RegCore.save_model(path, replace(made, spacing=spacing, structures=structures))
 
 
 @pytest.fixture
@@ -86,6 +87,18 @@ def test_the_card_says_which_spacing_a_model_knows(panel, tmp_path, spacing, lin
     card = models(panel).ui.cardLabel.text.splitlines()
     assert "Grid: 8 × 8 × 8" in card
     assert [text for text in card if text.startswith("Spacing")] == ([line] if line else [])
+
+
+@pytest.mark.parametrize(
+    ("structures", "line"),
+    [(None, "Labels: took part in the training"), (["liver", "left kidney"], "Labels: liver, left kidney")],
+)
+def test_the_card_names_the_structures(panel, tmp_path, structures, line):
+    small_model(tmp_path / "DeepRegSlicer" / "models" / "liver.pt", structures=structures)
+    panel.ui.tabs.currentIndex = 2
+    models(panel).ui.modelList.setCurrentRow(0)
+    wait(panel)
+    assert line in models(panel).ui.cardLabel.text.splitlines()
 
 
 def test_a_model_is_exported_with_its_notes_and_deleted_after_a_question(panel, tmp_path, monkeypatch):

@@ -158,6 +158,13 @@ def _spacing(sizes: dict) -> str:
     return _("{fixed} mm fixed, {moving} mm moving").format(**texts)
 
 
+def _labels(card: dict) -> str:
+    """The structures whose labels took part in the training, as far as they are known."""
+    if not card["labeled"]:
+        return _("none")
+    return ", ".join(card["structures"]) or _("took part in the training")
+
+
 def lines_of(card: dict) -> list[tuple[str, str]]:
     """What a model says of itself, as pairs of a title and a text."""
     size = " × ".join(map(str, card["fixed_size"]))
@@ -168,7 +175,7 @@ def lines_of(card: dict) -> list[tuple[str, str]]:
         (_("Grid"), size),
         (_("Spacing"), _spacing(card["spacing"])),
         (_("Axes"), " / ".join(card["axes"])),
-        (_("Labels"), _("took part in the training") if card["labeled"] else _("none")),
+        (_("Labels"), _labels(card)),
         (_("Weights"), f"{card['weights']:,}"),
         (_("Epochs"), str(card["epochs"] or "")),
         (_("Data"), card["data"]),

@@ -165,9 +165,10 @@ def test_a_model_tells_what_it_is_and_a_copy_keeps_its_notes(tmp_path):
     copy = {"path": str(tmp_path / "a.pt"), "to": str(tmp_path / "new" / "b.pt"), "notes": "CC BY 4.0"}
     tasks.model_command(copy, silent)
     assert tasks.model_command({"path": copy["to"]}, silent) == {**card, "notes": "CC BY 4.0"}
-    known = replace(model, spacing={"fixed": [1.0, 1.5, 2.0], "moving": [1.0, 1.5, 2.5]})
-    RegCore.save_model(tmp_path / "known.pt", known)
-    assert tasks.model_command({"path": str(tmp_path / "known.pt")}, silent)["spacing"] == known.spacing
+    known = {"spacing": {"fixed": [1.0, 1.5, 2.0], "moving": [1.0, 1.5, 2.5]}, "structures": ["liver", "ö"]}
+    RegCore.save_model(tmp_path / "known.pt", replace(model, **known))
+    assert tasks.model_command({"path": str(tmp_path / "known.pt")}, silent).items() >= known.items()
+    assert RegCore.load_model(tmp_path / "known.pt").structures == known["structures"]
     theirs, ours = (RegCore.load_model(path).network.state_dict() for path in (copy["path"], copy["to"]))
     assert all(bool((theirs[name] == ours[name]).all()) for name in theirs)
     assert card["figures"] == ""

@@ -1,11 +1,14 @@
 """Volumes, their labels, and the sentences for what can't be registered."""
 
+from dataclasses import replace
+
 import nibabel
 import numpy as np
 import pytest
 
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.volume import (
+    Segment,
     Volume,
     check_image,
     check_labels,
@@ -171,6 +174,9 @@ def test_the_labels_that_two_maps_share():
 def test_label_maps_that_share_nothing_are_refused(moving, sentence):
     with pytest.raises(InputError, match=f"^f and m: .*{sentence}"):
         common_labels(labels(blocks()), moving, "f", "m")
+    named = replace(labels(blocks()), segments=(Segment(2, "liver"), Segment(300, "left kidney")))
+    with pytest.raises(InputError, match=r"\(-1, liver, left kidney against"):
+        common_labels(named, labels(np.zeros(SHAPE, np.uint8)), "f", "m")
     with pytest.raises(InputError, match="2 and 3"):
         common_labels(
             labels(np.ones((2, 2, 2, 2), np.uint8)), labels(np.ones((2, 2, 2, 3), np.uint8)), "f", "m"
