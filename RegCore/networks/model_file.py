@@ -197,7 +197,8 @@ def read_model(path, device="cpu") -> Model:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path}: its weights do not fit the network it describes: {reason}") from None
     made.network.to(device).eval()
-    return replace(made, **{key: content.get(key) for key in ("seen", "spacing", "structures")})
+    seen, spacing, structures = (content.get(key) for key in ("seen", "spacing", "structures"))
+    return replace(made, seen=seen, spacing=spacing, structures=structures)
 
 
 def plain(value, what: str):
