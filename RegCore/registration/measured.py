@@ -183,8 +183,8 @@ class _Measuring:
 
 def _hounsfield(values: np.ndarray) -> bool:
     """Whether values look like Hounsfield units: there is air, and there is tissue."""
-    shares = [np.mean((values >= low) & (values <= high)) for low, high in (AIR, TISSUE)]
-    return bool(min(shares) > 0.02)
+    counts = [np.count_nonzero((values >= low) & (values <= high)) for low, high in (AIR, TISSUE)]
+    return min(counts) > 0.02 * values.size
 
 
 def _at_corners(where: np.ndarray) -> bool:
