@@ -184,7 +184,7 @@ class _Measuring:
 def _hounsfield(values: np.ndarray) -> bool:
     """Whether values look like Hounsfield units: there is air, and there is tissue."""
     counts = [np.count_nonzero((values >= low) & (values <= high)) for low, high in (AIR, TISSUE)]
-    return min(counts) > 0.02 * values.size
+    return bool(min(counts) > 0.02 * values.size)
 
 
 def _at_corners(where: np.ndarray) -> bool:
