@@ -51,7 +51,8 @@ def good_files(folder: Path) -> list[Path]:
     sitk.WriteTransform(sitk.CompositeTransform(parts), folder / "c.h5")
     nibabel.save(nibabel.Nifti2Image(voxels, OBLIQUE.affine), folder / "two.nii")
     nibabel.save(nibabel.MGHImage(voxels.astype(np.int32), OBLIQUE.affine), folder / "v.mgz")
-    sitk.WriteImage(sitk.GetImageFromArray(voxels.T), folder / "v.gipl")
+    for name in ("v.gipl", "v.vtk", "packed.mha"):
+        sitk.WriteImage(sitk.GetImageFromArray(voxels.T), folder / name, name == "packed.mha")
     h5.write(folder / "data.h5", {"one": (voxels, OBLIQUE.affine), "two": (voxels, None)})
     for name in ("p.fcsv", "p.mrk.json", "p.csv", "p.txt"):
         save_points(Points(np.arange(9.0).reshape(3, 3), ("a", "b", "c")), folder / name)
@@ -117,7 +118,9 @@ def disagreement(path: Path, found: Any) -> str:
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
         if isinstance(found, Volume):
-            return "" if path.suffix == ".npz" else _other_volume(found, sitk.ReadImage(str(path)))
+            # what ITK fails to unpack it fills up without a word
+            alone = path.suffix == ".npz" or path.name.startswith("packed")
+            return "" if alone else _other_volume(found, sitk.ReadImage(str(path)))
         return (
             ""
             if path.suffix in (".npz", ".nrrd", ".gz")

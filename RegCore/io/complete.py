@@ -49,11 +49,13 @@ def _image_for(found: re.Match[str]) -> str:
 
 
 def _start_of_vtk(path: Path) -> int | None:
-    """Where the voxels of a binary VTK file begin; None for one of text."""
+    """Where the voxels of a binary VTK file begin, or may begin at the earliest; None for one of text."""
     with open(path, "rb") as file:
         head = file.read(1 << 14)
-    found = re.search(VTK_START, head)
-    return found.end() if found and b"BINARY" in head[:600].upper() else None
+    if b"BINARY" not in head[:600].upper():
+        return None
+    found = re.search(VTK_START, head) or re.search(rb"(?m)^SCALARS[^\n]*\n", head)
+    return found.end() if found else 0
 
 
 def _unpacked(path: Path, most: int) -> int:

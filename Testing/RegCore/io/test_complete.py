@@ -50,6 +50,17 @@ def test_a_file_without_all_its_voxels_is_refused(tmp_path, ending):
             load(path)
 
 
+@pytest.mark.parametrize("lines", [(b"LOOKUP",), (b"LOOKUP", b"SCALARS")])
+def test_a_vtk_file_that_is_cut_is_refused_whatever_its_header_lacks(tmp_path, lines):
+    path, _ = written(tmp_path, "vtk")
+    good = path.read_bytes()
+    for line in lines:
+        good = good.replace(line, b"?" * len(line))
+    path.write_bytes(good[: len(good) - VOXELS.nbytes // 2])
+    with pytest.raises(InputError, match=f"^{re.escape(str(path))}: "):
+        load(path)
+
+
 @pytest.mark.parametrize("ending", ["img.gz", "gipl.gz", "mha", "mhd"])
 def test_packed_voxels_that_are_damaged_are_refused(tmp_path, ending):
     path, voxels = written(tmp_path, ending)
