@@ -20,7 +20,7 @@ class Page:
     """One page in a browser of its own; use it in a ``with`` statement."""
 
     def __init__(self, file: Path, width: int = 1400, height: int = 1000):
-        self.folder = tempfile.TemporaryDirectory()
+        self.folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # its children may still write
         requests, self._write = os.pipe()
         self._read, answers = os.pipe()
 
