@@ -1,7 +1,8 @@
 """The end of a training: what its best model makes of validation pairs, as a table and as a picture."""
 
 import logging
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -79,8 +80,9 @@ def close(
     for number, sample in enumerate(chosen):
         progress(number / (len(chosen) + 2), "validation pairs", {})
         judged.append(_judged(_pair(loader, sample), trained, device))
-    order = np.argsort([pair.after for pair in judged])
-    named = {"best": int(order[-1])} | ({"worst": int(order[0])} if len(judged) > 1 else {})
+    judged = _alike(judged)
+    order = [n for n in np.argsort([pair.after for pair in judged]) if not math.isnan(judged[n].after)] or [0]
+    named = {"best": int(order[-1])} | ({"worst": int(order[0])} if len(order) > 1 else {})
     _write_picture({what: _pair(loader, chosen[n]) for what, n in named.items()}, trained, folder, device)
     write_table(folder / TABLE, [_row(pair) for pair in judged])
     loader.close()
@@ -145,9 +147,18 @@ def _judged(pair: ValidationPair, trained: Model, device: str) -> Judged:
     return Judged(pair.name, key, found["before"], found["after"], metrics["fold_percent"], dice)
 
 
+def _alike(judged: list[Judged]) -> list[Judged]:
+    """The pairs by one figure: by Dice where any has labels; a pair whose labels are empty has none then."""
+    if all(pair.key == judged[0].key for pair in judged):
+        return judged
+    none = {"key": "dice_mean", "before": math.nan, "after": math.nan}
+    return [pair if pair.structures else replace(pair, **none) for pair in judged]
+
+
 def _row(pair: Judged) -> dict:
-    """A line of ``validation.csv``."""
-    row = {"pair": pair.name, f"{pair.key}_before": pair.before, pair.key: pair.after}
+    """A line of ``validation.csv``; what is not defined stays empty."""
+    before, after = ("" if math.isnan(value) else value for value in (pair.before, pair.after))
+    row = {"pair": pair.name, f"{pair.key}_before": before, pair.key: after}
     for name, (before, after) in pair.structures.items():
         row |= {f"dice_before {name}": before, f"dice {name}": after}
     return row | {"fold_percent": pair.fold_percent}

@@ -1,6 +1,7 @@
 """The end of a training: the table of validation pairs and the picture of the best and the worst."""
 
 import csv
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from RegCore.cli import main
-from RegCore.io import load
+from RegCore.io import load, save
 from RegCore.registration.learned import load_model
 from RegCore.registration.register import register
 from RegCore.training import train
@@ -56,6 +57,22 @@ def test_without_labels_correlation_is_compared(trained, tmp_path):
     data, _, done = trained
     text = close(done.model, configuration(data, labeled=False), tmp_path, device="cpu")
     assert "NCC" in text.splitlines()[0] and {"ncc", "ncc_before"} <= set(rows(tmp_path)[0])
+
+
+def test_a_pair_whose_label_is_empty_has_no_dice_and_is_neither_best_nor_worst(trained, tmp_path):
+    data, _, done = trained
+    shutil.copytree(data, tmp_path / "data")
+    place = tmp_path / "data" / "moving_labels" / "case1.nii.gz"
+    drawn = load(place, "labels")
+    save(replace(drawn, array=np.zeros_like(drawn.array)), place)
+    text = close(done.model, configuration(tmp_path / "data"), tmp_path, device="cpu").splitlines()
+    found = {row["pair"]: row for row in rows(tmp_path)}
+    assert found["case1"]["dice_mean"] == "" and "ncc" not in found["case1"]
+    mean = np.mean([float(found[name]["dice_mean"]) for name in ("case0", "case2")])
+    assert "Dice" in text[0] and f"→ {mean:.3f}" in text[-1] and "mean of 3" in text[-1]
+    assert ["– → –" in line for line in text if "case1" in line] == [True]
+    whole = Image.open(tmp_path / "overview.png")
+    assert whole.height > whole.width  # a best and a worst one
 
 
 def test_many_pairs_are_judged_by_some(trained, tmp_path, monkeypatch):
