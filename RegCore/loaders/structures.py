@@ -53,7 +53,7 @@ class Structures:
         None where labels are left as they are.
 
         Raises:
-            InputError: none of the files holds a structure that is wanted.
+            InputError: none of the files holds a structure that is wanted, or can be used.
         """
         if not self._found:
             self._names = self._chosen() if self._are_maps() else None
@@ -86,6 +86,9 @@ class Structures:
                 for name, value in maps.in_file(index).items():
                     known.setdefault(name, set()).add(value)
         listed = sorted(known, key=lambda name: (min(known[name]), name))
+        failed = [error for maps in self.maps for error in maps.failures]
+        if not listed and failed:  # else the empty ones would be blamed
+            raise failed[0]
         if not listed:
             raise InputError(f"{self.where}: the label maps are all empty, but a structure was expected")
         if self.wanted is None and len(listed) > MOST:
@@ -176,6 +179,11 @@ class LabelMaps(Source):
                 self._contents[name] = error
         found = self._contents[name]
         return {} if isinstance(found, InputError) else found
+
+    @property
+    def failures(self) -> list[InputError]:
+        """Why files can't be used, of those that were asked for."""
+        return [found for found in self._contents.values() if isinstance(found, InputError)]
 
     def present(self, index: int) -> list[int] | None:
         """The channels that are not empty in a file; None where that is not known."""

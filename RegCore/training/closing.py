@@ -26,6 +26,7 @@ from RegCore.training.records import write_table
 
 log = logging.getLogger(__name__)
 MOST = 8  # pairs that are registered, spread over the validation data
+TITLE, MARGIN = 44, 52  # height of the line above a picture, and where it begins, pixels
 PICTURE, TABLE = "overview.png", "validation.csv"
 
 
@@ -200,11 +201,12 @@ def _write_picture(chosen: dict[str, ValidationPair], trained: Model, folder: Pa
     for pair in chosen.values():
         labels = pair.fixed_labels, pair.moving_labels
         pictures.append(overview(pair.registered(trained, device), pair.fixed, pair.moving, *labels))
-    width, height = max(p.width for p in pictures), sum(p.height for p in pictures)
+    width, height = max(p.width for p in pictures), sum(p.height + TITLE for p in pictures)
     whole, top = Image.new("RGB", (width, height), BACKGROUND), 0
     for (title, pair), picture in zip(chosen.items(), pictures, strict=True):
-        whole.paste(picture, (0, top))
-        write(whole, (width - 16, top + 18), f"{title}: {pair.name}", 18, anchor="rm")
-        top += picture.height
+        name = pair.name.replace("→", "to")  # the font has no arrow
+        write(whole, (MARGIN, top + TITLE // 2), f"{title}: {name}", 18, anchor="lm")
+        whole.paste(picture, (0, top + TITLE))
+        top += TITLE + picture.height
     with atomic_write(folder / PICTURE) as side:
         whole.save(side, "PNG")

@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from RegCore.cli import main
+from RegCore.evaluation.pictures.words import write
 from RegCore.io import load, save
 from RegCore.registration.learned import load_model
 from RegCore.registration.register import register
 from RegCore.training import train
-from RegCore.training.closing import MOST, Judged, close, table
+from RegCore.training.closing import MOST, Judged, _pair, close, table
 from Testing.RegCore.training.runs import configuration, write_pairs
 
 
@@ -73,6 +74,20 @@ def test_a_pair_whose_label_is_empty_has_no_dice_and_is_neither_best_nor_worst(t
     assert ["– → –" in line for line in text if "case1" in line] == [True]
     whole = Image.open(tmp_path / "overview.png")
     assert whole.height > whole.width  # a best and a worst one
+
+
+def test_titles_stand_beside_the_pictures_without_signs_that_the_font_lacks(trained, tmp_path, monkeypatch):
+    _, config, done = trained
+    red, written = (200, 0, 0), []
+    monkeypatch.setattr("RegCore.training.closing.overview", lambda *_: Image.new("RGB", (300, 100), red))
+    monkeypatch.setattr("RegCore.training.closing._pair", lambda *at: replace(_pair(*at), name="b → a"))
+    monkeypatch.setattr(
+        "RegCore.training.closing.write", lambda *at, **how: written.append(at[2]) or write(*at, **how)
+    )
+    close(done.model, config, tmp_path, device="cpu")
+    whole = np.asarray(Image.open(tmp_path / "overview.png"))
+    assert (whole == red).all(-1).sum() == 2 * 300 * 100
+    assert written == ["best: b to a", "worst: b to a"]
 
 
 def test_many_pairs_are_judged_by_some(trained, tmp_path, monkeypatch):
