@@ -152,8 +152,10 @@ def _alike(judged: list[Judged]) -> list[Judged]:
     """The pairs by one figure: by Dice where any has labels; a pair whose labels are empty has none then."""
     if all(pair.key == judged[0].key for pair in judged):
         return judged
-    none = {"key": "dice_mean", "before": math.nan, "after": math.nan}
-    return [pair if pair.structures else replace(pair, **none) for pair in judged]
+    return [
+        pair if pair.structures else replace(pair, key="dice_mean", before=math.nan, after=math.nan)
+        for pair in judged
+    ]
 
 
 def _row(pair: Judged) -> dict:
