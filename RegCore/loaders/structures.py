@@ -29,8 +29,8 @@ class Structures:
     """The structures that all labels of a loader share; found when they are first asked for.
 
     Args:
-        wanted: "all", values of label maps, or names. None: all, if the first file is a label map, else the
-            labels are left as they are.
+        wanted: "all", values of label maps, or names. None: all, if the first file that can be told from
+            masks is a label map, else the labels are left as they are.
         where: what stands before messages.
         maps: the labels of each side, see `LabelMaps`.
     """
@@ -53,7 +53,7 @@ class Structures:
         None where labels are left as they are.
 
         Raises:
-            InputError: none of the files holds a structure that is wanted.
+            InputError: none of the files holds a structure that is wanted, or can be used.
         """
         if not self._found:
             self._names = self._chosen() if self._are_maps() else None
@@ -68,12 +68,16 @@ class Structures:
     def _are_maps(self) -> bool:
         if self.wanted is not None:
             return True
-        source = self.maps[0].source
-        try:
-            array, segments = _read(source, 0)
-        except InputError:  # told when it is this file's turn
-            return False
-        return bool(segments) or array.ndim == 3 and _is_map(array)
+        for maps in self.maps:
+            for index in range(len(maps)):
+                try:
+                    array, segments = _read(maps.source, index)
+                except InputError:  # told when it is this file's turn
+                    continue
+                is_map = True if segments else _is_map(array)
+                if is_map is not None:
+                    return is_map
+        return False
 
     def _chosen(self) -> list[str]:
         known: dict[str, set[int]] = {}
@@ -82,6 +86,9 @@ class Structures:
                 for name, value in maps.in_file(index).items():
                     known.setdefault(name, set()).add(value)
         listed = sorted(known, key=lambda name: (min(known[name]), name))
+        failed = [error for maps in self.maps for error in maps.failures]
+        if not listed and failed:  # else the empty ones would be blamed
+            raise failed[0]
         if not listed:
             raise InputError(f"{self.where}: the label maps are all empty, but a structure was expected")
         if self.wanted is None and len(listed) > MOST:
@@ -173,6 +180,11 @@ class LabelMaps(Source):
         found = self._contents[name]
         return {} if isinstance(found, InputError) else found
 
+    @property
+    def failures(self) -> list[InputError]:
+        """Why files can't be used, of those that were asked for."""
+        return [found for found in self._contents.values() if isinstance(found, InputError)]
+
     def present(self, index: int) -> list[int] | None:
         """The channels that are not empty in a file; None where that is not known."""
         if self.structures is None:
@@ -259,6 +271,11 @@ def _is_whole(array: np.ndarray) -> bool:
     return array.dtype.kind in "biu" or bool(np.isfinite(array).all() and (array == np.rint(array)).all())
 
 
-def _is_map(array: np.ndarray) -> bool:
-    """Whether the values are those of a label map and of no mask in [0, 1]."""
-    return bool(array.max() > 1) and bool(array.min() >= 0) and _is_whole(array)
+def _is_map(array: np.ndarray) -> bool | None:
+    """Whether the values are those of a label map, and of no soft label or channels.
+
+    None where they can be either's: an empty one, and a mask of 0 and 1.
+    """
+    if array.ndim != 3 or not _is_whole(array) or array.min() < 0:
+        return False
+    return True if array.max() > 1 else None

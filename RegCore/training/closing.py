@@ -1,7 +1,8 @@
 """The end of a training: what its best model makes of validation pairs, as a table and as a picture."""
 
 import logging
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from RegCore.training.records import write_table
 
 log = logging.getLogger(__name__)
 MOST = 8  # pairs that are registered, spread over the validation data
+TITLE, MARGIN = 44, 52  # height of the line above a picture, and where it begins, pixels
 PICTURE, TABLE = "overview.png", "validation.csv"
 
 
@@ -79,8 +81,9 @@ def close(
     for number, sample in enumerate(chosen):
         progress(number / (len(chosen) + 2), "validation pairs", {})
         judged.append(_judged(_pair(loader, sample), trained, device))
-    order = np.argsort([pair.after for pair in judged])
-    named = {"best": int(order[-1])} | ({"worst": int(order[0])} if len(judged) > 1 else {})
+    judged = _alike(judged)
+    order = [n for n in np.argsort([pair.after for pair in judged]) if not math.isnan(judged[n].after)] or [0]
+    named = {"best": int(order[-1])} | ({"worst": int(order[0])} if len(order) > 1 else {})
     _write_picture({what: _pair(loader, chosen[n]) for what, n in named.items()}, trained, folder, device)
     write_table(folder / TABLE, [_row(pair) for pair in judged])
     loader.close()
@@ -145,9 +148,20 @@ def _judged(pair: ValidationPair, trained: Model, device: str) -> Judged:
     return Judged(pair.name, key, found["before"], found["after"], metrics["fold_percent"], dice)
 
 
+def _alike(judged: list[Judged]) -> list[Judged]:
+    """The pairs by one figure: by Dice where any has labels; a pair whose labels are empty has none then."""
+    if all(pair.key == judged[0].key for pair in judged):
+        return judged
+    return [
+        pair if pair.structures else replace(pair, key="dice_mean", before=math.nan, after=math.nan)
+        for pair in judged
+    ]
+
+
 def _row(pair: Judged) -> dict:
-    """A line of ``validation.csv``."""
-    row = {"pair": pair.name, f"{pair.key}_before": pair.before, pair.key: pair.after}
+    """A line of ``validation.csv``; what is not defined stays empty."""
+    before, after = ("" if math.isnan(value) else value for value in (pair.before, pair.after))
+    row = {"pair": pair.name, f"{pair.key}_before": before, pair.key: after}
     for name, (before, after) in pair.structures.items():
         row |= {f"dice_before {name}": before, f"dice {name}": after}
     return row | {"fold_percent": pair.fold_percent}
@@ -189,11 +203,12 @@ def _write_picture(chosen: dict[str, ValidationPair], trained: Model, folder: Pa
     for pair in chosen.values():
         labels = pair.fixed_labels, pair.moving_labels
         pictures.append(overview(pair.registered(trained, device), pair.fixed, pair.moving, *labels))
-    width, height = max(p.width for p in pictures), sum(p.height for p in pictures)
+    width, height = max(p.width for p in pictures), sum(p.height + TITLE for p in pictures)
     whole, top = Image.new("RGB", (width, height), BACKGROUND), 0
     for (title, pair), picture in zip(chosen.items(), pictures, strict=True):
-        whole.paste(picture, (0, top))
-        write(whole, (width - 16, top + 18), f"{title}: {pair.name}", 18, anchor="rm")
-        top += picture.height
+        name = pair.name.replace("→", "to")  # the font has no arrow
+        write(whole, (MARGIN, top + TITLE // 2), f"{title}: {name}", 18, anchor="lm")
+        whole.paste(picture, (0, top + TITLE))
+        top += TITLE + picture.height
     with atomic_write(folder / PICTURE) as side:
         whole.save(side, "PNG")

@@ -212,10 +212,14 @@ def _step(run: Run, pieces: list[dict]) -> RunningMeans:
 def _close_epoch(run: Run) -> dict:
     """Validate, put the epoch into the history, forget its sums; returns its row."""
     state = run.state
-    means = state.means.over(run.group).values()
+    counted = {"train": state.means.over(run.group), "valid": RunningMeans()}
+    means = counted["train"].values()
     row = {"epoch": state.position.epoch + 1, "learning_rate": run.optimiser.param_groups[0]["lr"], **means}
     _renew_statistics(run)
-    validation = _validated(run)
+    counted["valid"] = _validated(run)
+    validation = counted["valid"].values()
+    if state.position.epoch == 0 and run.group.first:
+        _tell_placeholders(counted)
     row |= {f"val_{name}": value for name, value in validation.items()}
     position = Position(state.position.epoch + 1, 0, state.position.steps)
     run.state = replace(state, position=position, means=RunningMeans(), history=[*state.history, row])
@@ -254,17 +258,26 @@ def _first_batches(run: Run, count: int) -> Iterator[dict]:
         epoch += 1
 
 
-def _validated(run: Run) -> dict[str, float]:
-    if run.valid is None:
-        return {}
+def _tell_placeholders(counted: Mapping[str, RunningMeans]) -> None:
+    """Warn of labels of the first epoch that count nowhere."""
+    for split, means in counted.items():
+        there = [count for name, count in means.counts.items() if name.startswith("loss/label_")]
+        if there and there[0] < (all_of_them := means.counts["loss"]):
+            text = "dataset.%s: %d of %d labels are empty in the fixed or the moving image and count nowhere"
+            log.warning(text, split, all_of_them - there[0], all_of_them)
+
+
+def _validated(run: Run) -> RunningMeans:
     totals = RunningMeans()
+    if run.valid is None:
+        return totals
     network = run.trained.network.eval()  # the next epoch sets it to train again
     for batch in run.valid.epoch(0, seed=run.state.seed):
         if batch is not None:
             batch = on_device(batch, run.group.device)
             parts = evaluate(network, run.valid_objective, batch, bf16=bool(run.state.bf16))
             totals = totals.plus(RunningMeans.of(parts))
-    return totals.over(run.group).values()
+    return totals.over(run.group)
 
 
 def _tell(run: Run, stage: str, figures: Mapping, part: float = 0.0) -> None:

@@ -117,7 +117,8 @@ class Objective:
         Returns:
             total: ``(B,)``, the weighted sum.
             parts: ``(B,)`` each, without gradient, by DeepReg's names: ``loss``;
-                ``loss/<section>_<loss>`` and the same ``_weighted``, a second loss of a kind ends in ``_2``;
+                ``loss/<section>_<loss>`` and the same ``_weighted``, a second loss of a kind ends in ``_2``,
+                NaN of labels where one is empty, which then add nothing to the total;
                 ``metric/TRE``, the distance of the centroids in voxels, NaN where a label is empty; and
                 ``metric/<tensor>_mean``, ``_min``, ``_max`` of images, labels and fields.
 
@@ -139,16 +140,31 @@ class Objective:
                         f"the loss {term.name} must give one value per sample, the shape"
                         f" {tuple(arguments[0].shape[:1])}, but it gave {tuple(value.shape)}"
                     )
+                logged = value.detach()
+                if section == "label" and not self.deepreg:
+                    missing = _placeholders(batch)
+                    value, logged = value.masked_fill(missing, 0), logged.masked_fill(missing, math.nan)
                 weighted = value * term.weight
                 total = weighted if total is None else total + weighted
-                parts[f"loss/{term.logged}"] = value.detach()
-                parts[f"loss/{term.logged}_weighted"] = weighted.detach()
+                parts[f"loss/{term.logged}"] = logged
+                parts[f"loss/{term.logged}_weighted"] = logged * term.weight
             if section == "label" and self.labeled:
                 parts["metric/TRE"] = _distance(tensors["label"], self.deepreg)
         if total is None:
             names = ", ".join(term.name for term in self.terms)
             raise InputError(f"none of the losses ({names}) applies to what this method predicts")
         return total, {"loss": total.detach(), **parts}
+
+
+def _placeholders(batch: Mapping) -> torch.Tensor:
+    """Samples ``(B,)`` whose fixed or moving label is empty, as one that was never drawn."""
+    there = [batch[name].flatten(1).any(1) for name in ("fixed_label", "moving_label")]
+    return ~(there[0] & there[1])
+
+
+def may_be_missing(name: str) -> bool:
+    """Whether NaN of what is logged means that a sample has it not: metrics, and losses of labels."""
+    return name.startswith(("metric/", "loss/label_"))
 
 
 def _both_ways(term: Term) -> bool:
@@ -269,7 +285,7 @@ def _statistics(section: str, prediction: Prediction, batch: Mapping, labeled: b
 def summary(parts: Mapping[str, torch.Tensor]) -> dict[str, float]:
     """The mean of each logged ``(B,)``, of ``metric/…_min`` too, as in DeepReg.
 
-    A metric that some samples have not (NaN) is averaged over the others; a loss of NaN stays NaN.
+    What some samples have not, see `may_be_missing`, is averaged over the others; other NaN stay NaN.
     """
-    means = [x.nanmean() if name.startswith("metric/") else x.mean() for name, x in parts.items()]
+    means = [x.nanmean() if may_be_missing(name) else x.mean() for name, x in parts.items()]
     return dict(zip(parts, torch.stack([mean.float() for mean in means]).tolist(), strict=True))

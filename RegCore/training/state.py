@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 
 from RegCore.space.geometry import InputError
+from RegCore.training.objective import may_be_missing
 from RegCore.training.processes import Group
 
 FORMER = {"place": "position", "totals": "means", "half": "bf16"}  # names in older checkpoints
@@ -37,14 +38,12 @@ class RunningMeans:
         """The means of a batch.
 
         Args:
-            parts: ``(B,)`` each; NaN of a metric counts as missing, NaN of a loss stays.
+            parts: ``(B,)`` each; NaN of what `may_be_missing` counts as missing, other NaN stay.
         """
         sums: dict[str, float] = {}
         counts: dict[str, int] = {}
         for name, values in parts.items():
-            there = (
-                ~values.isnan() if name.startswith("metric/") else torch.ones_like(values, dtype=torch.bool)
-            )
+            there = ~values.isnan() if may_be_missing(name) else torch.ones_like(values, dtype=torch.bool)
             sums[name], counts[name] = float(values[there].double().sum()), int(there.sum())
         return RunningMeans(sums, counts)
 

@@ -68,6 +68,26 @@ def test_structures_of_label_maps_are_the_labels(tmp_path, labels, caplog):
         np.testing.assert_array_equal(whole.array, maps[sample.fixed] == value)
 
 
+@pytest.mark.parametrize("first", [(0,), (0, 1)], ids=["empty", "one structure"])
+def test_a_first_file_that_could_be_a_mask_leaves_it_to_the_others(tmp_path, first):
+    write(tmp_path, [label_map(0, first), label_map(1, first), label_map(2), label_map(3)])
+    assert loader(tmp_path).structures == ["1", "3", "7"]
+
+
+def test_files_that_can_not_be_read_are_not_called_empty(tmp_path):
+    drawn = Volume(label_map(0, (0, 1)), GRID, "labels", (Segment(1, "liver"),))
+    write(tmp_path, [drawn, drawn])
+    for place in (tmp_path / "labels").iterdir():
+        place.write_bytes(place.read_bytes().replace(b"LabelValue:=1", b"LabelValue:=x"))
+    with pytest.raises(InputError, match=r"obs0.seg.nrrd: the NRRD field .*labelvalue"):
+        loader(tmp_path, ["liver"])
+
+
+def test_files_that_all_could_be_masks_are_masks(tmp_path):
+    write(tmp_path, [label_map(0, (0,)), label_map(1, (0, 1))])
+    assert loader(tmp_path).structures is None
+
+
 def test_one_label_drawn_is_one_that_both_images_have(tmp_path):
     maps = [label_map(n, (0, 1, 2) if n % 2 else (0, 2, 5)) for n in range(4)]
     write(tmp_path, maps)

@@ -1,6 +1,7 @@
 """The end of a training: the table of validation pairs and the picture of the best and the worst."""
 
 import csv
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,11 +9,12 @@ import pytest
 from PIL import Image
 
 from RegCore.cli import main
-from RegCore.io import load
+from RegCore.evaluation.pictures.words import write
+from RegCore.io import load, save
 from RegCore.registration.learned import load_model
 from RegCore.registration.register import register
 from RegCore.training import train
-from RegCore.training.closing import MOST, Judged, close, table
+from RegCore.training.closing import MOST, Judged, _pair, close, table
 from Testing.RegCore.training.runs import configuration, write_pairs
 
 
@@ -56,6 +58,36 @@ def test_without_labels_correlation_is_compared(trained, tmp_path):
     data, _, done = trained
     text = close(done.model, configuration(data, labeled=False), tmp_path, device="cpu")
     assert "NCC" in text.splitlines()[0] and {"ncc", "ncc_before"} <= set(rows(tmp_path)[0])
+
+
+def test_a_pair_whose_label_is_empty_has_no_dice_and_is_neither_best_nor_worst(trained, tmp_path):
+    data, _, done = trained
+    shutil.copytree(data, tmp_path / "data")
+    place = tmp_path / "data" / "moving_labels" / "case1.nii.gz"
+    drawn = load(place, "labels")
+    save(replace(drawn, array=np.zeros_like(drawn.array)), place)
+    text = close(done.model, configuration(tmp_path / "data"), tmp_path, device="cpu").splitlines()
+    found = {row["pair"]: row for row in rows(tmp_path)}
+    assert found["case1"]["dice_mean"] == "" and "ncc" not in found["case1"]
+    mean = np.mean([float(found[name]["dice_mean"]) for name in ("case0", "case2")])
+    assert "Dice" in text[0] and f"→ {mean:.3f}" in text[-1] and "mean of 3" in text[-1]
+    assert ["– → –" in line for line in text if "case1" in line] == [True]
+    whole = Image.open(tmp_path / "overview.png")
+    assert whole.height > whole.width  # a best and a worst one
+
+
+def test_titles_stand_beside_the_pictures_without_signs_that_the_font_lacks(trained, tmp_path, monkeypatch):
+    _, config, done = trained
+    red, written = (200, 0, 0), []
+    monkeypatch.setattr("RegCore.training.closing.overview", lambda *_: Image.new("RGB", (300, 100), red))
+    monkeypatch.setattr("RegCore.training.closing._pair", lambda *at: replace(_pair(*at), name="b → a"))
+    monkeypatch.setattr(
+        "RegCore.training.closing.write", lambda *at, **how: written.append(at[2]) or write(*at, **how)
+    )
+    close(done.model, config, tmp_path, device="cpu")
+    whole = np.asarray(Image.open(tmp_path / "overview.png"))
+    assert (whole == red).all(-1).sum() == 2 * 300 * 100
+    assert written == ["best: b to a", "worst: b to a"]
 
 
 def test_many_pairs_are_judged_by_some(trained, tmp_path, monkeypatch):

@@ -2,10 +2,14 @@
 
 import csv
 import logging
+import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+from RegCore.io import load, save
 from RegCore.networks.model_file import read_model
 from RegCore.space.geometry import InputError
 from RegCore.training import train
@@ -100,3 +104,24 @@ def test_smoothness_alone_never_chooses_the_model(pairs, tmp_path, caplog):
     del values["train"]["loss"]["image"]
     with pytest.raises(InputError, match="valid.labeled is false, but train.loss compares labels alone"):
         train(Config.from_dict(values), log_dir=tmp_path, exp_name="labels")
+
+
+def test_labels_that_are_empty_are_left_out_of_means_and_counted(pairs, tmp_path, caplog):
+    """Of five labels in validation two were never drawn: one fixed, one moving."""
+    shutil.copytree(pairs, tmp_path / "valid")
+    for place in ("fixed_labels/case1.nii.gz", "moving_labels/case3.nii.gz"):
+        drawn = load(tmp_path / "valid" / place, "labels")
+        save(replace(drawn, array=np.zeros_like(drawn.array)), tmp_path / "valid" / place)
+    values = configuration(pairs, epochs=2).to_dict()
+    values["dataset"]["valid"]["dir"] = str(tmp_path / "valid")
+    with caplog.at_level(logging.WARNING):
+        run = train(Config.from_dict(values), log_dir=tmp_path, exp_name="some")
+    said = "2 of 5 labels are empty in the fixed or the moving image and count nowhere"
+    assert [m for m in caplog.messages if "count nowhere" in m] == [f"dataset.valid: {said}"]
+    for place in ("case1.nii.gz", "case3.nii.gz"):
+        for folder in (tmp_path / "valid").iterdir():
+            (folder / place).unlink()
+    alone = train(Config.from_dict(values), log_dir=tmp_path, exp_name="alone")
+    name = "val_loss/label_DiceScoreLoss"
+    assert run.history[1][name] == pytest.approx(alone.history[1][name], rel=1e-4)
+    assert run.history[1][name] < -0.05

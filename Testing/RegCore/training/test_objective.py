@@ -8,6 +8,7 @@ from RegCore import losses
 from RegCore.networks.models import Prediction, warped
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.training.objective import Objective, summary
+from RegCore.training.state import RunningMeans
 
 FIXED, MOVING = (7, 8, 9), (6, 9, 8)
 SHIFT = torch.tensor([1.0, 2.0, 0.0]).view(1, 3, 1, 1, 1)
@@ -153,6 +154,29 @@ def test_the_distance_of_labels_is_in_voxels_and_missing_where_one_is_empty():
     shifted = Prediction(ddf=torch.zeros(2, 3, *FIXED) + torch.tensor([0, 2.0, 0]).view(3, 1, 1, 1))
     _, parts = objective(image={"name": "ssd"})(shifted, given)
     np.testing.assert_allclose(parts["metric/TRE"], [0, np.nan], atol=1e-5)
+
+
+def test_a_label_that_was_never_drawn_has_no_loss_unless_deepreg_is_asked_for():
+    """The second fixed label and the third moving one are empty; the warped labels are none of them empty."""
+    given = {"fixed_image": random(3, 1, *FIXED), "moving_image": random(3, 1, *MOVING, seed=1)}
+    given["fixed_label"] = balls(FIXED, [(3, 3, 4), None, (3, 3, 4)])
+    given["moving_label"] = balls(MOVING, [(3, 5, 4), (3, 3, 3), None])
+    answer = Prediction(ddf=torch.zeros(3, 3, *FIXED).requires_grad_())
+    sections = {"image": {"name": "ssd"}, "label": {"name": "ssd", "weight": 2}}
+    total, parts = objective(**sections)(answer, given)
+    image, label = warped(answer, given["moving_image"], given["moving_label"])
+    alone = losses.ssd(given["fixed_label"], label).detach()
+    expected = losses.ssd(given["fixed_image"], image) + 2 * alone * torch.tensor([1.0, 0, 0])
+    torch.testing.assert_close(total, expected)
+    logged = parts["loss/label_SumSquaredDifference"]
+    np.testing.assert_allclose(logged, [float(alone[0]), np.nan, np.nan], rtol=1e-6)
+    means, running = summary(parts), RunningMeans.of(parts).values()
+    for found in (means, running):
+        assert found["loss/label_SumSquaredDifference"] == pytest.approx(float(alone[0]))
+        assert found["loss/label_SumSquaredDifference_weighted"] == pytest.approx(2 * float(alone[0]))
+    total, parts = objective(deepreg=True, **sections)(answer, given)
+    assert not parts["loss/label_SumSquaredDifference"].isnan().any()
+    assert float(parts["loss/label_SumSquaredDifference"][1]) > 0
 
 
 def test_an_identity_leaves_the_image_as_it_is_and_deepreg_blanks_three_faces():
