@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from RegCore.cli import main
+from RegCore.losses import IMAGE_LOSSES
 from RegCore.networks.model_file import read_model
 from RegCore.space.geometry import InputError
 from RegCore.training import train
 from RegCore.training.config import load_config
-from RegCore.training.plugins import register_loss
 from Testing.paths import ROOT
 from Testing.RegCore.training.runs import configuration, write_pairs
 
@@ -112,11 +112,11 @@ def test_a_full_disk_is_said_and_leaves_no_half_checkpoint(pairs, tmp_path, full
     assert not list((tmp_path / "run" / "save").iterdir())
 
 
-def test_a_loss_that_is_not_one_value_per_sample_is_refused(pairs, tmp_path):
-    @register_loss("mean_of_all", force=True)
+def test_a_loss_that_is_not_one_value_per_sample_is_refused(pairs, tmp_path, monkeypatch):
     def mean_of_all(fixed, warped):
         return (fixed - warped).square().mean()
 
+    monkeypatch.setitem(IMAGE_LOSSES, "mean_of_all", mean_of_all)
     config = configuration(pairs, loss={"image": {"name": "mean_of_all"}})
     with pytest.raises(
         InputError, match=r"the loss mean_of_all must give one value per sample, the shape \(2,\)"
