@@ -119,12 +119,15 @@ def _numbered(words: Sequence[str], count: int) -> list[str]:
     """The names of "slice%03d.raw 1 10 1"; without numbers they are 1 to `count`.
 
     Raises:
-        InputError: the first word is no pattern of whole numbers.
+        InputError: the first word is no pattern of whole numbers; or there is no step to the last number, by
+            which ITK would divide by zero.
     """
     if not re.fullmatch(r"[^%]*%0?\d{0,2}d[^%]*", words[0]):
         raise InputError(f"a pattern such as slice%03d.raw was expected, but the header has {words[0]!r}")
+    if len(words) == 3 or len(words) > 3 and int(words[3]) < 1:
+        raise InputError("the pattern of the files of voxels lacks a step of at least 1 after the last one")
     first, last, step = ([int(word) for word in words[1:4]] + [1, count, 1][len(words) - 1 :])[:3]
-    return [words[0] % number for number in range(first, last + 1, max(1, step))[: count + 1]]
+    return [words[0] % number for number in range(first, last + 1, step)[: count + 1]]
 
 
 def packed_voxels(path: Path, shape: Sequence[int], dtype: np.dtype) -> np.ndarray | None:
@@ -142,15 +145,17 @@ def packed_voxels(path: Path, shape: Sequence[int], dtype: np.dtype) -> np.ndarr
     """
     fields, start, _ = _fields(path)
     name = fields["elementdatafile"]
-    skipped = int(fields.get("headersize", "0")) != 0
-    if not _is_true(fields, "compresseddata") or name.upper().startswith("LIST") or "%" in name or skipped:
+    if not _is_true(fields, "compresseddata") or name.upper().startswith("LIST") or "%" in name:
         return None
+    skipped = int(fields.get("headersize", "0"))
+    if skipped < 0:
+        raise InputError(f"HeaderSize is {skipped}, which packed voxels can't have")
     big = _is_true(fields, "binarydatabyteordermsb", "elementbyteordermsb")
     order = (*shape[3:], *shape[:3])  # the channels of a voxel stand together
     local = name.upper() == "LOCAL"
     voxels = path if local else second_file(path, name)
     with open(voxels, "rb") as file:
-        file.seek(start if local else 0)
+        file.seek(skipped or (start if local else 0))
         available = voxels.stat().st_size - file.tell()
         array = read_array(GzipReader(file), order, dtype.newbyteorder(">" if big else "<"), available)
     return np.moveaxis(array, 0, 3) if len(shape) == 4 else array

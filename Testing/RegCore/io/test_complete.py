@@ -148,3 +148,31 @@ def test_planes_in_files_of_their_own(tmp_path, data, names, packed):
 def test_a_header_names_as_many_files_as_it_needs(tmp_path, data, names, sentence):
     with pytest.raises(InputError, match=f"^{re.escape(str(tmp_path))}/v.mhd: .*{re.escape(sentence)}"):
         load(lists(tmp_path, data, names))
+
+
+def test_what_stands_before_packed_voxels_is_skipped_as_its_header_says(tmp_path):
+    path, voxels = written(tmp_path, "mhd")
+    header, data = path.read_text(), voxels.read_bytes()
+    voxels.write_bytes(b"12345" + data)
+    for count in (5, -1):
+        path.write_text(header.replace("ElementType", f"HeaderSize = {count}\nElementType"))
+        if count > 0:
+            np.testing.assert_array_equal(load(path).array, VOXELS)
+            np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))).T, VOXELS)
+        else:
+            with pytest.raises(InputError, match=f"^{re.escape(str(path))}: "):
+                load(path)
+    path, _ = written(tmp_path, "mha")
+    path.write_bytes(path.read_bytes().replace(b"ElementType", b"HeaderSize = -1\nElementType"))
+    with pytest.raises(InputError, match="HeaderSize is -1"):
+        load(path)
+
+
+@pytest.mark.parametrize("numbers", ["1 9", "1 9 0", "1 9 -1"])
+def test_a_pattern_of_files_without_a_step_is_refused_and_ends_no_process(tmp_path, numbers):
+    path, _ = written(tmp_path, "mhd")
+    lines = path.read_text().replace("CompressedData = True", "CompressedData = False").splitlines()
+    lines[-1] = f"ElementDataFile = s%03d.raw {numbers}"
+    path.write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match="lacks a step of at least 1"):
+        load(path)
