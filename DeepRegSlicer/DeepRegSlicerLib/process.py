@@ -136,14 +136,17 @@ class Worker:
         if self.job is not None:
             raise WorkerError(_("A computation is already running: wait for its end or cancel it."))
 
-    def request(self, command: str, arguments: dict, on_progress, on_done, prepare=None) -> Job:
+    def request(
+        self, command: str, arguments: dict, on_progress, on_done, prepare=None, stays: bool = False
+    ) -> Job:
         """Ask for a command of `RegCore.cli.worker.COMMANDS`; the Qt event loop or `wait` brings the answers.
 
         arguments: values that `RegCore.io.messages` can write; arrays may not change until they are written.
         on_progress(fraction, stage, values) is called now and then, on_done(job) once. prepare(result), if
-        there is one, is called before in a thread; the job keeps what it returns as `prepared`. Raises
-        WorkerError if another request is running, if the arguments can't be written, or if the child can't be
-        started; what is found later becomes the job's error.
+        there is one, is called before in a thread; the job keeps what it returns as `prepared`. stays: it
+        goes on when this worker is detached or Slicer ends. Raises WorkerError if another request is running,
+        if the arguments can't be written, or if the child can't be started; what is found later becomes the
+        job's error.
         """
         self.check_free()
         places = Path(tempfile.gettempdir())
@@ -151,7 +154,7 @@ class Worker:
         scratch = Scratch(places, PREFIX)
         self._numbers += 1
         job = Job(self._numbers, scratch, on_progress, on_done, prepare=prepare)
-        job.message = {"id": job.number, "command": command, "folder": str(job.folder)}
+        job.message = {"id": job.number, "command": command, "folder": str(job.folder), "stays": stays}
         try:
             if messages.size(arguments) > LARGE:
                 job.writing = _beside.submit(messages.write, job.folder / "request.npz", arguments)

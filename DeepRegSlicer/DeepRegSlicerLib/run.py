@@ -17,17 +17,17 @@ class Run:
     Once `running` is false, `result` or `error` is set.
     """
 
-    def __init__(self, worker, command: str, arguments: dict, progress, done):
+    def __init__(self, worker, command: str, arguments: dict, progress, done, stays: bool = False):
         """Starts at once. Raises WorkerError if the process is busy or can't be started.
 
         progress(fraction, stage, values) may raise `RegCore.Cancelled`; done(run) is called at the end. Both
-        may be None.
+        may be None. stays: see `Worker.request`.
         """
         self.result = None
         self.error: WorkerError | None = None
         self._worker, self._progress, self._done = worker, progress, done
         told = (self._on_progress, self._on_answer)
-        self._job = worker.request(command, arguments, *told, self._prepare)
+        self._job = worker.request(command, arguments, *told, self._prepare, stays)
 
     @property
     def running(self) -> bool:

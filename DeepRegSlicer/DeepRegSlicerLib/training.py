@@ -13,15 +13,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import qt
 from slicer.i18n import tr as _
 
+from RegCore.progress import Cancelled
 from RegCore.space.geometry import InputError
+from RegCore.training import presence
 
 from . import process
 from .run import Run
 
 log = logging.getLogger(__name__)
 
+FOLLOW_MILLISECONDS = 1000  # between two looks at a training of another process
+ENDS = ("finished", "stopped early")
 PATIENCE = 120.0  # seconds that a step and its checkpoint may take before a stopped training is ended
 AFTER_DEATH = _("What was trained until the last checkpoint is kept: resume the training to go on from it.")
 
@@ -49,14 +54,16 @@ class TrainingRun(Run):
     """A training that is under way. Once `running` is false, `result` or `error` is set.
 
     folder: of the run. history: the figures of the epochs done. Closing or changing the scene does not touch
-    it. If Slicer ends, it ends after its present step with a checkpoint.
+    it. If Slicer ends, it ends after its present step with a checkpoint, unless it was told to stay.
     """
 
-    def __init__(self, folder: Path, arguments: dict, worker, progress, done):
+    can_be_killed = True
+
+    def __init__(self, folder: Path, arguments: dict, worker, progress, done, stays: bool):
         """Starts at once. Raises TrainingError if the process can't be started."""
         self.folder = folder
         self.history = read_history(folder) if arguments["resume"] else []
-        super().__init__(worker, "train", arguments, progress, done)
+        super().__init__(worker, "train", arguments, progress, done, stays)
         _running.append(self)
 
     def stop(self) -> None:
@@ -70,7 +77,7 @@ class TrainingRun(Run):
             self.cancel()
 
     def detach(self) -> None:
-        """Hear no more of it; the process stops by itself after its present step, with a checkpoint."""
+        """Hear no more of it; the process stops by itself after its present step, unless it was to stay."""
         self._progress = self._done = None
         self._worker.detach()
 
@@ -91,7 +98,92 @@ class TrainingRun(Run):
         return TrainingResult(*paths, found["method"], found["history"], found["ended"]), None
 
 
-_running: list[TrainingRun] = []  # keeps them alive, whoever started them
+class FollowedTraining:
+    """A training of another process, as its folder tells of it; used like a `TrainingRun`.
+
+    It was begun by a Slicer that has gone since, or by `regcore train`. A Qt timer looks after it.
+    """
+
+    can_be_killed = False
+
+    def __init__(self, folder: Path, progress, done):
+        """Begins to look at once."""
+        self.folder = folder
+        self.history = read_history(folder)
+        self.result: TrainingResult | None = None
+        self.error: TrainingError | None = None
+        self._progress, self._done = progress, done
+        self._timer = qt.QTimer()
+        self._timer.setInterval(FOLLOW_MILLISECONDS)
+        self._timer.timeout.connect(self.look)
+        self._timer.start()
+        _running.append(self)
+
+    @property
+    def running(self) -> bool:
+        """Whether it is still under way."""
+        return self.result is None and self.error is None
+
+    def stop(self) -> None:
+        """Ask it to stop after its present step, with a checkpoint. Raises InputError if that can't be."""
+        presence.ask_to_stop(self.folder)
+
+    def detach(self) -> None:
+        """Look after it no more; it goes on."""
+        self._timer.stop()
+        self._timer.timeout.disconnect(self.look)  # else PythonQt keeps timer and training for ever
+        self._progress = self._done = None
+        _running.remove(self)
+
+    def look(self) -> None:
+        """Take in what is new, or the end. Called by the timer."""
+        told = presence.seen(self.folder)
+        known, self.history = self.history, read_history(self.folder)
+        if told:
+            done = self.history[-1] if len(self.history) > len(known) else {}
+            self._tell(told["fraction"], told["stage"], told["values"] | done)
+        if told is None:
+            done = self._done
+            self.detach()
+            self.result, self.error = self._outcome()
+            if done is not None:
+                done(self)
+
+    def _tell(self, fraction: float, stage: str, values: dict) -> None:
+        if self._progress is None:
+            return
+        try:
+            self._progress(fraction, stage, values)
+        except Cancelled:
+            self.stop()
+
+    def _outcome(self) -> tuple[TrainingResult | None, TrainingError | None]:
+        how, model = presence.ended(self.folder), model_in(self.folder)
+        if how == presence.STOPPED:
+            return None, TrainingStopped(_("Cancelled."))
+        if how in ENDS and model is not None:
+            return TrainingResult(self.folder, model, "", self.history, how), None
+        what = _("The training failed.") if how == presence.FAILED else how
+        return None, TrainingError(f"{what} {AFTER_DEATH}")
+
+
+def follow(
+    folder,
+    *,
+    progress: Callable[[float, str, dict], None] | None = None,
+    done: Callable[[FollowedTraining], None] | None = None,
+) -> FollowedTraining | None:
+    """A training that another process does in a folder, looked after from now on; None if there is none.
+
+    progress and done are those of `train`.
+    """
+    folder = Path(folder).expanduser().absolute()
+    if any(run.folder == folder for run in _running) or presence.seen(folder) is None:
+        return None
+    return FollowedTraining(folder, progress, done)
+
+
+_running: list[TrainingRun | FollowedTraining] = []  # keeps them alive, whoever started them
 
 
 def train(
@@ -103,6 +195,7 @@ def train(
     max_epochs: int | None = None,
     device: str = "auto",
     plugins: tuple = (),
+    stays: bool = False,
     wait: bool = True,
     progress: Callable[[float, str, dict], None] | None = None,
     done: Callable[[TrainingRun], None] | None = None,
@@ -119,6 +212,7 @@ def train(
     max_epochs: fewer epochs than configured, for a trial.
     device: "auto", "cpu", "cuda" or "mps".
     plugins: Python files that make networks, losses, loaders … of one's own known.
+    stays: go on when Slicer is closed; `follow` finds the training again.
     wait: True returns the TrainingResult when it is there, False at once a TrainingRun.
     progress(fraction, stage, values) is told of steps and of every epoch, with `epoch`, `epochs`, `loss`,
     `seconds_left`, and may raise `RegCore.Cancelled`; done(run) is called at the end. worker: another child
@@ -143,7 +237,7 @@ def train(
         "plugins": [_absolute(plugin)[0] for plugin in plugins],
     }
     worker = worker or process.Worker(kill_after=PATIENCE, after_death=AFTER_DEATH)
-    run = TrainingRun(folder, arguments, worker, progress, done)
+    run = TrainingRun(folder, arguments, worker, progress, done, stays)
     return run.wait() if wait else run
 
 

@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from RegCore.cli.arguments import Parser
 from RegCore.cli.checkpoint import add_import
 from RegCore.cli.download import add_download
+from RegCore.cli.general import add_general
 from RegCore.cli.groups import add_groups
 from RegCore.cli.points import add_points
 from RegCore.cli.predict import add_predict
@@ -50,7 +51,7 @@ def _run_worker(arguments: argparse.Namespace) -> None:
 
 
 FAMILIES = (add_register, add_train, add_predict, add_slicreg, add_warp, add_vis, add_download, add_import)
-FAMILIES += (add_points, add_studies, add_series, add_groups, add_worker)
+FAMILIES += (add_general, add_points, add_studies, add_series, add_groups, add_worker)
 LOG_LEVEL = "DEEPREG_LOG_LEVEL"
 BAD_INPUT, FAILED, CANCELLED, TERMINATED = 2, 1, 130, 143
 NO_MEMORY = "error: there is not enough memory for volumes of this size, or for this network and batch"

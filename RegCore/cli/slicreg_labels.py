@@ -144,9 +144,10 @@ def _transfer(arguments: argparse.Namespace) -> None:
     for scan, words in found.unlike.items():
         log.warning("%s is unlike the others: %s", scan, "; ".join(words))
     if not arguments.quiet:
-        print(f"{arguments.out}: segmentations of {len(found.rows)} scans, their pictures, and volumes.csv")
+        print(f"{arguments.out}: segmentations and pictures of scans ({len(found.rows)}), and volumes.csv")
     if found.failed:
-        raise InputError(f"{len(found.failed)} scans can't be used: {'; '.join(found.failed)}")
+        total = len(found.failed) + len(found.rows)
+        raise InputError(f"{len(found.failed)} of {total} scans can't be used: {'; '.join(found.failed)}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -168,6 +169,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         with atomic_write(arguments.out) as side:
             side.write_text(json.dumps(found.rows(), indent=2) + "\n", encoding="utf-8")
     print(found.table(averages))
+    for method, scans in found.worse().items():
+        log.warning("%s leaves scans worse than they began: %s", method, ", ".join(scans))
 
 
 def _labelled(arguments: argparse.Namespace) -> tuple[Any, list]:

@@ -3,6 +3,7 @@
 A request is one line on standard input, an event one line on standard output:
 
     {"id": 1, "command": "register", "folder": "/tmp/x"}        do it: /tmp/x/request.npz holds the arguments
+    {"id": 2, "command": "train", "folder": …, "stays": true}   do it even if the one who asks goes
     {"cancel": 1}                                               stop it (so does a file /tmp/x/cancel)
 
     {"event": "ready", "process": 4711, "version": "0.1.0"}     once, at the start
@@ -12,8 +13,9 @@ A request is one line on standard input, an event one line on standard output:
     {"event": "cancelled", "id": 1}
 
 A training that is cancelled finishes its step and keeps a checkpoint before it says so. The process ends when
-its standard input closes, hence with whoever started it; a training ends as if it were cancelled. What
-libraries print goes to standard error. Nothing heavy is imported before the first request.
+its standard input closes, hence with whoever started it; a training ends as if it were cancelled, unless it
+stays: then it goes on and is followed in its folder, see `RegCore.training.presence`. What libraries print
+goes to standard error. Nothing heavy is imported before the first request.
 """
 
 import gc
@@ -25,6 +27,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -192,6 +195,22 @@ COMMANDS: dict[str, Command] = {
 }
 
 
+def outlive_the_listener() -> None:
+    """From now on what is printed is passed on while somebody listens, and lost, without an error, after."""
+    listener = os.dup(2)
+    source, target = os.pipe()
+    for descriptor in (1, 2):
+        os.dup2(target, descriptor)
+    os.close(target)
+
+    def pass_on() -> None:
+        while text := os.read(source, 1 << 16):
+            with suppress(OSError):  # nobody listens any more
+                os.write(listener, text)
+
+    threading.Thread(target=pass_on, name="prints", daemon=True).start()
+
+
 def release_memory() -> None:
     """Give back what a job held, the graphics card's memory above all: others in this computer want it."""
     gc.collect()
@@ -203,8 +222,8 @@ def release_memory() -> None:
 class Request:
     """A request on its way through the process."""
 
-    def __init__(self, number: int, command: str, folder: Path):
-        self.number, self.command, self.folder = number, command, folder
+    def __init__(self, number: int, command: str, folder: Path, stays: bool = False):
+        self.number, self.command, self.folder, self.stays = number, command, folder, stays
         self.cancelled = threading.Event()
         self._last_time, self._last_stage = 0.0, None
 
@@ -269,10 +288,12 @@ class Server:
             self._end()
 
     def _end(self) -> None:  # whatever ends the requests
+        self._queue.put(None)
         jobs = list(self._jobs.values())
+        if any(job.stays for job in jobs):
+            return
         for job in jobs:
             job.cancelled.set()
-        self._queue.put(None)
         done = self._idle.wait(max((GRACES.get(job.command, GRACE) for job in jobs), default=GRACE))
         for job in jobs:
             messages.discard(job.folder)
@@ -286,10 +307,13 @@ class Server:
                 if message["cancel"] in self._jobs:
                     self._jobs[message["cancel"]].cancelled.set()
                 return
-            job = Request(int(message["id"]), str(message["command"]), Path(message["folder"]))
+            what = str(message["command"]), Path(message["folder"]), bool(message.get("stays"))
+            job = Request(int(message["id"]), *what)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             told = {"kind": "request", "message": f"A request was not understood: {line.strip()[:200]}"}
             return self.tell({"event": "error", "id": None, **told, "details": repr(error), "missing": []})
+        if job.stays and not any(other.stays for other in self._jobs.values()):
+            outlive_the_listener()
         self._jobs[job.number] = job
         self._queue.put(job)
 

@@ -107,7 +107,7 @@ def _of_one_grid(folder: Path, files: Sequence[str]) -> list[_SliceFile]:
             "put the files of one of them into a folder of their own"
         )
     if left_out:
-        text = "%s: %d files of another size or direction, a localiser maybe, are left out"
+        text = "%s: files of another size or direction, a localiser maybe, are left out: %d"
         log.warning(text, folder, left_out)
     return most
 

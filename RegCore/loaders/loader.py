@@ -293,7 +293,7 @@ class Loader:
                 side.grids.append(grid)
                 side.channels.append(channels)
             if side.elsewhere:
-                text = "%d labels lie on another grid than their images, whose box they are made to fill (%s)"
+                text = "labels on another grid than their images, whose box they are made to fill: %d (%s)"
                 log.warning(text, len(side.elsewhere), side.elsewhere[0])
         left = [i for i in range(len(self.fixed)) if i not in bad]
         if not left:

@@ -75,6 +75,15 @@ class Evaluation:
         columns = [known.index(label) for label in (known if labels is None else labels)]
         return np.array([mean_of_defined(row) for row in self.dice[self.methods.index(method)][:, columns]])
 
+    def worse(self) -> dict[str, list[str]]:
+        """The scans that a method, by name, leaves with a lower mean Dice than the first method gives."""
+        first, found = self.each(self.methods[0]), {}
+        for method in self.methods[1:]:
+            lower = np.flatnonzero(self.each(method) < first)
+            if lower.size:
+                found[method] = [self.scans[column] for column in lower]
+        return found
+
     def table(self, averages: Mapping[str, Sequence[int]] | None = None) -> str:
         """A line for each structure and a column for each method, Dice in percent, as Markdown.
 

@@ -9,7 +9,6 @@ overview.png         after `regcore train`: the best and the worst validation pa
 save/best.pt         the model of that epoch of this run which has the smallest validation loss
 """
 
-import errno
 import logging
 import os
 import shutil
@@ -17,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TextIO
 
 import torch
 from torch import nn
@@ -28,18 +26,14 @@ from RegCore.io.files import sweep_parts
 from RegCore.networks.model_file import Model, read_content, save_model
 from RegCore.space.geometry import InputError
 from RegCore.training.config import Config
+from RegCore.training.presence import RUNNING, STOPPED, Presence
 from RegCore.training.processes import Group
 from RegCore.training.records import write_table
 from RegCore.training.state import Position, TrainingState
 
-try:
-    import fcntl
-except ImportError:  # Windows, where a folder with open files can't be moved anyway
-    fcntl = None  # type: ignore[assignment]  # Windows, where no folder with open files can be moved
-
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_SAVES = 60.0
-BEST, LAST, LOCK = "best.pt", "last.pt", ".running"
+BEST, LAST = "best.pt", "last.pt"
 FIXED = ("method", "backbone", "optimizer", "deepreg")  # keys of train that a resumed training keeps
 
 
@@ -55,7 +49,7 @@ class RunFolder:
     group: Group
     epochs_before: float = 0
     seconds_between_saves: float = SECONDS_BETWEEN_SAVES
-    lock: TextIO | None = None
+    presence: Presence | None = None
 
     @staticmethod
     def at(log_dir: Path, exp_name: str, resume: bool, group: Group) -> "RunFolder":
@@ -78,9 +72,9 @@ class RunFolder:
         """Make the folder; an earlier run of that name is moved aside. InputError where it can't be."""
         if self.group.first:
             try:
-                if (self.path / LOCK).is_file():
+                if (self.path / RUNNING).is_file():
                     self._hold()
-                    self.release()
+                    self.release(STOPPED)
                 _moved_aside(self.path)
                 self.save_path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -93,28 +87,17 @@ class RunFolder:
     def _hold(self) -> None:
         """Keep other trainings out of the folder until `release` or the end of this process.
 
-        The lock is not inherited by processes that read data, so it ends with this one even if it is killed.
-        Where the system knows no such locks nothing is held. Raises InputError if another training is here.
+        Raises:
+            InputError: another training is here.
         """
-        if not self.group.first or fcntl is None:
-            return
-        try:
-            self.lock = open(self.path / LOCK, "w")  # noqa: SIM115 - held open on purpose
-            fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self.lock = None
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                raise InputError(
-                    f"{self.path}: another training is running in this folder; wait for its end, or choose"
-                    " another name"
-                ) from None
+        if self.group.first:
+            self.presence = Presence(self.path)
 
-    def release(self) -> None:
-        """Let others into the folder."""
-        if self.lock is not None:
-            (self.path / LOCK).unlink(missing_ok=True)
-            self.lock.close()
-            self.lock = None
+    def release(self, ended: str) -> None:
+        """Let others into the folder; for ``ended`` see `Presence.release`."""
+        if self.presence is not None:
+            self.presence.release(ended)
+            self.presence = None
 
     @property
     def save_path(self) -> Path:

@@ -26,6 +26,7 @@ from RegCore.training.config import Config
 from RegCore.training.folder import RunFolder
 from RegCore.training.gradients import add_gradient, evaluate
 from RegCore.training.prepare import Run, prepare
+from RegCore.training.presence import FAILED, STOPPED
 from RegCore.training.processes import processes
 from RegCore.training.schedule import epochs_without_gain, factor
 from RegCore.training.state import Position, RunningMeans
@@ -109,10 +110,16 @@ def train(
     with processes(choose_device(device)) as group:
         folder = RunFolder.at(Path(log_dir).expanduser(), exp_name, resume, group)
         run = prepare(config, folder, group, start_from, resume, max_epochs, workers, progress)
+        ended = FAILED
         try:
-            return _epochs(run)
+            trained = _epochs(run)
+            ended = trained.ended
+            return trained
+        except (Cancelled, InputError) as end:
+            ended = str(end) or STOPPED
+            raise
         finally:
-            folder.release()
+            folder.release(ended)
             run.batches.close()
             if run.valid is not None:
                 run.valid.close()
@@ -295,6 +302,9 @@ def _tell(run: Run, stage: str, figures: Mapping, part: float = 0.0) -> None:
     text = f"epoch {max(epoch, 1)} of {run.epochs}: {stage}"
     try:
         run.progress(done / run.epochs, text, {**known, **figures})
+        if (presence := run.folder.presence) is not None:
+            presence.tell(done / run.epochs, text, {**known, **figures})
+            stop = presence.asked_to_stop()
     except Cancelled:
         stop = True
     if run.group.any(stop):

@@ -235,7 +235,7 @@ def _predict_all(work: _Work, batches: Batches, progress: Progress) -> None:
             _one(work, sample, alone, *answer)
         progress(done / total, "predicting", {"pairs": total})
     if work.placeholders:
-        text = "%d labels are empty in the fixed or the moving image and count nowhere (%s)"
+        text = "labels that are empty in the fixed or the moving image count nowhere: %d (%s)"
         log.warning(text, len(work.placeholders), work.placeholders[0])
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -157,6 +158,73 @@ def test_who_leaves_a_training_finds_its_checkpoint_later(host, training, pairs,
     child.wait(timeout=20)
     state = read_content(tmp_path / "run" / "save" / "last.pt")["training"]["state"]
     assert state["position"]["epoch"] >= 1
+
+
+def test_a_training_that_stays_goes_on_and_is_found_again(host, training, pairs, tmp_path):
+    """As when Slicer is closed and started again: only the folder knows of it; then it is asked to stop."""
+    training.real()
+    config = configuration(pairs, epochs=100_000, save_period=1000).to_dict()
+    run = training.train(config, tmp_path / "run", wait=False, device="cpu", stays=True)
+    assert host.spin(60, until=lambda: len(run.history) >= 1)
+    child = psutil.Process(pid_of(run))
+    run.detach()
+    assert not run.running and training._running == []
+    with pytest.raises(training.TrainingError, match="another training is running in this folder"):
+        training.train(config, tmp_path / "run", device="cpu", resume=True)
+    told, ends = Told(), []
+    found = training.follow(tmp_path / "run", progress=told, done=ends.append)
+    assert training.follow(tmp_path / "run") is None  # one who looks after it is enough
+    with pytest.raises(InputError, match="under way in this folder"):
+        training.train(config, tmp_path / "run", device="cpu")
+    before = len(found.history)
+    assert host.spin(60, until=lambda: len(told.epochs()) >= 2) and child.is_running()
+    assert len(found.history) > before >= 1
+    assert all(values["epochs"] == 100_000 for _, _, values in told.events)
+    found.stop()
+    assert host.spin(60, until=lambda: not found.running)
+    assert isinstance(found.error, training.TrainingStopped) and ends == [found]
+    assert training.can_resume(found.folder) and training.follow(found.folder) is None
+    child.wait(timeout=20)
+    assert training._running == []
+
+
+def test_a_training_that_is_followed_ends_with_its_model_or_a_sentence(host, training, pairs, tmp_path):
+    training.real()
+    config = configuration(pairs, epochs=100_000, save_period=1000).to_dict()
+
+    def followed(name, config, most=None):
+        run = training.train(config, tmp_path / name, wait=False, device="cpu", max_epochs=most, stays=True)
+        assert host.spin(60, until=lambda: len(run.history) >= 1)
+        process = pid_of(run)
+        run.detach()
+        found = training.follow(tmp_path / name)
+        assert found is not None
+        return found, process
+
+    found, _ = followed("whole", config, 150)
+    assert host.spin(100, until=lambda: not found.running)
+    assert found.result.ended == "finished" and len(found.result.history) == 150
+    assert read_model(found.result.model) is not None
+    found, process = followed("killed", config)
+    os.killpg(process, signal.SIGKILL)
+    assert host.spin(20, until=lambda: not found.running)
+    assert str(found.error) == f"The training failed. {training.AFTER_DEATH}"
+
+
+def test_a_training_of_the_command_line_is_followed_too(host, training, pairs, tmp_path):
+    (tmp_path / "long.yaml").write_text(yaml.safe_dump(configuration(pairs, epochs=100_000).to_dict()))
+    words = ["train", tmp_path / "long.yaml", "--out", tmp_path / "run", "--quiet", "--device", "cpu"]
+    command = subprocess.Popen([*REAL[:3], *map(str, words)], stderr=-1, text=True)
+    try:
+        assert host.spin(60, until=lambda: training.read_history(tmp_path / "run"))
+        found = training.follow(tmp_path / "run", progress=Told(stop_after=1))
+        assert host.spin(60, until=lambda: not found.running)
+        assert isinstance(found.error, training.TrainingStopped)
+        assert "go on with: regcore train --resume" in command.communicate(timeout=30)[1]
+        assert command.returncode == 130
+    finally:
+        command.kill()
+        command.communicate()
 
 
 def test_a_new_training_never_gets_the_folder_of_another(training, tmp_path):

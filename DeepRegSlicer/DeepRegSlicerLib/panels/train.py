@@ -15,6 +15,7 @@ from ..training import (
     TrainingStopped,
     best_epoch,
     can_resume,
+    follow,
     model_in,
     read_history,
     train,
@@ -76,12 +77,12 @@ class TrainPanel(Panel):
         self.dataset = DatasetSection(self)
         self._describe_folder()
         self.update()
-        if can_resume(self.folder):
+        if self.run is None and can_resume(self.folder):
             text = _("The training '{name}' was stopped after {count} epochs: Resume goes on.")
             self.set_status(text.format(name=self.folder.name, count=len(self.history())))
 
     def close(self) -> None:
-        """Keep the settings; what runs stops by itself with a checkpoint. No widget is touched any more."""
+        """Keep the settings. What runs stops with a checkpoint, or goes on; no widget is touched any more."""
         self.closed = True
         self.fields.keep()
         if self.run is not None:
@@ -105,11 +106,13 @@ class TrainPanel(Panel):
         """Show what belongs to the settings, enable what can be used now and say why the rest can't."""
         if self.closed:
             return
+        if self.run is None:
+            self._find_running()
         ui, problem, running = self.ui, self.validate(), self.run is not None
         self.form.show_rows()
         ui.trainButton.enabled = not problem
         ui.trainButton.toolTip = problem or _("Begin a training")
-        ui.stopButton.enabled = running
+        ui.stopButton.enabled = running and (self.state is State.training or self.run.can_be_killed)
         ui.resumeButton.enabled = (
             not running and not self.register.lacks_packages() and can_resume(self.folder)
         )
@@ -174,15 +177,26 @@ class TrainPanel(Panel):
         """Go on with the training of that name, with the configuration in its folder."""
         self._begin(None, self.folder, resume=True)
 
-    def _begin(self, config, folder: Path, resume=False, start_from=None, max_epochs=None) -> None:
+    def _find_running(self) -> None:
+        """Watch the training that another process does under that name, if there is one."""
+        self.run = follow(self.folder, progress=self.on_progress, done=self.on_done)
+        if self.run is not None:
+            self._show_begin()
+            self.set_status(_("The training '{name}' goes on.").format(name=self.folder.name))
+
+    def _show_begin(self) -> None:
+        """Show that a training is under way of which nothing is known yet."""
         ui = self.ui
-        self.fields.keep()
         self._method = ""
         self.chart = None
         ui.trainProgressBar.value = 0
         self._set_state(State.training)
         for value in (ui.epochValue, ui.lossValue, ui.validationValue, ui.leftValue):
             value.text = ""
+
+    def _begin(self, config, folder: Path, resume=False, start_from=None, max_epochs=None) -> None:
+        self.fields.keep()
+        self._show_begin()
         self.set_status(_("Preparing …"))
         self.log(_("Training in {folder}").format(folder=folder))
         self.run = train(
@@ -192,6 +206,7 @@ class TrainPanel(Panel):
             start_from=start_from,
             max_epochs=max_epochs,
             device=self.fields["trainDeviceSelector"],
+            stays=self.fields["staysCheckBox"],
             wait=False,
             progress=self.on_progress,
             done=self.on_done,
@@ -243,6 +258,7 @@ class TrainPanel(Panel):
         )
         self._set_state(State.stopping)
         self.run.stop()
+        self.update()
 
     def on_done(self, run) -> None:
         """Show the result, or why there is none."""
@@ -294,7 +310,7 @@ class TrainPanel(Panel):
     def _set_state(self, state: State) -> None:
         """Note what the training is doing, and say on the button what a click does."""
         self.state, button = state, self.ui.stopButton
-        stopping = state is State.stopping
+        stopping = state is State.stopping and self.run.can_be_killed
         button.text = _("Stop now") if stopping else _("Stop")
         now, later = (
             _("Do not wait: what was trained since the last checkpoint is lost"),

@@ -34,6 +34,7 @@ OTHERS = (
     "startPath",
     "maxEpochsSpinBox",
     "trainDeviceSelector",
+    "staysCheckBox",
     "resultsPath",
     "nameEdit",
     "templatePath",

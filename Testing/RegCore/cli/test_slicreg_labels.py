@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_it_goes_on_where_it_was_and_makes_again_what_changed(work, tmp_path, ca
     (scans / "bad.nii.gz").write_bytes(b"no image")
     out, quick = tmp_path / "out", ("--no-refine", "--set", "passes=1")
     assert main(transfer(work, out, [scans], *quick)) == 2
-    assert "1 scans can't be used" in (text := capsys.readouterr().err) and "bad.nii.gz" in text
+    assert "1 of 3 scans can't be used" in (text := capsys.readouterr().err) and "bad.nii.gz" in text
     assert [row["scan"] for row in rows(out)] == ["scan1", "scan2"]  # it stopped no other
     assert {p.name for p in out.rglob("*bad*")} == set()
     first, second = (out / "segmentations" / f"scan{n}.seg.nrrd" for n in (1, 2))
@@ -143,3 +144,12 @@ def test_a_cropped_template_registers_as_the_template(work, tmp_path):
     for fixed, shift in ((cropped, np.zeros(3)), (moved, away[:3, 3])):
         found = RegCore.register(fixed, scan, model, device="cpu").transform.map(points + shift)
         np.testing.assert_allclose(found, first, atol=1.0)
+
+
+def test_scans_that_end_worse_than_they_began_are_named(work, capsys, caplog):
+    """The template itself, which lies right from the start: nothing can be gained there."""
+    quick = ("--set", "passes=1", "matches=1", "iterations=20", "keypoints=300")
+    assert main(evaluate(work, [image(work, 0)], [segmentation(work, 0)], image(work, 0), *quick)) == 0
+    name = Path(image(work, 0)).name.split(".")[0]
+    said = [record.getMessage() for record in caplog.records if "worse" in record.getMessage()]
+    assert f"Slic-Reg leaves scans worse than they began: {name}" in said

@@ -1,5 +1,7 @@
 """Training in the child process: what it tells, how it stops and goes on, what it says of bad requests."""
 
+import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from RegCore.cli import failures, worker
 from RegCore.io import messages
 from RegCore.networks.model_file import read_content
 from RegCore.space.geometry import InputError
+from RegCore.training import presence
 from RegCore.training.config import load_config
 from Testing.RegCore.cli.test_worker import Child
 from Testing.RegCore.training.runs import configuration, write_pairs
@@ -93,6 +96,36 @@ def test_stopping_keeps_a_checkpoint_from_which_the_next_request_goes_on(child, 
     history = messages.read(tmp_path / "request2" / "result.npz")["history"]
     assert history[: len(before)] == state["history"]
     assert [row["epoch"] for row in closings(child)] == [len(before) + 1, len(before) + 2]
+
+
+def test_a_training_that_stays_goes_on_when_its_parent_is_gone(pairs, tmp_path):
+    """It prints all the while, as a library may: nobody reads it, and that is no error."""
+    (tmp_path / "chatty.py").write_text(
+        "import RegCore.training.loop as loop\n"
+        "step = loop._step\n"
+        "loop._step = lambda *given: print('chatter' * 10_000, flush=True) or step(*given)\n"
+    )
+    child = Child(REAL)
+    plugins = [str(tmp_path / "chatty.py")]
+    arguments = {"folder": str(tmp_path / "run"), "device": "cpu", "plugins": plugins, "max_epochs": 200}
+    arguments["config"] = configuration(pairs, **LONG).to_dict()
+    folder = tmp_path / "request"
+    folder.mkdir()
+    messages.write(folder / "request.npz", arguments)
+    child.send({"id": 1, "command": "train", "folder": str(folder), "stays": True})
+    listener = subprocess.Popen(["cat"], stdin=child.process.stderr, stdout=subprocess.DEVNULL)
+    while not closings(child):
+        child.until("progress")
+    for pipe in (child.process.stdout, child.process.stderr, child.process.stdin):
+        pipe.close()
+    listener.kill()
+    listener.wait()
+    shutil.rmtree(folder)  # as whoever asked, or the next Slicer, does
+    assert presence.seen(tmp_path / "run") is not None
+    child.process.wait(timeout=100)
+    assert presence.ended(tmp_path / "run") == "finished"
+    state = read_content(tmp_path / "run" / "save" / "last.pt")["training"]["state"]
+    assert state["position"]["epoch"] == 200
 
 
 def test_a_training_whose_parent_is_gone_ends_by_itself_with_a_checkpoint(pairs, tmp_path):

@@ -152,7 +152,7 @@ def test_a_localiser_in_the_series_of_the_scan_is_left_out(tmp_path, caplog, ser
         found = load(folder)
     np.testing.assert_array_equal(found.array, VOXELS)
     assert found.geometry == load(series).geometry
-    assert "2 files of another size or direction" in caplog.text
+    assert "files of another size or direction, a localiser maybe, are left out: 2" in caplog.text
     dicom(folder, first=40, lying=Geometry(SHAPE, OBLIQUE.affine[:, [2, 0, 1, 3]]))
     with pytest.raises(InputError, match=r"3 volumes of different sizes or directions, of 9, 2, 9 slices"):
         load(folder)

@@ -281,7 +281,7 @@ def test_labels_on_another_grid_are_told_once(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         make_loader(data.dataset("unpaired", "nifti", tmp_path, labeled=True), "train")
     (record,) = caplog.records
-    assert "2 labels lie on another grid" in record.getMessage() and "obs1.nii.gz" in record.getMessage()
+    assert "are made to fill: 2 (" in record.getMessage() and "obs1.nii.gz" in record.getMessage()
 
 
 def section(tmp_path: Path, **changes) -> dict:

@@ -92,7 +92,7 @@ def test_two_trainings_never_share_a_folder(pairs, tmp_path):
         running.send_signal(signal.SIGKILL)
         running.wait()
     train(configuration(pairs, epochs=100_000), log_dir=tmp_path, exp_name="run", resume=True, max_epochs=1)
-    assert not list((tmp_path / "run").glob(".*"))
+    assert [path.name for path in (tmp_path / "run").glob(".*")] == [".ended"]
 
 
 @pytest.fixture

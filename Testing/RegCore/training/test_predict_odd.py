@@ -36,7 +36,7 @@ def test_an_empty_label_counts_nowhere_and_is_said(known, pairs, tmp_path, caplo
     (drawn,) = (row for row in done.metrics if row["pair_index"] == [1] and row["label_index"] == 1)
     assert float(means["1"]["label_binary_dice_mean"]) == pytest.approx(drawn["label_binary_dice"], rel=1e-6)
     assert (
-        "1 labels are empty in the fixed or the moving image and count nowhere (pair_0, label 1)"
+        "labels that are empty in the fixed or the moving image count nowhere: 1 (pair_0, label 1)"
         in caplog.text
     )
 

@@ -1,0 +1,67 @@
+"""``regcore train-general``: a network that is bound to no part of the body, from pairs made at random."""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from RegCore.cli.arguments import add_number, shared
+from RegCore.cli.progress import ProgressLine
+from RegCore.cli.train import train_from_files
+
+VALIDATION, ELSEWHERE = 16, 1_000_000  # pairs that are not learnt from, and the number of the first
+
+
+def add_general(commands) -> None:
+    """Add the command to the subparsers of ``regcore``."""
+    parser = commands.add_parser(
+        "train-general",
+        parents=[shared()],
+        help="train a network for images of any kind, on pairs made at random",
+        description="Makes pairs of random shapes with labels, without any anatomy, and trains the default "
+        "network of the Train panel on them: a model to begin a training with (--start-from) where there are "
+        "few data. The pairs go to pairs/ in the folder, the training to model/. Called again, it goes on.",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for pairs and model")
+    add_number(parser, "--pairs", default=400, help="pairs to learn from")
+    add_number(parser, "--epochs", default=8, help="passes over them")
+    add_number(parser, "--size", default=64, help="voxels along each edge of an image")
+    add_number(parser, "--channels", default=16, help="channels of the network's first level")
+    add_number(parser, "--seed", default=0, least=0, help="another one makes other pairs")
+    parser.set_defaults(run=_run, left="what was made so far is kept; the same command goes on")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    from RegCore.training.presets import TrainingPreset
+
+    out = arguments.out
+    home = out / "pairs" / f"{arguments.pairs}-of-{arguments.size}-seed-{arguments.seed}"
+    line = ProgressLine(sys.stderr, arguments.quiet)
+    try:
+        _write(home / "train", 0, arguments.pairs, arguments, line)
+        _write(home / "valid", ELSEWHERE, VALIDATION, arguments, line)
+    finally:
+        line.end()
+    preset = TrainingPreset.for_folder(str(home / "train"), str(home / "valid"))
+    chosen = {"size": 3 * (arguments.size,), "epochs": arguments.epochs, "channels": arguments.channels}
+    folder = out / "model"
+    options = {
+        "log_dir": out,
+        "exp_name": folder.name,
+        "resume": (folder / "save" / "last.pt").is_file(),
+        "device": arguments.device,
+    }
+    train_from_files(replace(preset, **chosen).configuration(), [], options, quiet=arguments.quiet)
+
+
+def _write(folder: Path, first: int, count: int, arguments: argparse.Namespace, line: ProgressLine) -> None:
+    """Make the pairs that are not there yet."""
+    from RegCore.samples.datasets import write_dataset
+    from RegCore.samples.shapes import NAMES, make_shapes
+
+    there = {path.name.split(".")[0] for path in (folder / NAMES[-1]).glob("*")}  # written last
+    for number in range(first, first + count):
+        if f"case{number:06d}" not in there:
+            line((number - first) / count, f"making pair {number - first + 1} of {count}", {})
+            made = make_shapes(1, first=number, seed=arguments.seed, size=arguments.size)
+            write_dataset(folder, list(made))

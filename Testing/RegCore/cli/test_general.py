@@ -1,0 +1,68 @@
+"""``regcore train-general``: pairs made at random, a model that trains on them, and going on after a stop."""
+
+import numpy as np
+import pytest
+
+import RegCore
+from RegCore.cli import main
+from RegCore.networks.model_file import read_content
+from RegCore.training import presence
+
+SMALL = ("--pairs", "3", "--epochs", "2", "--size", "16", "--channels", "2", "--device", "cpu", "--quiet")
+
+
+@pytest.fixture
+def few_held_out(monkeypatch):
+    monkeypatch.setattr("RegCore.cli.general.VALIDATION", 2)
+
+
+def test_pairs_and_a_model_that_registers_and_can_begin_a_training(few_held_out, tmp_path):
+    assert main(["train-general", "--out", str(tmp_path), *SMALL]) == 0
+    home = tmp_path / "pairs" / "3-of-16-seed-0"
+    names = sorted(path.name for path in (home / "train" / "fixed_images").iterdir())
+    assert names == [f"case00000{n}.nii.gz" for n in range(3)]
+    held_out = {path.name for path in (home / "valid" / "moving_labels").iterdir()}
+    assert held_out == {"case1000000.nii.gz", "case1000001.nii.gz"}
+    assert presence.ended(tmp_path / "model") == "finished"
+    model = tmp_path / "model" / "save" / "best.pt"
+    pair = [
+        RegCore.load(home / "valid" / f"{side}_images" / "case1000000.nii.gz") for side in ("fixed", "moving")
+    ]
+    done = RegCore.register(*pair, RegCore.load_model(model))
+    assert done.warped.geometry.shape == (16, 16, 16) and done.metrics["fold_percent"] == 0
+    words = ["train", "--data", home / "valid", "--start-from", model, "--out", tmp_path / "fine", *SMALL[2:]]
+    words = [str(word) for word in words]
+    words[words.index("--size") + 1 : words.index("--size") + 2] = ["16", "16", "16"]
+    assert main(words) == 0
+
+
+def test_it_goes_on_where_it_was_stopped(few_held_out, tmp_path, monkeypatch):
+    command = ["train-general", "--out", str(tmp_path), *SMALL]
+    made = []
+
+    def stop(*given):
+        made.append(given)
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return write(*given)
+
+    from RegCore.samples import datasets
+
+    write = datasets.write_dataset
+    monkeypatch.setattr(datasets, "write_dataset", stop)
+    assert main(command) == 130
+    monkeypatch.setattr(datasets, "write_dataset", lambda *given: made.append(given) or write(*given))
+    assert main(command) == 0
+    assert len(made) == 3 + 1 + 2 and not (tmp_path / "model-1").exists()  # each pair once
+    first = read_content(tmp_path / "model" / "save" / "last.pt")
+    assert len(first["training"]["state"]["history"]) == 2
+    assert main(command) == 0  # nothing is left to do
+    again = read_content(tmp_path / "model" / "save" / "last.pt")
+    assert all(np.array_equal(first["state"][name], again["state"][name]) for name in first["state"])
+
+
+def test_what_can_not_be_is_said(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["train-general", "--out", str(tmp_path / "file"), *SMALL]) == 2
+    assert "file" in capsys.readouterr().err
+    assert main(["train-general", "--out", str(tmp_path), "--pairs", "0"]) == 2
