@@ -4,11 +4,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 
 from RegCore.progress import Progress, part_of, silent
 from RegCore.registration.checks import check_not_negative
-from RegCore.registration.compositional import CorrelationSettings, gaussian_on, raise_correlation
+from RegCore.registration.compositional import CorrelationSettings, raise_correlation
 from RegCore.registration.deformable import (
     DeformableLevel,
     DeformableTask,
@@ -18,12 +17,10 @@ from RegCore.registration.deformable import (
     gathered,
 )
 from RegCore.registration.directions import averaged, start_ddf
+from RegCore.registration.folds import mended_folds
 from RegCore.registration.pair import LABEL_WEIGHT
 from RegCore.resampler import (
-    box_mean,
-    box_sum,
     field_of,
-    folding_fraction,
     inverted,
     reference_grid,
     resample_ddf,
@@ -38,8 +35,6 @@ MIND_CHANNELS = 12
 RISE = 1.25  # factor by which the second stage may raise the MIND-SSC distance that the first one left
 ROUGHEST = 0.5  # standard deviation of the log Jacobian beyond which a field is not believed
 LOOSER = 0.75  # factor of the Gaussian that smooths the field where both images are of one modality
-LEAST = 0.05  # of the Jacobian's determinant by forward differences: others may see a fold below it
-MENDINGS = 5  # times that a folded field is smoothed before it is given up
 
 COARSE = Settings(symmetric=False, iterations=20, dense_voxels=100_000)
 QUALITIES = {
@@ -125,20 +120,6 @@ def _sound(result: DirectionResult, ddf: torch.Tensor) -> bool:
     return apart[1] <= apart[0]
 
 
-def _mended(ddf: torch.Tensor, grid: Geometry) -> torch.Tensor | None:
-    """A DDF smoothed about the voxels that (nearly) fold, each time wider; None if some still fold."""
-    for n in range(1, MENDINGS + 1):
-        if min(grid.shape) < 2:
-            break
-        folded = voxel_jacobian(ddf) < LEAST
-        if not bool(folded.any()):
-            break
-        near = box_sum(F.pad(folded.float()[None, None], (0, 1) * 3), 4 * n + 1, 2 * n).gt_(0.5)
-        smoother = gaussian_on(grid, float(n), ddf)(ddf)
-        ddf = torch.lerp(ddf, smoother, box_mean(near, n))
-    return ddf if folding_fraction(ddf) == 0 else None
-
-
 def _correlated(
     task: DeformableTask, result: DirectionResult, settings: CorrelationSettings, progress: Progress
 ) -> tuple[torch.Tensor, Geometry]:
@@ -183,7 +164,7 @@ def deform_automatically(
         settings = replace(settings, looser=LOOSER)
     best, grid = result.ddf, result.level.grid
     found, finer = _correlated(task, result, settings, part_of(progress, 0.5, 1.0))
-    mended = _mended(found, finer)
+    mended = mended_folds(found, finer)
     if (
         mended is not None
         and roughness(mended) < ROUGHEST
@@ -191,7 +172,7 @@ def deform_automatically(
     ):
         best, grid = mended, finer
     else:
-        mended = _mended(best, grid)
+        mended = mended_folds(best, grid)
         best = best if mended is None else mended
     field = field_of(task.linear, grid, best)
     return DisplacementField(field.geometry, field.mm, task.linear)

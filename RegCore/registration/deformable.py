@@ -17,6 +17,7 @@ from RegCore.registration.deformable_level import (
     spread,
 )
 from RegCore.registration.directions import averaged, start_ddf
+from RegCore.registration.folds import mended_folds
 from RegCore.registration.minimise import Adam, minimise
 from RegCore.registration.objective import PairObjective
 from RegCore.registration.pair import (
@@ -129,6 +130,17 @@ def _one_direction(task: DeformableTask, progress: Progress) -> DirectionResult:
 
 def deform_task(task: DeformableTask, progress: Progress = silent) -> DirectionResult:
     """`deform`, before its result becomes a field in mm."""
+    result = _in_directions(task, progress)
+    if folding_fraction(result.ddf) == 0:
+        return result
+    mended = mended_folds(result.ddf, result.level.grid)
+    if mended is None or result.cost(mended) >= result.start_cost:
+        return result
+    return replace(result, ddf=mended)
+
+
+def _in_directions(task: DeformableTask, progress: Progress) -> DirectionResult:
+    """From fixed to moving, and back where that is asked for."""
     symmetric = task.settings.symmetric
     share = 0.48 if symmetric else 1.0
     forward = _one_direction(task, part_of(progress, 0.0, share))

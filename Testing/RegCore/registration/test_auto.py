@@ -8,7 +8,7 @@ import torch
 
 from RegCore import register
 from RegCore.progress import Cancelled
-from RegCore.registration import auto, methods
+from RegCore.registration import auto, deformable, methods
 from RegCore.registration.auto import AutoSettings, deform_automatically, feature_distances, roughness
 from RegCore.registration.compositional import CorrelationSettings
 from RegCore.registration.deformable import (
@@ -18,6 +18,7 @@ from RegCore.registration.deformable import (
     deform_task,
     make_deformable_level,
 )
+from RegCore.registration.folds import mended_folds
 from RegCore.registration.objective import PairObjective
 from RegCore.registration.pair import LabelEncoding, PairSide
 from RegCore.resampler import folding_fraction
@@ -216,11 +217,26 @@ def test_a_fold_is_smoothed_away_where_it_is_and_nothing_else_changes():
     bump = torch.exp(-((index - torch.tensor([8.0, 9, 7]).view(3, 1, 1, 1)) ** 2).sum(0) / 6)
     ddf = 0.02 * index.flip(0) + 3.5 * bump
     assert folding_fraction(ddf[None]) > 0
-    mended = auto._mended(ddf[None], grid)
+    mended = mended_folds(ddf[None], grid)
     assert mended is not None and folding_fraction(mended) == 0
     torch.testing.assert_close(mended[0, :, 19:, 18:, 15:], ddf[:, 19:, 18:, 15:], rtol=0, atol=0)
     mirrored = torch.stack([-2 * index[0], 0 * index[1], 0 * index[2]])
-    assert auto._mended(mirrored[None], grid) is None
+    assert mended_folds(mirrored[None], grid) is None
+
+
+def test_the_deformable_method_leaves_no_fold_either(monkeypatch):
+    found = deform_task(task())
+    index = torch.stack(torch.meshgrid(*(torch.arange(float(n)) for n in found.ddf.shape[2:]), indexing="ij"))
+    middle = torch.tensor(found.ddf.shape[2:]).view(3, 1, 1, 1) // 2
+    bump = 3.5 * torch.exp(-((index - middle) ** 2).sum(0) / 4)
+    folded = replace(found, ddf=found.ddf + bump)
+    assert folding_fraction(folded.ddf) > 0 and folding_fraction(found.ddf) == 0
+    monkeypatch.setattr(deformable, "_in_directions", lambda *_: folded)
+    mended = deform_task(task())
+    assert folding_fraction(mended.ddf) == 0 and mended.cost(mended.ddf) < mended.start_cost
+    torch.testing.assert_close(mended.ddf[..., :2], found.ddf[..., :2], rtol=0, atol=1e-3)
+    monkeypatch.setattr(deformable, "_in_directions", lambda *_: found)
+    assert deform_task(task()) is found
 
 
 def test_like_images_are_followed_more_closely(monkeypatch):
