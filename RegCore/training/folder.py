@@ -12,7 +12,8 @@ save/best.pt         the model of that epoch of this run which has the smallest 
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ from RegCore.io.files import sweep_parts
 from RegCore.networks.model_file import Model, read_content, save_model
 from RegCore.space.geometry import InputError
 from RegCore.training.config import Config
-from RegCore.training.presence import RUNNING, STOPPED, Presence
+from RegCore.training.presence import FAILED, RUNNING, STOPPED, Presence
 from RegCore.training.processes import Group
 from RegCore.training.records import write_table
 from RegCore.training.state import Position, TrainingState
@@ -98,6 +99,17 @@ class RunFolder:
         if self.presence is not None:
             self.presence.release(ended)
             self.presence = None
+
+    @contextmanager
+    def kept_as_it_was(self) -> Iterator[None]:
+        """Where what is done within fails, others are let in and the folder says what it said before."""
+        try:
+            yield
+        except BaseException as error:
+            if self.presence is not None:
+                self.presence.give_back(str(error) if isinstance(error, InputError) else FAILED)
+                self.presence = None
+            raise
 
     @property
     def save_path(self) -> Path:

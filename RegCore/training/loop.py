@@ -109,7 +109,8 @@ def train(
     """
     with processes(choose_device(device)) as group:
         folder = RunFolder.at(Path(log_dir).expanduser(), exp_name, resume, group)
-        run = prepare(config, folder, group, start_from, resume, max_epochs, workers, progress)
+        with folder.kept_as_it_was():
+            run = prepare(config, folder, group, start_from, resume, max_epochs, workers, progress)
         ended = FAILED
         try:
             trained = _epochs(run)
