@@ -312,4 +312,6 @@ def _tell(run: Run, stage: str, figures: Mapping, part: float = 0.0) -> None:
         if position.sample:  # else they are those of the epoch that has just ended
             _renew_statistics(run)
         run.folder.save(run.state, run.trained, run.optimiser, keep=False)
+        run.folder.release(STOPPED)
+        run.group.wait()  # torchrun ends all processes when the first of them ends
         raise Cancelled

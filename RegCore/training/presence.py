@@ -106,7 +106,7 @@ class Presence:
         self._file = None
 
     def give_back(self, reason: str) -> None:
-        """Let others into the folder without having trained: what it said of the training before, it says again.
+        """Let others into the folder without having trained: it says again how the training before ended.
 
         Args:
             reason: what it says where there was none before.

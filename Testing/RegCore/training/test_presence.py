@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from RegCore.networks.model_file import read_content
 from RegCore.progress import Cancelled
 from RegCore.space.geometry import InputError
 from RegCore.training import presence, train
@@ -205,3 +206,22 @@ def test_a_real_training_stops_when_it_is_asked_to_and_says_how_it_ended(tmp_pat
     with pytest.raises(InputError) as failed:
         train(config, **options)
     assert presence.ended(tmp_path / "run") == str(failed.value) and "is not finite" in str(failed.value)
+
+
+def test_two_processes_stop_through_the_folder_and_the_first_says_how_to_go_on(tmp_path):
+    write_pairs(tmp_path / "pairs")
+    configuration(tmp_path / "pairs", epochs=500, valid=False).dump(tmp_path / "two.yaml")
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*start, "-m", "RegCore", "train", tmp_path / "two.yaml", "--out", tmp_path / "run"]
+    with open(tmp_path / "said", "w") as said:
+        process = subprocess.Popen([*map(str, command), "--device", "cpu"], stdout=said, stderr=said)
+        while process.poll() is None and not presence.seen(tmp_path / "run"):
+            time.sleep(0.1)
+        presence.ask_to_stop(tmp_path / "run")
+        assert process.wait() != 0
+    text = (tmp_path / "said").read_text()
+    assert f"stopped after a checkpoint; go on with: regcore train --resume {tmp_path / 'run'}" in text
+    assert "all_reduce" not in text  # a warning of PyTorch that came with each step
+    assert presence.ended(tmp_path / "run") == "stopped" and presence.seen(tmp_path / "run") is None
+    state = read_content(tmp_path / "run" / "save" / "last.pt")["training"]["state"]
+    assert 0 < state["position"]["steps"] < 1000
