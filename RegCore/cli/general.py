@@ -74,8 +74,8 @@ def _check_same(folder: Path, pairs: str, channels: int) -> None:
     if there != (pairs, channels):
         raise InputError(
             f"{folder}: its network has {there[1]} channels and learns from the pairs {there[0]}, not"
-            f" {channels} and {pairs}: give the same --pairs, --size, --seed and --channels to go on with it, or another"
-            " --out"
+            f" {channels} and {pairs}: give the same --pairs, --size, --seed and --channels to go on with it,"
+            " or another --out"
         )
 
 
