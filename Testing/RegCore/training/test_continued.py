@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 import shutil
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from RegCore.space.geometry import InputError
 from RegCore.space.volume import reoriented
 from RegCore.training import train
 from RegCore.training.config import Config, load_config
+from RegCore.training.state import RunningMeans
 from Testing.RegCore.training.runs import configuration, write_pairs
 
 
@@ -126,6 +128,27 @@ def test_labels_that_are_empty_are_left_out_of_means_and_counted(pairs, tmp_path
     name = "val_loss/label_DiceScoreLoss"
     assert run.history[1][name] == pytest.approx(alone.history[1][name], rel=1e-4)
     assert run.history[1][name] < -0.05
+    for row in run.history:
+        parts = [value for key, value in row.items() if key.startswith("val_loss/") and "_weighted" in key]
+        assert len(parts) == 3 and row["val_loss"] == pytest.approx(sum(parts), rel=1e-6)
+
+
+def test_a_sample_without_a_label_does_not_count_as_one_whose_label_costs_nothing():
+    """Else the smoothness would choose the model where few labels are drawn."""
+    nothing = math.nan
+
+    def mean(labels, smoothness, loss):
+        names = "loss", "loss/label_dice_weighted", "loss/regularization_bending_weighted"
+        return RunningMeans.of(dict(zip(names, map(torch.tensor, (loss, labels, smoothness)), strict=True)))
+
+    better = mean([-0.8, nothing], [0.3, 0.3], [-0.5, 0.3]).plus(mean([nothing], [0.3], [0.3]))
+    worse = mean([-0.6, nothing], [0.15, 0.15], [-0.45, 0.15]).plus(mean([nothing], [0.15], [0.15]))
+    assert better.values()["loss"] == pytest.approx(-0.5) and worse.values()["loss"] == pytest.approx(-0.45)
+    none = mean([nothing], [0.4], [0.4]).values()
+    assert none["loss"] == pytest.approx(0.4) and math.isnan(none["loss/label_dice_weighted"])
+    assert mean([-0.8, -0.4], [0.5, 0.1], [-0.3, -0.3]).values()["loss"] == pytest.approx(-0.3)
+    for broken in (nothing, math.inf):  # a loss that is not finite still ends the training
+        assert not math.isfinite(mean([nothing, -0.5], [0.1, 0.1], [broken, -0.4]).values()["loss"])
 
 
 @pytest.mark.parametrize(
