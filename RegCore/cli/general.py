@@ -10,6 +10,11 @@ from RegCore.cli.progress import ProgressLine
 from RegCore.cli.train import train_from_files
 from RegCore.space.geometry import InputError
 
+NOTES = (
+    "Trained by regcore train-general on {pairs} pairs of random shapes of {size} voxels along each edge, of "
+    "one contrast or of two, and on no image of a patient. It is meant to begin a training with: for a "
+    "registration without one, the method auto is more accurate. Licence: that of DeepRegSlicer."
+)
 VALIDATION, ELSEWHERE = 16, 1_000_000  # pairs that are not learnt from, and the number of the first
 SMALLEST = 16  # voxels along an edge: below, regions are lost between them
 
@@ -22,7 +27,8 @@ def add_general(commands) -> None:
         help="train a network for images of any kind, on pairs made at random",
         description="Makes pairs of random shapes with labels, without any anatomy, and trains the default "
         "network of the Train panel on them: a model to begin a training with (--start-from) where there are "
-        "few data. The pairs go to pairs/ in the folder, the training to model/. Called again, it goes on.",
+        "few data. The pairs go to pairs/ in the folder, the training to model/, its best model, in half "
+        "precision and without what only the training needs, to general.pt. Called again, it goes on.",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for pairs and model")
     add_number(parser, "--pairs", default=400, help="pairs to learn from")
@@ -57,6 +63,28 @@ def _run(arguments: argparse.Namespace) -> None:
         "device": arguments.device,
     }
     train_from_files(replace(preset, **chosen).configuration(), [], options, quiet=arguments.quiet)
+    _hand_over(folder / "save" / "best.pt", out / "general.pt", arguments)
+
+
+def _hand_over(best: Path, target: Path, arguments: argparse.Namespace) -> None:
+    """A small copy of a model with notes, which names no folder of this computer."""
+    import torch
+
+    from RegCore.cli.tasks import model_command
+    from RegCore.io.files import atomic_write
+    from RegCore.networks.model_file import read_content
+    from RegCore.progress import silent
+
+    content = read_content(best)
+    for name in ("training", "seen", "structures"):  # it is for images and structures of any kind
+        content.pop(name, None)
+    content["state"] = {n: x.half() if x.is_floating_point() else x for n, x in content["state"].items()}
+    for split in ("train", "valid"):
+        content["config"]["dataset"][split]["dir"] = "random shapes"
+    content["figures"] = model_command({"path": str(best)}, silent)["figures"]
+    content["notes"] = NOTES.format(pairs=arguments.pairs, size=arguments.size)
+    with atomic_write(target) as side:
+        torch.save(content, side)
 
 
 def _check_same(folder: Path, pairs: str, channels: int) -> None:

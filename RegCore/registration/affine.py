@@ -18,7 +18,7 @@ from RegCore.registration.affine_refinement import refine
 from RegCore.registration.block_matching import FLAT, best_displacements, block_costs
 from RegCore.registration.fits import fit_affine, fit_rigid, sensible, trimmed_fit
 from RegCore.registration.pair import LabelEncoding, PairSide, Tick
-from RegCore.registration.starts import handicap, rigid_part, starts, stretched
+from RegCore.registration.starts import TURN, handicap, rigid_part, starts, stretched, turn
 from RegCore.resampler import reference_grid
 from RegCore.space.transforms import AffineTransform
 
@@ -149,31 +149,40 @@ class Nested:
         return Nested(rigid, best.or_better(level, trimmed_fit(*found, fit_affine), given))
 
 
-def choose_start(
+def choose_starts(
     level: AffineLevel, matrices: dict[str, np.ndarray], tell: Callable[[float, float], None]
-) -> Nested:
+) -> list[Nested]:
     """Improve the best starts by block matching and take the best, the given position by preference.
 
-    All get a wide search on features of half the resolution; the best one then gets two narrower ones.
+    All get a wide search on features of half the resolution; the best one then gets two narrower ones. Where
+    that one is turned by more than `TURN`, the best of the others goes on as well, since bodies look much the
+    same either way round until details are seen.
 
     Args:
         level: the pair.
         matrices: named starts, see `starts`; the first one is the given position.
         tell: called with the fraction of the work and the loss.
+
+    Returns:
+        One or two, the best one first.
     """
-    name, given = next(iter(matrices.items()))
+    given = next(iter(matrices.values()))
     ranked = [Nested.of(level, start, matrix, given) for start, matrix in matrices.items()]
     first = ranked[0]
     ranked.sort(key=lambda nested: -nested.best.merit)
-    tried = ranked[:TRIED] + [first] * (first not in ranked[:TRIED])
+    upright = next((nested for nested in ranked if turn(nested.best.matrix, given) < TURN), first)
+    tried = list({nested.best.start: nested for nested in (*ranked[:TRIED], upright, first)}.values())
     for n, nested in enumerate(tried):
         tick = partial(tell, 0.6 * n / len(tried), 1 - nested.best.gain)
         tried[n] = nested.matched(level, given, radius=4, block=2, pool=2, tick=tick)
-    best = max(tried, key=lambda nested: nested.best.merit)
+    tried.sort(key=lambda nested: -nested.best.merit)
+    chosen = tried[:1]
+    if turn(chosen[0].best.matrix, given) >= TURN:
+        chosen += [nested for nested in tried if turn(nested.best.matrix, given) < TURN][:1]
     for n in range(2):
-        tick = partial(tell, 0.6 + 0.2 * n, 1 - best.best.gain)
-        best = best.matched(level, given, radius=3 - n, block=4, pool=1, tick=tick)
-    return best
+        tick = partial(tell, 0.6 + 0.2 * n, 1 - chosen[0].best.gain)
+        chosen = [nested.matched(level, given, radius=3 - n, block=4, pool=1, tick=tick) for nested in chosen]
+    return chosen
 
 
 # ---- the whole ---------------------------------------------------------------------------------------------
@@ -224,18 +233,18 @@ def _searched(task: _Task) -> tuple[AffineLevel, Nested]:
     def start(fraction: float, loss: float) -> None:
         task.progress(0.5 * fraction, trying, {"loss": loss})
 
-    chosen = choose_start(coarse, matrices, start)
+    chosen = choose_starts(coarse, matrices, start)
     sides = task.fixed.image.geometry, task.moving.image.geometry
     if even_geometry(*sides, FINE_VOXELS) == coarse.grid:
-        return coarse, chosen
+        return coarse, max(chosen, key=lambda nested: nested.best.merit)
     fine = task.level(FINE_VOXELS, 0.5)
-    chosen = chosen.rejudged(fine, given)
+    chosen = [nested.rejudged(fine, given) for nested in chosen]
     for n in range(2):
-        values = {"iteration": n, "loss": 1 - chosen.best.gain}
-        stage = f"{task.kind}: block matching from {chosen.best.start}"
+        values = {"iteration": n, "loss": 1 - chosen[0].best.gain}
+        stage = f"{task.kind}: block matching from {chosen[0].best.start}"
         tick = partial(task.progress, 0.5 + 0.15 * n, stage, values)
-        chosen = chosen.matched(fine, given, radius=3, block=3, pool=2, tick=tick)
-    return fine, chosen
+        chosen = [nested.matched(fine, given, radius=3, block=3, pool=2, tick=tick) for nested in chosen]
+    return fine, max(chosen, key=lambda nested: nested.best.merit)
 
 
 def _refined(task: _Task, level: AffineLevel, matrix: np.ndarray, rigid: bool, part: float) -> np.ndarray:

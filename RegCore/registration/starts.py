@@ -44,6 +44,13 @@ def rigid_part(matrix: np.ndarray, centre: np.ndarray) -> np.ndarray:
     return rigid
 
 
+def turn(matrix: np.ndarray, given: np.ndarray) -> float:
+    """The angle, in degrees, by which a matrix turns more than a given one does."""
+    return float(
+        np.degrees(Rotation.from_matrix(nearest_rotation(np.linalg.inv(given) @ matrix)).magnitude())
+    )
+
+
 def handicap(matrix: np.ndarray, given: np.ndarray, grid: Geometry) -> float:
     """The share of its gain that is held against a matrix for being far from the given position, 0 to 1.
 
@@ -55,8 +62,7 @@ def handicap(matrix: np.ndarray, given: np.ndarray, grid: Geometry) -> float:
         given: the same of the given position.
         grid: of the fixed image, whose size says what is far.
     """
-    apart = np.linalg.inv(given) @ matrix
-    angle = np.degrees(Rotation.from_matrix(nearest_rotation(apart)).magnitude())
+    apart, angle = np.linalg.inv(given) @ matrix, turn(matrix, given)
     stretch = np.abs(np.log(np.linalg.svd(apart[:3, :3], compute_uv=False))).max() / np.log(STRETCH)
     shift = np.linalg.norm(apart[:3, :3] @ grid.centre + apart[:3, 3] - grid.centre)
     far = shift / (np.linalg.norm(np.array(grid.shape) * grid.spacing) / 8)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 import RegCore
 from RegCore.cli import main
@@ -25,12 +26,21 @@ def test_pairs_and_a_model_that_registers_and_can_begin_a_training(few_held_out,
     assert held_out == {"case1000000.nii.gz", "case1000001.nii.gz"}
     assert presence.ended(tmp_path / "model") == "finished"
     model = tmp_path / "model" / "save" / "best.pt"
+    handed = read_content(tmp_path / "general.pt")
+    assert {tensor.dtype for tensor in handed["state"].values()} <= {torch.float16, torch.int64}
+    assert str(tmp_path) not in str({name: value for name, value in handed.items() if name != "state"})
+    assert handed["notes"].startswith("Trained by regcore train-general on 3 pairs")
+    assert "training" not in handed and handed["figures"].startswith("epoch ")
     pair = [
         RegCore.load(home / "valid" / f"{side}_images" / "case1000000.nii.gz") for side in ("fixed", "moving")
     ]
     done = RegCore.register(*pair, RegCore.load_model(model))
     assert done.warped.geometry.shape == (16, 16, 16) and done.metrics["fold_percent"] == 0
-    words = ["train", "--data", home / "valid", "--start-from", model, "--out", tmp_path / "fine", *SMALL[2:]]
+    small = RegCore.register(*pair, RegCore.load_model(tmp_path / "general.pt"))
+    np.testing.assert_allclose(small.transform.mm, done.transform.mm, atol=0.1)
+    assert np.abs(done.transform.mm).max() > 0.5
+    start = tmp_path / "general.pt"
+    words = ["train", "--data", home / "valid", "--start-from", start, "--out", tmp_path / "fine", *SMALL[2:]]
     words = [str(word) for word in words]
     words[words.index("--size") + 1 : words.index("--size") + 2] = ["16", "16", "16"]
     assert main(words) == 0

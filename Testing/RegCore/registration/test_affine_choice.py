@@ -7,19 +7,22 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+import RegCore
+from RegCore.evaluation.metrics import dice, mean_of_defined
 from RegCore.registration import affine
 from RegCore.registration.affine import (
     LEAST_BLOCKS,
     WORTH,
     align,
     align_simply,
-    choose_start,
+    choose_starts,
     match_blocks,
 )
 from RegCore.registration.affine_level import even_geometry, make_affine_level, prices
 from RegCore.registration.fits import fit_affine, sensible, trimmed_fit
 from RegCore.registration.pair import UNRELATED, PairSide
-from RegCore.registration.starts import HELD, handicap, rigid_part, starts
+from RegCore.registration.starts import HELD, handicap, rigid_part, starts, turn
+from RegCore.samples.torso import make_torso, true_transform
 from RegCore.space.transforms import AffineTransform
 from RegCore.space.volume import Volume
 from Testing.RegCore.registration.blobs import FIXED, MOVING, centred, corner_error, motion, scan
@@ -56,7 +59,8 @@ LEVEL = SimpleNamespace(gain=lambda matrix: 1 - abs(matrix[0, 3]) / 10, grid=FIX
 
 def test_the_three_best_starts_and_the_given_one_are_tried(tried):
     candidates = {"given": shifted(9), "a": shifted(5), "b": shifted(2), "c": shifted(3), "d": shifted(4)}
-    best = choose_start(LEVEL, candidates, lambda *_: None).best
+    (found,) = choose_starts(LEVEL, candidates, lambda *_: None)
+    best = found.best
     assert tried[:4] == [(2, 4, 2, 2), (3, 4, 2, 2), (4, 4, 2, 2), (9, 4, 2, 2)]
     assert tried[4:] == [(2, 3, 4, 1), (2, 2, 4, 1)]  # the best one twice more, on the whole resolution
     assert best.start == "b" and best.matrix[0, 3] == 2 and best.gain == pytest.approx(0.8)
@@ -64,7 +68,7 @@ def test_the_three_best_starts_and_the_given_one_are_tried(tried):
 
 def test_a_given_start_among_the_best_is_tried_once(tried):
     candidates = {"given": shifted(2), "a": shifted(5), "b": shifted(4), "c": shifted(3)}
-    choose_start(LEVEL, candidates, lambda *_: None)
+    choose_starts(LEVEL, candidates, lambda *_: None)
     assert [shift for shift, *_ in tried] == [2, 3, 4, 2, 2]
 
 
@@ -75,8 +79,38 @@ def test_a_large_turn_must_be_worth_it(tried, monkeypatch, degrees, expected):
     level = SimpleNamespace(
         gain=lambda matrix: gains[matrix[0, 0]], grid=centred((9, 9, 9), (0, 0, 0), (5, 5, 5))
     )
-    found = choose_start(level, {"given": np.eye(4), "turned": turned(degrees)}, lambda *_: None)
+    found = choose_starts(level, {"given": np.eye(4), "turned": turned(degrees)}, lambda *_: None)[0]
     assert found.best.start == expected
+
+
+@pytest.mark.parametrize(("degrees", "upright"), [(59, 0), (61, 1), (179, 1)])
+def test_beside_one_that_is_far_turned_the_best_upright_one_goes_on(tried, degrees, upright):
+    given = turned(-20)
+    gains = {1.0: 0.3, given[0, 0]: 0.1, (away := given @ turned(degrees))[0, 0]: 0.5}
+    level = SimpleNamespace(
+        gain=lambda matrix: gains[matrix[0, 0]], grid=centred((9, 9, 9), (0, 0, 0), (5, 5, 5))
+    )
+    found = choose_starts(
+        level, {"given": given, "turned": away, "upright": np.eye(4), "as well": given}, lambda *_: None
+    )
+    assert [nested.best.start for nested in found] == ["turned", "upright"][: 1 + upright]
+    four = {
+        f"turned {n}": given @ turned(90 + n) for n in range(4)
+    }  # it is not among the three best any more
+    gains |= {matrix[0, 0]: 0.5 for matrix in four.values()}
+    tried.clear()
+    found = choose_starts(level, {"given": given, **four, "upright": np.eye(4)}, lambda *_: None)
+    assert found[1].best.start == "upright" and len(tried) == 5 + 4
+
+
+def test_details_tell_which_way_round_a_body_lies():
+    """On the coarse grid the torso upside down costs less than the right way round: 0.42 and 0.50."""
+    fixed, moving = make_torso(0, (64,) * 3), make_torso(202, (64,) * 3, misalignment=2.5)
+    found = align(PairSide(fixed.image), PairSide(moving.image))
+    truth = true_transform(fixed, moving).affine_part()
+    assert turn(found.matrix, truth.matrix) < 30
+    warped = RegCore.warp(moving.labels, found, fixed.labels.geometry)
+    assert mean_of_defined(dice(fixed.labels, warped).values()) > 0.5
 
 
 @pytest.mark.parametrize(
@@ -103,7 +137,7 @@ def test_a_match_is_kept_only_if_it_is_sensible_and_costs_less(monkeypatch):
     monkeypatch.setattr(affine, "match_blocks", lambda *_, **__: ())
     for name, matrix in offered.items():
         monkeypatch.setattr(affine, "trimmed_fit", lambda fit, found=matrix: found)
-        found = choose_start(LEVEL, {"given": shifted(2)}, lambda *_: None)
+        (found,) = choose_starts(LEVEL, {"given": shifted(2)}, lambda *_: None)
         np.testing.assert_array_equal(found.best.matrix, shifted(1 if name == "better" else 2))
 
 
