@@ -68,11 +68,8 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _hand_over(best: Path, target: Path, arguments: argparse.Namespace) -> None:
     """A small copy of a model with notes, which names no folder of this computer."""
-    import torch
-
     from RegCore.cli.tasks import model_command
-    from RegCore.io.files import atomic_write
-    from RegCore.networks.model_file import read_content
+    from RegCore.networks.model_file import read_content, write_content
     from RegCore.progress import silent
 
     content = read_content(best)
@@ -83,8 +80,7 @@ def _hand_over(best: Path, target: Path, arguments: argparse.Namespace) -> None:
         content["config"]["dataset"][split]["dir"] = "random shapes"
     content["figures"] = model_command({"path": str(best)}, silent)["figures"]
     content["notes"] = NOTES.format(pairs=arguments.pairs, size=arguments.size)
-    with atomic_write(target) as side:
-        torch.save(content, side)
+    write_content(target, content)
 
 
 def _check_same(folder: Path, pairs: str, channels: int) -> None:
