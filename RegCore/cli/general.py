@@ -8,6 +8,7 @@ from pathlib import Path
 from RegCore.cli.arguments import add_number, shared
 from RegCore.cli.progress import ProgressLine
 from RegCore.cli.train import train_from_files
+from RegCore.space.geometry import InputError
 
 NOTES = (
     "Trained by regcore train-general on {pairs} pairs of random shapes of {size} voxels along each edge, of "
@@ -15,6 +16,7 @@ NOTES = (
     "registration without one, the method auto is more accurate. Licence: that of DeepRegSlicer."
 )
 VALIDATION, ELSEWHERE = 16, 1_000_000  # pairs that are not learnt from, and the number of the first
+SMALLEST = 16  # voxels along an edge: below, regions are lost between them
 
 
 def add_general(commands) -> None:
@@ -31,7 +33,7 @@ def add_general(commands) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for pairs and model")
     add_number(parser, "--pairs", default=400, help="pairs to learn from")
     add_number(parser, "--epochs", default=8, help="passes over them")
-    add_number(parser, "--size", default=64, help="voxels along each edge of an image")
+    add_number(parser, "--size", default=64, least=SMALLEST, help="voxels along each edge of an image")
     add_number(parser, "--channels", default=16, help="channels of the network's first level")
     add_number(parser, "--seed", default=0, least=0, help="another one makes other pairs")
     parser.set_defaults(run=_run, left="what was made so far is kept; the same command goes on")
@@ -41,7 +43,11 @@ def _run(arguments: argparse.Namespace) -> None:
     from RegCore.training.presets import TrainingPreset
 
     out = arguments.out
+    folder = out / "model"
     home = out / "pairs" / f"{arguments.pairs}-of-{arguments.size}-seed-{arguments.seed}"
+    resume = (folder / "save" / "last.pt").is_file()
+    if resume:
+        _check_same(folder, home.name, arguments.channels)
     line = ProgressLine(sys.stderr, arguments.quiet)
     try:
         _write(home / "train", 0, arguments.pairs, arguments, line)
@@ -50,11 +56,10 @@ def _run(arguments: argparse.Namespace) -> None:
         line.end()
     preset = TrainingPreset.for_folder(str(home / "train"), str(home / "valid"))
     chosen = {"size": 3 * (arguments.size,), "epochs": arguments.epochs, "channels": arguments.channels}
-    folder = out / "model"
     options = {
         "log_dir": out,
         "exp_name": folder.name,
-        "resume": (folder / "save" / "last.pt").is_file(),
+        "resume": resume,
         "device": arguments.device,
     }
     train_from_files(replace(preset, **chosen).configuration(), [], options, quiet=arguments.quiet)
@@ -63,11 +68,8 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _hand_over(best: Path, target: Path, arguments: argparse.Namespace) -> None:
     """A small copy of a model with notes, which names no folder of this computer."""
-    import torch
-
     from RegCore.cli.tasks import model_command
-    from RegCore.io.files import atomic_write
-    from RegCore.networks.model_file import read_content
+    from RegCore.networks.model_file import read_content, write_content
     from RegCore.progress import silent
 
     content = read_content(best)
@@ -78,8 +80,27 @@ def _hand_over(best: Path, target: Path, arguments: argparse.Namespace) -> None:
         content["config"]["dataset"][split]["dir"] = "random shapes"
     content["figures"] = model_command({"path": str(best)}, silent)["figures"]
     content["notes"] = NOTES.format(pairs=arguments.pairs, size=arguments.size)
-    with atomic_write(target) as side:
-        torch.save(content, side)
+    write_content(target, content)
+
+
+def _check_same(folder: Path, pairs: str, channels: int) -> None:
+    """Check, before pairs are made, that the network in the folder learns from these and is of this size.
+
+    Raises:
+        InputError: it does not.
+    """
+    from RegCore.networks.model_file import read_content
+
+    config = read_content(folder / "save" / "last.pt")["config"]
+    source, backbone = config.get("dataset", {}).get("train", {}).get("dir"), config["train"]["backbone"]
+    source = source[0] if isinstance(source, list) and source else source
+    there = Path(str(source)).parent.name, backbone.get("num_channel_initial")
+    if there != (pairs, channels):
+        raise InputError(
+            f"{folder}: its network has {there[1]} channels and learns from the pairs {there[0]}, not"
+            f" {channels} and {pairs}: give the same --pairs, --size, --seed and --channels to go on with it,"
+            " or another --out"
+        )
 
 
 def _write(folder: Path, first: int, count: int, arguments: argparse.Namespace, line: ProgressLine) -> None:

@@ -248,12 +248,12 @@ def model_command(arguments: dict[str, Any], progress: Progress) -> dict[str, An
         arguments: ``path`` of the file; optionally ``notes``, a text on what it was trained on and under
             which licence, which the copy ``to`` holds in place of the former one.
         progress: told how far the work is.
+
+    Raises:
+        InputError: the file can't be read, or the copy not be written.
     """
     load_torch(progress)
-    import torch
-
-    from RegCore.io.files import atomic_write
-    from RegCore.networks.model_file import read_content
+    from RegCore.networks.model_file import read_content, write_content
 
     content = read_content(Path(arguments["path"]))
     content.pop("training", None)
@@ -261,9 +261,11 @@ def model_command(arguments: dict[str, Any], progress: Progress) -> dict[str, An
     if arguments.get("to"):
         content["notes"] = str(arguments.get("notes", content.get("notes", "")))
         target = Path(arguments["to"])
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(target) as side:
-            torch.save(content, side)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{target.parent}: the folder can't be made ({error.strerror})") from None
+        write_content(target, content)
     train = content["config"].get("train", {})
     data = content["config"].get("dataset", {})
     return {

@@ -144,7 +144,7 @@ def train_from_files(configs, plugins, options: dict, *, quiet: bool = False, cl
             line.end()
             if first:
                 _say_stopped(folder, end)
-            raise SystemExit(130) from None
+            raise SystemExit(130 if first else 0) from None  # at another's 130 torchrun would end the first
         finally:
             line.end()
     if first and closing and done.best:

@@ -99,9 +99,11 @@ def check_label(array: np.ndarray, where: str) -> None:
     """
     low, high = array.min(), array.max()
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+        whole = array.ndim == 3 and bool((array == np.rint(array)).all())
+        hint = " (dataset.labels: all takes whole numbers as structures)" if whole else ""
         raise InputError(
             f"{where}: a label must have values from 0 to 1, one channel for each structure, "
-            f"but they go from {low:g} to {high:g} (dataset.labels: all takes whole numbers as structures)"
+            f"but they go from {low:g} to {high:g}{hint}"
         )
 
 

@@ -167,9 +167,18 @@ def save_model(path, trained: Model, training: Mapping | None = None) -> None:
         content["structures"] = [str(name) for name in trained.structures]
     if training is not None:
         content["training"] = training
+    write_content(path, content)
+
+
+def write_content(path: Path, content: Mapping) -> None:
+    """Write what a model file holds, see `read_content`; whole or not at all.
+
+    Raises:
+        InputError: the file can't be written.
+    """
     with atomic_write(path) as side, open(side, "wb") as file:
         try:
-            torch.save(content, file)
+            torch.save(dict(content), file)
         except RuntimeError as error:  # torch hides behind it that the disk is full
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
         file.flush()

@@ -27,14 +27,14 @@ def pyramid_combination(
 
     Args:
         values: 2**n tensors in the order of `get_n_bits_combinations`.
-        weight_floor, weight_ceil: n tensors each, which broadcast against the values. The second are by
-            default 1 minus the first, as in older versions of DeepReg.
+        weight_floor, weight_ceil: n tensors each, with as many axes as the values and broadcast against
+            them. The second are by default 1 minus the first, as in older versions of DeepReg.
 
     Returns:
         A tensor of the shape of one of the values.
 
     Raises:
-        InputError: the numbers of values and weights don't belong together.
+        InputError: the numbers of values and weights don't belong together, or their shapes.
     """
     if weight_ceil is None:
         weight_ceil = [1 - weight for weight in weight_floor]
@@ -43,9 +43,20 @@ def pyramid_combination(
             f"n weights of each kind combine 2**n values, but {len(values)} values came with"
             f" {len(weight_floor)} floor and {len(weight_ceil)} ceil weights"
         )
+    shapes = [tuple(one.shape) for one in (*values, *weight_floor, *weight_ceil)]
+    if any(len(shape) != len(shapes[0]) or not _broadcast(shape, shapes[0]) for shape in shapes):
+        raise InputError(
+            "values and weights must have equally many axes, each of one length or of 1, but there are shapes"
+            f" {', '.join(map(str, dict.fromkeys(shapes)))}"
+        )
     for low, high in zip(reversed(weight_floor), reversed(weight_ceil), strict=True):
         values = [a * low + b * high for a, b in zip(values[::2], values[1::2], strict=True)]
     return values[0]
+
+
+def _broadcast(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two shapes of equally many axes go together."""
+    return all(n == m or 1 in (n, m) for n, m in zip(one, other, strict=True))
 
 
 def _normalised(coordinates: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:

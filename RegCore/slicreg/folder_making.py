@@ -34,6 +34,7 @@ from RegCore.slicreg.preparation import (
     network_units,
     prepare,
 )
+from RegCore.slicreg.registration import place_in, stays
 from RegCore.slicreg.supervoxels import Supervoxels, oversegment, propagate_supervoxels
 from RegCore.space.geometry import InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
@@ -105,6 +106,8 @@ def prepare_folder(
         for name, path in scans[part].items()
         if _made(folder, there, name, record[part][name]) is None
     ]
+    if there is not None and (todo or there["template"] != record["template"]):
+        _check_template(folder, template, settings)
     unseen = [template] if todo or not (folder / TEMPLATE).exists() else []
     unseen += [path for _, _, path in todo if path != template]
     _check_all(unseen, settings, propagator, part_of(progress, 0.0, 0.05))
@@ -187,10 +190,10 @@ def _by_name(paths) -> dict[str, Path]:
 def _check_scans(template: Path, scans: Mapping[str, Mapping[str, Path]]) -> None:
     if not template.is_file():
         raise InputError(f"{template}: the template is missing")
-    if len(scans["train"]) < FEWEST:
+    if (count := len(scans["train"])) < FEWEST:
         raise InputError(
-            f"at least {FEWEST} scans to train with are needed besides the template, but "
-            f"{len(scans['train'])} were given"
+            f"at least {FEWEST} scans to train with are needed besides the template, but {count or 'none'}"
+            f" {'was' if count < 2 else 'were'} given"
         )
     both = sorted(scans["train"].keys() & scans["valid"].keys())
     if both:
@@ -232,13 +235,29 @@ def _existing(folder: Path, record: dict) -> dict | None:
     there = read_settings(folder)
     if not (folder / TEMPLATE).exists():
         return None  # nothing was made yet
-    for key in ("propagator", "template", "settings"):
+    for key in ("propagator", "settings"):
         if there.get(key) != record[key]:
             raise InputError(
                 f"{path}: this folder holds a preparation with another {key}: {_short(there.get(key))} "
                 f"instead of {_short(record[key])}; choose another folder, or remove this one"
             )
     return there
+
+
+def _check_template(folder: Path, template: Path, settings: FolderSettings) -> None:
+    """Check that a scan shows what a folder was prepared with, however it was saved.
+
+    Raises:
+        InputError: it shows something else, or lies elsewhere.
+    """
+    known = read_template(folder)
+    place, _ = place_in(known.supervoxels, known.image.array, _prepare(template, settings))
+    if place is None or not stays(place):
+        file = read_settings(folder)["template"]["file"]
+        raise InputError(
+            f"{template}: this is not the template that {folder} was prepared with, {file} as it was then; "
+            "choose another folder, or remove this one"
+        )
 
 
 def _made(folder: Path, there: dict | None, name: str, file: dict) -> Path | None:

@@ -18,7 +18,7 @@ from RegCore.resampler.pyramid import (
 )
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform
-from RegCore.space.volume import Volume, check_image
+from RegCore.space.volume import Volume, check_image, finite
 
 MODALITIES = ("ct", "mr")
 UNIT = 500.0  # Hounsfield units that a network sees as 1
@@ -129,6 +129,7 @@ def body_centre(volume: Volume, spacing: float, modality: str = "ct", name: str 
     """
     check_modality(modality)
     check_image(volume, name)
+    volume = finite(volume)
     grid = upright_grid(volume.geometry, spacing)
     image, known = resample_with_mask(volume, grid)
     weight = _weights(image, modality, name) * known
@@ -165,6 +166,7 @@ def prepare(
         InputError: as `body_centre`.
     """
     centre = body_centre(volume, spacing, modality, name)
+    volume = finite(volume)
     grid = centred_grid(centre, shape, spacing)
     image, known = resample_with_mask(volume, grid)
     return PreparedScan(Volume(image, grid), known, volume.geometry, modality)

@@ -211,7 +211,7 @@ def register_scans(
     place = place_in_template(method, prepared_fixed)
     if place is None:
         of_moving = place_in_template(method, prepared_moving)
-        told = method.supervoxels if of_moving is not None and _stays(of_moving) else None
+        told = method.supervoxels if of_moving is not None and stays(of_moving) else None
         return register_prepared(method, prepared_fixed, prepared_moving, told=told, **options)
     log.info("the fixed image is the template of the model: its supervoxels are known")
     found = register_to_template(method, prepared_moving, **options)
@@ -221,10 +221,33 @@ def register_scans(
 def place_in_template(method: Method, scan: PreparedScan) -> AffineTransform | None:
     """Where a prepared scan that shows the model's template lies in it: x_template = T(x_scan), RAS mm.
 
-    That is so for the template itself, and for one that was cropped, resampled, or saved with another origin.
-    None for any other scan; a warning if it is much like the template, but not the same.
+    As `place_in`; a warning if the scan is much like the template, but not the same.
     """
-    small, known = downsample2(scan), method.supervoxels
+    place, best = place_in(method.supervoxels, method.image.float().cpu().numpy(), scan)
+    if place is None and best >= ALIKE:
+        log.warning(
+            "an image is much like the template of the model, but not the same, so its supervoxels are "
+            "predicted and not taken as known; give the template as it was prepared, or a part of it"
+        )
+    return place
+
+
+def place_in(
+    known: Supervoxels, image: np.ndarray, scan: PreparedScan
+) -> tuple[AffineTransform | None, float]:
+    """Where a prepared scan that shows a template lies in it, and how well they correlate there.
+
+    That is so for the template itself, and for one that was cropped, resampled, or saved with another origin.
+
+    Args:
+        known: supervoxels of the template.
+        image: of the template on the same grid, in the network's units.
+        scan: on the common grid.
+
+    Returns:
+        x_template = T(x_scan), RAS mm, None for any other scan; the correlation within the template's body.
+    """
+    small = downsample2(scan)
     centred = AffineTransform(known.geometry.affine @ np.linalg.inv(small.image.geometry.affine))
     body = known.labels[0] > 0
     best = -1.0
@@ -235,19 +258,13 @@ def place_in_template(method: Method, scan: PreparedScan) -> AffineTransform | N
         there = body & (inside[0, 0].numpy() > 0) & (share[0, 0].numpy() > 0.99)
         if there.sum() < SEEN * body.sum():
             continue
-        own = method.image.float().cpu().numpy()[there]
-        best = max(best, float(np.corrcoef(values[0, 0].numpy()[there], own)[0, 1]))
+        best = max(best, float(np.corrcoef(values[0, 0].numpy()[there], image[there])[0, 1]))
         if best >= SAME:
-            return place
-    if best >= ALIKE:
-        log.warning(
-            "an image is much like the template of the model, but not the same, so its supervoxels are "
-            "predicted and not taken as known; give the template as it was prepared, or a part of it"
-        )
-    return None
+            return place, best
+    return None, best
 
 
-def _stays(place: AffineTransform) -> bool:
+def stays(place: AffineTransform) -> bool:
     """Whether the place is that of the template itself."""
     return bool(np.allclose(place.matrix, np.eye(4)))
 
@@ -259,7 +276,7 @@ def check_template(method: Method, image: Volume, name: str, model: str) -> None
         InputError: it is another image, or no scan that the model could see.
     """
     place = place_in_template(method, prepare_for_model(method, image, name))
-    if place is None or not _stays(place):
+    if place is None or not stays(place):
         raise InputError(
             f"{name}: this is not the template of the model {model}, to which it brings all scans; give the "
             "file that was prepared with"

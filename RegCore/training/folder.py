@@ -12,21 +12,21 @@ save/best.pt         the model of that epoch of this run which has the smallest 
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from RegCore.deepreg.checkpoint import import_checkpoint
 from RegCore.deepreg.tfbundle import is_bundle
 from RegCore.io.files import sweep_parts
-from RegCore.networks.model_file import Model, read_content, save_model
+from RegCore.networks.model_file import Model, plain, read_content, save_model
 from RegCore.space.geometry import InputError
 from RegCore.training.config import Config
-from RegCore.training.presence import RUNNING, STOPPED, Presence
+from RegCore.training.presence import FAILED, RUNNING, STOPPED, Presence
 from RegCore.training.processes import Group
 from RegCore.training.records import write_table
 from RegCore.training.state import Position, TrainingState
@@ -99,6 +99,17 @@ class RunFolder:
             self.presence.release(ended)
             self.presence = None
 
+    @contextmanager
+    def kept_as_it_was(self) -> Iterator[None]:
+        """Where what is done within fails, others are let in and the folder says what it said before."""
+        try:
+            yield
+        except BaseException as error:
+            if self.presence is not None:
+                self.presence.give_back(str(error) if isinstance(error, InputError) else FAILED)
+                self.presence = None
+            raise
+
     @property
     def save_path(self) -> Path:
         """The folder of the checkpoints."""
@@ -141,7 +152,8 @@ class RunFolder:
         path = self.save_path / LAST
         content = read_content(path)
         _check_unchanged(path, content, trained)
-        _fill(path, trained.network, content["state"])
+        _tell_other_data(path, content, trained)
+        _fill(path, trained, content["state"], content["config"])
         _fill_optimiser(path, optimiser, self._training(path)["optimiser"])
         if self.group.first and content["config"] != trained.config:
             config.dump(self.path / "config.yaml")
@@ -157,11 +169,11 @@ class RunFolder:
         if checkpoint is None:
             deepreg = trained.config["train"].get("deepreg", False)
             weights = import_checkpoint(path, trained.config, deepreg=deepreg).network.state_dict()
-            _fill(Path(path), trained.network, weights)
+            _fill(Path(path), trained, weights)
             number = Path(path).name.rpartition("-")[2]
             return replace(state, position=Position(epoch=int(number) if number.isdigit() else 0))
         content = read_content(checkpoint)
-        _fill(checkpoint, trained.network, content["state"])
+        _fill(checkpoint, trained, content["state"], content["config"])
         if "training" not in content:
             return state
         rates = [group["lr"] for group in optimiser.param_groups]
@@ -261,14 +273,50 @@ def _check_unchanged(path: Path, content: Mapping, trained: Model) -> None:
             )
 
 
-def _fill(path: Path, network: nn.Module, weights) -> None:
+def _tell_other_data(path: Path, content: Mapping, trained: Model) -> None:
+    """Warn where an interrupted training goes on with images that differ from those it began with."""
+    what = {
+        "seen": "intensities",
+        "axes": "the directions of voxel axes",
+        "spacing": "the size of voxels",
+        "structures": "structures",
+    }
+    now = {name: plain(getattr(trained, name), name) for name in what}
+    others = [words for name, words in what.items() if name in content and content[name] != now[name]]
+    if others:
+        text = "%s: the data are not those that this training began with (other: %s); it goes on with them"
+        log.warning(text, path, ", ".join(others))
+
+
+def _fill(path: Path, trained: Model, weights, config: Mapping | None = None) -> None:
+    """Put weights into a network.
+
+    Args:
+        path: their file, for messages.
+        trained: the network.
+        weights: by their names.
+        config: that they were trained with, where it is known.
+
+    Raises:
+        InputError: they do not fit; the message says in what the configurations differ.
+    """
     try:
-        network.load_state_dict(weights)
+        trained.network.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
+        differs = _differences(config["train"], trained.config["train"]) if config else ""
         raise InputError(
-            f"{path}: its weights do not fit the network of the configuration: {reason}"
+            f"{path}: its weights do not fit the network of the configuration: {differs or reason}"
         ) from None
+
+
+def _differences(before: Mapping, now: Mapping) -> str:
+    """In what the networks of two configurations differ, in words."""
+    pairs = [("train.method", before.get("method"), now.get("method"))]
+    first, second = before.get("backbone", {}), now.get("backbone", {})
+    for key in sorted({*first, *second}):
+        pairs.append((f"train.backbone.{key}", first.get(key), second.get(key)))
+    return ", ".join(f"{key} was {was}, but is {wanted}" for key, was, wanted in pairs if was != wanted)
 
 
 def _fill_optimiser(path: Path, optimiser: torch.optim.Optimizer, kept: dict) -> None:

@@ -109,7 +109,8 @@ def train(
     """
     with processes(choose_device(device)) as group:
         folder = RunFolder.at(Path(log_dir).expanduser(), exp_name, resume, group)
-        run = prepare(config, folder, group, start_from, resume, max_epochs, workers, progress)
+        with folder.kept_as_it_was():
+            run = prepare(config, folder, group, start_from, resume, max_epochs, workers, progress)
         ended = FAILED
         try:
             trained = _epochs(run)
@@ -311,4 +312,6 @@ def _tell(run: Run, stage: str, figures: Mapping, part: float = 0.0) -> None:
         if position.sample:  # else they are those of the epoch that has just ended
             _renew_statistics(run)
         run.folder.save(run.state, run.trained, run.optimiser, keep=False)
+        run.folder.release(STOPPED)
+        run.group.wait()  # torchrun ends all processes when the first of them ends
         raise Cancelled

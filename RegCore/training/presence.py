@@ -24,6 +24,7 @@ except ImportError:  # Windows, where a file that is open can't be removed: that
 
 RUNNING, ENDED, STOP = ".running", ".ended", ".stop"
 STOPPED, FAILED = "stopped", "failed"
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 TELL_EVERY = 0.5  # seconds
 TRIES, PAUSE = 5, 0.05  # of taking the lock, which who looks at a folder holds for a moment
 log = logging.getLogger(__name__)
@@ -39,30 +40,36 @@ class Presence:
         folder: of the training.
 
     Raises:
-        InputError: another training is running there.
+        InputError: another training is running there, or nothing can be written.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
         self._told = -TELL_EVERY
         self._file: TextIO | None = self._locked()
-        for name in (ENDED, STOP):
-            (folder / name).unlink(missing_ok=True)
+        self._before = str(_content(folder / ENDED).get("ended", ""))
+        try:
+            for name in (ENDED, STOP):
+                (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise _not_writable(folder, error) from None
 
     def _locked(self) -> TextIO | None:
         """The file, locked; None where it can't be made, so that nothing is held."""
         for attempts_left in range(TRIES - 1, -1, -1):
             try:
                 return _take(self.folder / RUNNING)
-            except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EAGAIN):
-                    log.warning("%s: other trainings can't be kept out of it: %s", self.folder, error)
-                    return None
+            except BlockingIOError:
                 if not attempts_left:
                     raise InputError(
                         f"{self.folder}: another training is running in this folder; wait for its end, or"
                         " choose another name"
                     ) from None
+            except OSError as error:
+                if error.errno in NOT_WRITABLE:
+                    raise _not_writable(self.folder / RUNNING, error) from None
+                log.warning("%s: other trainings can't be kept out of it: %s", self.folder, error)
+                return None
             time.sleep(PAUSE)
         return None
 
@@ -98,6 +105,18 @@ class Presence:
         self._file.close()
         self._file = None
 
+    def give_back(self, reason: str) -> None:
+        """Let others into the folder without having trained: it says again how the training before ended.
+
+        Args:
+            reason: what it says where there was none before.
+        """
+        self.release(self._before or reason)
+
+
+def _not_writable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path}: a training can't run in a folder that can't be written to ({error.strerror})")
+
 
 def _write(file: TextIO, told: dict[str, Any]) -> None:
     """Replace what a file says."""
@@ -110,24 +129,39 @@ def _write(file: TextIO, told: dict[str, Any]) -> None:
         log.debug("%s can't be written: %s", file.name, error)
 
 
-def _take(path: Path, flags: int = os.O_CREAT) -> TextIO:
-    """Open the file and lock it until it is closed. OSError with EACCES or EAGAIN: another has it."""
+def _take(path: Path) -> TextIO:
+    """Open the file, made if need be, and lock it until it is closed. BlockingIOError: another has it."""
     if fcntl is None:
-        path.unlink(missing_ok=True)
-        flags = os.O_CREAT
-    file = os.fdopen(os.open(path, os.O_RDWR | flags, 0o666), "r+", encoding="utf-8")
+        _removed(path)
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+", encoding="utf-8")
     try:
         if fcntl is not None:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file, fcntl.LOCK_EX)
             if os.fstat(file.fileno()).st_ino != os.stat(path).st_ino:  # released in this very moment
-                raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
     except FileNotFoundError:
         file.close()
-        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
     except BaseException:
         file.close()
         raise
     return file
+
+
+def _lock(file: TextIO, kind: int) -> None:
+    """Lock an open file. BlockingIOError where another has it: with one error number or with the other."""
+    try:
+        fcntl.lockf(file, kind | fcntl.LOCK_NB)
+    except PermissionError as error:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
+
+
+def _removed(path: Path) -> None:
+    """Remove a file on Windows. BlockingIOError where another has it open."""
+    try:
+        path.unlink(missing_ok=True)
+    except PermissionError as error:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from error
 
 
 def seen(folder: Path) -> dict[str, Any] | None:
@@ -143,14 +177,16 @@ def seen(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        _take(path, 0).close()
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            return None
+        if fcntl is None:
+            _removed(path)
+        else:
+            with open(path, encoding="utf-8") as file:  # also where one may only read it
+                _lock(file, fcntl.LOCK_SH)
+    except BlockingIOError:
         told = _content(path)
         return told if "stage" in told else {}
-    if fcntl is None:
-        path.unlink(missing_ok=True)
+    except OSError:
+        return None
     return None
 
 

@@ -56,8 +56,18 @@ class RunningMeans:
         )
 
     def values(self) -> dict[str, float]:
-        """The means themselves; NaN of what no sample has."""
-        return {n: s / self.counts[n] if self.counts[n] else math.nan for n, s in self.sums.items()}
+        """The means themselves; NaN of what no sample has.
+
+        Where samples lack a part of the loss, the mean of the whole is the sum of the means of its parts: a
+        sample without a label would else count as one whose label costs nothing.
+        """
+        means = {n: s / self.counts[n] if self.counts[n] else math.nan for n, s in self.sums.items()}
+        parts = [n for n in means if n.startswith("loss/") and n.endswith("_weighted")]
+        there = [means[n] for n in parts if self.counts[n]]
+        lacking = any(self.counts[n] < self.counts["loss"] for n in parts)
+        if lacking and there and math.isfinite(means["loss"]):  # else that is what is to be told
+            means["loss"] = sum(there)
+        return means
 
     def over(self, group: Group) -> "RunningMeans":
         """The means over the samples of all processes."""

@@ -186,6 +186,24 @@ class Deconv3d(nn.Module):
         return x.contiguous(memory_format=torch.channels_last_3d)
 
 
+class _OverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx, tensor: torch.Tensor) -> torch.Tensor:
+        total = tensor.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
+        return _over_processes(gradient)
+
+
+def _over_processes(tensor: torch.Tensor) -> torch.Tensor:
+    return _OverProcesses.apply(tensor)
+
+
 class BatchNorm3d(nn.BatchNorm3d):
     """Batch normalisation (Ioffe and Szegedy, ICML 2015) with DeepReg's constants, for any number of values.
 
@@ -220,15 +238,13 @@ class BatchNorm3d(nn.BatchNorm3d):
 
     def _over_processes(self, x: torch.Tensor) -> torch.Tensor:
         """Mean and variance over all processes; gradients go through both sums."""
-        from torch.distributed.nn.functional import all_reduce  # not in every PyTorch
-
         axes, one = (0, 2, 3, 4), (1, -1, 1, 1, 1)
         count = torch.tensor([x.numel() / x.shape[1]], dtype=torch.float32, device=x.device)
-        count = float(all_reduce(count))
+        count = float(_over_processes(count))
         wide = x.float()
-        mean = all_reduce(wide.sum(axes)) / count
+        mean = _over_processes(wide.sum(axes)) / count
         centred = wide - mean.view(one)
-        variance = all_reduce((centred * centred).sum(axes)) / count
+        variance = _over_processes((centred * centred).sum(axes)) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self._share())

@@ -1,5 +1,8 @@
 """``regcore train-general``: pairs made at random, a model that trains on them, and going on after a stop."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -76,3 +79,43 @@ def test_what_can_not_be_is_said(tmp_path, capsys):
     assert main(["train-general", "--out", str(tmp_path / "file"), *SMALL]) == 2
     assert "file" in capsys.readouterr().err
     assert main(["train-general", "--out", str(tmp_path), "--pairs", "0"]) == 2
+    assert main(["train-general", "--out", str(tmp_path), "--size", "15"]) == 2
+    assert "--size: a whole number of at least 16" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("other", [("--pairs", "4"), ("--seed", "7"), ("--size", "20"), ("--channels", "3")])
+def test_a_model_of_other_pairs_or_channels_is_not_gone_on_with(few_held_out, tmp_path, capsys, other):
+    assert main(["train-general", "--out", str(tmp_path), *SMALL]) == 0
+    kept = (tmp_path / "model" / "save" / "last.pt").read_bytes()
+    assert main(["train-general", "--out", str(tmp_path), *SMALL, *other]) == 2
+    said = capsys.readouterr().err
+    assert "2 channels and learns from the pairs 3-of-16-seed-0" in said and "another --out" in said
+    assert len(list((tmp_path / "pairs").iterdir())) == 1  # told before any are made
+    assert (tmp_path / "model" / "save" / "last.pt").read_bytes() == kept
+    assert presence.ended(tmp_path / "model") == "finished"
+    moved = tmp_path.with_name(f"{tmp_path.name} elsewhere")
+    tmp_path.rename(moved)
+    assert main(["train-general", "--out", str(moved), *SMALL, "--epochs", "3"]) == 0
+
+
+def test_a_disk_that_is_full_when_the_model_is_handed_over_is_said(
+    few_held_out, tmp_path, capsys, monkeypatch
+):
+    save = torch.save
+
+    def full(content, file):
+        if "notes" in content:
+            try:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            finally:  # as PyTorch does
+                raise RuntimeError("[enforce fail at inline_container.cc:672]")
+        save(content, file)
+
+    monkeypatch.setattr(torch, "save", full)
+    command = ["train-general", "--out", str(tmp_path), *SMALL]
+    assert main(command) == 2
+    assert "general.pt: can't be written (No space left on device)" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "pairs"]
+    monkeypatch.undo()
+    monkeypatch.setattr("RegCore.cli.general.VALIDATION", 2)
+    assert main(command) == 0 and (tmp_path / "general.pt").is_file()

@@ -1,5 +1,7 @@
 """The commands of the worker beside registering and training, against SimpleITK and what they wrote."""
 
+import errno
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -188,3 +190,27 @@ def test_a_model_tells_what_it_is_and_a_copy_keeps_its_notes(tmp_path):
     (tmp_path / "c.pt").write_text("no model")
     with pytest.raises(InputError, match=r"c\.pt: this is not a model file"):
         tasks.model_command({"path": str(tmp_path / "c.pt")}, silent)
+
+
+def test_a_copy_of_a_model_that_can_not_be_written_is_said_with_its_path(tmp_path, monkeypatch):
+    """PyTorch raises a RuntimeError of its own on a full disk."""
+    from RegCore.networks import model_file
+
+    backbone = {"name": "unet", "num_channel_initial": 2, "depth": 1}
+    config = {"train": {"method": "ddf", "backbone": backbone}}
+    model_file.save_model(tmp_path / "a.pt", model_file.build(config, (8, 8, 8), (8, 8, 8), labeled=False))
+    (tmp_path / "file").write_text("")
+    copy = {"path": str(tmp_path / "a.pt"), "to": str(tmp_path / "file" / "b.pt")}
+    with pytest.raises(InputError, match="file: the folder can't be made"):
+        tasks.model_command(copy, silent)
+
+    def full(content, file):
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        finally:
+            raise RuntimeError("[enforce fail at inline_container.cc:672]")
+
+    monkeypatch.setattr(model_file.torch, "save", full)
+    with pytest.raises(InputError, match=r"b\.pt: can't be written \(No space left on device\)"):
+        tasks.model_command({**copy, "to": str(tmp_path / "b.pt")}, silent)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pt", "file"]

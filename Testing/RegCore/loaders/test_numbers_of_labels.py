@@ -100,6 +100,20 @@ def test_a_label_may_miss_0_and_1_by_rounding_alone(values, fine):
         check_label(array, "seg.nii")
 
 
+@pytest.mark.parametrize(
+    ("array", "hint"),
+    [
+        (np.array([0, 3, 7]).reshape(3, 1, 1), True),
+        (np.array([0, 255]).reshape(1, 1, 1, 2), False),  # channels already: dataset.labels refuses them
+        (np.array([0, 1.5]).reshape(2, 1, 1), False),
+    ],
+)
+def test_whole_numbers_are_proposed_as_structures_only_where_that_works(array, hint):
+    with pytest.raises(InputError, match="must have values from 0 to 1") as refused:
+        check_label(array, "seg.nii")
+    assert ("dataset.labels" in str(refused.value)) == hint
+
+
 def test_a_label_of_nan_is_refused():
     with pytest.raises(InputError, match="from 0 to 1"):
         check_label(np.array([0.0, np.nan]), "seg.nii")

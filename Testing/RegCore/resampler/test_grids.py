@@ -92,6 +92,27 @@ def test_corners_may_have_any_weights():
         pyramid_combination(list(values[:7]), list(floor), list(ceil))
 
 
+@pytest.mark.parametrize("shape", [(3, 5), (1,), (2, 7, 3, 1), (4, 1, 6)])
+@pytest.mark.parametrize("axes", [1, 2, 3, 5])
+def test_corners_of_any_shape_are_combined_alike_whatever_the_axis_of_the_weights(shape, axes):
+    values = list(noise(2**axes, *shape))
+    for own in {shape, (1,) * len(shape), (*shape[:-1], 1), (1, *shape[1:])}:
+        floor, ceil = list(noise(axes, *own, seed=1)), list(noise(axes, *own, seed=2))
+        expected = sum(
+            value * torch.stack([(floor, ceil)[bit][d] for d, bit in enumerate(bits)]).prod(0)
+            for value, bits in zip(values, get_n_bits_combinations(axes), strict=True)
+        )
+        torch.testing.assert_close(pyramid_combination(values, floor, ceil), expected)
+
+
+def test_weights_that_lack_an_axis_are_not_spread_over_another_one():
+    values = list(noise(4, 3, 3, 3))
+    with pytest.raises(InputError, match=r"equally many axes.*\(3, 3, 3\), \(3, 3\)"):
+        pyramid_combination(values, list(noise(2, 3, 3)))
+    with pytest.raises(InputError, match=r"of one length or of 1.*\(3, 3, 3\), \(3, 3, 2\)"):
+        pyramid_combination(values, list(noise(2, 3, 3, 2)))
+
+
 @pytest.mark.parametrize("kernel", [2, 3, 5])
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("padding", ["same", "valid", "full"])

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from RegCore.io import save
+from RegCore.io import load, save
 from RegCore.progress import Cancelled
 from RegCore.slicreg.folder import read_scan, read_template, scan_files
 from RegCore.slicreg.folder_making import Propagator, prepare_folder, stem
 from RegCore.slicreg.picture import GAP, LEFT, TOP, colours
-from RegCore.space.geometry import InputError
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.volume import Volume, reoriented
 from Testing.RegCore.slicreg import synthetic
 
 
@@ -31,6 +32,68 @@ def test_a_scan_has_the_supervoxels_and_places_of_the_template(tmp_path, monkeyp
     assert np.array_equal(own.supervoxels, template.supervoxels.labels)
     assert np.array_equal(own.image, template.image.array)
     np.testing.assert_allclose(own.places, expected, atol=2e-3)
+
+
+def _saved_anew(image, how: str, rng):
+    """The same image in space: in another type, voxel order or frame, or with rounded numbers."""
+    grid, array = image.geometry, image.array
+    if how == "rounded":
+        return Volume(np.rint(array).astype(np.int16), grid)
+    if how == "double":
+        return Volume(array.astype(np.float64), grid)
+    if how == "turned":
+        return reoriented(image, "SLA")
+    if how == "noisy header":
+        noisy = grid.affine.copy()
+        noisy[:3] += rng.normal(0, 1e-5, (3, 4))
+        return Volume(array, Geometry(grid.shape, noisy))
+    return Volume(array[1:, :, :-1], grid.cropped((1, 0, 0), (32, 32, 31)))
+
+
+@pytest.mark.parametrize("how", ["rounded", "double", "turned", "noisy header", "cropped"])
+@pytest.mark.parametrize("ending", [".nii", ".nrrd"])
+def test_a_template_that_was_saved_anew_is_known_again(tmp_path, monkeypatch, how, ending):
+    paths = synthetic.files(tmp_path, save)
+    folder = synthetic.prepare(monkeypatch, tmp_path / "prepared", paths)
+    kept = {path: path.read_bytes() for path in (folder / "template.npz", folder / "train" / "scan1.npz")}
+    (tmp_path / "anew").mkdir()
+    anew = tmp_path / "anew" / f"scan0{ending}"
+    save(_saved_anew(load(paths[0]), how, np.random.default_rng(2)), anew)
+    further = tmp_path / "scan9.nii.gz"
+    save(synthetic.ball((4.0, 6.0, -2.0), 1), further)
+    synthetic.prepare(monkeypatch, folder, [anew, *paths[1:3], further, paths[3]])
+    assert [path.stem for path in scan_files(folder / "train")] == ["scan0", "scan1", "scan2", "scan9"]
+    assert all(path.read_bytes() == content for path, content in kept.items())
+    found, known = read_scan(folder / "train" / "scan9.npz").supervoxels, read_template(folder).supervoxels
+    assert (found == known.labels).mean() > 0.97
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_another_image_under_the_name_of_the_template_is_not_taken_for_it(tmp_path, monkeypatch, ending):
+    paths = synthetic.files(tmp_path, save)
+    paths[0] = paths[0].with_name(f"scan0{ending}")
+    save(synthetic.ball(), paths[0])
+    folder = synthetic.prepare(monkeypatch, tmp_path / "prepared", paths)
+    held = {path: path.read_bytes() for path in folder.rglob("*.*")}
+    for other in (synthetic.ball(noise=2), synthetic.ball((60.0, 0.0, 0.0))):
+        save(other, paths[0])  # of the same size in bytes where it is not compressed
+        further = tmp_path / "scan9.nii.gz"
+        save(synthetic.ball((4.0, 6.0, -2.0), 1), further)
+        with pytest.raises(InputError, match=rf"scan0{ending}: this is not the template that .*prepared was"):
+            synthetic.prepare(monkeypatch, folder, [*paths[:3], further, paths[3]])
+    assert {path: path.read_bytes() for path in folder.rglob("*.*")} == held
+
+
+def test_voxels_without_a_value_are_taken_for_air(tmp_path, monkeypatch):
+    paths = synthetic.files(tmp_path, save)
+    volume = load(paths[1])
+    array = volume.array.copy()
+    array[:2], array[2] = np.nan, np.inf
+    save(replace(volume, array=array), paths[1])
+    folder = synthetic.prepare(monkeypatch, tmp_path / "prepared", paths)
+    scan = read_scan(folder / "train" / "scan1.npz")
+    assert np.isfinite(scan.image).all()
+    assert np.array_equal(scan.supervoxels, read_template(folder).supervoxels.labels)
 
 
 def test_the_picture_shows_the_template_and_scans_in_the_colours_of_their_supervoxels(tmp_path, monkeypatch):
@@ -84,7 +147,7 @@ def test_bad_input_has_its_sentence(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="another propagator: centres instead of deeds"):
         synthetic.prepare(monkeypatch, folder, paths, propagator=Propagator("deeds", synthetic.by_centres))
     new = {"settings": synthetic.SETTINGS, "propagator": synthetic.PROPAGATOR}
-    with pytest.raises(InputError, match="at least 2 scans to train with .* but 1 were given"):
+    with pytest.raises(InputError, match="at least 2 scans to train with .* but 1 was given"):
         prepare_folder(tmp_path / "a", paths[0], paths[1:2], **new)
     with pytest.raises(InputError, match="the template is missing"):
         prepare_folder(tmp_path / "a", tmp_path / "none.nii.gz", paths[1:], **new)

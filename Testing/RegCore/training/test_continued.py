@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 import shutil
 from dataclasses import replace
 
@@ -12,8 +13,10 @@ import torch
 from RegCore.io import load, save
 from RegCore.networks.model_file import read_model
 from RegCore.space.geometry import InputError
+from RegCore.space.volume import reoriented
 from RegCore.training import train
 from RegCore.training.config import Config, load_config
+from RegCore.training.state import RunningMeans
 from Testing.RegCore.training.runs import configuration, write_pairs
 
 
@@ -125,3 +128,70 @@ def test_labels_that_are_empty_are_left_out_of_means_and_counted(pairs, tmp_path
     name = "val_loss/label_DiceScoreLoss"
     assert run.history[1][name] == pytest.approx(alone.history[1][name], rel=1e-4)
     assert run.history[1][name] < -0.05
+    for row in run.history:
+        parts = [value for key, value in row.items() if key.startswith("val_loss/") and "_weighted" in key]
+        assert len(parts) == 3 and row["val_loss"] == pytest.approx(sum(parts), rel=1e-6)
+
+
+def test_a_sample_without_a_label_does_not_count_as_one_whose_label_costs_nothing():
+    """Else the smoothness would choose the model where few labels are drawn."""
+    nothing = math.nan
+
+    def mean(labels, smoothness, loss):
+        names = "loss", "loss/label_dice_weighted", "loss/regularization_bending_weighted"
+        return RunningMeans.of(dict(zip(names, map(torch.tensor, (loss, labels, smoothness)), strict=True)))
+
+    better = mean([-0.8, nothing], [0.3, 0.3], [-0.5, 0.3]).plus(mean([nothing], [0.3], [0.3]))
+    worse = mean([-0.6, nothing], [0.15, 0.15], [-0.45, 0.15]).plus(mean([nothing], [0.15], [0.15]))
+    assert better.values()["loss"] == pytest.approx(-0.5) and worse.values()["loss"] == pytest.approx(-0.45)
+    none = mean([nothing], [0.4], [0.4]).values()
+    assert none["loss"] == pytest.approx(0.4) and math.isnan(none["loss/label_dice_weighted"])
+    assert mean([-0.8, -0.4], [0.5, 0.1], [-0.3, -0.3]).values()["loss"] == pytest.approx(-0.3)
+    for broken in (nothing, math.inf):  # a loss that is not finite still ends the training
+        assert not math.isfinite(mean([nothing, -0.5], [0.1, 0.1], [broken, -0.4]).values()["loss"])
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"method": "conditional"}, "train.method was ddf, but is conditional"),
+        ({"backbone": {"name": "unet", "num_channel_initial": 2, "depth": 3}}, "depth was 2, but is 3"),
+        (
+            {"backbone": {"name": "unet", "num_channel_initial": 5, "depth": 2}},
+            "channel_initial was 2, but is 5",
+        ),
+    ],
+)
+def test_weights_of_another_network_are_refused_with_what_differs(pairs, whole, tmp_path, changed, words):
+    with pytest.raises(InputError) as refused:
+        train(configuration(pairs, **changed), log_dir=tmp_path, exp_name="run", start_from=whole.model)
+    assert words in str(refused.value) and "state_dict" not in str(refused.value)
+    assert "best.pt: its weights do not fit" in str(refused.value) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("change", ["nothing", "brighter", "turned", "fewer"])
+def test_a_resumed_training_tells_that_its_data_are_others(tmp_path, caplog, change):
+    data = tmp_path / "pairs"
+    write_pairs(data, count=4)
+    options = {"log_dir": tmp_path, "exp_name": "run", "device": "cpu"}
+    train(configuration(data, epochs=2), max_epochs=1, **options)
+    for path in sorted(data.glob("*/*.nii.gz")):
+        volume = load(path, "labels" if "labels" in path.parent.name else "image")
+        if change == "turned":
+            save(reoriented(volume, "PLS"), path)
+        if change == "brighter" and path.parent.name == "moving_images":
+            save(replace(volume, array=np.sqrt(volume.array.clip(0))), path)
+        if change == "fewer" and path.name != "case1.nii.gz":
+            path.unlink()
+    config = configuration(data, epochs=2)
+    with caplog.at_level(logging.WARNING, "RegCore"):
+        resumed = train(config, resume=True, **options)
+    assert resumed.ended == "finished" and len(resumed.history) == 2
+    told = [r.getMessage() for r in caplog.records if "not those that this training began" in r.getMessage()]
+    words = {
+        "nothing": "",
+        "brighter": "intensities",
+        "turned": "directions of voxel axes",
+        "fewer": "intens",
+    }
+    assert len(told) == (change != "nothing") and all(words[change] in text for text in told)

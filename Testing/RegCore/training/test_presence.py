@@ -1,12 +1,15 @@
 """What other processes see of a training: here it is always another process that trains, or that looks."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import time
 
 import pytest
 
+from RegCore.networks.model_file import read_content
 from RegCore.progress import Cancelled
 from RegCore.space.geometry import InputError
 from RegCore.training import presence, train
@@ -124,6 +127,64 @@ def test_a_folder_that_is_not_there_or_not_writable(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_folder_that_may_not_be_written_to_is_not_taken_for_one_in_use(tmp_path, monkeypatch, number):
+    def refused(*given, **options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("RegCore.training.presence.os.open", refused)
+    with pytest.raises(InputError, match=rf"\.running: .* can't be written to \({os.strerror(number)}\)"):
+        presence.Presence(tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr("pathlib.Path.unlink", refused)  # as on a medium that became read-only
+    with pytest.raises(InputError, match=rf"can't be written to \({os.strerror(number)}\)"):
+        presence.Presence(tmp_path)
+
+
+def test_looking_needs_no_right_to_write(holder, tmp_path, monkeypatch):
+    holder("tell 0.5")
+    real = open
+
+    def read_only(path, mode="r", **options):
+        assert set(mode) <= {"r", "b"}
+        return real(path, mode, **options)
+
+    monkeypatch.setattr("builtins.open", read_only)
+    monkeypatch.setattr("RegCore.training.presence.os.open", None)
+    assert presence.seen(tmp_path)["fraction"] == 0.5
+    holder.end()
+    assert presence.seen(tmp_path) is None
+
+
+@pytest.mark.parametrize("ended", ["finished", "stopped", ""])
+def test_a_training_that_is_refused_leaves_its_folder_as_it_was(tmp_path, ended):
+    write_pairs(tmp_path / "pairs")
+    options = {"log_dir": tmp_path, "exp_name": "run", "device": "cpu"}
+    train(configuration(tmp_path / "pairs", epochs=1), **options)
+    if ended:
+        (tmp_path / "run" / ".ended").write_text(json.dumps({"ended": ended}))
+    else:
+        (tmp_path / "run" / ".ended").unlink()
+    other = configuration(tmp_path / "pairs", epochs=2, method="dvf")
+    with pytest.raises(InputError, match="train.method was ddf") as refused:
+        train(other, **options, resume=True)
+    assert presence.ended(tmp_path / "run") == (ended or str(refused.value))
+    assert not (tmp_path / "run" / ".running").exists() and presence.seen(tmp_path / "run") is None
+
+
+def test_a_training_that_can_not_begin_says_why_and_holds_nothing(tmp_path, monkeypatch):
+    write_pairs(tmp_path / "pairs")
+
+    def full(*given, **options):
+        raise InputError("last.pt: can't be written (No space left on device)")
+
+    monkeypatch.setattr("RegCore.training.folder.save_model", full)
+    with pytest.raises(InputError, match="No space left"):
+        train(configuration(tmp_path / "pairs"), log_dir=tmp_path, exp_name="run", device="cpu")
+    assert "No space left" in presence.ended(tmp_path / "run")
+    assert not (tmp_path / "run" / ".running").exists()
+
+
 def test_a_real_training_stops_when_it_is_asked_to_and_says_how_it_ended(tmp_path):
     write_pairs(tmp_path / "pairs")
     config, told = configuration(tmp_path / "pairs", epochs=2, save_period=1), []
@@ -145,3 +206,22 @@ def test_a_real_training_stops_when_it_is_asked_to_and_says_how_it_ended(tmp_pat
     with pytest.raises(InputError) as failed:
         train(config, **options)
     assert presence.ended(tmp_path / "run") == str(failed.value) and "is not finite" in str(failed.value)
+
+
+def test_two_processes_stop_through_the_folder_and_the_first_says_how_to_go_on(tmp_path):
+    write_pairs(tmp_path / "pairs")
+    configuration(tmp_path / "pairs", epochs=500, valid=False).dump(tmp_path / "two.yaml")
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*start, "-m", "RegCore", "train", tmp_path / "two.yaml", "--out", tmp_path / "run"]
+    with open(tmp_path / "said", "w") as said:
+        process = subprocess.Popen([*map(str, command), "--device", "cpu"], stdout=said, stderr=said)
+        while process.poll() is None and not presence.seen(tmp_path / "run"):
+            time.sleep(0.1)
+        presence.ask_to_stop(tmp_path / "run")
+        assert process.wait() != 0
+    text = (tmp_path / "said").read_text()
+    assert f"stopped after a checkpoint; go on with: regcore train --resume {tmp_path / 'run'}" in text
+    assert "all_reduce" not in text  # a warning of PyTorch that came with each step
+    assert presence.ended(tmp_path / "run") == "stopped" and presence.seen(tmp_path / "run") is None
+    state = read_content(tmp_path / "run" / "save" / "last.pt")["training"]["state"]
+    assert 0 < state["position"]["steps"] < 1000

@@ -47,7 +47,7 @@ def test_a_run_leaves_its_configuration_figures_checkpoints_and_best_model(whole
     names = {name for name in names if "tfevents" not in name}
     saved = {f"save/{name}.pt" for name in ("ckpt-2", "ckpt-3", "last", "best")}
     pictures = {"validation.png", *(f"pictures/epoch-{n}.png" for n in (1, 2, 3))}
-    assert names == {"config.yaml", "metrics.csv", *saved, *pictures}
+    assert names == {".ended", "config.yaml", "metrics.csv", *saved, *pictures}
     assert load_config(whole.folder / "config.yaml").train.epochs == 3
     rows = list(csv.DictReader((whole.folder / "metrics.csv").open()))
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
