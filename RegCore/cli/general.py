@@ -62,7 +62,8 @@ def _run(arguments: argparse.Namespace) -> None:
         "resume": resume,
         "device": arguments.device,
     }
-    train_from_files(replace(preset, **chosen).configuration(), [], options, quiet=arguments.quiet)
+    config = replace(preset, **chosen).configuration()
+    train_from_files(config, [], options, quiet=arguments.quiet, again="the same command")
     _hand_over(folder / "save" / "best.pt", out / "general.pt", arguments)
 
 

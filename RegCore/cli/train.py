@@ -107,7 +107,9 @@ def device_of(gpus: tuple[int, ...] | None) -> str:
         ) from None
 
 
-def train_from_files(configs, plugins, options: dict, *, quiet: bool = False, closing: bool = False) -> None:
+def train_from_files(
+    configs, plugins, options: dict, *, quiet: bool = False, closing: bool = False, again: str = ""
+) -> None:
     """Train with `RegCore.training.train`; the first process shows progress and a closing line.
 
     Args:
@@ -116,6 +118,7 @@ def train_from_files(configs, plugins, options: dict, *, quiet: bool = False, cl
         options: of `RegCore.training.train`.
         quiet: show nothing.
         closing: judge the best model on validation pairs: a table, and a picture in the folder.
+        again: what makes a stopped training go on; by default ``regcore train --resume``.
     """
     from RegCore.training import train
     from RegCore.training.config import Config, load_config
@@ -143,7 +146,7 @@ def train_from_files(configs, plugins, options: dict, *, quiet: bool = False, cl
         except (Cancelled, KeyboardInterrupt) as end:
             line.end()
             if first:
-                _say_stopped(folder, end)
+                _say_stopped(folder, end, again or f"regcore train --resume {folder}")
             raise SystemExit(130 if first else 0) from None  # at another's 130 torchrun would end the first
         finally:
             line.end()
@@ -166,9 +169,9 @@ def _close(done, config, device: str, line: ProgressLine) -> None:
         print(f"{judged}\n\n{done.folder / PICTURE}: the best and the worst of these pairs")
 
 
-def _say_stopped(folder: Path, end: BaseException) -> None:
-    """Where a stopped training can be taken up. Raises what ended it if there is no checkpoint."""
+def _say_stopped(folder: Path, end: BaseException, again: str) -> None:
+    """How a stopped training can be taken up. Raises what ended it if there is no checkpoint."""
     if not (folder / "save" / "last.pt").is_file():
         raise end
     how = "after a checkpoint" if isinstance(end, Cancelled) else "at once, with the last checkpoint kept"
-    print(f"stopped {how}; go on with: regcore train --resume {folder}", file=sys.stderr)
+    print(f"stopped {how}; go on with: {again}", file=sys.stderr)

@@ -119,3 +119,15 @@ def test_a_disk_that_is_full_when_the_model_is_handed_over_is_said(
     monkeypatch.undo()
     monkeypatch.setattr("RegCore.cli.general.VALIDATION", 2)
     assert main(command) == 0 and (tmp_path / "general.pt").is_file()
+
+
+def test_a_training_that_is_stopped_says_that_the_same_command_goes_on(
+    few_held_out, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("RegCore.training.presence.Presence.asked_to_stop", lambda self: True)
+    command = ["train-general", "--out", str(tmp_path), *SMALL]
+    assert main(command) == 130
+    assert "stopped after a checkpoint; go on with: the same command" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.setattr("RegCore.cli.general.VALIDATION", 2)
+    assert main(command) == 0 and (tmp_path / "general.pt").is_file()
