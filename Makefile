@@ -58,6 +58,7 @@ docs: $(DOCUMENTING)
 
 bench: $(TESTING)
 	$(PY) Testing/benchmarks/learning.py --write
+	$(PY) Testing/benchmarks/general.py --write
 	$(PY) Testing/benchmarks/slicreg.py
 	$(PY) Testing/benchmarks/template.py --write
 	$(PY) Testing/benchmarks/cases.py --peers

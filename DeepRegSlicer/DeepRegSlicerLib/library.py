@@ -1,4 +1,4 @@
-"""The models on this computer: those imported, and those of the trainings in the folder for results."""
+"""The models on this computer: those imported, those of trainings in the results folder, those that ship."""
 
 import logging
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from slicer.i18n import tr as _
 
 from RegCore.space.geometry import InputError
 
+from .paths import resource
 from .training import model_in
 
 ENDING = ".pt"
@@ -17,11 +18,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Entry:
-    """A model. name: to show. path: of its file. own: whether it was imported, so that it can be deleted."""
+    """A model. name: to show. path: of its file. own: whether it was imported, so that it can be deleted.
+
+    shipped: whether it came with the extension.
+    """
 
     name: str
     path: Path
     own: bool
+    shipped: bool = False
 
 
 def models_folder() -> Path:
@@ -30,10 +35,12 @@ def models_folder() -> Path:
 
 
 def models(results: Path) -> list[Entry]:
-    """The imported models, then the best one of each training in the folder `results`."""
+    """The imported models, the best one of each training in the folder `results`, those of the extension."""
     own = [Entry(path.stem, path, True) for path in _listed(models_folder()) if path.suffix == ENDING]
     trained = ((folder.name, model_in(folder)) for folder in _listed(results) if folder.is_dir())
-    return own + [Entry(name, path, False) for name, path in trained if path is not None]
+    shipped = [path for path in _listed(resource("Models")) if path.suffix == ENDING]
+    own += [Entry(name, path, False) for name, path in trained if path is not None]
+    return own + [Entry(path.stem, path, False, shipped=True) for path in shipped]
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -71,7 +78,9 @@ def free_file(typed: str, name: str) -> Path:
 
 
 def delete(entry: Entry) -> None:
-    """Delete an imported model. Raises InputError for a training's, or if the file can't be deleted."""
+    """Delete an imported model. Raises InputError for another one, or if the file can't be deleted."""
+    if entry.shipped:
+        raise InputError(_("'{name}' comes with the extension.").format(name=entry.name))
     if not entry.own:
         raise InputError(
             _("'{name}' belongs to a training; delete its folder {parent}.").format(

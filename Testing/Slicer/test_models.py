@@ -39,8 +39,11 @@ def models(panel):
 
 
 def listed(panel) -> list[str]:
+    """The names in the list, but for the last one, which the extension brings."""
     ui = models(panel).ui
-    return [ui.modelList.item(row).text() for row in range(ui.modelList.count)]
+    *names, shipped = [ui.modelList.item(row).text() for row in range(ui.modelList.count)]
+    assert shipped == "general, of the extension"
+    return names
 
 
 def wait(panel) -> str:
@@ -50,7 +53,7 @@ def wait(panel) -> str:
 
 def test_a_model_is_imported_and_its_card_shown(panel, tmp_path):
     ui = models(panel).ui
-    assert listed(panel) == [] and ui.cardLabel.text == "There is no model yet."
+    assert listed(panel) == [] and ui.cardLabel.text == "Choose a model."
     assert not (ui.exportButton.enabled or ui.deleteButton.enabled or ui.useButton.enabled)
     small_model(tmp_path / "mail" / "liver.pt")
     ui.modelFilePath.currentPath = str(tmp_path / "mail" / "liver.pt")
@@ -178,6 +181,31 @@ def test_a_model_is_fine_tuned_from_the_form_of_the_train_tab(panel, tmp_path, l
     before, after = (read_content(path)["state"] for path in (model, train.folder / "save" / "best.pt"))
     learnt = [name for name in before if name.endswith(("weight", "bias"))]  # not what was averaged
     assert max(float(abs(after[name] - before[name]).max()) for name in learnt) < 1e-4
+
+
+def test_the_model_of_the_extension_begins_a_training_and_is_not_deleted(panel, library, tmp_path, requests):
+    ui, train = models(panel).ui, panel.module.widget.trainPanel
+    panel.ui.tabs.currentIndex = 2
+    ui.modelList.setCurrentRow(0)
+    wait(panel)
+    card = ui.cardLabel.text.splitlines()
+    assert {
+        "Network: unet",
+        "Predicts: a velocity field",
+        "Grid: 64 × 64 × 64",
+        "Data: random shapes",
+    } <= set(card)
+    assert ui.notesText.plainText.startswith("Trained by regcore train-general on 400 pairs of random shapes")
+    assert ui.useButton.enabled and ui.exportButton.enabled and not ui.deleteButton.enabled
+    (entry,) = library("library").models(tmp_path / "none")
+    with pytest.raises(library("library").InputError, match="'general' comes with the extension"):
+        library("library").delete(entry)
+    ui.fineTuneButton.click()
+    assert panel.ui.tabs.currentIndex == 1 and train.ui.startPath.currentPath == str(entry.path)
+    assert train.ui.channelsSpinBox.value == 16 and train.ui.rateSpinBox.value == pytest.approx(0.001)
+    ui.modelFilePath.currentPath = str(tmp_path / "copy.pt")
+    ui.exportButton.click()
+    assert wait(panel).startswith("The model 'general' is written to") and entry.path.is_file()
 
 
 def test_models_of_trainings_are_listed_but_not_deleted(panel, library, tmp_path):

@@ -1,11 +1,12 @@
 """What a general model is good for: a start for trainings with few data, and a prediction for any pair.
 
-    python Testing/benchmarks/general.py MODEL [--write]
+    python Testing/benchmarks/general.py [MODEL] [--write]
 
-MODEL is that of `regcore train-general`. The first table holds trainings of few patients and few steps that
-begin with it against those that begin with nothing, on the same patients, made up by
-`RegCore.samples.datasets`, or on two of the four real hippocampi of the benchmarks, held against the other
-two; they have one thread. The second one predicts real pairs that have been brought together by `affine`.
+MODEL is what `regcore train-general` makes, by default the one that the extension brings. The first table
+holds trainings of few patients and few steps that begin with it against those that begin with nothing, on the
+same patients, made up by `RegCore.samples.datasets`, or on two of the four real hippocampi of the benchmarks,
+held against the other two; they have one thread. The second one predicts real pairs that have been brought
+together by `affine`.
 """
 
 import argparse
@@ -118,7 +119,7 @@ def real(model: Path) -> list[str]:
 def main() -> None:
     """Measure, print, and write what was asked for into the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path)
+    parser.add_argument("model", type=Path, nargs="?", default=ROOT / "Resources" / "Models" / "general.pt")
     parser.add_argument("--parts", nargs="+", choices=("real", "few"), default=("real", "few"))
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()

@@ -49,9 +49,8 @@ class ModelsPanel(AskingPanel):
         self._listing = True
         self.ui.modelList.clear()
         for entry in self._entries:
-            self.ui.modelList.addItem(
-                entry.name if entry.own else _("{name}, trained here").format(name=entry.name)
-            )
+            other = _("{name}, of the extension") if entry.shipped else _("{name}, trained here")
+            self.ui.modelList.addItem(entry.name if entry.own else other.format(name=entry.name))
         places = [n for n, entry in enumerate(self._entries) if entry.path == before]
         if places:
             self.ui.modelList.setCurrentRow(places[0])
@@ -71,7 +70,7 @@ class ModelsPanel(AskingPanel):
             entry == self._card_of and self._card is not None and self.train.form.can_be(self._card)
         )
         if entry is None:
-            ui.cardLabel.text = _("Choose a model.") if self._entries else _("There is no model yet.")
+            ui.cardLabel.text = _("Choose a model.")
         self.set_hint(_("Ready"))
 
     @handler
