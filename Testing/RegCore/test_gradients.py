@@ -15,6 +15,7 @@ import torch
 import RegCore
 from RegCore.losses import bending, gmi, gradient, jacobian, lncc
 from RegCore.networks.layers import BatchNorm3d, Conv3dBlock, recomputed
+from RegCore.networks.layers.convolution import _OverProcesses
 from RegCore.networks.layers.memory_efficient import _Chain
 from RegCore.registration.deformable_level import DeformableTask, Settings, make_deformable_level
 from RegCore.registration.objective import PairObjective
@@ -117,6 +118,9 @@ CASES = {
         for shape in ((2, 3, 3, 2, 4), (1, 3, 1, 3, 2), (1, 3, 3, 1, 1))
         for size in (0.15, 1.0)
     ],
+    "RegCore.networks.layers.convolution._OverProcesses": [
+        (lambda x: one_number(_OverProcesses.apply(x.movedim(1, -1))), images()[0])
+    ],
     "RegCore.registration.objective._Distance": [objective_case()],
     "RegCore.resampler.band_filters._Filtered": [filter_case(BLOCK + 2), filter_case(5)],
     "RegCore.resampler.descriptors._SelfSimilarity": [
@@ -128,6 +132,15 @@ CASES = {
         for s, shape in ((1.0, (2, 2, 4, 3, 5)), ((0.6, 0, 2.0), (1, 1, 4, 2, 3)), (0.2, (1, 1, 2, 1, 3)))
     ],
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_process():
+    """A group of this process alone, for what is summed over processes; several have tests of their own."""
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
 
 
 def own_functions() -> set[str]:

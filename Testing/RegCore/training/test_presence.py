@@ -114,9 +114,9 @@ while True:
 
 @pytest.mark.parametrize("content", ["", "[1]", '{"fraction": 0.', '{"ended": "finished"}', "\ufeff\0"])
 def test_what_is_being_written_just_now_is_no_news(holder, tmp_path, content):
-    (tmp_path / ".running").write_text(content)
+    (tmp_path / ".running").write_text(content, encoding="utf-8")
     assert presence.seen(tmp_path) == {}
-    (tmp_path / ".ended").write_text(content)
+    (tmp_path / ".ended").write_text(content, encoding="utf-8")
     assert presence.ended(tmp_path) == ("finished" if "ended" in content else "failed")
 
 
