@@ -32,6 +32,7 @@ from RegCore.slicreg import label_propagation
 from RegCore.studies.group_outputs import PROPAGATION_RESULTS, TEMPLATE_RESULTS
 from RegCore.studies.outputs import RESULTS as SERIES_RESULTS
 from RegCore.studies.steps import STEPS
+from RegCore.training import presence
 from Testing.RegCore.registration.blobs import centred, motion, scan
 from Testing.RegCore.slicreg import synthetic
 from Testing.RegCore.studies.frames import rigid_motion, series_of
@@ -187,8 +188,9 @@ class Kills:
         a, b = (read_model(path / "save" / "last.pt").network.state_dict() for path in (whole, other))
         if not all(torch.equal(value, b[key]) for key, value in a.items()):
             raise Finding("train: a resumed training ends with other weights")
-        if left := [path.name for path in other.rglob(".*")]:
-            raise Finding(f"train leaves {left}")
+        left, usual = ([path.name for path in run.rglob(".*")] for run in (other, whole))
+        if left != usual or presence.ended(other) != presence.ended(whole):
+            raise Finding(f"train leaves {left}, and a run that nobody stopped {usual}")
         self.counts["trainings resumed to the same bits"] += 1
 
     def predict(self, count: int) -> None:
