@@ -39,8 +39,9 @@ class TrainingResult:
     """What a training brought.
 
     folder: its files, config.yaml and metrics.csv among them. model: the file of the best epoch.
-    method: "ddf", "dvf", "conditional" …. history: the figures of each epoch, with `epoch`, `loss` and, with
-    validation data, `val_loss`. ended: "finished" or "stopped early".
+    method: "ddf", "dvf", "conditional" …, "" of a training that was followed.
+    history: the figures of each epoch, with `epoch`, `loss` and, with validation data, `val_loss`.
+    ended: "finished" or "stopped early".
     """
 
     folder: Path

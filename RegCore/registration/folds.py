@@ -12,7 +12,15 @@ MENDINGS = 5  # times that a folded field is smoothed before it is given up
 
 
 def mended_folds(ddf: torch.Tensor, grid: Geometry) -> torch.Tensor | None:
-    """A DDF smoothed about the voxels that (nearly) fold, each time wider; None if some still fold."""
+    """A DDF smoothed about the voxels that (nearly) fold, each time wider.
+
+    Args:
+        ddf: ``(1, 3, I, J, K)`` voxels of the grid.
+        grid: that it lies on.
+
+    Returns:
+        The same where it does not fold; None if some voxels still fold at the end.
+    """
     for n in range(1, MENDINGS + 1):
         if min(grid.shape) < 2:
             break

@@ -18,6 +18,16 @@ def library(host):
     return lambda name: importlib.import_module(f"DeepRegSlicerLib.{name}")
 
 
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """A folder of small labelled pairs to train with."""
+    from Testing.RegCore.training.runs import write_pairs
+
+    folder = tmp_path_factory.mktemp("data") / "pairs"
+    write_pairs(folder)
+    return folder
+
+
 @pytest.fixture
 def status_bar(host):
     """The status bar of a main window as Slicer has one; a list of what was shown in it."""

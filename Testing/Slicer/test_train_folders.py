@@ -2,15 +2,7 @@
 
 import pytest
 
-from Testing.RegCore.training.runs import write_pairs
 from Testing.Slicer.test_train_panel import STAND_IN, Train
-
-
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data") / "pairs"
-    write_pairs(folder)
-    return folder
 
 
 @pytest.fixture
