@@ -35,6 +35,7 @@ MIND_CHANNELS = 12
 RISE = 1.25  # factor by which the second stage may raise the MIND-SSC distance that the first one left
 ROUGHEST = 0.5  # standard deviation of the log Jacobian beyond which a field is not believed
 LOOSER = 0.75  # factor of the Gaussian that smooths the field where both images are of one modality
+FIXED_PULL = 0.35  # weight of the fixed image's gradient in the steps of the second stage there
 
 COARSE = Settings(symmetric=False, iterations=20, dense_voxels=100_000)
 QUALITIES = {
@@ -161,7 +162,7 @@ def deform_automatically(
     """
     result = deform_task(task, part_of(progress, 0.0, 0.5))
     if result.alike:
-        settings = replace(settings, looser=LOOSER)
+        settings = replace(settings, looser=LOOSER, fixed_pull=FIXED_PULL)
     best, grid = result.ddf, result.level.grid
     found, finer = _correlated(task, result, settings, part_of(progress, 0.5, 1.0))
     mended = mended_folds(found, finer)

@@ -48,6 +48,8 @@ class CorrelationSettings:
     """Standard deviation of the Gaussian that smooths the whole field after each step."""
     looser: float = 1.0
     """Factor of that after steps that are not wide."""
+    fixed_pull: float = 0.0
+    """Weight of the fixed image's gradient in a step, beside that of the moving one."""
     first_step: float = 1.0
     """Length of the longest vector of the first step on a grid, in the same voxels."""
     last_step: float = 0.1
@@ -130,22 +132,44 @@ class LocalCorrelation:
         score = covariance.square_().div_(variance).div_(self.variance)
         return float(score.mul_(weight).sum() / weight.sum().clamp_min(1))
 
-    def slope(self, warped: torch.Tensor, weight: torch.Tensor) -> tuple[float, torch.Tensor]:
-        """The same mean, and the derivative of the weighted sum of s / 2 by the voxels of ``warped``.
+    def slopes(
+        self, warped: torch.Tensor, weight: torch.Tensor, both: bool = False
+    ) -> tuple[float, torch.Tensor, torch.Tensor | None]:
+        """The same mean, and the derivatives of the weighted sum of s / 2 by the voxels of both images.
 
         A voxel y counts in every window that holds it, where d c / d J(y) = (I(y) - E[I]) / n and
         d v / d J(y) = 2 (J(y) - E[J]) / n. With a = c / (f v) and b = a c / v, and S the adjoint of E:
-        I S[a] - J S[b] - S[a E[I] - b E[J]]. What e owes to J is left out.
+        I S[a] - J S[b] - S[a E[I] - b E[J]], and the same by I, with J and f for I and v. What e owes to an
+        image is left out.
+
+        Args:
+            warped, weight: ``(I, J, K)``.
+            both: whether the derivative by the fixed image is wanted, too; else it is None.
+
+        Returns:
+            The mean, the derivative by ``warped`` and that by the fixed image.
         """
         mean, variance, covariance = self._moments(warped)
         a = (covariance / self.variance).div_(variance)
         value = float((a * covariance).mul_(weight).sum() / weight.sum().clamp_min(1))
         a.mul_(weight)
-        b = covariance.mul_(a).div_(variance)
-        out = self.window.adjoint(a).mul_(self.fixed)
-        out.addcmul_(self.window.adjoint(b), warped, value=-1)
-        rest = a.mul_(self.mean).addcmul_(b, mean, value=-1)
-        return value, out.sub_(self.window.adjoint(rest))
+        fall, pull = covariance.mul_(a), self.window.adjoint(a)
+        fixed, moving = (self.fixed, self.mean), (warped, mean)
+        by_fixed = self._slope(a, pull, fall / self.variance, fixed, moving) if both else None
+        return value, self._slope(a, pull, fall.div_(variance), moving, fixed), by_fixed
+
+    def _slope(
+        self,
+        a: torch.Tensor,
+        pull: torch.Tensor,
+        b: torch.Tensor,
+        own: tuple[torch.Tensor, torch.Tensor],
+        other: tuple[torch.Tensor, torch.Tensor],
+    ) -> torch.Tensor:
+        """The derivative by one image; both images with their means, ``pull`` = S[a]."""
+        out = (pull * other[0]).addcmul_(self.window.adjoint(b), own[0], value=-1)
+        rest = (a * other[1]).addcmul_(b, own[1], value=-1)
+        return out.sub_(self.window.adjoint(rest))
 
 
 # ---- one grid ----------------------------------------------------------------------------------------------
@@ -206,18 +230,25 @@ class CorrelationLevel:
         """Mean squared local correlation under a DDF."""
         return self.similarity.value(*self.warped(u))
 
-    def step(self, u: torch.Tensor, smoothing: BandFilter, length: float) -> tuple[float, torch.Tensor]:
+    def step(
+        self, u: torch.Tensor, smoothing: BandFilter, length: float, fixed_pull: float = 0.0
+    ) -> tuple[float, torch.Tensor]:
         """The value at a DDF, and the smoothed ascent direction scaled to a greatest length.
 
+        The gradient of the fixed image, which would move the other way, joins in with a weight.
         In millimetres the direction is the gradient itself, so along each axis of voxels it is divided by
         the square of the spacing.
         """
         warped, weight = self.warped(u)
-        value, slope = self.similarity.slope(warped, weight)
+        value, slope, by_fixed = self.similarity.slopes(warped, weight, fixed_pull > 0)
         slope.mul_(weight)
         step, size = torch.empty_like(u), torch.zeros_like(slope)
         for axis in range(3):
-            step[axis] = central_difference(warped, axis).mul_(slope)
+            torch.mul(central_difference(warped, axis), slope, out=step[axis])
+        if by_fixed is not None:
+            by_fixed.mul_(weight).mul_(-fixed_pull)
+            for axis in range(3):
+                step[axis].addcmul_(central_difference(self.similarity.fixed, axis), by_fixed)
         step = smoothing(step)
         for axis, ratio in enumerate(self.per_cube):
             step[axis].mul_(ratio**2)
@@ -258,7 +289,7 @@ def climb(
     for n in range(count):
         done = n / max(count - 1, 1)
         length = settings.first_step + (settings.last_step - settings.first_step) * done
-        value, step = level.step(u, step_smoothing, length)
+        value, step = level.step(u, step_smoothing, length, settings.fixed_pull)
         u = field_smoothing(composed(u, step))
         progress(n / count, stage, {"iteration": n, "loss": -value})
     return u if level.value(u) > before else start

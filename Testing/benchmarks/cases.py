@@ -46,6 +46,7 @@ POOL = {  # subject -> where the data have it
 COLD = ("fast", "balanced", "best")
 OURS = (*COLD, "warm", *ABLATIONS)
 BUSY = 0.7  # load of the machine from which on it is not idle
+LIMIT = 900.0  # seconds after which a program is ended
 RUNS, BUDGET = 5, 30.0  # runs of a program on a pair at most; no further one after so many seconds
 
 
@@ -107,7 +108,7 @@ def run_pair(data: Path, program: str, pair: Path, python: str | None, runs: int
         for side in ("fixed", "moving"):
             (folder / f"{side}.nii.gz").symlink_to((pair / f"{side}.nii.gz").resolve())
         ours = {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"} if program in OURS else {}
-        work = measured(command_of(program, pair, python), folder, **ours)
+        work = measured(command_of(program, pair, python), folder, LIMIT, **ours)
         if work["code"] != 0:
             last = (folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip()
             print(f"  {program}: code {work['code']}: {last[-200:]}", flush=True)

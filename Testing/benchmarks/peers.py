@@ -145,12 +145,56 @@ def convexadam(nmi: bool) -> None:
     _save_after(fixed, affine, (voxels @ steps.T).transpose(2, 1, 0, 3))
 
 
+def fireants(nmi: bool) -> None:
+    """Moments, affine and greedy registration, steps and smoothing as its examples of brains have them.
+
+    Local correlation, or, where contrasts differ, mutual information. Without its CUDA kernels.
+    """
+    import torch
+    from fireants.io.image import BatchedImages, Image
+    from fireants.registration.affine import AffineRegistration
+    from fireants.registration.greedy import GreedyRegistration
+
+    torch.set_num_threads(2)
+    pair = [BatchedImages([Image.load_file(path, device="cpu")]) for path in (FIXED, MOVING)]
+    loss = {"loss_type": "mi" if nmi else "cc", "cc_kernel_size": 5}
+    more = {"optimizer": "Adam", "optimizer_lr": 3e-4, "init_rigid": "cof"}
+    first = AffineRegistration([8, 4, 2, 1], [200, 100, 50, 20], *pair, **loss, **more)
+    first.optimize()
+    matrix = first.get_affine_matrix().detach()
+    more = {"optimizer": "Adam", "optimizer_lr": 0.5, "smooth_grad_sigma": 1.0, "init_affine": matrix}
+    program = GreedyRegistration([4, 2, 1], [200, 100, 25], *pair, **loss, **more)
+    program.optimize()
+    program.save_as_ants_transforms("field.nii.gz")
+
+
+def syntx(nmi: bool) -> None:
+    """Affine and SyN in PyTorch as they are by default; mutual information where contrasts differ."""
+    import sys
+    import types
+
+    # it imports a package that it doesn't declare and that can't be installed; registration goes without
+    sys.modules["antstorch"] = types.ModuleType("antstorch")
+    import ants
+    import torch
+    from syntx import registration
+
+    torch.set_num_threads(2)
+    fixed, moving = ants.image_read(FIXED), ants.image_read(MOVING)
+    more = {"syn_metric": "mattes_mi"} if nmi else {}
+    found = registration(fixed, moving, **more)
+    path = ants.apply_transforms(fixed, moving, found["fwdtransforms"], compose="composed_")
+    Path(path).rename("field.nii.gz")
+
+
 PEERS = {
     "greedy": (greedy, ["picsl_greedy"]),
     "ants": (ants, ["antspyx"]),
     "elastix": (elastix, ["itk-elastix"]),
     "demons": (demons, ["SimpleITK", "itk-elastix"]),
     "convexadam": (convexadam, ["convexadam", "itk-elastix"]),
+    "fireants": (fireants, ["fireants"]),
+    "syntx": (syntx, ["syntx"]),
 }
 """Name -> function, and the packages that it needs; the first one gives the version."""
 

@@ -252,6 +252,7 @@ def test_like_images_are_followed_more_closely(monkeypatch):
         monkeypatch.setattr(auto, "deform_task", lambda *a, result=result: result)
         deform_automatically(task(), FINE)
     assert [s.looser * s.field_smoothing for s in seen] == pytest.approx([0.525, 0.7])
+    assert seen[0].fixed_pull > 0 == seen[1].fixed_pull
 
 
 def test_structures_and_weighted_landmarks_lead_the_way_alone(monkeypatch):

@@ -38,6 +38,8 @@ def noise(shape, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("radii", [(2, 2, 2), (1, 3, 1)])
 def test_the_slope_is_what_autograd_finds(radii):
     fixed, warped = noise((7, 8, 9)), noise((7, 8, 9), 1).requires_grad_(True)
+    fixed -= fixed.mean()
+    moved = fixed.clone().requires_grad_(True)  # the fixed image, as what may move
     weight = (noise((7, 8, 9), 2) > -1).double()
     similarity = LocalCorrelation(fixed, radii)
     kernel = torch.ones((1, 1, *(2 * r + 1 for r in radii)), dtype=torch.float64)
@@ -50,13 +52,15 @@ def test_the_slope_is_what_autograd_finds(radii):
 
     own = mean(warped * warped) - mean(warped) ** 2
     own = own + 1e-3 * own.mean().detach()
-    other = mean(fixed * fixed) - mean(fixed) ** 2
-    other = other * 1 + 1e-3 * other.mean()
-    covariance = mean(fixed * warped) - mean(fixed) * mean(warped)
+    other = mean(moved * moved) - mean(moved) ** 2
+    other = other + 1e-3 * other.mean().detach()
+    covariance = mean(moved * warped) - mean(moved) * mean(warped)
     score = covariance**2 / (own * other)
     (0.5 * (score * weight).sum()).backward()
-    value, slope = similarity.slope(warped.detach(), weight)
+    value, slope, by_fixed = similarity.slopes(warped.detach(), weight, both=True)
     torch.testing.assert_close(slope, warped.grad, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(by_fixed, moved.grad, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(similarity.slopes(warped.detach(), weight)[1:], (slope, None))
     assert value == pytest.approx(float((score * weight).sum().detach() / weight.sum()))
     assert similarity.value(warped.detach(), weight) == pytest.approx(value)
 
