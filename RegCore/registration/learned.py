@@ -157,7 +157,8 @@ def predicted_transform(
     if isinstance(trained.network, ConditionalModel):
         raise InputError(LABELS_ONLY)
     progress(0.0, "preparing the images", {})
-    if initial is None and _seen_in_space(trained, fixed.geometry, moving.geometry):
+    in_space = (trained.config.get("dataset") or {}).get("space") == "header"
+    if initial is None and in_space and fixed.geometry.overlaps(moving.geometry):
         initial = AffineTransform(np.eye(4))
     start = moving if initial is None else warp(moving, initial, fixed.geometry)
     own_way = getattr(trained.network, "find_transform", None)
@@ -167,6 +168,8 @@ def predicted_transform(
         found = own_way(fixed, start, **more, device=device, progress=progress)
         return _after(initial, found, onto)
     fixed_axes, moving_axes = trained.axes or [fixed.geometry.axis_codes] * 2
+    if in_space and initial is not None:  # such a network saw moving images along the axes of the fixed ones
+        moving_axes = fixed_axes
     fixed, moving = reoriented(fixed, fixed_axes), reoriented(start, moving_axes)
     images, grids = _as_in_training(trained, fixed, moving, seen_in_fixed=initial is not None)
     warn_if_unlike(trained, dict(zip(("fixed", "moving"), images, strict=True)), "")
@@ -220,12 +223,6 @@ def warn_if_unlike(trained: Model, images: Mapping[str, torch.Tensor], where: st
                 where,
                 side,
             )
-
-
-def _seen_in_space(trained: Model, fixed: Geometry, moving: Geometry) -> bool:
-    """Whether the training saw moving images where they lie, and these two meet."""
-    dataset = trained.config.get("dataset") or {}
-    return dataset.get("space") == "header" and fixed.overlaps(moving)
 
 
 def _after(initial: Transform | None, found: Transform, onto: Geometry | None) -> Transform:
