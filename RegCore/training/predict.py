@@ -205,7 +205,7 @@ def _loader(trained: Model, config: Config, split: str) -> Loader:
     for key in ("intensity", "spacing"):
         dataset[key] = trained_on.get(key)
     dataset["space"] = dataset.get("space") or trained_on.get("space")
-    loader = make_loader(dataset, split, deepreg=deepreg, axes=trained.axes)
+    loader = make_loader(dataset, split, deepreg=deepreg, axes=trained.axes, unknown_is_background=True)
     if loader is None:  # `Config.split` has said so
         raise InputError(f"{config.source}: dataset.{split}.dir is missing, so there are no data to use")
     sizes = {"fixed": loader.fixed_image_shape, "moving": loader.moving_image_shape}
