@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from RegCore.deepreg.checkpoint import import_checkpoint
 from RegCore.deepreg.tfbundle import index_path, is_bundle
 from RegCore.loaders.boxes import box_about_body, centred, seen_in
 from RegCore.loaders.images import resized
 from RegCore.loaders.intensity import intensity_of, is_unlike
-from RegCore.networks.device import choose_device
+from RegCore.networks.device import all_finite, answer_of, choose_device, device_of
 from RegCore.networks.model_file import Model, read_model
 from RegCore.networks.models import ConditionalModel, Prediction
 from RegCore.progress import Progress, silent
@@ -62,11 +61,6 @@ def load_model(path: str | Path, config: str | Path | Mapping | None = None, dev
     return model
 
 
-def device_of(network: nn.Module) -> torch.device:
-    """Where a network is; the CPU if it has no parameters."""
-    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-
-
 @torch.no_grad()
 def predict_batch(
     trained: Model,
@@ -76,6 +70,8 @@ def predict_batch(
 ) -> Prediction:
     """What a network says about a batch, computed where the network is and brought to the CPU.
 
+    In float32 where half precision, of its weights or of `torch.autocast` around the call, overflows.
+
     Args:
         trained: the network.
         fixed_image: ``(B, 1, I, J, K)`` as the loaders give it.
@@ -84,9 +80,25 @@ def predict_batch(
     """
     given = (fixed_image, moving_image, moving_label)
     device = device_of(trained.network)
-    answer = trained.network(*(x if x is None else x.to(device) for x in given))
-    parts = (answer.ddf, answer.dvf, answer.theta, answer.label)
-    return Prediction(*(part if part is None else part.cpu() for part in parts))
+    there = [x if x is None else x.to(device) for x in given]
+    answer = answer_of(trained.network, lambda: trained.network(*there), _parts)
+    return Prediction(*(part if part is None else part.cpu() for part in _parts(answer)))
+
+
+def pair_of(prediction: Prediction, number: int) -> Prediction:
+    """What is said about one pair of a batch, as a batch of one.
+
+    Raises:
+        InputError: a number of it is NaN or infinite.
+    """
+    one = [part if part is None else part[number : number + 1] for part in _parts(prediction)]
+    if not all_finite(one):
+        raise InputError("what the network says about this pair holds values that are NaN or infinite")
+    return Prediction(*one)
+
+
+def _parts(prediction: Prediction) -> tuple[torch.Tensor | None, ...]:
+    return prediction.ddf, prediction.dvf, prediction.theta, prediction.label
 
 
 def transform_of(prediction: Prediction, number: int, fixed: Geometry, moving: Geometry) -> Transform:
@@ -176,7 +188,7 @@ def predicted_transform(
     progress(0.2, "network", {})
     prediction = predict_batch(trained, *images)
     progress(0.7, "displacements", {})
-    found = _after(initial, transform_of(prediction, 0, *grids), onto)
+    found = _after(initial, transform_of(pair_of(prediction, 0), 0, *grids), onto)
     progress(1.0, "displacements", {})
     return found
 

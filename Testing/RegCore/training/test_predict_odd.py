@@ -11,6 +11,7 @@ from RegCore.cli import main
 from RegCore.io import load, save
 from RegCore.loaders.images import resized
 from RegCore.networks.model_file import save_model
+from RegCore.networks.models import MODELS
 from RegCore.registration.learned import predicted_transform
 from RegCore.registration.register import register
 from RegCore.resampler import warp
@@ -194,3 +195,21 @@ def test_label_maps_come_out_as_label_maps_with_names(known, pairs, tmp_path):
     assert np.count_nonzero(found.array) > 20
     assert [segment.name for segment in found.segments] == ["gland", "lesion"]
     assert set(np.unique(found.array)) == {0, 3, 5}
+
+
+@pytest.mark.parametrize(("number", "name"), [(0, "pair_1"), (-1, "pair_0")])  # in the order of seed 0
+@pytest.mark.parametrize("method", ["conditional", "ddf"])
+def test_of_a_batch_the_pair_is_named_that_has_no_numbers(pairs, tmp_path, monkeypatch, method, number, name):
+    backbone = {"name": "unet", "num_channel_initial": 1, "depth": 1}
+    config = configuration(pairs, method=method, backbone=backbone)
+    model, whole = model_of(config), MODELS[method].forward
+
+    def forward(self, fixed, moving, label=None):
+        answer = whole(self, fixed, moving, label)
+        (answer.label if answer.ddf is None else answer.ddf)[number, 0, 0, 0, 0] = np.nan
+        return answer
+
+    monkeypatch.setattr(MODELS[method], "forward", forward)
+    with pytest.raises(InputError, match=f"{name}: what the network says about this pair holds values that"):
+        predict(model, config, split="test", log_dir=tmp_path / "logs", batch_size=4, device="cpu")
+    assert not (tmp_path / "logs").exists()
