@@ -180,7 +180,7 @@ def _propagator(arguments: argparse.Namespace) -> Any:
     if arguments.deeds:
         return deeds_propagator(arguments.deeds, arguments.template)
     if arguments.model:
-        return model_propagator(model_of(arguments.model, device), device)
+        return model_propagator(model_of(arguments.model, device), device, arguments.model)
     return image_propagator(device)
 
 

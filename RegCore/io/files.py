@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import secrets
+import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
+from glob import escape
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import cast
@@ -24,6 +28,7 @@ RAS, LPS, LAS = (1.0, 1.0, 1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, 1.0)  # signs th
 DEFLATE_LIMIT = 1100  # deflate can't shrink data by more than about 1032:1
 BLOCK = 1 << 22  # bytes handled at a time
 PIECE = 1 << 20  # bytes unpacked at a time: few enough to stay in the processor's cache
+WITH_COMPANIONS = (".hdr", ".img", ".mhd", ".nhdr")  # headers whose voxels are in a file beside them
 
 
 @dataclass(frozen=True)
@@ -252,6 +257,54 @@ def check_regular(path: Path) -> None:
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(errno.EINVAL, "it is a device or a pipe, and no file")
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of all that is read of an input: a file, those of a folder, a header and the voxels beside.
+
+    What was read once is not read again while its size and its time stay.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    return _digest(str(path), *size_and_time(path))
+
+
+def size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes and time of change (ns) of an input; of several files the sums, which every change changes.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    found = path.stat()
+    if path.suffix.lower() not in WITH_COMPANIONS and not stat.S_ISDIR(found.st_mode):
+        return found.st_size, found.st_mtime_ns
+    states = [file.stat() for file in _files_of(path)]
+    return sum(state.st_size for state in states), sum(state.st_mtime_ns for state in states)
+
+
+def _files_of(path: Path) -> list[Path]:
+    """The file itself; those of a folder; those that share the name of a header."""
+    if path.is_dir():
+        found = [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
+    elif path.suffix.lower() in WITH_COMPANIONS:
+        found = list(path.parent.glob(f"{escape(path.name[: -len(path.suffix)])}.*"))
+    else:
+        found = [path]
+    return sorted(file for file in found if file.is_file())  # a device or a pipe may never end
+
+
+@lru_cache(maxsize=1024)
+def _digest(path: str, size: int, time: int) -> str:
+    """The digest of an input of this size and time, with the names where it is several files."""
+    found, files = hashlib.sha256(), _files_of(Path(path))
+    for file in files:
+        if len(files) > 1:
+            found.update(os.fsencode(file.name) + b"\0")
+        with open(file, "rb") as stream:
+            while block := stream.read(PIECE):
+                found.update(block)
+    return found.hexdigest()
 
 
 def sweep_parts(*folders: Path) -> None:

@@ -60,7 +60,12 @@ COMMON = ("labeled", "sample_label", "seed", "skip_bad_files")  # what every loa
 
 
 def make_loader(
-    dataset: Mapping, split: str, *, deepreg: bool = False, axes: tuple[str, str] | None = None
+    dataset: Mapping,
+    split: str,
+    *,
+    deepreg: bool = False,
+    axes: tuple[str, str] | None = None,
+    unknown_is_background: bool = False,
 ) -> Loader | None:
     """The loader of one split of a configuration's ``dataset`` section; None where the split names no folder.
 
@@ -75,6 +80,7 @@ def make_loader(
         deepreg: count groups of h5 files as DeepReg does, by the text of their numbers, take voxels in the
             order of their files unless ``space`` says otherwise, and no label map unless ``labels`` does.
         axes: how the voxel axes of fixed and moving images ran in the training, see `Geometry.axis_codes`.
+        unknown_is_background: take voxels of images that are NaN or infinite as `Source` says.
 
     Raises:
         InputError: one sentence that names the key or the file.
@@ -96,7 +102,13 @@ def make_loader(
     sample_label = dataset.get("sample_label") or ("sample" if training else "all")
     skip_bad_files = bool(dataset.get("skip_bad_files", False))
     made = make(
-        partial(_opened, partial(_usable, files) if skip_bad_files else files, folders, structures),
+        partial(
+            _opened,
+            partial(_usable, files) if skip_bad_files else files,
+            folders,
+            structures,
+            unknown_is_background,
+        ),
         labeled=_true_or_false(part, "labeled", f"dataset.{split}"),
         sample_label=sample_label,
         seed=dataset.get("seed", None if training else 0),
@@ -125,11 +137,13 @@ def _opened(
     files: Callable[..., Source],
     folders: list[str],
     structures: Structures | None,
+    unknown_is_background: bool,
     name: str,
     grouped: bool = False,
 ) -> Source:
     """The images or labels of a name in all folders; labels may be label maps."""
     source = files(folders, name, grouped)
+    source.unknown_is_background = unknown_is_background
     return source if structures is None or not name.endswith("labels") else structures.opened(source)
 
 

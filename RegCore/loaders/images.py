@@ -1,5 +1,6 @@
 """One side of a pair, fixed or moving: images with their labels, checked, and as the network gets them."""
 
+import logging
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,8 +14,9 @@ from RegCore.resampler import resize3d, tensor_of, warp
 from RegCore.resampler.pyramid import as_tensor, resample_to
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform
-from RegCore.space.volume import Volume, reoriented
+from RegCore.space.volume import Volume, finite, reoriented
 
+log = logging.getLogger(__name__)
 MOST_REMEMBERED = 2**28  # bytes of an array of labels that is kept for its next label
 
 
@@ -47,6 +49,7 @@ class RoleImages:
     _boxes: dict[int, Geometry] = field(default_factory=dict)  # where each image is seen with a spacing
     _images: dict[int, torch.Tensor] = field(default_factory=dict)  # the last ones: a pair comes with each
     _labels: dict[int, np.ndarray] = field(default_factory=dict)  # of its labels, one after the other
+    _told: set[int] = field(default_factory=set)  # images with unknown voxels, of which one warning is enough
 
     def __len__(self) -> int:
         return len(self.images)
@@ -88,7 +91,7 @@ class RoleImages:
             if other and not self._in_space(label_grid, grid):
                 self.elsewhere.append(self.labels.where(index))
         if whole:
-            self.intensity(self.images.read(index)[0], self.images.where(index))
+            self.intensity(self._read(index)[0], self.images.where(index))
             if self.labels is not None:
                 self.labels.check(self.labels.read(index)[0], index)
         return grid, channels
@@ -101,7 +104,7 @@ class RoleImages:
     def image(self, index: int) -> torch.Tensor:
         """An image (1, I, J, K) on the network's grid, float32 in [0, 1]; an InputError names the file."""
         if index not in self._images:
-            array, grid = self.images.read(index)
+            array, grid = self._read(index)
             volume = self._turned(self.intensity(array, self.images.where(index)), grid)
             if self.spacing is None:
                 image = resized(volume.array, self.shape)
@@ -109,6 +112,20 @@ class RoleImages:
                 image = seen_in(volume, self.network_grid(index, volume))
             _remember(self._images, index, image)
         return self._images[index]
+
+    def _read(self, index: int) -> tuple[np.ndarray, Geometry]:
+        """The voxels of an image and their grid, where that is wanted without those that are not known."""
+        array, grid = self.images.read(index)
+        if not self.images.unknown_is_background or np.isfinite([array.min(), array.max()]).all():
+            return array, grid
+        where, unknown = self.images.where(index), array.size - np.count_nonzero(np.isfinite(array))
+        if unknown == array.size:
+            raise InputError(f"{where}: all voxels are NaN or infinite, there is nothing to align")
+        if index not in self._told:
+            self._told.add(index)
+            text = "%s: voxels that are NaN or infinite count as background: %d of %d"
+            log.warning(text, where, unknown, array.size)
+        return finite(Volume(array, grid)).array, grid
 
     def network_grid(self, index: int, volume: Volume | None = None) -> Geometry:
         """Where the voxels that the network gets of an image lie in space.
@@ -124,7 +141,7 @@ class RoleImages:
             return self.grid(index).resized_box(self.shape)
         if index not in self._boxes:
             if volume is None:
-                volume = self._turned(*self.images.read(index))
+                volume = self._turned(*self._read(index))
             self._boxes[index] = box_about_body(volume, self.shape, self.spacing)
         return self._boxes[index]
 
@@ -152,7 +169,7 @@ class RoleImages:
             InputError: the file can't be used; the message names it.
         """
         if channel is None:
-            array, grid = self.images.read(index)
+            array, grid = self._read(index)
             volume = Volume(self.intensity(array, self.images.where(index)), grid)
         else:
             volume = self._label(index, channel)

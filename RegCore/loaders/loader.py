@@ -90,6 +90,11 @@ class Loader:
         return self.fixed.labels is not None
 
     @property
+    def names(self) -> list[str]:
+        """What the images are called below their folders; a name is that of a fixed and a moving image."""
+        return ["/".join(name[1:]) for name in self.fixed.images.names]
+
+    @property
     def structures(self) -> list[str] | None:
         """Names of the labels by channel, where they come from label maps."""
         return self.fixed.structures

@@ -28,7 +28,11 @@ class Source:
         places: for each volume what `header` and `read` need to find it.
         grouped: whether there are groups: volumes whose names agree but for the last part.
         title: what they are, for messages: "images", "fixed labels".
+        unknown_is_background: voxels of images that are NaN or infinite are taken for background, with a
+            warning; else they are an error.
     """
+
+    unknown_is_background = False
 
     def __init__(self, found: Mapping[Name, Any], grouped: bool, title: str):
         self.names, self.places = list(found), list(found.values())

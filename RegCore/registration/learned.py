@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from RegCore.deepreg.checkpoint import import_checkpoint
 from RegCore.deepreg.tfbundle import index_path, is_bundle
 from RegCore.loaders.boxes import box_about_body, centred, seen_in
 from RegCore.loaders.images import resized
 from RegCore.loaders.intensity import intensity_of, is_unlike
-from RegCore.networks.device import choose_device
+from RegCore.networks.device import all_finite, answer_of, choose_device, device_of
 from RegCore.networks.model_file import Model, read_model
 from RegCore.networks.models import ConditionalModel, Prediction
 from RegCore.progress import Progress, silent
@@ -62,11 +61,6 @@ def load_model(path: str | Path, config: str | Path | Mapping | None = None, dev
     return model
 
 
-def device_of(network: nn.Module) -> torch.device:
-    """Where a network is; the CPU if it has no parameters."""
-    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-
-
 @torch.no_grad()
 def predict_batch(
     trained: Model,
@@ -76,6 +70,8 @@ def predict_batch(
 ) -> Prediction:
     """What a network says about a batch, computed where the network is and brought to the CPU.
 
+    In float32 where half precision, of its weights or of `torch.autocast` around the call, overflows.
+
     Args:
         trained: the network.
         fixed_image: ``(B, 1, I, J, K)`` as the loaders give it.
@@ -84,9 +80,25 @@ def predict_batch(
     """
     given = (fixed_image, moving_image, moving_label)
     device = device_of(trained.network)
-    answer = trained.network(*(x if x is None else x.to(device) for x in given))
-    parts = (answer.ddf, answer.dvf, answer.theta, answer.label)
-    return Prediction(*(part if part is None else part.cpu() for part in parts))
+    there = [x if x is None else x.to(device) for x in given]
+    answer = answer_of(trained.network, lambda: trained.network(*there), _parts)
+    return Prediction(*(part if part is None else part.cpu() for part in _parts(answer)))
+
+
+def pair_of(prediction: Prediction, number: int) -> Prediction:
+    """What is said about one pair of a batch, as a batch of one.
+
+    Raises:
+        InputError: a number of it is NaN or infinite.
+    """
+    one = [part if part is None else part[number : number + 1] for part in _parts(prediction)]
+    if not all_finite(one):
+        raise InputError("what the network says about this pair holds values that are NaN or infinite")
+    return Prediction(*one)
+
+
+def _parts(prediction: Prediction) -> tuple[torch.Tensor | None, ...]:
+    return prediction.ddf, prediction.dvf, prediction.theta, prediction.label
 
 
 def transform_of(prediction: Prediction, number: int, fixed: Geometry, moving: Geometry) -> Transform:
@@ -157,7 +169,8 @@ def predicted_transform(
     if isinstance(trained.network, ConditionalModel):
         raise InputError(LABELS_ONLY)
     progress(0.0, "preparing the images", {})
-    if initial is None and _seen_in_space(trained, fixed.geometry, moving.geometry):
+    in_space = (trained.config.get("dataset") or {}).get("space") == "header"
+    if initial is None and in_space and fixed.geometry.overlaps(moving.geometry):
         initial = AffineTransform(np.eye(4))
     start = moving if initial is None else warp(moving, initial, fixed.geometry)
     own_way = getattr(trained.network, "find_transform", None)
@@ -167,13 +180,15 @@ def predicted_transform(
         found = own_way(fixed, start, **more, device=device, progress=progress)
         return _after(initial, found, onto)
     fixed_axes, moving_axes = trained.axes or [fixed.geometry.axis_codes] * 2
+    if in_space and initial is not None:  # such a network saw moving images along the axes of the fixed ones
+        moving_axes = fixed_axes
     fixed, moving = reoriented(fixed, fixed_axes), reoriented(start, moving_axes)
     images, grids = _as_in_training(trained, fixed, moving, seen_in_fixed=initial is not None)
     warn_if_unlike(trained, dict(zip(("fixed", "moving"), images, strict=True)), "")
     progress(0.2, "network", {})
     prediction = predict_batch(trained, *images)
     progress(0.7, "displacements", {})
-    found = _after(initial, transform_of(prediction, 0, *grids), onto)
+    found = _after(initial, transform_of(pair_of(prediction, 0), 0, *grids), onto)
     progress(1.0, "displacements", {})
     return found
 
@@ -220,12 +235,6 @@ def warn_if_unlike(trained: Model, images: Mapping[str, torch.Tensor], where: st
                 where,
                 side,
             )
-
-
-def _seen_in_space(trained: Model, fixed: Geometry, moving: Geometry) -> bool:
-    """Whether the training saw moving images where they lie, and these two meet."""
-    dataset = trained.config.get("dataset") or {}
-    return dataset.get("space") == "header" and fixed.overlaps(moving)
 
 
 def _after(initial: Transform | None, found: Transform, onto: Geometry | None) -> Transform:

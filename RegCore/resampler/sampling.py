@@ -17,8 +17,10 @@ BORDERS = ("edge", "constant", "zero_boundary")
 
 def pyramid_combination(
     values: Sequence[torch.Tensor],
-    weight_floor: Sequence[torch.Tensor],
+    weight_floor: Sequence[torch.Tensor] | None = None,
     weight_ceil: Sequence[torch.Tensor] | None = None,
+    *,
+    weights: Sequence[torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Weighted sum over the corners of an n-dimensional cell, folded axis by axis from the last.
 
@@ -29,13 +31,20 @@ def pyramid_combination(
         values: 2**n tensors in the order of `get_n_bits_combinations`.
         weight_floor, weight_ceil: n tensors each, with as many axes as the values and broadcast against
             them. The second are by default 1 minus the first, as in older versions of DeepReg.
+        weights: what these older versions call `weight_floor`, in its place.
 
     Returns:
         A tensor of the shape of one of the values.
 
     Raises:
-        InputError: the numbers of values and weights don't belong together, or their shapes.
+        InputError: the numbers of values and weights don't belong together, or their shapes; no weights, or
+            `weights` beside others.
     """
+    if weights is not None and (weight_floor is not None or weight_ceil is not None):
+        raise InputError("weights stand in place of weight_floor and weight_ceil, but both were given")
+    weight_floor = weights if weight_floor is None else weight_floor
+    if weight_floor is None:
+        raise InputError("weight_floor is missing, the weights of the corners below")
     if weight_ceil is None:
         weight_ceil = [1 - weight for weight in weight_floor]
     if len(weight_ceil) != len(weight_floor) or len(values) != 2 ** len(weight_floor):

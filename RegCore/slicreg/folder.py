@@ -1,6 +1,6 @@
 """The folder that a training reads: a template divided into supervoxels, and these carried to every scan.
 
-    settings.json      what was asked for, and the file of each scan
+    settings.json      what was asked for, and the file of each scan with a digest of its contents
     template.npz       the template as the network sees it, and its supervoxels
     train/<scan>.npz   a scan as the network sees it, and the supervoxels that a registration of the template
     valid/<scan>.npz   to it gave it; the template itself is learnt from as well: its supervoxels are exact
@@ -11,11 +11,13 @@ Each file is there whole or not at all.
 
 import json
 import zipfile
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from RegCore.io.files import digest
 from RegCore.slicreg.picture import Oversegmentation
 from RegCore.slicreg.preparation import check_modality
 from RegCore.slicreg.supervoxels import COMPACTNESS, ITERATIONS, SPREAD, Supervoxels
@@ -89,6 +91,29 @@ class TrainingScan:
     image: np.ndarray
     supervoxels: np.ndarray
     places: np.ndarray
+
+
+def file_state(path: Path, others: Iterable[Path] = ()) -> dict:
+    """What tells whether a file is still the one that something was made of, as plain values.
+
+    Args:
+        path: of the file.
+        others: files that it was made with besides; one that is missing says nothing.
+
+    Raises:
+        InputError: it can't be read.
+    """
+    try:
+        found = {"file": path.name, "bytes": path.stat().st_size, "sha256": digest(path)}
+        more = [digest(other) for other in others if other.is_file()]
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror or error})") from error
+    return {**found, "with": more} if more else found
+
+
+def same_file(known: Mapping | None, now: Mapping) -> bool:
+    """Whether two of `file_state` are of one file; earlier versions kept its name and size alone."""
+    return known is not None and all(known.get(key, value) == value for key, value in now.items())
 
 
 def read_settings(folder) -> dict:

@@ -1,7 +1,7 @@
 """Makes the folder that a training reads, see `RegCore.slicreg.folder`: scan by scan, kept scan by scan."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,9 +19,11 @@ from RegCore.slicreg.folder import (
     TEMPLATE,
     VERSION,
     FolderSettings,
+    file_state,
     read_oversegmentation,
     read_settings,
     read_template,
+    same_file,
     scan_files,
 )
 from RegCore.slicreg.network import STRIDE
@@ -55,11 +57,14 @@ class Propagator:
             they were prepared; gives x_template = T(x_scan), RAS mm.
         check: called as ``check(path, settings)`` for each scan before any work; raises an `InputError` where
             `propagate` would.
+        files: called as ``files(path)``: the files that are read for a scan besides itself, so that it is
+            made anew where they are others.
     """
 
     name: str
     propagate: Callable[[Path, PreparedScan, PreparedScan, Progress], DisplacementField]
     check: Callable[[Path, FolderSettings], None] | None = None
+    files: Callable[[Path], Sequence[Path]] = lambda path: ()
 
 
 def prepare_folder(
@@ -98,7 +103,7 @@ def prepare_folder(
     _check_scans(template, scans)
     scans["train"] = _by_name([*scans["train"].values(), template])
     settings = _with_shape(settings or FolderSettings(), folder, list(scans["train"].values()))
-    record = _record(template, scans, settings, propagator.name)
+    record = _record(template, scans, settings, propagator)
     there = _existing(folder, record)
     todo = [
         (part, name, path)
@@ -210,18 +215,15 @@ def _with_shape(settings: FolderSettings, folder: Path, paths: list[Path]) -> Fo
     return FolderSettings(**asdict(settings) | {"shape": tuple(shape)})
 
 
-def _record(template: Path, scans, settings: FolderSettings, propagator: str) -> dict:
+def _record(template: Path, scans, settings: FolderSettings, propagator: Propagator) -> dict:
     """All that the contents of the folder follow from, as plain values."""
 
-    def file(path: Path) -> dict:
-        try:
-            return {"file": path.name, "bytes": path.stat().st_size}
-        except OSError as error:
-            raise InputError(f"{path}: can't be read ({error.strerror or error})") from error
+    def state(path: Path) -> dict:
+        return file_state(path, () if path == template else propagator.files(path))
 
-    parts = {part: {name: file(path) for name, path in scans[part].items()} for part in PARTS}
+    parts = {part: {name: state(path) for name, path in scans[part].items()} for part in PARTS}
     plain = asdict(settings) | {"shape": list(settings.shape or ())}
-    about = {"format": FORMAT, "version": VERSION, "propagator": propagator, "template": file(template)}
+    about = {"format": FORMAT, "version": VERSION, "propagator": propagator.name, "template": state(template)}
     return {**about, "settings": plain, **parts}
 
 
@@ -261,12 +263,12 @@ def _check_template(folder: Path, template: Path, settings: FolderSettings) -> N
 
 
 def _made(folder: Path, there: dict | None, name: str, file: dict) -> Path | None:
-    """Where a scan was made from this file, in whichever part."""
+    """Where a scan was made of this file, in whichever part."""
     if there is None:
         return None
     for part in PARTS:
         path = folder / part / f"{name}.npz"
-        if there[part].get(name) == file and path.exists():
+        if same_file(there[part].get(name), file) and path.exists():
             return path
     return None
 

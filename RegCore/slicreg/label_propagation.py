@@ -136,11 +136,17 @@ def deeds_propagator(folder, template) -> Propagator:
         read_control_points(displacements, read_header(path)[1].shape)
         read_matrix(matrix)
 
-    return Propagator("deeds", propagate, check)
+    return Propagator("deeds", propagate, check, files)
 
 
-def model_propagator(method: Method, device: str = "cpu") -> Propagator:
-    """A trained model of the same template, its result refined by the images: for a second round."""
+def model_propagator(method: Method, device: str = "cpu", file: Path | None = None) -> Propagator:
+    """A trained model of the same template, its result refined by the images: for a second round.
+
+    Args:
+        method: the model.
+        device: torch device.
+        file: of the model, so that what another one found is not taken for its work.
+    """
 
     def propagate(
         path: Path, scan: PreparedScan, template: PreparedScan, progress: Progress
@@ -158,7 +164,7 @@ def model_propagator(method: Method, device: str = "cpu") -> Propagator:
         if settings.modality != method.modality:
             raise InputError(f"the model was trained for {method.modality}, not for {settings.modality}")
 
-    return Propagator("model", propagate, check)
+    return Propagator("model", propagate, check, lambda path: () if file is None else (file,))
 
 
 # ---- what the program deeds writes -------------------------------------------------------------------------

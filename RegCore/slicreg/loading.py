@@ -69,6 +69,11 @@ class Scans:
 
     moving_image_shape = fixed_image_shape
 
+    @property
+    def names(self) -> list[str]:
+        """What the scans are called."""
+        return [path.stem for path in self.source.places]
+
     def __len__(self) -> int:
         return len(self.source) * self.repeats
 

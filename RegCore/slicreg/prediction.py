@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from RegCore.networks.device import all_finite, answer_of
 from RegCore.progress import Progress, silent
 from RegCore.slicreg.loading import Scans
 from RegCore.slicreg.network import STRIDE, SlicNet
@@ -163,6 +164,20 @@ def _along(values: torch.Tensor, dim: int, axis) -> torch.Tensor:
 
 
 @torch.no_grad()
+def scores_of(network: nn.Module, scan: PreparedScan, device: str) -> torch.Tensor:
+    """What a network of SLIC-Reg, in evaluation mode, answers on a scan, ``(1, L, classes, i, j, k)``.
+
+    Raises:
+        InputError: it is not finite, also not in float32.
+    """
+    image = network_units(scan).to(device)
+    found = answer_of(network.to(device), lambda: network(image), lambda scores: [scores])
+    if not all_finite([found]):
+        raise InputError("what the network says about a scan holds values that are NaN or infinite")
+    return found
+
+
+@torch.no_grad()
 def predict_supervoxels(
     network: SlicNet,
     scan: PreparedScan,
@@ -184,12 +199,14 @@ def predict_supervoxels(
             between them: a matching loses nothing by it and is had in half the time.
         device: torch device.
         progress: told of each layer that is read.
+
+    Raises:
+        InputError: the scores are not finite.
     """
     training = network.training
     network.eval()
     try:
-        image = network_units(scan).to(device)
-        scores = network.to(device)(image)
+        scores = scores_of(network, scan, device)
         if cells:
             count = scores.shape[2] - 1
             labels = scores[0].argmax(1).cpu().numpy().astype("uint8" if count < 256 else "uint16")

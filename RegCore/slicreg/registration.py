@@ -17,7 +17,7 @@ from RegCore.resampler import warp
 from RegCore.resampler.pyramid import resample_to
 from RegCore.slicreg.matching import MatchSettings, dense_field, match, unit_of
 from RegCore.slicreg.network import STRIDE
-from RegCore.slicreg.prediction import Method, predict_supervoxels
+from RegCore.slicreg.prediction import Method, predict_supervoxels, scores_of
 from RegCore.slicreg.preparation import PreparedScan, body_mask, downsample2, network_units, prepare
 from RegCore.slicreg.supervoxels import Supervoxels
 from RegCore.space.geometry import Geometry, InputError
@@ -302,9 +302,10 @@ def _regress(method: Method, scan: PreparedScan, device: str) -> tuple[torch.Ten
     """Random voxels of the body and the voxels of the template that they belong to, (N, 3) float64 each."""
     network, training = method.network.to(device), method.network.training
     network.eval()
-    with torch.no_grad():
-        places = network(network_units(scan).to(device))[0, 0].double().cpu()
-    network.train(training)
+    try:
+        places = scores_of(network, scan, device)[0, 0].double().cpu()
+    finally:
+        network.train(training)
     cells = np.argwhere(body_mask(scan)[::STRIDE, ::STRIDE, ::STRIDE])
     cells = cells[np.random.default_rng(0).permutation(len(cells))[:REGRESSED]]
     half = torch.tensor(method.supervoxels.geometry.shape) / 2

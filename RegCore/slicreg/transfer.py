@@ -10,7 +10,6 @@ Each file is there whole or not at all.
 """
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -34,6 +33,7 @@ from RegCore.registration.deformable import Settings
 from RegCore.registration.methods import Task, trained_network
 from RegCore.registration.pair import PairSide
 from RegCore.resampler import warp
+from RegCore.slicreg.folder import file_state, same_file
 from RegCore.slicreg.folder_making import load_volume, stem
 from RegCore.slicreg.prediction import Method
 from RegCore.slicreg.preparation import UNIT
@@ -140,8 +140,8 @@ def read_source(
         raise InputError(
             f"{labels_path}: what it marks does not lie in the template of the model {model_path}"
         )
-    about = {"model": _digest(model_path), "template_seg": _digest(labels_path)}
-    about["template"] = "of the model" if template_path is None else _digest(template_path)
+    about = {"model": _digest_of(model_path), "template_seg": _digest_of(labels_path)}
+    about["template"] = "of the model" if template_path is None else _digest_of(template_path)
     ending = ".seg.nrrd" if labels_path.name.lower().endswith(".seg.nrrd") else ".nii.gz"
     return LabelSource(model, template, labels, ending, about, refine, settings, device)
 
@@ -188,7 +188,7 @@ def transfer_labels(
 
 def _transfer(folder: Path, source: LabelSource, name: str, path: Path, progress: Progress) -> dict[str, Any]:
     """All files of one scan; its row."""
-    image = load_volume(path, "image")
+    image, state = load_volume(path, "image"), file_state(path)
     check_image(image, str(path))
     transform = _registered(source, image, part_of(progress, 0.0, 0.9))
     labels = warp(source.labels, transform, image.geometry)
@@ -200,7 +200,7 @@ def _transfer(folder: Path, source: LabelSource, name: str, path: Path, progress
     save(labels, folder / "segmentations" / f"{name}{source.ending}")
     with atomic_write(folder / "pictures" / f"{name}.png") as side:
         label_picture(image, labels, name).save(side, format="PNG")
-    row = {"scan": name, **_file(path), "distance": distance, "volumes": volumes}
+    row = {"scan": name, **state, "distance": distance, "volumes": volumes}
     with atomic_write(folder / "figures" / f"{name}.json") as side:
         side.write_text(json.dumps(row, indent=2) + "\n", encoding="utf-8")
     return row
@@ -292,16 +292,9 @@ def _marked(labels: Volume) -> bool:
     return bool(labels.array.any())
 
 
-def _digest(path: Path) -> str:
-    """The SHA-256 of a file: what is made with it is known again wherever the file lies."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(f"{path}: can't be read ({error.strerror or error})") from error
-
-
-def _file(path: Path) -> dict[str, Any]:
-    return {"file": path.name, "bytes": path.stat().st_size}
+def _digest_of(path: Path) -> str:
+    """What a file is known by, wherever it lies."""
+    return str(file_state(path)["sha256"])
 
 
 def _begin(folder: Path, source: LabelSource) -> None:
@@ -334,7 +327,7 @@ def _done(folder: Path, source: LabelSource, name: str, path: Path) -> dict[str,
     files = folder / "segmentations" / f"{name}{source.ending}", folder / "pictures" / f"{name}.png"
     try:
         row = json.loads((folder / "figures" / f"{name}.json").read_text(encoding="utf-8"))
-        same = _file(path).items() <= row.items() and set(row["volumes"]) == set(source.names.values())
+        same = same_file(row, file_state(path)) and set(row["volumes"]) == set(source.names.values())
     except (OSError, ValueError, LookupError, AttributeError, RecursionError):
         return None
     return row if same and all(file.exists() for file in files) else None

@@ -5,20 +5,17 @@ of this program it was made, so that a later run knows what is still to be done.
 """
 
 import errno
-import hashlib
 import json
 import os
 import secrets
 import shutil
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TextIO
 
 import RegCore
-from RegCore.io.files import atomic_write
+from RegCore.io.files import atomic_write, digest, size_and_time
 from RegCore.space.geometry import InputError
 
 try:
@@ -29,8 +26,6 @@ except ImportError:  # Windows
 RECORD = "record.json"
 UNFINISHED, REPLACED, LOCK = ".unfinished-", ".replaced-", ".running"
 DONE, FAILED = "done", "failed"
-WITH_COMPANIONS = (".hdr", ".img", ".mhd", ".nhdr")  # headers whose voxels are in a file beside them
-BLOCK = 1 << 20
 
 Record = dict[str, Any]
 """The keys "name", "status" (`DONE`, `FAILED`), "error", "version", "settings", "inputs"; jobs add others."""
@@ -77,53 +72,20 @@ def difference(record: Record, inputs: Mapping[str, Path], settings: Mapping[str
 
 def _is_same(known: Mapping[str, Any], path: Path) -> bool:
     try:
-        size, time = _size_and_time(path)
+        size, time = size_and_time(path)
         if size != known.get("size"):
             return False
-        return time == known.get("mtime_ns") or _hash(str(path), size, time) == known.get("sha256")
+        return time == known.get("mtime_ns") or digest(path) == known.get("sha256")
     except OSError:
         return known.get("size") is None  # it could not be read then either
 
 
 def _with_hash(path: Path) -> dict[str, Any]:
     try:
-        size, time = _size_and_time(path)
-        return {"path": str(path), "size": size, "mtime_ns": time, "sha256": _hash(str(path), size, time)}
+        size, time = size_and_time(path)
+        return {"path": str(path), "size": size, "mtime_ns": time, "sha256": digest(path)}
     except OSError:
         return {"path": str(path), "size": None, "mtime_ns": None, "sha256": None}
-
-
-def _files(path: Path) -> list[Path]:
-    """The file itself; those of a folder; those that share the name of a header."""
-    if path.is_dir():
-        found = [Path(folder) / name for folder, _, names in os.walk(path) for name in names]
-    elif path.suffix.lower() in WITH_COMPANIONS:
-        found = list(path.parent.glob(f"{path.name[: -len(path.suffix)]}.*"))
-    else:
-        found = [path]
-    return sorted(file for file in found if file.is_file())  # a device or a pipe may never end
-
-
-def _size_and_time(path: Path) -> tuple[int, int]:
-    """Bytes and time of change (ns) of an input; of several files the sums, which every change changes."""
-    found = path.stat()
-    if path.suffix.lower() not in WITH_COMPANIONS and not stat.S_ISDIR(found.st_mode):
-        return found.st_size, found.st_mtime_ns
-    states = [file.stat() for file in _files(path)]
-    return sum(state.st_size for state in states), sum(state.st_mtime_ns for state in states)
-
-
-@lru_cache(maxsize=1024)
-def _hash(path: str, size: int, time: int) -> str:
-    """SHA-256 of an input of this size and time, with the names where it is several files."""
-    digest, files = hashlib.sha256(), _files(Path(path))
-    for file in files:
-        if len(files) > 1:
-            digest.update(os.fsencode(file.name) + b"\0")
-        with open(file, "rb") as stream:
-            while block := stream.read(BLOCK):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def read_record(folder: Path) -> Record | None:

@@ -143,8 +143,12 @@ class RunFolder:
             raise InputError(f"{path}: this is a model, but no checkpoint that a training can go on from")
         return training
 
-    def load(self, config: Config, trained: Model, optimiser: torch.optim.Optimizer) -> None:
+    def load(
+        self, config: Config, state: TrainingState, trained: Model, optimiser: torch.optim.Optimizer
+    ) -> None:
         """Weights and optimiser of the interrupted training; a changed configuration is written down.
+
+        Other data than those in its checkpoint, by the model and the state, are warned of.
 
         Raises:
             InputError: they do not fit, or the configuration asks for another network.
@@ -152,9 +156,11 @@ class RunFolder:
         path = self.save_path / LAST
         content = read_content(path)
         _check_unchanged(path, content, trained)
-        _tell_other_data(path, content, trained)
+        training = self._training(path)
+        images = TrainingState.from_dict(training["state"]).other_data(state)
+        _tell_other_data(path, content, trained, images)
         _fill(path, trained, content["state"], content["config"])
-        _fill_optimiser(path, optimiser, self._training(path)["optimiser"])
+        _fill_optimiser(path, optimiser, training["optimiser"])
         if self.group.first and content["config"] != trained.config:
             config.dump(self.path / "config.yaml")
 
@@ -273,8 +279,11 @@ def _check_unchanged(path: Path, content: Mapping, trained: Model) -> None:
             )
 
 
-def _tell_other_data(path: Path, content: Mapping, trained: Model) -> None:
-    """Warn where an interrupted training goes on with images that differ from those it began with."""
+def _tell_other_data(path: Path, content: Mapping, trained: Model, images: list[str]) -> None:
+    """Warn where an interrupted training goes on with images that differ from those it began with.
+
+    images: in what they differ besides what the model knows of them.
+    """
     what = {
         "seen": "intensities",
         "axes": "the directions of voxel axes",
@@ -283,7 +292,7 @@ def _tell_other_data(path: Path, content: Mapping, trained: Model) -> None:
     }
     now = {name: plain(getattr(trained, name), name) for name in what}
     others = [words for name, words in what.items() if name in content and content[name] != now[name]]
-    if others:
+    if others := [*others, *images]:
         text = "%s: the data are not those that this training began with (other: %s); it goes on with them"
         log.warning(text, path, ", ".join(others))
 

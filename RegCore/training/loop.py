@@ -18,7 +18,7 @@ from random import Random
 import torch
 
 from RegCore.loaders.augmentation import augment_each
-from RegCore.networks.device import choose_device
+from RegCore.networks.device import all_finite, choose_device
 from RegCore.progress import Cancelled, Progress, silent
 from RegCore.space.geometry import InputError
 from RegCore.training.batches import in_groups, on_device
@@ -188,7 +188,6 @@ def _prepared_batches(run: Run, steps: Iterator, key: str, first: int = 0) -> It
 def _step(run: Run, pieces: list[dict]) -> RunningMeans:
     """One step of the optimiser with the gradient of the loss summed over all samples of all processes."""
     position, settings = run.state.position, run.config.train
-    torch.manual_seed(Random(f"step/{run.state.seed}/{position.steps}").getrandbits(63))  # for dropout, say
     rate = factor(
         settings.learning_rate_schedule,
         position.epoch + position.sample / len(run.batches.loader),
@@ -197,24 +196,43 @@ def _step(run: Run, pieces: list[dict]) -> RunningMeans:
     )
     for group in run.optimiser.param_groups:
         group["lr"] = group.setdefault("initial_lr", group["lr"]) * rate
+    bf16 = bool(run.state.bf16)
+    buffers = [(b, b.clone()) for b in run.model.buffers()] if bf16 else []
+    totals, sound = _gradient(run, pieces, bf16)
+    if bf16 and not sound:
+        if run.group.first:
+            log.warning("epoch %d: bfloat16 overflows; from here on float32 is used", position.epoch + 1)
+        run.state = replace(run.state, bf16=False)
+        with torch.no_grad():
+            for buffer, kept in buffers:
+                buffer.copy_(kept)
+        totals, sound = _gradient(run, pieces, False)
+    if not sound:
+        named = {k: v for k, v in totals.values().items() if k.startswith("loss/") and "_weighted" not in k}
+        what = "gradient of the loss" if math.isfinite(totals.values()["loss"]) else "loss"
+        raise InputError(
+            f"the {what} of epoch {position.epoch + 1} is not finite, so training ends; its parts are"
+            f" {named}; a smaller learning_rate may help; the last checkpoint is kept"
+        )
+    run.optimiser.step()
+    return totals
+
+
+def _gradient(run: Run, pieces: list[dict], bf16: bool) -> tuple[RunningMeans, bool]:
+    """Put the gradient of the loss into the parameters; what to log, and whether all of it is finite."""
+    seed = Random(f"step/{run.state.seed}/{run.state.position.steps}")
+    torch.manual_seed(seed.getrandbits(63))  # for dropout, say
     run.optimiser.zero_grad(set_to_none=True)
     totals = RunningMeans()
     for i, batch in enumerate(pieces):
         alone = run.group.size == 1 or i == len(pieces) - 1
         with nullcontext() if alone else getattr(run.model, "no_sync", nullcontext)():
             # DistributedDataParallel averages the gradients of the processes, but the sum is needed
-            parts = add_gradient(
-                run.model, run.objective, batch, bf16=bool(run.state.bf16), scale=float(run.group.size)
-            )
+            parts = add_gradient(run.model, run.objective, batch, bf16=bf16, scale=float(run.group.size))
         totals = totals.plus(RunningMeans.of(parts))
-    if run.group.any(not math.isfinite(totals.values()["loss"])):
-        named = {k: v for k, v in totals.values().items() if k.startswith("loss/") and "_weighted" not in k}
-        raise InputError(
-            f"the loss of epoch {position.epoch + 1} is not finite, so training ends; its parts are {named};"
-            " a smaller learning_rate may help; the last checkpoint is kept"
-        )
-    run.optimiser.step()
-    return totals
+    finite = [p.grad.isfinite().all() for p in run.model.parameters() if p.grad is not None]
+    finite.append(torch.tensor(math.isfinite(totals.values()["loss"]), device=run.group.device))
+    return totals, not run.group.any(not torch.stack(finite).all())
 
 
 def _close_epoch(run: Run) -> dict:
@@ -251,8 +269,11 @@ def _renew_statistics(run: Run) -> None:
     torch.manual_seed(Random(f"statistics/{seed}").getrandbits(63))  # for dropout, say
     wanted = -(-SAMPLES // (run.config.train.preprocess.batch_size * run.group.size))
     wanted = max(FEWEST_STEPS, min(wanted, len(run.batches.plan(0, seed=seed))))
-    batches, bf16 = _first_batches(run, wanted), bool(run.state.bf16)
-    renew_statistics(run.trained.network, run.objective, batches, bf16=bf16)
+    network, bf16 = run.trained.network, bool(run.state.bf16)
+    renew_statistics(network, run.objective, _first_batches(run, wanted), bf16=bf16)
+    averages = [b for norm in norms_of(network) for b in (norm.running_mean, norm.running_var)]
+    if bf16 and run.group.any(not all_finite(averages)):
+        renew_statistics(network, run.objective, _first_batches(run, wanted))
 
 
 def _first_batches(run: Run, count: int) -> Iterator[dict]:
@@ -284,6 +305,8 @@ def _validated(run: Run) -> RunningMeans:
         if batch is not None:
             batch = on_device(batch, run.group.device)
             parts = evaluate(network, run.valid_objective, batch, bf16=bool(run.state.bf16))
+            if run.state.bf16 and not all_finite([parts["loss"]]):
+                parts = evaluate(network, run.valid_objective, batch)
             totals = totals.plus(RunningMeans.of(parts))
     return totals.over(run.group)
 

@@ -17,7 +17,7 @@ from RegCore.networks.device import choose_device
 from RegCore.networks.model_file import Model
 from RegCore.networks.models import ConditionalModel, Prediction, warped
 from RegCore.progress import Progress, silent
-from RegCore.registration.learned import load_model, predict_batch, transform_of, warn_if_unlike
+from RegCore.registration.learned import load_model, pair_of, predict_batch, transform_of, warn_if_unlike
 from RegCore.resampler import warp
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.names import READABLE
@@ -205,7 +205,7 @@ def _loader(trained: Model, config: Config, split: str) -> Loader:
     for key in ("intensity", "spacing"):
         dataset[key] = trained_on.get(key)
     dataset["space"] = dataset.get("space") or trained_on.get("space")
-    loader = make_loader(dataset, split, deepreg=deepreg, axes=trained.axes)
+    loader = make_loader(dataset, split, deepreg=deepreg, axes=trained.axes, unknown_is_background=True)
     if loader is None:  # `Config.split` has said so
         raise InputError(f"{config.source}: dataset.{split}.dir is missing, so there are no data to use")
     sizes = {"fixed": loader.fixed_image_shape, "moving": loader.moving_image_shape}
@@ -251,15 +251,12 @@ def _answers(
         label = batch["moving_label"][rows] if "moving_label" in batch else None
         answer = predict_batch(work.trained, batch["fixed_image"][rows], batch["moving_image"][rows], label)
         for place, (key, number) in enumerate(new.items()):
-            parts = (answer.ddf, answer.dvf, answer.theta, answer.label)
-            one = Prediction(*(part if part is None else part[place : place + 1] for part in parts))
-            transform = None
-            if one.ddf is not None:
-                grids = batch["fixed_geometry"][number], batch["moving_geometry"][number]
-                try:
-                    transform = transform_of(one, 0, *grids)
-                except InputError as error:
-                    raise InputError(f"{pair_name(samples[number].indices)}: {error}") from error
+            grids = batch["fixed_geometry"][number], batch["moving_geometry"][number]
+            try:
+                one = pair_of(answer, place)
+                transform = None if one.ddf is None else transform_of(one, 0, *grids)
+            except InputError as error:
+                raise InputError(f"{pair_name(samples[number].indices)}: {error}") from error
             work.known[key] = one, transform
     work.known = {key: work.known[key] for key in keys}
     return [work.known[key] for key in keys]

@@ -60,12 +60,13 @@ def prepare(config, folder, group: Group, start_from, resume, max_epochs, worker
     loader, valid = _loaders(config)
     _check_memory(config, loader, group.device)
     state = folder.resumed() if resume else TrainingState.new(settings.seed)
+    state = state.with_data({"train": loader.names} | ({} if valid is None else {"valid": valid.names}))
     torch.manual_seed(state.seed)
     trained = _built(config, loader)
     trained.network.to(group.device)
     optimiser = make_optimiser(options["optimizer"], trained.network.parameters())
     if resume:
-        folder.load(config, trained, optimiser)
+        folder.load(config, state, trained, optimiser)
     elif start_from is not None:
         state = folder.started_from(start_from, state, trained, optimiser)
         _check_something_left(start_from, state, epochs)

@@ -1,9 +1,11 @@
 """The state of a training: its position, the means of the present epoch so far, the history."""
 
+import hashlib
+import json
 import math
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 
@@ -91,11 +93,29 @@ class TrainingState:
     """A row of metrics for each epoch done."""
     inherited: int = 0
     """Rows of the history that another run made, whose checkpoint this one began with."""
+    data: dict[str, list] = field(default_factory=dict)
+    """For "train" and "valid": how many images there are, and a digest of their names."""
 
     @staticmethod
     def new(seed: int | None) -> "TrainingState":
         """The state before the first step; without a seed one is drawn."""
         return TrainingState(secrets.randbits(31) if seed is None else seed)
+
+    def with_data(self, names: Mapping[str, list[str]]) -> "TrainingState":
+        """The state of a training on images of these names; the names themselves may tell who they are of."""
+        digests = {k: hashlib.sha256(json.dumps(sorted(v)).encode()).hexdigest() for k, v in names.items()}
+        return replace(self, data={split: [len(names[split]), digests[split]] for split in names})
+
+    def other_data(self, now: "TrainingState") -> list[str]:
+        """In what the images of another state differ, in words."""
+        found = []
+        for split, (count, digest) in now.data.items():
+            before, known = self.data.get(split, (count, digest))
+            if before != count:
+                found.append(f"images of dataset.{split}, {count} in place of {before}")
+            elif known != digest:
+                found.append(f"names of images of dataset.{split}")
+        return found
 
     @property
     def losses(self) -> list[float]:

@@ -1,6 +1,7 @@
 """``regcore slicreg``: from raw volumes to transforms and the table by the commands; what they refuse."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -19,6 +20,22 @@ def test_prepared_scans_are_those_named_and_the_template(work):
         part: [p.stem for p in sorted((work / "prepared" / part).glob("*"))] for part in ("train", "valid")
     }
     assert found == {"train": ["scan0", "scan1", "scan2"], "valid": ["scan3"]}
+
+
+def test_a_replaced_scan_is_prepared_anew(work, tmp_path, monkeypatch):
+    shutil.copytree(work / "scans", tmp_path / "scans")
+    scan = tmp_path / "scans" / "scan2.nii"
+    scan.with_name("scan2.nii.gz").unlink()
+    monkeypatch.setattr("RegCore.slicreg.folder_making.oversegment", synthetic.octants)
+    monkeypatch.setattr(
+        "RegCore.slicreg.label_propagation.image_propagator", lambda device: synthetic.PROPAGATOR
+    )
+    found = []
+    for noise in (2, 2, 7):
+        RegCore.save(synthetic.ball(2 * SHIFT, noise), scan)
+        assert main(prepare(tmp_path)) == 0
+        found.append([(tmp_path / f"prepared/train/scan{n}.npz").stat().st_mtime_ns for n in (1, 2)])
+    assert found[0] == found[1] and found[2][0] == found[0][0] and found[2][1] > found[0][1]
 
 
 def test_a_training_leaves_what_every_training_leaves(work):

@@ -80,6 +80,26 @@ def test_it_goes_on_where_it_was_and_makes_again_what_changed(work, tmp_path, ca
     assert "holds other things" in capsys.readouterr().err
 
 
+def test_another_scan_of_the_same_name_and_size_gets_labels_of_its_own(work, tmp_path):
+    scan, out = tmp_path / "scan.nii", tmp_path / "out"
+    RegCore.save(RegCore.load(image(work, 1)), scan)
+    command = transfer(work, out, [scan], "--no-refine", "--set", "passes=1")
+    assert main(command) == 0
+    segmentation_file, size = out / "segmentations" / "scan.seg.nrrd", scan.stat().st_size
+    first = RegCore.load(segmentation_file, "labels")
+    RegCore.save(RegCore.load(image(work, 3)), scan)
+    assert scan.stat().st_size == size and main(command) == 0
+    second = RegCore.load(segmentation_file, "labels")
+    centres = [v.geometry.to_world(np.argwhere(v.array == 2)).mean(0) for v in (first, second)]
+    np.testing.assert_allclose(centres[1] - centres[0], 2 * SHIFT, atol=0.5 * synthetic.SPACING)
+    figures = out / "figures" / "scan.json"
+    row = json.loads(figures.read_text())
+    del row["sha256"]  # as earlier versions wrote it
+    figures.write_text(json.dumps(row))
+    before = segmentation_file.stat().st_mtime_ns
+    assert main(command) == 0 and segmentation_file.stat().st_mtime_ns == before
+
+
 def test_a_segmentation_or_template_of_something_else_is_refused(work, tmp_path, capsys):
     away = synthetic.ball((900.0, 0.0, 0.0))
     RegCore.save(

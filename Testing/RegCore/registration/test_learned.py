@@ -8,10 +8,11 @@ from scipy.ndimage import map_coordinates
 
 from RegCore.io import load, save
 from RegCore.loaders import pairs_from_volumes
-from RegCore.networks.model_file import Model, save_model
+from RegCore.networks.model_file import Model, build, save_model
 from RegCore.networks.models import DDFModel, Prediction
 from RegCore.progress import Cancelled
 from RegCore.registration.learned import load_model, predict_batch, predicted_transform
+from RegCore.registration.register import register
 from RegCore.resampler import warp
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
@@ -212,6 +213,60 @@ def test_an_answer_that_is_not_finite_is_refused(known, monkeypatch, name):
     monkeypatch.setattr(f"{module}.THETA", np.full((4, 3), np.inf))
     with pytest.raises(InputError, match="NaN or infinite"):
         predicted_transform(known(name), image(OTHER), image(OTHER))
+
+
+def curved(large: bool) -> Model:
+    """A network of random weights; if large, its numbers are beyond float16."""
+    backbone = {"name": "unet", "num_channel_initial": 4, "depth": 2}
+    torch.manual_seed(0)
+    model = build({"train": {"method": "ddf", "backbone": backbone}}, FIXED_SIZE, FIXED_SIZE, False)
+    first, *others = model.network.parameters()
+    with torch.no_grad():
+        for parameter in others:
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+        first.mul_(1e6 if large else 1)
+    model.network.eval()
+    return model
+
+
+def displacements(model: Model, dtype: torch.dtype | None = None) -> np.ndarray:
+    """What `register` finds, within `torch.autocast` if there is a type for that."""
+    pair = image(GRIDS["oblique"], 1), image(OTHER, 2)
+    with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+        found = register(*pair, model, device="cpu").transform
+    return found.mm
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("weights", [True, False], ids=["weights", "autocast"])
+def test_half_precision_gives_about_what_float32_gives(caplog, dtype, weights):
+    wanted, model = displacements(curved(False)), curved(False)
+    if weights:
+        model.network.to(dtype)
+    for _ in range(2):
+        found = displacements(model, None if weights else dtype)
+        np.testing.assert_allclose(found, wanted, atol=0.1)
+    assert "too large" not in caplog.text
+    assert caplog.text.count(f"weights are {dtype}: it is made to compute in float32") == weights
+
+
+def test_where_half_precision_overflows_float32_is_used_and_that_is_said_once(caplog):
+    model = curved(True)
+    wanted = displacements(model)
+    assert np.isfinite(wanted).all() and wanted.std() > 0.5
+    for _ in range(2):
+        np.testing.assert_allclose(displacements(model, torch.float16), wanted, rtol=1e-5)
+    assert caplog.text.count("are too large for torch.float16: from here on it computes in float32") == 1
+
+
+def test_what_is_not_finite_in_float32_either_is_refused(caplog):
+    model = curved(False)
+    with torch.no_grad():
+        next(model.network.parameters())[0] = np.nan
+    for dtype in (None, torch.float16):
+        with pytest.raises(InputError, match="says about this pair holds values that are NaN or infinite"):
+            displacements(model, dtype)
+    assert "too large" not in caplog.text
 
 
 def test_cancel_is_heard(known):

@@ -92,6 +92,26 @@ def test_corners_may_have_any_weights():
         pyramid_combination(list(values[:7]), list(floor), list(ceil))
 
 
+def test_corners_are_combined_by_the_names_of_both_versions_of_deepreg():
+    values, floor = list(noise(4, 3, 2)), list(noise(2, 3, 2, seed=1))
+    ceil = [1 - weight for weight in floor]
+    wanted = sum(
+        value * (floor, ceil)[a][0] * (floor, ceil)[b][1]
+        for value, (a, b) in zip(values, ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True)
+    )
+    torch.testing.assert_close(pyramid_combination(values, floor), wanted)
+    torch.testing.assert_close(pyramid_combination(values=values, weights=floor), wanted)
+    torch.testing.assert_close(pyramid_combination(values, weights=floor), wanted)
+    torch.testing.assert_close(
+        pyramid_combination(values=values, weight_floor=floor, weight_ceil=ceil), wanted
+    )
+    for other in ({"weight_floor": floor}, {"weight_ceil": ceil}):
+        with pytest.raises(InputError, match="weights stand in place of weight_floor and weight_ceil"):
+            pyramid_combination(values, weights=floor, **other)
+    with pytest.raises(InputError, match="weight_floor is missing"):
+        pyramid_combination(values)
+
+
 @pytest.mark.parametrize("shape", [(3, 5), (1,), (2, 7, 3, 1), (4, 1, 6)])
 @pytest.mark.parametrize("axes", [1, 2, 3, 5])
 def test_corners_of_any_shape_are_combined_alike_whatever_the_axis_of_the_weights(shape, axes):

@@ -54,6 +54,68 @@ def test_another_list_of_scans_makes_only_what_is_new(tmp_path, monkeypatch, pat
     assert made == []
 
 
+def replaced(path, image) -> None:
+    """Another image in a file of the same name and size."""
+    size = path.stat().st_size
+    save(image, path)
+    assert path.stat().st_size == size
+
+
+def test_another_scan_of_the_same_name_and_size_is_made_anew(tmp_path, monkeypatch, paths):
+    paths = [path.with_name(f"{path.name.split('.')[0]}.nii") for path in paths[:4]]
+    for number, path in enumerate(paths):
+        save(synthetic.ball((7.0 * number, 0.0, 0.0), number), path)
+    folder, made = tmp_path / "prepared", []
+    prepared(monkeypatch, folder, paths[0], paths[1:3], paths[3:], made)
+    before = {path: path.read_bytes() for path in folder.glob("*/*.npz")}
+    made.clear()
+    replaced(paths[2], synthetic.ball((0.0, 9.0, 0.0), 77))
+    replaced(paths[3], synthetic.ball((0.0, -9.0, 0.0), 78))
+    paths[1].touch()  # and one that is the same as ever
+    prepared(monkeypatch, folder, paths[0], paths[1:3], paths[3:], made)
+    assert made == ["scan2.nii", "scan3.nii"]
+    changed = {path.stem for path, content in before.items() if path.read_bytes() != content}
+    assert changed == {"scan2", "scan3"}
+    replaced(paths[0], synthetic.ball(noise=9))
+    with pytest.raises(InputError, match=r"scan0.nii: this is not the template that .*prepared was"):
+        prepared(monkeypatch, folder, paths[0], paths[1:3], paths[3:], made)
+
+
+def test_a_folder_of_an_earlier_version_is_gone_on_with(tmp_path, monkeypatch, paths):
+    """It knows names and sizes alone; what it holds is kept, and from then on known by its contents."""
+    folder, made = tmp_path / "prepared", []
+    prepared(monkeypatch, folder, paths[0], paths[1:3], [], made)
+    record = json.loads((folder / "settings.json").read_text())
+    for state in (record["template"], *record["train"].values()):
+        del state["sha256"]
+    (folder / "settings.json").write_text(json.dumps(record))
+    made.clear()
+    prepared(monkeypatch, folder, paths[0], paths[1:4], [], made)
+    assert made == ["scan3.nii.gz"]
+    known = read_settings(folder)["train"]
+    assert all(len(state["sha256"]) == 64 for state in known.values()) and len(known) == 4
+
+
+def test_what_was_propagated_with_other_files_is_made_anew(tmp_path, monkeypatch, paths):
+    """Of deeds, say, those of the one scan, or a model that all of them are made with."""
+    monkeypatch.setattr("RegCore.slicreg.folder_making.oversegment", synthetic.octants)
+    found, made = {path: tmp_path / f"{path.name}.txt" for path in paths[:3]}, []
+    propagator = Propagator("deeds", counting(made).propagate, files=lambda path: (found[path],))
+    options = {"settings": synthetic.SETTINGS, "propagator": propagator}
+    for path in paths[1:3]:
+        found[path].write_text("1 2 3")
+    for text, again in (("1 2 3", 2), ("1 2 3", 0), ("3 2 1", 1)):
+        made.clear()
+        found[paths[2]].write_text(text)
+        prepare_folder(tmp_path / "prepared", paths[0], paths[1:3], **options)
+        assert len(made) == again
+    made.clear()
+    for path in paths[1:3]:
+        found[path].unlink()  # no longer needed
+    prepare_folder(tmp_path / "prepared", paths[0], paths[1:3], **options)
+    assert made == []
+
+
 def test_without_a_shape_the_one_of_the_folder_stays(tmp_path, monkeypatch, paths):
     settings = RegCore.slicreg.folder.FolderSettings(spacing=8.0, layers=2, count=8, margin=0.0)
     folder, made = tmp_path / "prepared", []

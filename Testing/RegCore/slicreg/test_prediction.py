@@ -10,7 +10,7 @@ from RegCore.slicreg.network import NetworkSettings, SlicNet
 from RegCore.slicreg.prediction import predict_supervoxels, supervoxels_of, targets
 from RegCore.slicreg.preparation import PreparedScan
 from RegCore.slicreg.supervoxels import Supervoxels
-from RegCore.space.geometry import Geometry
+from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.volume import Volume
 from Testing.RegCore.slicreg.voronoi import voronoi
 
@@ -88,15 +88,37 @@ def test_many_classes_are_kept_in_two_bytes():
     assert found.labels.dtype == np.uint16 and (found.labels == 300).all()
 
 
-def test_prediction_uses_evaluation_mode_and_leaves_the_network_as_it_was():
+def trained_scan() -> tuple[SlicNet, PreparedScan]:
+    """A network of random weights, and a scan of noise."""
     torch.manual_seed(0)
-    network = SlicNet(
-        NetworkSettings(layers=2, classes=5, width=0.5, context=16, hidden=4, norm="batch")
-    ).train()
-    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network = SlicNet(NetworkSettings(layers=2, classes=5, width=0.5, context=16, hidden=4, norm="batch"))
     array = np.random.default_rng(0).normal(0, 200, (12, 13, 14)).astype(np.float32)
     geometry = Geometry(array.shape, np.eye(4))
-    scan = PreparedScan(Volume(array, geometry), np.ones(array.shape, bool), geometry, "ct")
+    return network, PreparedScan(Volume(array, geometry), np.ones(array.shape, bool), geometry, "ct")
+
+
+def test_scores_that_are_not_finite_are_no_supervoxels(caplog):
+    """Too large for half precision, they are computed in float32; not finite there either, refused."""
+    network, scan = trained_scan()
+    weight = next(parameter for parameter in network.parameters() if parameter.ndim == 5)
+    with torch.no_grad():
+        weight.mul_(1e6)
+    wanted = predict_supervoxels(network, scan).labels
+    with torch.autocast("cpu", torch.float16):
+        found = [predict_supervoxels(network, scan).labels for _ in range(2)]
+    assert all((labels == wanted).all() for labels in found) and len(np.unique(wanted)) > 2
+    assert caplog.text.count("too large for torch.float16") == 1
+    with torch.no_grad():
+        weight[0] = np.nan
+    with pytest.raises(InputError, match="says about a scan holds values that are NaN or infinite"):
+        predict_supervoxels(network, scan)
+
+
+def test_prediction_uses_evaluation_mode_and_leaves_the_network_as_it_was():
+    network, scan = trained_scan()
+    array, geometry = scan.image.array, scan.image.geometry
+    network.train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
     told = []
     found = predict_supervoxels(network, scan, progress=lambda *event: told.append(event))
     assert network.training and len(told) == 2 and told[-1][0] == 1

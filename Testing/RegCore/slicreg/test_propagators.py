@@ -52,6 +52,8 @@ def test_what_is_missing_is_told_by_the_check(tmp_path):
     with pytest.raises(InputError, match="scan_displacements.dat: can't be read"):
         propagator.check(tmp_path / "scan.nii.gz", FolderSettings())
     write_deeds(tmp_path, "scan", np.eye(4), np.zeros((3, 4, 5, 3)))
+    read = {path.name for path in propagator.files(tmp_path / "scan.nii.gz")}
+    assert read == {"scan_matrix.txt", "scan_displacements.dat"}
     (tmp_path / "scan_matrix.txt").write_text("1 0 0\n")
     with pytest.raises(InputError, match="scan_matrix.txt: four lines"):
         propagator.check(tmp_path / "scan.nii.gz", FolderSettings())

@@ -12,11 +12,12 @@ import torch
 
 from RegCore.io import load, save
 from RegCore.networks.model_file import read_model
+from RegCore.progress import Cancelled
 from RegCore.space.geometry import InputError
 from RegCore.space.volume import reoriented
 from RegCore.training import train
 from RegCore.training.config import Config, load_config
-from RegCore.training.state import RunningMeans
+from RegCore.training.state import RunningMeans, TrainingState
 from Testing.RegCore.training.runs import configuration, write_pairs
 
 
@@ -169,12 +170,8 @@ def test_weights_of_another_network_are_refused_with_what_differs(pairs, whole, 
     assert "best.pt: its weights do not fit" in str(refused.value) and not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("change", ["nothing", "brighter", "turned", "fewer"])
-def test_a_resumed_training_tells_that_its_data_are_others(tmp_path, caplog, change):
-    data = tmp_path / "pairs"
-    write_pairs(data, count=4)
-    options = {"log_dir": tmp_path, "exp_name": "run", "device": "cpu"}
-    train(configuration(data, epochs=2), max_epochs=1, **options)
+def change_data(data, change: str) -> None:
+    """What somebody does to a folder of `write_pairs` while its training is interrupted."""
     for path in sorted(data.glob("*/*.nii.gz")):
         volume = load(path, "labels" if "labels" in path.parent.name else "image")
         if change == "turned":
@@ -183,15 +180,58 @@ def test_a_resumed_training_tells_that_its_data_are_others(tmp_path, caplog, cha
             save(replace(volume, array=np.sqrt(volume.array.clip(0))), path)
         if change == "fewer" and path.name != "case1.nii.gz":
             path.unlink()
+        if change == "one removed" and path.name == "case3.nii.gz":
+            path.unlink()
+        if change == "renamed" and path.name == "case2.nii.gz":
+            path.rename(path.with_name("other.nii.gz"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("nothing", ""),
+        ("brighter", "intensities"),
+        ("turned", "directions of voxel axes"),
+        ("fewer", "intensities, images of dataset.train, 1 in place of 4, images of dataset.valid, 1 in"),
+        ("one removed", "other: images of dataset.train, 3 in place of 4, images of dataset.valid, 3 in pla"),
+        ("renamed", "other: names of images of dataset.train, names of images of dataset.valid)"),
+    ],
+)
+def test_a_resumed_training_tells_that_its_data_are_others(tmp_path, caplog, change, words):
+    data = tmp_path / "pairs"
+    write_pairs(data, count=3)
+    for path in data.glob("*/case2.nii.gz"):  # a pair that nothing but its name tells from the others
+        shutil.copy(path, path.with_name("case3.nii.gz"))
+    options = {"log_dir": tmp_path, "exp_name": "run", "device": "cpu"}
+    train(configuration(data, epochs=2), max_epochs=1, **options)
+    change_data(data, change)
     config = configuration(data, epochs=2)
     with caplog.at_level(logging.WARNING, "RegCore"):
         resumed = train(config, resume=True, **options)
     assert resumed.ended == "finished" and len(resumed.history) == 2
     told = [r.getMessage() for r in caplog.records if "not those that this training began" in r.getMessage()]
-    words = {
-        "nothing": "",
-        "brighter": "intensities",
-        "turned": "directions of voxel axes",
-        "fewer": "intens",
-    }
-    assert len(told) == (change != "nothing") and all(words[change] in text for text in told)
+    assert len(told) == (change != "nothing") and all(words in text for text in told)
+
+
+def test_data_that_shrank_within_an_epoch_are_told_and_the_training_goes_on(tmp_path, caplog):
+    """It had used more of the epoch than there is now; and the folder may be another one by now."""
+    write_pairs(tmp_path / "pairs", count=6)
+    options = {"log_dir": tmp_path, "exp_name": "run", "device": "cpu"}
+
+    def stop(fraction, text, values):
+        if values["epoch"] == 1 and fraction > 0.3:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        train(configuration(tmp_path / "pairs", epochs=2), progress=stop, **options)
+    (tmp_path / "pairs").rename(tmp_path / "elsewhere")
+    config = configuration(tmp_path / "elsewhere", epochs=2)
+    for path in [path for n in (2, 3, 4, 5) for path in tmp_path.glob(f"elsewhere/*/case{n}.nii.gz")]:
+        path.unlink()
+    with caplog.at_level(logging.WARNING, "RegCore"):
+        resumed = train(config, resume=True, **options)
+    assert "images of dataset.train, 2 in place of 6" in caplog.text and len(resumed.history) == 2
+    content = torch.load(tmp_path / "run" / "save" / "last.pt", weights_only=True)["training"]["state"]
+    assert content["data"]["train"][0] == 2  # and not the names, which may be those of patients
+    del content["data"]  # as earlier versions wrote it
+    assert TrainingState.from_dict(content).other_data(TrainingState.new(0).with_data({"train": ["a"]})) == []
