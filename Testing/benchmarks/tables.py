@@ -159,10 +159,10 @@ def write_documents(folder: Path, words: str, machine: str, versions: Mapping[st
     parts.append(
         "Our column, at the default quality, is bold throughout, even where another program does better; a "
         "dash is a program that ended without a result, or not within a quarter of an hour, an empty cell "
-        "one that was not run. Figures with a star are of an earlier run, without times. Demons and ConvexAdam "
-        "have no linear stage of their own and start from elastix's affine transform, whose time and memory "
-        "are in theirs. In the last case DeepRegSlicer was given the segmentations, which the others did not "
-        "use. Its settings were chosen on these same cases."
+        "one that was not run. Figures with a star are of an earlier run, without times. Demons and "
+        "ConvexAdam have no linear stage of their own and start from elastix's affine transform, whose time "
+        "and memory are in theirs. In the last case DeepRegSlicer was given the segmentations, which the "
+        "others did not use. Its settings were chosen on these same cases."
     )
     parts += ["### Time and memory in those of greedy", ratio_table(records)]
     parts += ["### Each part left out", "The SD log J in brackets.", ablation_table(records)]
