@@ -114,7 +114,7 @@ def _add_register(commands) -> None:
     add_file(parser, "--moving", required=True, help="image that is brought to it")
     add_file(parser, "--fixed-seg", help="segmentation of the fixed image; measures only")
     add_file(parser, "--moving-seg", help="segmentation of the moving image")
-    what = "let the images make the field better, by the method deformable"
+    what = "let the images make the field better, by the method auto"
     parser.add_argument("--refine", action="store_true", help=what)
     what = "with --refine: begin from a linear registration as well, and keep what fits better"
     parser.add_argument("--both-starts", action="store_true", help=what)

@@ -95,7 +95,7 @@ class Model:
 
         Short for ``RegCore.register(fixed, moving, model, …)``, whose arguments, result and errors these are;
         segmentations, masks and landmarks measure only, unless ``settings={"refine": True}`` lets the
-        deformable method go on from what the network found.
+        method auto go on from what the network found.
         """
         return RegCore.register(
             fixed,

@@ -4,9 +4,10 @@
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 
@@ -109,7 +110,19 @@ def deformable(task: Task) -> DisplacementField:
     """
     settings = Settings(**take_settings(task.settings, DEFORMABLE, "deformable"))
     start = _deformable_start(task, settings.label_weight)
-    return _deformed(task, settings, start, part_of(task.progress, 0.25, 1.0))
+    linear, field = (start.affine_part(), start) if isinstance(start, DisplacementField) else (start, None)
+    found = deform(
+        task.fixed,
+        task.moving,
+        linear,
+        settings=settings,
+        initial=field,
+        encoding=task.label_encoding(settings.label_weight),
+        landmarks=task.landmarks,
+        device=task.device,
+        progress=part_of(task.progress, 0.25, 1.0),
+    )
+    return found.resampled(field_grid(task.fixed.image.geometry))
 
 
 def _deformable_start(task: Task, label_weight: float) -> Transform:
@@ -140,35 +153,26 @@ def auto(task: Task) -> DisplacementField:
         InputError: a wrong setting.
     """
     settings = AutoSettings(**take_settings(task.settings, AUTO, "auto"))
-    coarse, fine = settings.stages()
     start = _deformable_start(task, settings.label_weight)
+    return _in_two_stages(task, settings, {}, start, part_of(task.progress, 0.25, 1.0))
+
+
+def _in_two_stages(
+    task: Task, settings: AutoSettings, first: Mapping[str, Any], start: Transform, progress: Progress
+) -> DisplacementField:
+    """The field that the method ``auto`` makes of a transform; ``first`` sets its coarse stage alone."""
+    coarse, fine = settings.stages()
+    coarse = replace(coarse, **first)
     linear, field = (start.affine_part(), start) if isinstance(start, DisplacementField) else (start, None)
-    encoding = task.label_encoding(settings.label_weight)
-    if encoding is not None:  # structures may be smaller than what images tell of
+    encoding = task.label_encoding(coarse.label_weight)
+    if encoding is not None and "dense_voxels" not in first:  # structures may be small
         coarse = replace(coarse, dense_voxels=Settings.dense_voxels)
     pair = DeformableTask(
         task.fixed, task.moving, linear, coarse, field, encoding, task.landmarks, task.device
     )
     if settings.quality != "fast" and not same_modality(pair):
         pair = replace(pair, settings=replace(coarse, symmetric=True))
-    found = deform_automatically(pair, fine, part_of(task.progress, 0.25, 1.0))
-    return found.resampled(field_grid(task.fixed.image.geometry))
-
-
-def _deformed(task: Task, settings: Settings, start: Transform, progress: Progress) -> DisplacementField:
-    """The field that the deformable stage makes of a transform."""
-    linear, field = (start.affine_part(), start) if isinstance(start, DisplacementField) else (start, None)
-    found = deform(
-        task.fixed,
-        task.moving,
-        linear,
-        settings=settings,
-        initial=field,
-        encoding=task.label_encoding(settings.label_weight),
-        landmarks=task.landmarks,
-        device=task.device,
-        progress=progress,
-    )
+    found = deform_automatically(pair, fine, progress)
     return found.resampled(field_grid(task.fixed.image.geometry))
 
 
@@ -176,9 +180,10 @@ def trained_network(task: Task, model: Model) -> Transform:
     """A trained network.
 
     Args:
-        task: its setting ``refine`` lets the deformable stage go on from what the network found; the settings
-            of the deformable method then count as well, where the network has no others for its own fields.
-            ``starts``: ``both`` lets the method deformable begin from a linear registration, too, and keeps
+        task: its setting ``refine`` lets the two stages of the method auto go on from what the network found;
+            the settings of the methods auto and deformable then count as well, the latter for the first
+            stage, where the network has no others for its own fields.
+            ``starts``: ``both`` lets the method auto begin from a linear registration, too, and keeps
             what has the lower `RegCore.registration.common_cost`: for pairs that may be too far apart for one
             of the two. A network that registers in a way of its own may have settings for that.
         model: the network.
@@ -191,7 +196,7 @@ def trained_network(task: Task, model: Model) -> Transform:
     """
     own_kinds = getattr(model.network, "own_settings", {})
     refine = task.settings.get("refine")
-    kinds = {"refine": bool, **own_kinds} | ({"starts": str, **DEFORMABLE} if refine else {})
+    kinds = {"refine": bool, **own_kinds} | ({"starts": str, **AUTO, **DEFORMABLE} if refine else {})
     settings = take_settings(task.settings, kinds, "trained network")
     refine, starts = settings.pop("refine", False), settings.pop("starts", STARTS[0])
     if starts not in STARTS:
@@ -209,17 +214,18 @@ def trained_network(task: Task, model: Model) -> Transform:
     )
     if not refine:
         return found
-    refinement = Settings(**{**getattr(model.network, "refinement", {}), **settings})
-    refined = _deformed(task, refinement, found, part_of(task.progress, *ends))
+    automatic = AutoSettings(**{name: settings[name] for name in AUTO if name in settings})
+    first = {name: settings[name] for name in DEFORMABLE if name in settings}
+    refinement = {**getattr(model.network, "refinement", {}), **first}
+    refined = _in_two_stages(task, automatic, refinement, found, part_of(task.progress, *ends))
     if starts != "both":
         return refined
-    plain = Settings(**settings)
-    start = _deformable_start(task, plain.label_weight)
-    other = _deformed(task, plain, start, part_of(task.progress, ends[1], 1.0))
-    encoding = task.label_encoding(plain.label_weight)
-    both = [refined, other]
+    start = _deformable_start(task, automatic.label_weight)
+    other = _in_two_stages(task, automatic, first, start, part_of(task.progress, ends[1], 1.0))
+    encoding = task.label_encoding(automatic.label_weight)
+    both, weights = [refined, other], Settings(**refinement)
     costs = common_cost(
-        task.fixed, task.moving, both, settings=refinement, encoding=encoding, device=task.device
+        task.fixed, task.moving, both, settings=weights, encoding=encoding, device=task.device
     )
     log.info("objective from the network %.4f, from a linear registration %.4f: the lower is kept", *costs)
     return both[costs.index(min(costs))]

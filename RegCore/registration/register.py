@@ -103,8 +103,8 @@ def register(
         fixed, moving: images ``(I, J, K)`` on any grids.
         method: a name in `METHODS`; or a trained network: its model file, a checkpoint, or what
             `RegCore.load_model` gave. A network sees what `RegCore.registration.learned.predicted_transform`
-            says; its setting ``refine``: true lets the deformable method go on from there, with its settings,
-            and then ``starts``: "both" keeps the better of this and a linear start. A network that registers
+            says; its setting ``refine``: true lets the method auto go on from there, with its settings, and
+            then ``starts``: "both" keeps the better of this and a linear start. A network that registers
             in its own way may have more, such as ``match.smoothness`` of SLIC-Reg.
         fixed_labels, moving_labels: segmentations, both or none; they join the objective and are measured.
             Structures that have names are paired by these, see `pair_segments`, others by their numbers.

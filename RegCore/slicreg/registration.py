@@ -30,8 +30,8 @@ REGRESSED_SMOOTHING = 0.1  # of the spline through them: each by itself is uncer
 SAME, ALIKE = 0.99, 0.95  # correlation with the template within its body: it itself, or something like it
 SEEN = 0.3  # least share of the template's body that must be in a part of it
 REFINEMENT: dict[str, Any] = {"smoothness": 0.6, "levels": 1, "symmetric": False}
-"""Settings of the method deformable where it goes on from a model of SLIC-Reg: soft, since the bodies differ,
-and one grid, since the supervoxels have brought everything near already."""
+"""Settings of the coarse stage where images go on from what a model of SLIC-Reg found: soft, since the bodies
+differ, and one grid, since the supervoxels have brought everything near already."""
 
 
 @dataclass(frozen=True)

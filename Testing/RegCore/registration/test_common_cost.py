@@ -85,7 +85,7 @@ def test_of_two_starts_the_better_one_is_kept():
     lost = found(**{"own.mm": 90.0}, refine=True).metrics["tre_mm"]["after"]
     kept = found(**{"own.mm": 90.0}, refine=True, starts="both").metrics["tre_mm"]["after"]
     plain = RegCore.register(
-        PAIR.fixed, PAIR.moving, "deformable", landmarks=PAIR.landmarks, device="cpu"
+        PAIR.fixed, PAIR.moving, "auto", landmarks=PAIR.landmarks, device="cpu"
     ).metrics["tre_mm"]["after"]
     assert lost > 30 and kept == pytest.approx(plain, abs=1e-3)
     near = found(**{"own.mm": 0.5}, refine=True).metrics["tre_mm"]["after"]
