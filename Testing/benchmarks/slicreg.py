@@ -33,7 +33,7 @@ from RegCore.progress import silent  # noqa: E402
 from RegCore.registration.common_cost import common_cost  # noqa: E402
 from RegCore.registration.deformable import Settings  # noqa: E402
 from RegCore.registration.learned import load_model  # noqa: E402
-from RegCore.registration.methods import Task, deformable, trained_network  # noqa: E402
+from RegCore.registration.methods import Task, auto, trained_network  # noqa: E402
 from RegCore.registration.pair import PairSide  # noqa: E402
 from RegCore.resampler import warp  # noqa: E402
 from RegCore.samples.torso import DATASET, LABELS, TESTED, TRAINED, make_torso  # noqa: E402
@@ -57,6 +57,7 @@ from RegCore.slicreg.preparation import PreparedScan, centred_grid, downsample2,
 from RegCore.slicreg.presets import LEARNING  # noqa: E402
 from RegCore.slicreg.presets import NETWORKS as NETWORKS_OF_PRESETS  # noqa: E402
 from RegCore.slicreg.registration import (  # noqa: E402
+    REFINEMENT,
     RegistrationSettings,
     prepare_for_model,
     register_prepared,
@@ -199,6 +200,10 @@ def methods(method: SlicReg) -> dict[str, RegistrationMethod]:
         sides = prepare_for_model(method, template.image), prepare_for_model(method, scan.image)
         return template_to_scan(*sides)
 
+    def automatic(template, scan):
+        sides = PairSide(template.image), PairSide(scan.image)
+        return auto(Task(*sides, None, None, {}, "cpu", 0, silent))
+
     def true(matches: int) -> RegistrationMethod:
         settings = replace(PUBLISHED, matches=matches)
         return lambda template, scan: match(
@@ -209,6 +214,7 @@ def methods(method: SlicReg) -> dict[str, RegistrationMethod]:
         "start": initial_alignment(method),
         "oracle affine": best_affine,
         "images alone, affine and deformable": images,
+        "images alone, `auto`": automatic,
         "true supervoxels, matched once": true(1),
         "true supervoxels, matched twice": true(2),
         "SLIC-Reg, one pass": slicreg_method(method, settings=PUBLISHED),
@@ -273,6 +279,7 @@ def contribute(steps: int, count: int = 6) -> bool:
         ),
         "SLIC-Reg, each test scan to the next": partial(register_without_template, method),
         "SLIC-Reg, refined by the images, each test scan to the next": refined_method(method),
+        "images alone, `auto`, each test scan to the next": methods(method)["images alone, `auto`"],
     }.items():
         each, folds = pairs(measured, field_of).T
         lines.append(f"| {name} | {each.mean():.3f} | {each.min():.3f} | {folds.max():.3f} % |")
@@ -293,21 +300,20 @@ FAR, FIRST_FAR = 2.5, 201
 def far_apart(steps: int, count: int) -> bool:
     """Torsos 2.5 times as far from the template as usual: plain, from SLIC-Reg, and what is kept of both."""
     method, fixed = model_of_parts(steps), case("template")
-    equal = {"smoothness": 0.6, "levels": 3, "symmetric": False}
     model, rows = Model({}, *[tuple(method.image.shape)] * 2, False, method), []
     for seed in range(FIRST_FAR, FIRST_FAR + count):
         torso = make_torso(seed, misalignment=FAR)
         moving = LabelledScan(f"torso{seed}", torso.image, torso.labels)
         sides = PairSide(fixed.image), PairSide(moving.image)
         start = initial_alignment(method)(fixed, moving)
-        plain = deformable(Task(*sides, None, None, equal, "cpu", 0, silent))
-        ours = trained_network(Task(*sides, None, None, equal | {"refine": True}, "cpu", 0, silent), model)
-        costs = common_cost(*sides, [ours, plain], settings=Settings(**equal))
+        plain = auto(Task(*sides, None, None, {}, "cpu", 0, silent))
+        ours = trained_network(Task(*sides, None, None, {"refine": True}, "cpu", 0, silent), model)
+        costs = common_cost(*sides, [ours, plain], settings=Settings(**REFINEMENT))
         kept = ours if costs[0] <= costs[1] else plain
         found = [overlap(fixed.labels, moving.labels, t, list(LABELS)) for t in (start, plain, ours, kept)]
         rows.append([float(np.nanmean(dice)) for dice in found])
     table = np.array(rows)
-    names = "bodies centred", "`deformable` from a linear start", "`deformable` from SLIC-Reg"
+    names = "bodies centred", "`auto`, from a linear start", "`register --refine`, from SLIC-Reg"
     lines = ["| | mean Dice | lowest |", "|---|---|---|"]
     for name, column in zip((*names, "both starts, the lower objective kept"), table.T, strict=True):
         lines.append(f"| {name} | {column.mean():.3f} | {column.min():.3f} |")
