@@ -6,6 +6,7 @@ import torch
 
 import RegCore
 from RegCore.networks.model_file import Model
+from RegCore.registration.auto import QUALITIES
 from RegCore.registration.common_cost import common_cost
 from RegCore.registration.deformable import Settings
 from RegCore.registration.pair import LabelEncoding, PairSide
@@ -84,10 +85,27 @@ def test_a_network_has_settings_and_a_refinement_of_its_own():
 def test_of_two_starts_the_better_one_is_kept():
     lost = found(**{"own.mm": 90.0}, refine=True).metrics["tre_mm"]["after"]
     kept = found(**{"own.mm": 90.0}, refine=True, starts="both").metrics["tre_mm"]["after"]
-    plain = RegCore.register(
-        PAIR.fixed, PAIR.moving, "auto", landmarks=PAIR.landmarks, device="cpu"
-    ).metrics["tre_mm"]["after"]
+    plain = RegCore.register(PAIR.fixed, PAIR.moving, "auto", landmarks=PAIR.landmarks, device="cpu").metrics[
+        "tre_mm"
+    ]["after"]
     assert lost > 30 and kept == pytest.approx(plain, abs=1e-3)
     near = found(**{"own.mm": 0.5}, refine=True).metrics["tre_mm"]["after"]
     both = found(**{"own.mm": 0.5}, refine=True, starts="both").metrics["tre_mm"]["after"]
     assert both in (pytest.approx(near, abs=1e-3), pytest.approx(plain, abs=1e-3))
+
+
+def test_a_refinement_is_what_the_method_auto_makes_of_the_transform_of_the_network():
+    coarse = {name: getattr(QUALITIES["fast"][0], name) for name in Lost.refinement}  # in place of its own
+    refined = found(**{"own.mm": 6.0}, refine=True, quality="fast", **coarse)
+    automatic = RegCore.register(
+        PAIR.fixed,
+        PAIR.moving,
+        initial=moved(6.0),
+        landmarks=PAIR.landmarks,
+        settings={"quality": "fast"},
+        device="cpu",
+    )
+    at = PAIR.landmarks[:, :3]
+    np.testing.assert_allclose(refined.transform.map(at), automatic.transform.map(at), atol=1e-3)
+    with pytest.raises(InputError, match="setting quality is 'none', expected one of fast, balanced, best"):
+        found(refine=True, quality="none")
