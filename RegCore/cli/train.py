@@ -4,7 +4,7 @@ import argparse
 import logging
 import os
 import sys
-from datetime import datetime
+from contextlib import ExitStack
 from pathlib import Path
 
 from RegCore.cli.arguments import add_number, shared
@@ -120,6 +120,7 @@ def train_from_files(
         closing: judge the best model on validation pairs: a table, and a picture in the folder.
         again: what makes a stopped training go on; by default ``regcore train --resume``.
     """
+    from RegCore.io.files import timed_folder
     from RegCore.training import train
     from RegCore.training.config import Config, load_config
     from RegCore.training.plugins import load_plugin
@@ -131,9 +132,11 @@ def train_from_files(
         log.warning("%s: %s", config.source, sentence)
     first = os.environ.get("RANK", "0") == "0"
     line = ProgressLine(sys.stderr, quiet or not first)
-    options["exp_name"] = options["exp_name"] or datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = Path(options["log_dir"]) / options["exp_name"]
-    with stopped_by_signals() as stopping:
+    with stopped_by_signals() as stopping, ExitStack() as stack:
+        folder = Path(options["log_dir"]).expanduser() / options["exp_name"]
+        if first and not options["exp_name"]:  # made here, to be named where the training is stopped
+            folder = stack.enter_context(timed_folder(folder))
+            options["exp_name"] = folder.name
 
         def progress(fraction: float, text: str, values: dict) -> None:
             figures = {"loss": values["loss"]} | {k: v for k, v in values.items() if k == "val_loss"}

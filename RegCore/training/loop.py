@@ -107,8 +107,10 @@ def train(
         >>> trained.ended, len(trained.history)
         ('finished', 2)
     """
-    with processes(choose_device(device)) as group:
-        folder = RunFolder.at(Path(log_dir).expanduser(), exp_name, resume, group)
+    with (
+        processes(choose_device(device)) as group,
+        RunFolder.at(Path(log_dir).expanduser(), exp_name, resume, group) as folder,
+    ):
         with folder.kept_as_it_was():
             run = prepare(config, folder, group, start_from, resume, max_epochs, workers, progress)
         ended = FAILED
