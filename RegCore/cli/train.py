@@ -155,9 +155,8 @@ def train_from_files(
             line.end()
     if first and closing and done.best:
         _close(done, config, options["device"], line)
-    if first and not quiet and (best := done.best):
-        what = "val_loss" if "val_loss" in best else "loss"
-        print(f"{done.folder}: {done.ended}, best epoch {best['epoch']} with {what} {best[what]:.5g}")
+    if first and not quiet and done.best:
+        _say_ended(done)
 
 
 def _close(done, config, device: str, line: ProgressLine) -> None:
@@ -170,6 +169,13 @@ def _close(done, config, device: str, line: ProgressLine) -> None:
         line.end()
     if judged and not line.quiet:
         print(f"{judged}\n\n{done.folder / PICTURE}: the best and the worst of these pairs")
+
+
+def _say_ended(done) -> None:
+    """Where a training is, how it ended, and its best epoch."""
+    best = done.best
+    what = "val_loss" if "val_loss" in best else "loss"
+    print(f"{done.folder}: {done.ended}, best epoch {best['epoch']} with {what} {best[what]:.5g}")
 
 
 def _say_stopped(folder: Path, end: BaseException, again: str) -> None:
