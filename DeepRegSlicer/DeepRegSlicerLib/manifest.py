@@ -25,17 +25,21 @@ Read = Callable[[], dict]
 
 def new_folder(parent: Path) -> Path:
     """Make a folder that was not there. Raises InputError if it can't be made."""
-    names = (f"manifest-{number}" if number > 1 else "manifest" for number in range(1, 10**6))
-    folder = next(path for path in (parent / name for name in names) if not path.exists())
+    folder, number = parent / "manifest", 1
     try:
-        folder.mkdir(parents=True)
+        while True:
+            try:
+                folder.mkdir(parents=True)
+                return folder
+            except FileExistsError:
+                number += 1
+                folder = parent / f"manifest-{number}"
     except OSError as error:
         raise InputError(
             _("{folder}: this folder can't be made ({reason})").format(
                 folder=folder, reason=error.strerror or error
             )
         ) from error
-    return folder
 
 
 def file_names(names: list[str]) -> list[str]:

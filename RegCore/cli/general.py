@@ -4,6 +4,7 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from RegCore.cli.arguments import add_number, shared
 from RegCore.cli.progress import ProgressLine
@@ -76,12 +77,18 @@ def _hand_over(best: Path, target: Path, arguments: argparse.Namespace) -> None:
     content = read_content(best)
     for name in ("training", "seen", "structures"):  # it is for images and structures of any kind
         content.pop(name, None)
-    content["state"] = {n: x.half() if x.is_floating_point() else x for n, x in content["state"].items()}
+    content["state"] = {name: _halved(values) for name, values in content["state"].items()}
     for split in ("train", "valid"):
         content["config"]["dataset"][split]["dir"] = "random shapes"
     content["figures"] = model_command({"path": str(best)}, silent)["figures"]
     content["notes"] = NOTES.format(pairs=arguments.pairs, size=arguments.size)
     write_content(target, content)
+
+
+def _halved(values: Any) -> Any:
+    """A tensor in half precision, unless it is of whole numbers or some are too large for that."""
+    half = values.half() if values.is_floating_point() else values
+    return half if half.isfinite().all() else values
 
 
 def _check_same(folder: Path, pairs: str, channels: int) -> None:

@@ -4,7 +4,7 @@ import argparse
 import logging
 import os
 import sys
-from datetime import datetime
+from contextlib import ExitStack
 from pathlib import Path
 
 from RegCore.cli.arguments import add_number, shared
@@ -120,6 +120,7 @@ def train_from_files(
         closing: judge the best model on validation pairs: a table, and a picture in the folder.
         again: what makes a stopped training go on; by default ``regcore train --resume``.
     """
+    from RegCore.io.files import timed_folder
     from RegCore.training import train
     from RegCore.training.config import Config, load_config
     from RegCore.training.plugins import load_plugin
@@ -131,9 +132,11 @@ def train_from_files(
         log.warning("%s: %s", config.source, sentence)
     first = os.environ.get("RANK", "0") == "0"
     line = ProgressLine(sys.stderr, quiet or not first)
-    options["exp_name"] = options["exp_name"] or datetime.now().strftime("%Y%m%d-%H%M%S")
-    folder = Path(options["log_dir"]) / options["exp_name"]
-    with stopped_by_signals() as stopping:
+    with stopped_by_signals() as stopping, ExitStack() as stack:
+        folder = Path(options["log_dir"]).expanduser() / options["exp_name"]
+        if first and not options["exp_name"]:  # made here, to be named where the training is stopped
+            folder = stack.enter_context(timed_folder(folder))
+            options["exp_name"] = folder.name
 
         def progress(fraction: float, text: str, values: dict) -> None:
             figures = {"loss": values["loss"]} | {k: v for k, v in values.items() if k == "val_loss"}
@@ -152,9 +155,8 @@ def train_from_files(
             line.end()
     if first and closing and done.best:
         _close(done, config, options["device"], line)
-    if first and not quiet and (best := done.best):
-        what = "val_loss" if "val_loss" in best else "loss"
-        print(f"{done.folder}: {done.ended}, best epoch {best['epoch']} with {what} {best[what]:.5g}")
+    if first and not quiet and done.best:
+        _say_ended(done)
 
 
 def _close(done, config, device: str, line: ProgressLine) -> None:
@@ -167,6 +169,13 @@ def _close(done, config, device: str, line: ProgressLine) -> None:
         line.end()
     if judged and not line.quiet:
         print(f"{judged}\n\n{done.folder / PICTURE}: the best and the worst of these pairs")
+
+
+def _say_ended(done) -> None:
+    """Where a training is, how it ended, and its best epoch."""
+    best = done.best
+    what = "val_loss" if "val_loss" in best else "loss"
+    print(f"{done.folder}: {done.ended}, best epoch {best['epoch']} with {what} {best[what]:.5g}")
 
 
 def _say_stopped(folder: Path, end: BaseException, again: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from RegCore.evaluation.overview import overview
 from RegCore.io import save
+from RegCore.io.files import remove_empty
 from RegCore.io.scratch import check_no_folders, put_in_place, scratch, sweep
 from RegCore.space.geometry import InputError
 from RegCore.space.volume import Volume
@@ -60,23 +61,15 @@ def prepared_folder(folder: Path, names: tuple[str, ...] = ()) -> Iterator[Path]
     except FileExistsError:
         raise InputError(f"{folder}: a folder for the results was expected, but this is a file") from None
     except OSError as error:
-        _remove_empty(made)
+        remove_empty(made)
         raise InputError(f"{folder}: the results can't be written ({error.strerror or error})") from error
     check_no_folders(folder, names)
     sweep(folder)
     try:
         yield folder
     except BaseException:
-        _remove_empty(made)
+        remove_empty(made)
         raise
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    """Remove these folders, innermost first, up to the first that holds something."""
-    for path in folders:
-        if not path.is_dir() or any(path.iterdir()):
-            return
-        path.rmdir()
 
 
 def write_results(

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from glob import escape
 from io import BufferedReader
@@ -312,6 +313,46 @@ def sweep_parts(*folders: Path) -> None:
     for folder in folders:
         for path in folder.glob(".*.part"):
             path.unlink(missing_ok=True)
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove these folders, innermost first, up to the first that holds something."""
+    with suppress(OSError):  # another run may be at work there
+        for path in folders:
+            if not path.is_dir() or any(path.iterdir()):
+                return
+            path.rmdir()
+
+
+@contextmanager
+def timed_folder(parent: Path) -> Iterator[Path]:
+    """A new folder, made here and named by the time of day; what another run makes then has a number besides.
+
+    If it is empty in the end, it goes again, with those above it that were made for it.
+
+    Args:
+        parent: the folder that it is made in, which is made if need be.
+
+    Raises:
+        InputError: it can't be made.
+    """
+    made = [path for path in (parent, *parent.parents) if not path.exists()]
+    folder, number = parent / datetime.now().strftime("%Y%m%d-%H%M%S"), 0
+    try:
+        while True:
+            new = folder.with_name(f"{folder.name}-{number}") if number else folder
+            try:
+                new.mkdir(parents=True)
+                break
+            except FileExistsError:
+                number += 1
+    except OSError as error:
+        remove_empty(made)
+        raise InputError(f"{folder}: the folder can't be made ({error.strerror or error})") from error
+    try:
+        yield new
+    finally:
+        remove_empty([new, *made])
 
 
 @contextmanager

@@ -101,14 +101,9 @@ def make_loader(
     training = split == "train"
     sample_label = dataset.get("sample_label") or ("sample" if training else "all")
     skip_bad_files = bool(dataset.get("skip_bad_files", False))
+    files = partial(_usable, files) if skip_bad_files else files
     made = make(
-        partial(
-            _opened,
-            partial(_usable, files) if skip_bad_files else files,
-            folders,
-            structures,
-            unknown_is_background,
-        ),
+        partial(_opened, files, folders, structures, unknown_is_background),
         labeled=_true_or_false(part, "labeled", f"dataset.{split}"),
         sample_label=sample_label,
         seed=dataset.get("seed", None if training else 0),
@@ -120,10 +115,14 @@ def make_loader(
             side.intensity = intensity_of(dataset)
         made.place(dataset.get("space") or ("file" if deepreg else "axes"), axes, dataset.get("spacing"))
         if structures is not None and made.structures:
-            for maps in structures.maps:
-                text = "dataset.%s: structures of %d %s: %s"
-                log.info(text, split, len(maps), maps.title, structures.counts(maps))
+            _tell_structures(structures, split)
     return made
+
+
+def _tell_structures(structures: Structures, split: str) -> None:
+    for maps in structures.maps:
+        text = "dataset.%s: structures of %d %s: %s"
+        log.info(text, split, len(maps), maps.title, structures.counts(maps))
 
 
 def loader_keys(make: Callable) -> dict[str, bool]:

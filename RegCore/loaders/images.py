@@ -14,7 +14,7 @@ from RegCore.resampler import resize3d, tensor_of, warp
 from RegCore.resampler.pyramid import as_tensor, resample_to
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform
-from RegCore.space.volume import Volume, finite, reoriented
+from RegCore.space.volume import Volume, finite, reoriented, unknown_voxels
 
 log = logging.getLogger(__name__)
 MOST_REMEMBERED = 2**28  # bytes of an array of labels that is kept for its next label
@@ -116,9 +116,10 @@ class RoleImages:
     def _read(self, index: int) -> tuple[np.ndarray, Geometry]:
         """The voxels of an image and their grid, where that is wanted without those that are not known."""
         array, grid = self.images.read(index)
-        if not self.images.unknown_is_background or np.isfinite([array.min(), array.max()]).all():
+        unknown = unknown_voxels(array) if self.images.unknown_is_background else 0
+        if not unknown:
             return array, grid
-        where, unknown = self.images.where(index), array.size - np.count_nonzero(np.isfinite(array))
+        where = self.images.where(index)
         if unknown == array.size:
             raise InputError(f"{where}: all voxels are NaN or infinite, there is nothing to align")
         if index not in self._told:

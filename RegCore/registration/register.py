@@ -34,7 +34,7 @@ from RegCore.space.geometry import Geometry
 from RegCore.space.names import is_path
 from RegCore.space.segments import pair_segments
 from RegCore.space.transforms import AffineTransform, Transform
-from RegCore.space.volume import Volume
+from RegCore.space.volume import Volume, unknown_voxels
 
 SMALL = 100_000  # voxels of an image up to which one thread does the work
 OVERLAPPING = 0.5  # mean Dice from which on structures say that a registration did not fail
@@ -153,7 +153,7 @@ def register(
     task = Task(fixed_side, moving_side, landmarks, initial, settings or {}, device, seed, working)
     with _threads(max(fixed.geometry.voxels, moving.geometry.voxels)):
         transform = METHODS[name](task) if model is None else trained_network(task, model)
-    notes = [] if trained else _notes(task)
+    notes = _notes_on_background(task) if trained else _notes(task)
     return _finish(task, name, transform, began, notes, part_of(progress, 0.85, 1.0))
 
 
@@ -174,6 +174,16 @@ def _notes(task: Task) -> list[str]:
     found = [apart(fixed.image.geometry, moving.image.geometry) if task.initial is None else None]
     found += [fixed.measured.sentence("the fixed volume"), moving.measured.sentence("the moving volume")]
     return [sentence for sentence in found if sentence]
+
+
+def _notes_on_background(task: Task) -> list[str]:
+    """What the user should know of the voxels that a network can't know of."""
+    counts = {
+        "fixed": unknown_voxels(task.fixed.image.array),
+        "moving": unknown_voxels(task.moving.image.array),
+    }
+    text = "voxels that are NaN or infinite count as background"
+    return [f"the {side} volume: {text}: {count}" for side, count in counts.items() if count]
 
 
 def _model(method: str | Path | Model, device: str) -> Model:

@@ -173,10 +173,17 @@ def looks_like_labels(array: np.ndarray) -> bool:
     return total > 0 and equal >= PATCHED * total
 
 
+def unknown_voxels(array: np.ndarray) -> int:
+    """How many voxels are NaN or infinite."""
+    if np.isfinite(array.min()) and np.isfinite(array.max()):
+        return 0
+    return array.size - int(np.count_nonzero(np.isfinite(array)))
+
+
 def finite(volume: Volume) -> Volume:
     """The image with its smallest finite value where it is NaN or infinite."""
     array = volume.array
-    if np.isfinite(array.min()) and np.isfinite(array.max()):
+    if not unknown_voxels(array):
         return volume
     known = np.isfinite(array)
     return replace(volume, array=np.where(known, array, array[known].min()))

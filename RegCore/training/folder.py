@@ -13,16 +13,16 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 
 import torch
 
 from RegCore.deepreg.checkpoint import import_checkpoint
 from RegCore.deepreg.tfbundle import is_bundle
-from RegCore.io.files import sweep_parts
+from RegCore.io.files import sweep_parts, timed_folder
+from RegCore.io.scratch import in_turn
 from RegCore.networks.model_file import Model, plain, read_content, save_model
 from RegCore.space.geometry import InputError
 from RegCore.training.config import Config
@@ -52,36 +52,42 @@ class RunFolder:
     presence: Presence | None = None
 
     @staticmethod
-    def at(log_dir: Path, exp_name: str, resume: bool, group: Group) -> "RunFolder":
-        """The folder of a run.
+    @contextmanager
+    def at(log_dir: Path, exp_name: str, resume: bool, group: Group) -> Iterator["RunFolder"]:
+        """The folder of a run; without a name a new one of the time of day, gone again if it stays empty.
 
         Raises:
             InputError: there is nothing to resume.
         """
-        name = [exp_name or datetime.now().strftime("%Y%m%d-%H%M%S")]
-        if group.size > 1:
-            torch.distributed.broadcast_object_list(name, src=0)
-        folder = RunFolder(log_dir / name[0], group)
-        if resume and not (folder.save_path / LAST).is_file():
-            raise InputError(
-                f"{folder.path}: there is no interrupted training here, {LAST} is missing in save"
-            )
-        return folder
+        with ExitStack() as stack:
+            if not (exp_name or resume) and group.first:
+                exp_name = stack.enter_context(timed_folder(log_dir)).name
+            name = [exp_name]
+            if group.size > 1:
+                torch.distributed.broadcast_object_list(name, src=0)
+            folder = RunFolder(log_dir / name[0], group)
+            if resume and not (folder.save_path / LAST).is_file():
+                raise InputError(
+                    f"{folder.path}: there is no interrupted training here, {LAST} is missing in save"
+                )
+            yield folder
 
     def make(self) -> None:
         """Make the folder; an earlier run of that name is moved aside. InputError where it can't be."""
         if self.group.first:
             try:
-                if (self.path / RUNNING).is_file():
+                self.path.mkdir(parents=True, exist_ok=True)
+                with in_turn(self.path.parent):  # else what another begins would be moved aside
+                    if (self.path / RUNNING).is_file():
+                        self._hold()
+                        self.release(STOPPED)
+                    _moved_aside(self.path)
+                    self.save_path.mkdir(parents=True, exist_ok=True)
                     self._hold()
-                    self.release(STOPPED)
-                _moved_aside(self.path)
-                self.save_path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise InputError(
                     f"{self.path}: a folder for the training can't be made ({error.strerror})"
                 ) from None
-            self._hold()
         self.group.wait()
 
     def _hold(self) -> None:

@@ -107,8 +107,10 @@ def train(
         >>> trained.ended, len(trained.history)
         ('finished', 2)
     """
-    with processes(choose_device(device)) as group:
-        folder = RunFolder.at(Path(log_dir).expanduser(), exp_name, resume, group)
+    with (
+        processes(choose_device(device)) as group,
+        RunFolder.at(Path(log_dir).expanduser(), exp_name, resume, group) as folder,
+    ):
         with folder.kept_as_it_was():
             run = prepare(config, folder, group, start_from, resume, max_epochs, workers, progress)
         ended = FAILED
@@ -187,21 +189,14 @@ def _prepared_batches(run: Run, steps: Iterator, key: str, first: int = 0) -> It
 
 def _step(run: Run, pieces: list[dict]) -> RunningMeans:
     """One step of the optimiser with the gradient of the loss summed over all samples of all processes."""
-    position, settings = run.state.position, run.config.train
-    rate = factor(
-        settings.learning_rate_schedule,
-        position.epoch + position.sample / len(run.batches.loader),
-        settings.epochs,  # also where max_epochs ends sooner: a trial has the rates of the whole training
-        run.state.losses,
-    )
-    for group in run.optimiser.param_groups:
-        group["lr"] = group.setdefault("initial_lr", group["lr"]) * rate
+    epoch = run.state.position.epoch + 1
+    _set_learning_rate(run)
     bf16 = bool(run.state.bf16)
     buffers = [(b, b.clone()) for b in run.model.buffers()] if bf16 else []
     totals, sound = _gradient(run, pieces, bf16)
     if bf16 and not sound:
         if run.group.first:
-            log.warning("epoch %d: bfloat16 overflows; from here on float32 is used", position.epoch + 1)
+            log.warning("epoch %d: bfloat16 overflows; from here on float32 is used", epoch)
         run.state = replace(run.state, bf16=False)
         with torch.no_grad():
             for buffer, kept in buffers:
@@ -211,11 +206,24 @@ def _step(run: Run, pieces: list[dict]) -> RunningMeans:
         named = {k: v for k, v in totals.values().items() if k.startswith("loss/") and "_weighted" not in k}
         what = "gradient of the loss" if math.isfinite(totals.values()["loss"]) else "loss"
         raise InputError(
-            f"the {what} of epoch {position.epoch + 1} is not finite, so training ends; its parts are"
-            f" {named}; a smaller learning_rate may help; the last checkpoint is kept"
+            f"the {what} of epoch {epoch} is not finite, so training ends; its parts are {named};"
+            " a smaller learning_rate may help; the last checkpoint is kept"
         )
     run.optimiser.step()
     return totals
+
+
+def _set_learning_rate(run: Run) -> None:
+    """That of the present place in the schedule."""
+    position, settings = run.state.position, run.config.train
+    rate = factor(
+        settings.learning_rate_schedule,
+        position.epoch + position.sample / len(run.batches.loader),
+        settings.epochs,  # also where max_epochs ends sooner: a trial has the rates of the whole training
+        run.state.losses,
+    )
+    for group in run.optimiser.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * rate
 
 
 def _gradient(run: Run, pieces: list[dict], bf16: bool) -> tuple[RunningMeans, bool]:

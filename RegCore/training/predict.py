@@ -3,13 +3,14 @@
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 from RegCore.evaluation.figures import IN_SPACE
 from RegCore.evaluation.results import prepared_folder
 from RegCore.io import save
+from RegCore.io.files import timed_folder
 from RegCore.io.scratch import in_turn, scratch
 from RegCore.io.yaml import merge, read_files
 from RegCore.loaders import Batches, Loader, Sample, make_loader
@@ -110,10 +111,12 @@ def predict(
     """
     trained, config = _given(model, config, choose_device(device))
     loader = _loader(trained, config, split)
-    name = exp_name or datetime.now().strftime("%Y%m%d-%H%M%S")
     batches = Batches(loader, batch_size, workers=config.dataset.workers if workers is None else workers)
     deepreg = bool(trained.config["train"].get("deepreg", False))
-    with prepared_folder(Path(log_dir).expanduser() / name) as folder:
+    with ExitStack() as stack:
+        named = Path(log_dir).expanduser() / exp_name
+        folder = named if exp_name else stack.enter_context(timed_folder(named))
+        folder = stack.enter_context(prepared_folder(folder))
         try:
             with scratch(folder) as side:
                 work = _Work(trained, loader, side / FOLDER, Formats(save_nifti, save_png), deepreg)

@@ -9,7 +9,7 @@ import torch
 
 import RegCore
 from RegCore.cli import main
-from RegCore.networks.model_file import read_content
+from RegCore.networks.model_file import read_content, write_content
 from RegCore.training import presence
 
 SMALL = ("--pairs", "3", "--epochs", "2", "--size", "16", "--channels", "2", "--device", "cpu", "--quiet")
@@ -131,3 +131,18 @@ def test_a_training_that_is_stopped_says_that_the_same_command_goes_on(
     monkeypatch.undo()
     monkeypatch.setattr("RegCore.cli.general.VALIDATION", 2)
     assert main(command) == 0 and (tmp_path / "general.pt").is_file()
+
+
+def test_what_is_too_large_for_half_precision_is_handed_over_as_it_is(few_held_out, tmp_path):
+    """Variances of batch normalisation, say, which know no bound."""
+    command = ["train-general", "--out", str(tmp_path), *SMALL]
+    assert main(command) == 0
+    best = tmp_path / "model" / "save" / "best.pt"
+    content = read_content(best)
+    name = next(name for name in content["state"] if name.endswith("running_var"))
+    content["state"][name][:] = 1e6
+    write_content(best, content)
+    assert main(command) == 0
+    state = read_content(tmp_path / "general.pt")["state"]
+    assert state[name].dtype == torch.float32 and (state[name] == 1e6).all()
+    assert {x.dtype for key, x in state.items() if x.is_floating_point() and key != name} == {torch.float16}

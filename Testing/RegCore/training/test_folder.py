@@ -6,6 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
+from functools import partial
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,9 +16,11 @@ import yaml
 from RegCore.cli import main
 from RegCore.losses import IMAGE_LOSSES
 from RegCore.networks.model_file import read_model
+from RegCore.progress import Cancelled
 from RegCore.space.geometry import InputError
 from RegCore.training import train
 from RegCore.training.config import load_config
+from RegCore.training.predict import predict
 from Testing.paths import ROOT
 from Testing.RegCore.training.runs import configuration, write_pairs
 
@@ -159,3 +164,102 @@ def test_an_earlier_run_stays_in_place_when_the_new_one_can_not_begin(pairs, don
     with pytest.raises(InputError, match="no batches"):
         train(configuration(pairs), log_dir=done.folder.parent, exp_name="run")
     assert (done.folder / "save" / "last.pt").is_file() and not done.folder.with_name("run-1").exists()
+
+
+class Noon:
+    """In place of `datetime`: it is always the same moment."""
+
+    @staticmethod
+    def now():
+        return datetime(2026, 3, 1, 12, 0, 0)
+
+
+@pytest.fixture
+def at_noon(monkeypatch):
+    monkeypatch.setattr("RegCore.io.files.datetime", Noon)
+
+
+def test_trainings_and_predictions_of_one_moment_get_folders_of_their_own(pairs, tmp_path, at_noon):
+    """The second one while the first is running, the third when both have ended."""
+    config, others = configuration(pairs, epochs=1), []
+
+    def begin_another(fraction, text, values):
+        if not others:
+            others.append(None)
+            others[0] = train(config, log_dir=tmp_path)
+
+    first = train(config, log_dir=tmp_path, progress=begin_another)
+    third = train(config, log_dir=tmp_path)
+    names = [run.folder.name for run in (first, others[0], third)]
+    assert names == ["20260301-120000", "20260301-120000-1", "20260301-120000-2"]
+    assert all((tmp_path / name / "save" / "best.pt").is_file() for name in names)
+    for number in (3, 4):
+        done = predict(first.model, config, split="valid", log_dir=tmp_path, save_nifti=False)
+        assert done.folder == tmp_path / f"20260301-120000-{number}" / "test"
+
+
+def test_what_fails_without_a_name_leaves_no_folder(pairs, done, tmp_path, at_noon):
+    with pytest.raises(InputError, match="there is no such checkpoint"):
+        train(configuration(pairs), log_dir=tmp_path / "logs", start_from=tmp_path / "none")
+    with pytest.raises(InputError, match="no interrupted training here"):
+        train(configuration(pairs), log_dir=tmp_path / "logs", resume=True)
+    with pytest.raises(Cancelled):
+        predict(done.model, split="valid", log_dir=tmp_path / "logs", progress=raising(Cancelled))
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    (tmp_path / "logs").write_text("")
+    for start in (train, partial(predict, done.model, split="valid")):
+        with pytest.raises(InputError, match="logs/20260301-120000: the folder can't be made"):
+            start(config=configuration(pairs), log_dir=tmp_path / "logs")
+
+
+def raising(error):
+    def raised(*event):
+        raise error
+
+    return raised
+
+
+def test_the_command_names_the_folder_that_it_has(pairs, tmp_path, at_noon, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text(yaml.safe_dump(configuration(pairs, epochs=1).to_dict()))
+    for name in ("20260301-120000", "20260301-120000-1"):
+        assert main(["train", "run.yaml", "--device", "cpu"]) == 0
+        assert f"logs/{name}: finished" in capsys.readouterr().out
+    assert main(["train", "run.yaml", "--start-from", "none", "--quiet"]) == 2
+    assert sorted(path.name for path in Path("logs").iterdir()) == ["20260301-120000", "20260301-120000-1"]
+
+
+BEGIN = """
+import sys, time
+from pathlib import Path
+from RegCore.training import folder
+hold = folder.RunFolder._hold
+folder.RunFolder._hold = lambda self: (time.sleep(0.5), hold(self))  # what may happen meanwhile, happens
+run = folder.RunFolder(Path(sys.argv[1]), folder.Group("cpu"))
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    run.make()
+    print("made", flush=True)
+except folder.InputError as error:
+    print(error, flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_of_two_trainings_that_begin_at_once_in_one_folder_the_second_is_refused(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", BEGIN, str(tmp_path / "run")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    both = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    try:
+        assert [process.stdout.readline() for process in both] == ["ready\n"] * 2
+        for process in both:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        said = sorted(process.stdout.readline() for process in both)
+    finally:
+        for process in both:
+            process.communicate("\n")
+    assert "another training is running in this folder" in said[0] and said[1] == "made\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

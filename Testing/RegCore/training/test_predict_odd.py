@@ -108,6 +108,10 @@ def test_voxels_without_a_value_are_background_as_in_a_registration(pairs, tmp_p
     found = load(done.folder / "pair_0" / "transform.h5", "transform")
     points = fixed.geometry.world_grid()[2:-2, 2:-2, 2:-2]
     whole = register(fixed, moving, model, device="cpu")
+    said = {"fixed": fixed, "moving": moving}
+    text = "the {} volume: voxels that are NaN or infinite count as background: {}"
+    counts = {side: np.count_nonzero(~np.isfinite(volume.array)) for side, volume in said.items()}
+    assert whole.metrics["notes"] == [text.format(*item) for item in counts.items()]
     within = 0.2 if "space" in dataset else 1e-3  # there it is interpolated once more on the way
     np.testing.assert_allclose(found.map(points), whole.transform.map(points), atol=within)
     assert np.abs(found.map(points) - points).std() > 0.05
