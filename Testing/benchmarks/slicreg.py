@@ -28,12 +28,11 @@ import torch  # noqa: E402
 
 from RegCore.evaluation.metrics import folding  # noqa: E402
 from RegCore.io import load  # noqa: E402
-from RegCore.networks.model_file import Model  # noqa: E402
 from RegCore.progress import silent  # noqa: E402
 from RegCore.registration.common_cost import common_cost  # noqa: E402
 from RegCore.registration.deformable import Settings  # noqa: E402
 from RegCore.registration.learned import load_model  # noqa: E402
-from RegCore.registration.methods import Task, auto, trained_network  # noqa: E402
+from RegCore.registration.methods import Task, auto  # noqa: E402
 from RegCore.registration.pair import PairSide  # noqa: E402
 from RegCore.resampler import warp  # noqa: E402
 from RegCore.samples.torso import DATASET, LABELS, TESTED, TRAINED, make_torso  # noqa: E402
@@ -82,10 +81,8 @@ def run(*arguments, threads: int = THREADS) -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
     words = list(map(str, arguments))
     print("regcore", " ".join(words), flush=True)
-    command = [sys.executable, "-m", "RegCore", *words]
-    return subprocess.run(
-        command, cwd=OUTPUT, env=environment, stdout=subprocess.PIPE, text=True, check=True
-    ).stdout
+    more = {"cwd": OUTPUT, "env": environment, "stdout": subprocess.PIPE, "text": True, "check": True}
+    return subprocess.run([sys.executable, "-m", "RegCore", *words], **more).stdout
 
 
 def timed(name: str, make: Callable[[], object], made: Path) -> None:
@@ -93,8 +90,7 @@ def timed(name: str, make: Callable[[], object], made: Path) -> None:
     if not made.exists():
         began = time.perf_counter()
         make()
-        seconds = time.perf_counter() - began
-        (OUTPUT / f"{name}.seconds").write_text(f"{seconds:.0f}\n", encoding="utf-8")
+        (OUTPUT / f"{name}.seconds").write_text(f"{time.perf_counter() - began:.0f}\n", encoding="utf-8")
 
 
 def seconds_of(name: str) -> str:
@@ -193,16 +189,18 @@ def predict_on(method: SlicReg, scan: PreparedScan) -> Supervoxels:
 PUBLISHED = RegistrationSettings(passes=1)
 
 
+def automatic(fixed: LabelledScan, moving: LabelledScan) -> DisplacementField:
+    """The method auto."""
+    sides = PairSide(fixed.image), PairSide(moving.image)
+    return auto(Task(*sides, None, None, {}, "cpu", 0, silent))
+
+
 def methods(method: SlicReg) -> dict[str, RegistrationMethod]:
     """The lines of the table of parts."""
 
     def images(template, scan):
         sides = prepare_for_model(method, template.image), prepare_for_model(method, scan.image)
         return template_to_scan(*sides)
-
-    def automatic(template, scan):
-        sides = PairSide(template.image), PairSide(scan.image)
-        return auto(Task(*sides, None, None, {}, "cpu", 0, silent))
 
     def true(matches: int) -> RegistrationMethod:
         settings = replace(PUBLISHED, matches=matches)
@@ -257,9 +255,9 @@ def model_of_parts(steps: int) -> SlicReg:
     """The model of eight torsos, made if need be."""
     template, scans = DATA / "template.nii.gz", [DATA / f"train/torso{n:03}.nii.gz" for n in range(1, 9)]
     timed("data", lambda: run("download", "--demo", DATASET), OUTPUT / template)
-    command = ("slicreg", "prepare", "--template", template, "--out", "prepared-8", *GRID)
+    command = ("slicreg", "prepare", "--template", template, "--out", "prepared-8", *GRID, "--quiet")
     made = OUTPUT / "prepared-8" / "supervoxels.png"
-    timed("prepared-8", lambda: run(*command, "--quiet", "--scans", *scans), made)
+    timed("prepared-8", lambda: run(*command, "--scans", *scans), made)
     return load_model(train("eight", "prepared-8", steps)).network
 
 
@@ -271,15 +269,14 @@ def contribute(steps: int, count: int = 6) -> bool:
     lines = ["| | mean Dice | lowest | folds, most |", "|---" * 4 + "|"]
     for row, name in enumerate(found.methods):
         each = found.each(name)
-        cells = f"{each.mean():.3f}", f"{each.min():.3f}", f"{found.folds[row].max():.3f} %"
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {each.mean():.3f} | {each.min():.3f} | {found.folds[row].max():.3f} % |")
     for name, field_of in {
         "true supervoxels, each test scan to the next": lambda fixed, moving: match(
             true_supervoxels(method, fixed), true_supervoxels(method, moving)
         ),
         "SLIC-Reg, each test scan to the next": partial(register_without_template, method),
         "SLIC-Reg, refined by the images, each test scan to the next": refined_method(method),
-        "images alone, `auto`, each test scan to the next": methods(method)["images alone, `auto`"],
+        "images alone, `auto`, each test scan to the next": automatic,
     }.items():
         each, folds = pairs(measured, field_of).T
         lines.append(f"| {name} | {each.mean():.3f} | {each.min():.3f} | {folds.max():.3f} % |")
@@ -299,24 +296,23 @@ FAR, FIRST_FAR = 2.5, 201
 
 def far_apart(steps: int, count: int) -> bool:
     """Torsos 2.5 times as far from the template as usual: plain, from SLIC-Reg, and what is kept of both."""
-    method, fixed = model_of_parts(steps), case("template")
-    model, rows = Model({}, *[tuple(method.image.shape)] * 2, False, method), []
+    method, fixed, rows = model_of_parts(steps), case("template"), []
     for seed in range(FIRST_FAR, FIRST_FAR + count):
         torso = make_torso(seed, misalignment=FAR)
         moving = LabelledScan(f"torso{seed}", torso.image, torso.labels)
-        sides = PairSide(fixed.image), PairSide(moving.image)
         start = initial_alignment(method)(fixed, moving)
-        plain = auto(Task(*sides, None, None, {}, "cpu", 0, silent))
-        ours = trained_network(Task(*sides, None, None, {"refine": True}, "cpu", 0, silent), model)
+        plain, ours = automatic(fixed, moving), refined_method(method)(fixed, moving)
+        sides = PairSide(fixed.image), PairSide(moving.image)
         costs = common_cost(*sides, [ours, plain], settings=Settings(**REFINEMENT))
         kept = ours if costs[0] <= costs[1] else plain
         found = [overlap(fixed.labels, moving.labels, t, list(LABELS)) for t in (start, plain, ours, kept)]
         rows.append([float(np.nanmean(dice)) for dice in found])
     table = np.array(rows)
-    names = "bodies centred", "`auto`, from a linear start", "`register --refine`, from SLIC-Reg"
+    names = ["bodies centred", "`auto`, from a linear start", "`register --refine`, from SLIC-Reg"]
+    names.append("both starts, the lower objective kept")
+    cells = [f"{column.mean():.3f} | {column.min():.3f}" for column in table.T]
     lines = ["| | mean Dice | lowest |", "|---|---|---|"]
-    for name, column in zip((*names, "both starts, the lower objective kept"), table.T, strict=True):
-        lines.append(f"| {name} | {column.mean():.3f} | {column.min():.3f} |")
+    lines += [f"| {name} | {cell} |" for name, cell in zip(names, cells, strict=True)]
     right = int((table[:, 3] >= table[:, 1:3].max(1)).sum())
     words = f"The objective kept the better of the two for {right} of {len(table)} torsos."
     put("slicreg far", "\n".join(lines) + f"\n\n{words}", PAGE)
