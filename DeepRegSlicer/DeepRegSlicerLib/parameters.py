@@ -185,10 +185,10 @@ class RegisterParameters:
         Raises InputError if the further settings can't be read.
         """
         settings = {"refine": True} if self.method is Method.trained and self.refine else {}
-        if self.method is Method.auto and self.quality is not Quality.balanced:
-            settings["quality"] = self.quality.value
-        elif self.deforms() and self.method is not Method.auto:
+        if self.method is Method.deformable:
             settings |= DEFORMABLE_QUALITIES.get(self.quality.value, {})
+        elif self.deforms() and self.quality is not Quality.balanced:
+            settings["quality"] = self.quality.value
         if self.deforms() and abs(self.smoothness - SMOOTHNESS) > 1e-6:
             settings["smoothness"] = self.smoothness
         if self.deforms() and self.landmarksGuide and self.fixedLandmarks is not None:

@@ -156,6 +156,9 @@ def test_what_is_asked_for_is_the_path_and_the_refinement(chosen, stand_in, monk
     chosen.register("best.pt")
     assert seen["method"] == str(Path.cwd() / "best.pt")
     assert seen["settings"] == {"refine": True, "smoothness": 2.0}
+    chosen.ui.qualitySelector.currentIndex = chosen.ui.qualitySelector.findText("Best")
+    chosen.register("best.pt")
+    assert seen["settings"] == {"refine": True, "quality": "best", "smoothness": 2.0}
 
 
 def test_models_used_last_are_offered_again_and_the_scene_keeps_the_chosen_one(chosen, stand_in, host):
