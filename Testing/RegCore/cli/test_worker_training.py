@@ -107,7 +107,7 @@ def test_a_training_that_stays_goes_on_when_its_parent_is_gone(pairs, tmp_path):
     )
     child = Child(REAL)
     plugins = [str(tmp_path / "chatty.py")]
-    arguments = {"folder": str(tmp_path / "run"), "device": "cpu", "plugins": plugins, "max_epochs": 200}
+    arguments = {"folder": str(tmp_path / "run"), "device": "cpu", "plugins": plugins, "max_epochs": 40}
     arguments["config"] = configuration(pairs, **LONG).to_dict()
     folder = tmp_path / "request"
     folder.mkdir()
@@ -125,7 +125,7 @@ def test_a_training_that_stays_goes_on_when_its_parent_is_gone(pairs, tmp_path):
     child.process.wait(timeout=100)
     assert presence.ended(tmp_path / "run") == "finished"
     state = read_content(tmp_path / "run" / "save" / "last.pt")["training"]["state"]
-    assert state["position"]["epoch"] == 200
+    assert state["position"]["epoch"] == 40
 
 
 def test_a_training_whose_parent_is_gone_ends_by_itself_with_a_checkpoint(pairs, tmp_path):
