@@ -239,7 +239,7 @@ def test_results_that_come_after_a_killed_run_are_not_mixed_with_its_own(tmp_pat
 def test_a_signal_ends_a_registration_with_one_sentence_and_nothing_left(pair, tmp_path, sign):
     argv = command(pair, tmp_path / "out")
     argv[argv.index("max_iter=2")] = "max_iter=100000"
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # who runs in the background may ignore it
+    heed = partial(signal.signal, sign, signal.SIG_DFL)  # who runs in the background may ignore it
     options = {"stderr": subprocess.PIPE, "text": True, "env": ENVIRONMENT, "cwd": ROOT}
     child = subprocess.Popen(argv, preexec_fn=heed, **options)
     for line in child.stderr:
