@@ -170,7 +170,7 @@ def _in_two_stages(
     pair = DeformableTask(
         task.fixed, task.moving, linear, coarse, field, encoding, task.landmarks, task.device
     )
-    if settings.quality != "fast" and not same_modality(pair):
+    if settings.quality != "fast" and "symmetric" not in first and not same_modality(pair):
         pair = replace(pair, settings=replace(coarse, symmetric=True))
     found = deform_automatically(pair, fine, progress)
     return found.resampled(field_grid(task.fixed.image.geometry))

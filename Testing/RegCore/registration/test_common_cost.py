@@ -6,6 +6,7 @@ import torch
 
 import RegCore
 from RegCore.networks.model_file import Model
+from RegCore.registration import methods
 from RegCore.registration.auto import QUALITIES
 from RegCore.registration.common_cost import common_cost
 from RegCore.registration.deformable import Settings
@@ -92,6 +93,20 @@ def test_of_two_starts_the_better_one_is_kept():
     near = found(**{"own.mm": 0.5}, refine=True).metrics["tre_mm"]["after"]
     both = found(**{"own.mm": 0.5}, refine=True, starts="both").metrics["tre_mm"]["after"]
     assert both in (pytest.approx(near, abs=1e-3), pytest.approx(plain, abs=1e-3))
+
+
+def test_what_is_asked_of_the_first_stage_of_a_refinement_holds_between_two_contrasts(monkeypatch):
+    seen, deform = [], methods.deform_automatically
+
+    def remembered(task, *more):
+        seen.append(task.settings.symmetric)
+        return deform(task, *more)
+
+    monkeypatch.setattr(methods, "deform_automatically", remembered)
+    monkeypatch.setattr(methods, "same_modality", lambda task: False)
+    found(**{"own.mm": 0.5}, refine=True, starts="both")
+    found(**{"own.mm": 0.5}, refine=True, symmetric=True)
+    assert seen == [False, True, True]  # as the network says, as auto does by itself, as was asked for
 
 
 def test_a_refinement_is_what_the_method_auto_makes_of_the_transform_of_the_network():
