@@ -30,6 +30,7 @@ from RegCore.cli.studies import add_studies
 from RegCore.cli.train import add_train
 from RegCore.cli.vis import add_vis
 from RegCore.cli.warp import add_warp
+from RegCore.evaluation.memory import keep_freed_memory
 from RegCore.progress import Cancelled
 from RegCore.registration import METHODS
 from RegCore.space.geometry import InputError
@@ -71,6 +72,8 @@ def run(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] 
     """Read the arguments with a parser, call their ``run``; what goes wrong becomes a sentence and a code."""
     # read by OpenMP when torch is loaded: threads that spin while they wait slow down all other programs
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if argv is None:  # the process is ours
+        keep_freed_memory()
     parser, left = make_parser(), "nothing was written"
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -36,6 +36,7 @@ from RegCore.cli import tasks
 from RegCore.cli.extras import as_image, extras, maps_command, named_start, small
 from RegCore.cli.failures import describe, is_out_of_memory, load_torch, missing_packages, on_graphics_card
 from RegCore.cli.slicreg_task import prepared_config
+from RegCore.evaluation.memory import give_back_freed_memory
 from RegCore.io import messages
 from RegCore.progress import Cancelled, Progress, part_of
 from RegCore.space.geometry import InputError
@@ -214,6 +215,7 @@ def outlive_the_listener() -> None:
 def release_memory() -> None:
     """Give back what a job held, the graphics card's memory above all: others in this computer want it."""
     gc.collect()
+    give_back_freed_memory()
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "cuda") and torch.cuda.is_initialized():
         torch.cuda.empty_cache()

@@ -15,6 +15,7 @@ import threading
 import time
 from typing import BinaryIO
 
+from RegCore.evaluation.memory import keep_freed_memory
 from RegCore.progress import Cancelled
 from RegCore.studies.jobs import Job, Outcome, perform
 
@@ -128,5 +129,6 @@ def main() -> None:
     os.dup2(nothing, 0)
     os.dup2(2, 1)
     os.close(nothing)
+    keep_freed_memory()
     serve(requests, answers)
     sys.stdout.flush()

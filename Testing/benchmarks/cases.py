@@ -157,8 +157,9 @@ def register_here(program: str, pair: Path) -> None:
     import torch
 
     import RegCore
-    from RegCore.evaluation.memory import peak_memory_mib
+    from RegCore.evaluation.memory import keep_freed_memory, peak_memory_mib
 
+    keep_freed_memory()  # as the commands and Slicer's child process do
     torch.set_num_threads(THREADS)
     fixed, moving = (RegCore.load(pair / f"{name}.nii.gz", "image") for name in ("fixed", "moving"))
     sides = ("fixed", "moving") if pair.name in STEERED else ()

@@ -99,6 +99,10 @@ def measure(program: str, kind: str, size: int, way: str) -> dict:
     """Processor seconds of a step and memory, in this process."""
     import torch
 
+    if program == "DeepRegSlicer":
+        from RegCore.evaluation.memory import keep_freed_memory
+
+        keep_freed_memory()  # as `regcore train` does
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
     net, loss, optimiser = PROGRAMS[program](kind, way)

@@ -146,8 +146,9 @@ def _masked(grad: torch.Tensor, active: torch.Tensor, out: torch.Tensor) -> torc
 class _Chain(torch.autograd.Function):
     """relu(norm(conv(x))) several times, the first result added to the last before it is rectified.
 
-    Only the results of the convolutions are kept, without them what else ``recompute``s; norms and
-    activations take a fiftieth of the time and are computed again.
+    Only the result and those of the convolutions are kept, the latter not with ``recompute``; norms and
+    activations between them take a fiftieth of the time and are computed again. The result costs no memory:
+    what follows keeps it, too.
     """
 
     @staticmethod
@@ -168,22 +169,23 @@ class _Chain(torch.autograd.Function):
                 del made
                 out = (out if i < len(norms) - 1 else out.add_(first)).relu_()
                 first = out if i == 0 else first
-        ctx.save_for_backward(x, *parameters, *statistics, *kept)
+        ctx.save_for_backward(x, out, *parameters, *statistics, *kept)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         n = len(ctx.eps)
-        x, tensors = ctx.saved_tensors[0], ctx.saved_tensors[1:]
+        x, out, *tensors = ctx.saved_tensors
         units = []
         for i in range(n):
             weight, scale, shift = tensors[3 * i : 3 * i + 3]
             statistics = tensors[3 * n + 2 * i : 3 * n + 2 * i + 2]
             units.append(_Unit(weight.to(x.dtype), scale, shift, ctx.eps[i], *statistics))
         with torch.autocast("cpu", enabled=False):
-            made = list(tensors[5 * n :]) or _forth(x, units)
-            found = _back(grad, x, units, made, ctx.needs_input_grad[0])
+            made = tensors[5 * n :] or _forth(x, units)
+            del tensors[5 * n :]
+            found = _back(grad, x, out, units, made, ctx.needs_input_grad[0])
         by_x = None if found[0] is None else found[0].to(ctx.source)
         by_weights = [part.to(old.dtype) for part, old in zip(found[1:], tensors, strict=False)]
         return by_x, None, None, *by_weights
@@ -198,11 +200,12 @@ def _forth(x: torch.Tensor, units: Sequence[_Unit]) -> list[torch.Tensor]:
     return made
 
 
-def _back(grad, x, units: Sequence[_Unit], made: list[torch.Tensor], needed: bool) -> list[torch.Tensor]:
+def _back(
+    grad, x, out, units: Sequence[_Unit], made: list[torch.Tensor], needed: bool
+) -> list[torch.Tensor]:
     """Derivatives by ``x`` and by weight, scale and shift of each unit; empties ``made``."""
-    last = _normed(made[-1], units[-1]).add_(_normed(made[0], units[0]).relu_())
-    grad = first = _masked(grad.contiguous(memory_format=torch.channels_last_3d), last, last)
-    del last
+    grad = grad.contiguous(memory_format=torch.channels_last_3d)
+    grad = first = _masked(grad, out, _with_room(out))
     found = []
     for i in reversed(range(len(units))):
         grad, *by_norm = _normed_back(grad, made.pop(), units[i], grad is not first)

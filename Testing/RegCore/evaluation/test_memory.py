@@ -1,6 +1,7 @@
 """The peak memory of a process: it grows with what is held, and each system is asked in its own way."""
 
 import ctypes
+import os
 import subprocess
 import sys
 
@@ -28,6 +29,61 @@ def test_what_the_parent_held_does_not_count():
     held = np.ones(200 * 2**20, np.uint8)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert held.nbytes / 2**20 > float(done.stdout) > 1
+
+
+FAULTS = """
+import ctypes, resource, sys
+from RegCore.evaluation.memory import give_back_freed_memory, keep_freed_memory
+malloc, free = ctypes.CDLL(None).malloc, ctypes.CDLL(None).free
+malloc.restype, free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+
+def new_pages(size=24 * 2**20):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    blocks = [malloc(size) for _ in range(4)]
+    for block in blocks:
+        ctypes.memset(block, 1, size)
+    for block in blocks:
+        free(block)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize() / size
+
+kept = keep_freed_memory() if "keep" in sys.argv else None
+found = [new_pages() for _ in range(3)]
+give_back_freed_memory()
+print(kept, found[-1], new_pages())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is that of Linux")
+@pytest.mark.parametrize(
+    ("words", "environment", "kept", "cleared"),
+    [
+        ([], {}, "None", 4),
+        (["keep"], {}, "True", 0),
+        (["keep"], {"MALLOC_TRIM_THRESHOLD_": "100000"}, "False", 4),
+    ],
+)
+def test_kept_memory_is_not_cleared_again_until_it_is_given_back(words, environment, kept, cleared):
+    """Blocks of memory, of four, whose pages the system had to clear anew; then after all was given back."""
+    usual = {name: value for name, value in os.environ.items() if "MALLOC" not in name}
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS, *words],
+        cwd=ROOT,
+        env=usual | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said, again, afterwards = done.stdout.split()
+    assert said == kept
+    assert float(again) == pytest.approx(cleared, abs=0.5)
+    assert float(afterwards) == pytest.approx(4, abs=0.5)
+
+
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_elsewhere_nothing_is_kept(monkeypatch, system):
+    monkeypatch.setattr(sys, "platform", system)
+    assert not memory.keep_freed_memory()
+    memory.give_back_freed_memory()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no getrusage")
@@ -79,3 +135,24 @@ def test_a_refusal_of_windows_is_not_taken_for_a_figure(monkeypatch):
     monkeypatch.setattr(Kernel, "succeeds", 0)
     with pytest.raises(OSError, match="access denied"):
         peak_memory_mib()
+
+
+@pytest.mark.parametrize(
+    ("run", "kept"),
+    [
+        ("import runpy; runpy.run_module('RegCore', run_name='__main__')", True),
+        ("import RegCore.studies.worker as worker; worker.main()", True),
+        ("import RegCore.cli; RegCore.cli.main(['--help'])", False),
+    ],
+)
+def test_processes_of_our_own_keep_their_memory(run, kept):
+    say = "from RegCore.evaluation import memory; memory.keep_freed_memory = lambda: print('it is kept')"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{say}\n{run}", "--help"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ("it is kept" in done.stdout + done.stderr) == kept
