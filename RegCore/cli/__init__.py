@@ -70,10 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] | None = None) -> int:
     """Read the arguments with a parser, call their ``run``; what goes wrong becomes a sentence and a code."""
-    # read by OpenMP when torch is loaded: threads that spin while they wait slow down all other programs
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if argv is None:  # the process is ours
-        keep_freed_memory()
+    _set_up_process(ours=argv is None)
     parser, left = make_parser(), "nothing was written"
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -111,6 +108,13 @@ def run(make_parser: Callable[[], argparse.ArgumentParser], argv: Sequence[str] 
         return _complain(parser, NO_MEMORY, FAILED)
     except SystemExit as end:  # argparse after --help
         return int(end.code or 0)
+
+
+def _set_up_process(*, ours: bool) -> None:
+    # read by OpenMP when torch is loaded: threads that spin while they wait slow down all other programs
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if ours:
+        keep_freed_memory()
 
 
 class _Ended(KeyboardInterrupt):

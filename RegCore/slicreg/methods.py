@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -18,13 +19,22 @@ from RegCore.networks.models import make_backbone
 from RegCore.progress import Progress, silent
 from RegCore.slicreg.network import STRIDE, Box, Head, NetworkSettings, SlicNet
 from RegCore.slicreg.prediction import Method, targets
-from RegCore.slicreg.registration import KINDS, PREFIX, REFINEMENT, register_scans, settings_from
+from RegCore.slicreg.preparation import UNIT, PreparedScan
+from RegCore.slicreg.registration import (
+    KINDS,
+    PREFIX,
+    REFINEMENT,
+    best_passes,
+    register_scans,
+    settings_from,
+)
 from RegCore.space.geometry import InputError
 from RegCore.space.names import select
 from RegCore.space.transforms import DisplacementField
 from RegCore.space.volume import Volume
 
 OF_NETWORK = ("layers", "classes", "hidden", "norm", "layout")  # what every network of SLIC-Reg is told
+JUDGED = 4  # scans by which a model judges itself
 TRIES = 8  # places of a box until one holds some of the body
 UNET_CHANNELS = 64  # that a network of `RegCore.networks.architectures` hands to the head
 
@@ -122,6 +132,9 @@ class _Registering(Method):
         wanted = settings_from(settings or {}, PREFIX) if self.own_settings else None
         return register_scans(self, fixed, moving, settings=wanted, device=device, progress=progress)
 
+    def settle(self, batch: Mapping) -> None:
+        """What a model learns of itself in the last quarter of a training, from a batch of it: nothing."""
+
 
 class SlicReg(_Registering):
     """Predicts in which supervoxels of the template each voxel lies (Heinrich et al., MIDL 2021).
@@ -192,6 +205,16 @@ class SlicReg(_Registering):
             right = ((own >= scores.amax(1)) & body).sum() / body.sum().clamp_min(1)
         loss = (each * weight).sum()
         return loss / total.clamp_min(1e-6), loss / weight.sum().clamp_min(1e-6), right
+
+    def settle(self, batch: Mapping) -> None:
+        """How often the network should look at a scan, as the first `JUDGED` of a batch tell, moved and bent
+        as in training."""
+        grid, scans = self.supervoxels.geometry, []
+        for image in batch["image"][:JUDGED, 0].float().cpu().numpy():
+            scanned = image * UNIT if self.modality == "ct" else image
+            scans.append(PreparedScan(Volume(scanned, grid), np.ones(grid.shape, bool), grid, self.modality))
+        places = batch["places"][:JUDGED].float().cpu().numpy()
+        self.passes.fill_(best_passes(self, scans, places, str(batch["image"].device)))
 
 
 def random_boxes(body: torch.Tensor, share: float) -> tuple[Box, Box, Box]:

@@ -25,12 +25,14 @@ class Method(nn.Module):
         image: by which it is known again.
         affine: of its grid, index to RAS mm.
         metadata: number of its modality, and whether all this is known.
+        passes: how often the network looks at a scan, see `RegCore.slicreg.registration.best_passes`.
     """
 
     template: torch.Tensor
     image: torch.Tensor
     affine: torch.Tensor
     metadata: torch.Tensor
+    passes: torch.Tensor
     network: SlicNet  # or another with the same methods
     own_loss = True
     as_published = False
@@ -45,11 +47,13 @@ class Method(nn.Module):
         self.register_buffer("image", torch.zeros(tuple(size), dtype=torch.float16))
         self.register_buffer("affine", torch.eye(4))
         self.register_buffer("metadata", torch.zeros(2, dtype=torch.int64))
+        self.register_buffer("passes", torch.ones((), dtype=torch.int64))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """As every module, but reads ``about``, the name of `metadata` in older model files, as well."""
+        """As every module, but reads older model files as well: `metadata` is ``about`` there, `passes` 1."""
         if f"{prefix}about" in state_dict:
             state_dict[f"{prefix}metadata"] = state_dict.pop(f"{prefix}about")
+        state_dict.setdefault(f"{prefix}passes", torch.ones((), dtype=torch.int64))
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def set_template(self, loader: Scans) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 from RegCore.slicreg.folder import read_settings
 from RegCore.space.geometry import InputError
@@ -13,7 +14,14 @@ LEARNING = {"norm": "batch", "background": 0.1}
 FEW = 0.5  # share of the cells below which nothing need be computed twice to save memory
 SEEN = {"name": "affine-together", "spread": 0.07, "bending": 0.08, "contrast": 0.1}
 """Random changes of the scans. Published: spread alone; bodies that are bent as well teach much more."""
-SMALL = {"width": 0.5, "context": 64, "hidden": 16, "checkpointing": False}
+SMALL: dict[str, dict[str, Any]] = {
+    "deeplab": {"width": 0.5, "context": 64, "dropout": 0.0, "checkpointing": False},
+    "unet": {"num_channel_initial": 8, "hidden": 16},
+    "regression": {"width": 0.5, "context": 64, "hidden": 16, "checkpointing": False},
+}
+"""Half the channels. A small `deeplab` learns too little, not by heart: what is blanked and small steps only
+slow it down."""
+RATE, RATE_OF_SMALL = 0.004, 0.016  # of Adam; the former as published
 DEEPLAB = {"name": "deeplab", "width": 1.0, "context": 128, "hidden": 32, "checkpointing": True}
 NETWORKS = {
     "deeplab": ("slicreg", {**DEEPLAB}),
@@ -54,6 +62,7 @@ def training_config(
     repeats = math.ceil(STEPS_OF_EPOCH * batch_size / scans)
     per_epoch = repeats * scans // batch_size
     method, backbone = _network(network, small, share, alone=batch_size == 1)
+    rate = RATE_OF_SMALL if small and network == "deeplab" and batch_size > 1 else RATE
     dataset = {"type": "supervoxels", "repeats": repeats, "workers": 0}
     for part in ("train", "valid"):
         if prepared[part]:
@@ -62,7 +71,7 @@ def training_config(
         "method": method,
         "backbone": backbone | {"layers": settings["layers"], "classes": settings["count"] + 1},
         "loss": {},
-        "optimizer": {"name": "Adam", "learning_rate": 0.004},
+        "optimizer": {"name": "Adam", "learning_rate": rate},
         "preprocess": {
             "batch_size": batch_size,
             "shuffle_buffer_num_batch": 0,
@@ -82,8 +91,7 @@ def _network(name: str, small: bool, share: float, *, alone: bool) -> tuple[str,
     """Method and backbone; alone: a step has one scan, with which batch normalisation can compare nothing."""
     method, backbone = NETWORKS[name]
     if small:
-        smaller = SMALL if backbone["name"] == "deeplab" else {"num_channel_initial": 8, "hidden": 16}
-        backbone = backbone | smaller
+        backbone = backbone | SMALL[name]
     backbone = backbone | (LEARNING if method == "slicreg" else {"norm": "batch"})
     if alone:
         backbone = backbone | {"norm": "group"}

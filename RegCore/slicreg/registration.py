@@ -1,8 +1,8 @@
 """Registration by a trained model of SLIC-Reg: of any two scans, or of a scan to the template."""
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -10,9 +10,6 @@ import torch
 
 from RegCore.progress import Progress, part_of, silent
 from RegCore.registration.checks import take_settings
-from RegCore.registration.common_cost import common_cost
-from RegCore.registration.deformable import Settings
-from RegCore.registration.pair import PairSide
 from RegCore.resampler import warp
 from RegCore.resampler.pyramid import resample_to
 from RegCore.slicreg.matching import MatchSettings, dense_field, match, unit_of
@@ -28,6 +25,7 @@ log = logging.getLogger(__name__)
 REGRESSED = 2048  # places of the body at which a regression is believed
 REGRESSED_SMOOTHING = 0.1  # of the spline through them: each by itself is uncertain
 SAME, ALIKE = 0.99, 0.95  # correlation with the template within its body: it itself, or something like it
+MOST_PASSES = 2  # of the network that a model chooses by itself: each takes as long as the first
 SEEN = 0.3  # least share of the template's body that must be in a part of it
 REFINEMENT: dict[str, Any] = {"smoothness": 0.6, "levels": 1, "symmetric": False}
 """Settings of the coarse stage where images go on from what a model of SLIC-Reg found: soft, since the bodies
@@ -38,15 +36,15 @@ differ, and one grid, since the supervoxels have brought everything near already
 class RegistrationSettings(MatchSettings):
     """How a trained model registers: those of the matching, and how often the network looks."""
 
-    passes: int = 2
+    passes: int = 0
     """How often the network sees the moving scan: each time but the first as the last match has warped it,
-    nearer to what it knows best. A further pass that does not make the images agree better is dropped.
-    Published: 1."""
+    nearer to what it knows best. 0: as often as was best on scans of its training, see `best_passes`, for a
+    further look spoils what a weak network says. Published: 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.passes < 1:
-            raise InputError(f"setting passes is {self.passes}, expected at least 1")
+        if self.passes < 0:
+            raise InputError(f"setting passes is {self.passes}, expected at least 0")
 
 
 KINDS: dict[str, type] = get_type_hints(RegistrationSettings)
@@ -108,7 +106,7 @@ def register_prepared(
         known = _predict(method, fixed, device, part_of(progress, 0.0, 0.2))
         rest = part_of(progress, 0.2, 1.0)
         wanted = settings or RegistrationSettings()
-        return _match(method, known, fixed.image, moving, wanted, device, rest, told)
+        return _match(method, known, moving, wanted, device, rest, told)
     return _to_regression(method, moving, device).compose(_from_regression(method, fixed, device))
 
 
@@ -135,15 +133,13 @@ def register_to_template(
     moving = downsample2(scan)
     if not method.tells_supervoxels:
         return _to_regression(method, moving, device)
-    known = method.supervoxels
-    image = Volume(method.image.float().cpu().numpy(), known.geometry)
-    return _match(method, known, image, moving, settings or RegistrationSettings(), device, progress)
+    wanted = settings or RegistrationSettings()
+    return _match(method, method.supervoxels, moving, wanted, device, progress)
 
 
 def _match(
     method: Method,
     known: Supervoxels,
-    image: Volume,
     scan: PreparedScan,
     settings: RegistrationSettings,
     device: str,
@@ -152,33 +148,58 @@ def _match(
 ) -> DisplacementField:
     """The field from a scan whose supervoxels are known to another one, both on the network's grids.
 
-    image: of the scan whose supervoxels are known. told: those of the other one, if they are known, too.
+    told: those of the other one, if they are known, too; then it need not be seen again.
     """
-    passes = settings.passes
-    ends = [part_of(progress, n / passes, (n + 1) / passes) for n in range(passes)]
-    if told is None:
-        told = _predict(method, scan, device, part_of(ends[0], 0.0, 0.3))
-    field = match(known, told, settings=settings, device=device, progress=part_of(ends[0], 0.3, 1.0))
-    for inner in ends[1:]:
-        seen = _warp_prepared(scan, field, known.geometry)
-        told = _predict(method, seen, device, part_of(inner, 0.0, 0.3))
-        step = match(known, told, settings=settings, device=device, progress=part_of(inner, 0.3, 1.0))
-        further = field.compose(step)
-        if not _agrees_better(image, scan, further, field, device):
-            break
-        field = further
+    passes = 1 if told is not None else settings.passes or int(method.passes)
+    *_, field = _passes(method, known, scan, replace(settings, passes=passes), device, progress, told)
     return field
 
 
-def _agrees_better(
-    image: Volume, scan: PreparedScan, new: DisplacementField, old: DisplacementField, device: str
-) -> bool:
-    """Whether two images agree better through a new field than through the old one, which labels can't tell:
-    those of each pass agree best with its own field."""
-    known = Volume(scan.known.astype(np.uint8), scan.image.geometry, "labels")
-    sides = PairSide(image), PairSide(scan.image, mask=known)
-    after, before = common_cost(*sides, [new, old], settings=Settings(**REFINEMENT), device=device)
-    return after < before
+def _passes(
+    method: Method,
+    known: Supervoxels,
+    scan: PreparedScan,
+    settings: RegistrationSettings,
+    device: str,
+    progress: Progress = silent,
+    told: Supervoxels | None = None,
+) -> Iterator[DisplacementField]:
+    """The field after each pass of the network; arguments as of `_match`."""
+    field = None
+    for n in range(settings.passes):
+        inner = part_of(progress, n / settings.passes, (n + 1) / settings.passes)
+        seen = scan if field is None else _warp_prepared(scan, field, known.geometry)
+        there = _predict(method, seen, device, part_of(inner, 0.0, 0.3)) if told is None else told
+        step = match(known, there, settings=settings, device=device, progress=part_of(inner, 0.3, 1.0))
+        field = step if field is None else field.compose(step)
+        yield field
+
+
+def best_passes(method: Method, scans: Sequence[PreparedScan], places: np.ndarray, device: str) -> int:
+    """How many passes of the network bring the template nearest to some scans, `MOST_PASSES` at most.
+
+    Args:
+        method: a model in training.
+        scans: on the network's grid.
+        places: ``(N, 3, i, j, k)``, where in the template every second voxel of each scan belongs, as in
+            `RegCore.slicreg.folder.TrainingScan`.
+        device: torch device.
+
+    Returns:
+        The number with the least mean distance from these places, over the template's body.
+    """
+    known, settings = method.supervoxels, RegistrationSettings(passes=MOST_PASSES)
+    grid, body = known.geometry, known.labels[0] > 0
+    errors = []
+    for scan, there in zip(scans, places, strict=True):
+        index = (np.moveaxis(there, 0, -1) + 1) * np.array(grid.shape) / 2 - 0.5
+        near = np.rint(index).astype(int).clip(0, np.array(grid.shape) - 1)
+        inside = body[tuple(np.moveaxis(near, -1, 0))]
+        goals = scan.image.geometry.to_world(STRIDE * np.argwhere(inside))
+        points = grid.to_world(index[inside])
+        fields = _passes(method, known, scan, settings, device)
+        errors.append([np.linalg.norm(field.map(points) - goals, axis=1).mean() for field in fields])
+    return 1 + int(np.mean(errors, axis=0).argmin())
 
 
 def _warp_prepared(scan: PreparedScan, field: DisplacementField, onto: Geometry) -> PreparedScan:

@@ -250,6 +250,9 @@ def _close_epoch(run: Run) -> dict:
     means = counted["train"].values()
     row = {"epoch": state.position.epoch + 1, "learning_rate": run.optimiser.param_groups[0]["lr"], **means}
     _renew_statistics(run)
+    settle = getattr(run.trained.network, "settle", None)
+    if settle and 4 * (state.position.epoch + 1) >= 3 * run.epochs:  # before, there is too much to learn yet
+        settle(next(_first_batches(run, 1)))
     counted["valid"] = _validated(run)
     validation = counted["valid"].values()
     if state.position.epoch == 0 and run.group.first:
