@@ -6,6 +6,7 @@ gets from the loader before the training and keeps with its weights, so that a m
 needed.
 """
 
+import logging
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -33,6 +34,7 @@ from RegCore.space.names import select
 from RegCore.space.transforms import DisplacementField
 from RegCore.space.volume import Volume
 
+log = logging.getLogger(__name__)
 OF_NETWORK = ("layers", "classes", "hidden", "norm", "layout")  # what every network of SLIC-Reg is told
 JUDGED = 4  # scans by which a model judges itself
 TRIES = 8  # places of a box until one holds some of the body
@@ -214,7 +216,10 @@ class SlicReg(_Registering):
             scanned = image * UNIT if self.modality == "ct" else image
             scans.append(PreparedScan(Volume(scanned, grid), np.ones(grid.shape, bool), grid, self.modality))
         places = batch["places"][:JUDGED].float().cpu().numpy()
-        self.passes.fill_(best_passes(self, scans, places, str(batch["image"].device)))
+        try:
+            self.passes.fill_(best_passes(self, scans, places, str(batch["image"].device)))
+        except InputError as error:  # a training must not end because its model can't register yet
+            log.warning("how often the network should look at a scan can't be found out: %s", error)
 
 
 def random_boxes(body: torch.Tensor, share: float) -> tuple[Box, Box, Box]:

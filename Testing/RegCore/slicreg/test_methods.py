@@ -142,6 +142,23 @@ def test_one_scan_at_a_time_can_be_learnt_from_and_a_batch_norm_of_one_is_refuse
             train(Config.from_dict(plain), log_dir=folder.parent, exp_name=network, device="cpu")
 
 
+@pytest.mark.parametrize(("network", "passes"), [("deeplab", 2), ("regression", 1)])
+def test_a_training_finds_out_how_often_its_network_should_look(folder, monkeypatch, caplog, network, passes):
+    monkeypatch.setattr("RegCore.slicreg.methods.best_passes", lambda *given: 2)
+    plain = training_config(folder, network=network, small=True, steps=2, batch_size=2, seed=0)
+    plain["dataset"]["repeats"], plain["train"]["epochs"] = 1, 1
+    made = train(Config.from_dict(plain), log_dir=folder.parent, exp_name=f"{network}-looks", device="cpu")
+    model = load_model(made.model).network
+    assert int(model.passes) == passes
+
+    def refuse(*given):
+        raise InputError("it lies in one plane")
+
+    monkeypatch.setattr("RegCore.slicreg.methods.best_passes", refuse)
+    model.settle(batch(folder))
+    assert int(model.passes) == passes and ("in one plane" in caplog.text) == (network == "deeplab")
+
+
 def test_without_spread_nothing_is_changed_and_with_it_all_move_together(folder):
     given = batch(folder)
     still = together(0.0)(given, torch.Generator().manual_seed(0))
