@@ -44,8 +44,8 @@ def forget_peak_memory() -> None:
 def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees for what it allocates next, where glibc manages it.
 
-    By itself glibc gives much of it back to the system, which then clears each page anew: up to a tenth of
-    the processor time of a registration. For processes of our own. What the user's environment says about
+    By itself glibc gives much of it back to the system, which then clears each page anew: some 5 % of the
+    processor time of a registration. For processes of our own. What the user's environment says about
     malloc holds.
 
     Returns:
