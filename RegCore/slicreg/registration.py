@@ -148,9 +148,9 @@ def _match(
 ) -> DisplacementField:
     """The field from a scan whose supervoxels are known to another one, both on the network's grids.
 
-    told: those of the other one, if they are known, too; then it need not be seen again.
+    told: those of the other one, if they are known, too: then one look is enough unless more are asked for.
     """
-    passes = 1 if told is not None else settings.passes or int(method.passes)
+    passes = settings.passes or (int(method.passes) if told is None else 1)
     *_, field = _passes(method, known, scan, replace(settings, passes=passes), device, progress, told)
     return field
 
@@ -169,7 +169,10 @@ def _passes(
     for n in range(settings.passes):
         inner = part_of(progress, n / settings.passes, (n + 1) / settings.passes)
         seen = scan if field is None else _warp_prepared(scan, field, known.geometry)
-        there = _predict(method, seen, device, part_of(inner, 0.0, 0.3)) if told is None else told
+        if told is not None and field is None:
+            there = told
+        else:
+            there = _predict(method, seen, device, part_of(inner, 0.0, 0.3))
         step = match(known, there, settings=settings, device=device, progress=part_of(inner, 0.3, 1.0))
         field = step if field is None else field.compose(step)
         yield field
@@ -186,7 +189,10 @@ def best_passes(method: Method, scans: Sequence[PreparedScan], places: np.ndarra
         device: torch device.
 
     Returns:
-        The number with the least mean distance from these places, over the template's body.
+        The number with the least mean distance from these places, mm, over the template's body.
+
+    Raises:
+        InputError: as `RegCore.slicreg.matching.match`, or the network's scores are not finite.
     """
     known, settings = method.supervoxels, RegistrationSettings(passes=MOST_PASSES)
     grid, body = known.geometry, known.labels[0] > 0
