@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from RegCore.deepreg.tfbundle import index_path, is_bundle
 from RegCore.loaders.boxes import box_about_body, centred, seen_in
 from RegCore.loaders.images import resized
 from RegCore.loaders.intensity import intensity_of, is_unlike
-from RegCore.networks.device import all_finite, answer_of, choose_device, device_of
+from RegCore.networks.device import all_finite, answer_of, choose_device, device_of, predicts_in_bf16
 from RegCore.networks.model_file import Model, read_model
 from RegCore.networks.models import ConditionalModel, Prediction
 from RegCore.progress import Progress, silent
@@ -70,7 +71,8 @@ def predict_batch(
 ) -> Prediction:
     """What a network says about a batch, computed where the network is and brought to the CPU.
 
-    In float32 where half precision, of its weights or of `torch.autocast` around the call, overflows.
+    In bfloat16 where `predicts_in_bf16` says so or `torch.autocast` is around the call, but in float32 where
+    that, or half precision of its weights, overflows.
 
     Args:
         trained: the network.
@@ -81,7 +83,9 @@ def predict_batch(
     given = (fixed_image, moving_image, moving_label)
     device = device_of(trained.network)
     there = [x if x is None else x.to(device) for x in given]
-    answer = answer_of(trained.network, lambda: trained.network(*there), _parts)
+    half = predicts_in_bf16(trained.config.get("train", {}), device)
+    with torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
+        answer = answer_of(trained.network, lambda: trained.network(*there), _parts)
     return Prediction(*(part if part is None else part.cpu() for part in _parts(answer)))
 
 

@@ -111,7 +111,8 @@ class DisplacementField:
     def from_voxels(cls, ddf: np.ndarray, fixed: Geometry, moving: Geometry) -> "DisplacementField":
         """A field in voxels, moving index = fixed index + ddf, each on its own grid, in mm on the fixed one.
 
-        u = A_moving φ - A_fixed i with φ = i + ddf: exact for oblique, anisotropic and differing grids.
+        u = A_moving φ - A_fixed i with φ = i + ddf, which is M_moving ddf + (A_moving - A_fixed) i with the
+        matrix M of an affine map A: exact for oblique, anisotropic and differing grids.
 
         Args:
             ddf: (I, J, K, 3) voxels, components along i, j, k.
@@ -124,9 +125,13 @@ class DisplacementField:
         ddf = np.asarray(ddf)
         if ddf.shape != (*fixed.shape, 3):
             raise InputError(f"the displacements {ddf.shape} do not fit the fixed grid {fixed.shape}")
-        mm = np.empty(ddf.shape, np.float32)
-        for part, index in _slabs(fixed):
-            mm[part] = moving.to_world(index + ddf[part]) - fixed.to_world(index)
+        mm, between = np.empty(ddf.shape, np.float32), moving.affine - fixed.affine
+        along_i, along_j, along_k = (
+            np.arange(n)[:, None] * between[:3, axis] for axis, n in enumerate(fixed.shape)
+        )
+        plane = along_j[:, None] + along_k + between[:3, 3]
+        for row, shift in enumerate(along_i):
+            mm[row] = apply_linear(moving.affine[:3, :3], ddf[row]) + (plane + shift)
         return cls(fixed, mm)
 
     def displacement(self, points: ArrayLike) -> np.ndarray:

@@ -87,7 +87,9 @@ class AffineHead(nn.Module):
                 f"this network was built for images of {self.image_size} voxels, whose deepest level has"
                 f" {self.in_shape}, but it came as {tuple(x.shape[2:])}"
             )
-        theta = self.dense(x.movedim(1, -1).flatten(1)).view(-1, 4, 3)
+        with torch.autocast(x.device.type, enabled=False):  # half precision would move the border by a voxel
+            features = x.to(torch.promote_types(x.dtype, self.dense.weight.dtype))
+            theta = self.dense(features.movedim(1, -1).flatten(1)).view(-1, 4, 3)
         return affine_ddf(theta, self.image_size), theta
 
 

@@ -225,6 +225,6 @@ class Train:
     accumulate: Count = 1
     """Batches whose gradients are summed into one step."""
     mixed_precision: Literal["auto", "off", "bf16"] = "off"
-    """bf16: bfloat16 where it is safe; auto: only where a short trial shows that it is faster."""
+    """bf16: bfloat16 where it is safe; auto: where a trial shows it faster. On AMX predictions, too."""
     deepreg: bool = False
     """Compute what DeepReg computes also where it is wrong, such as zeros at index 0 of each axis."""

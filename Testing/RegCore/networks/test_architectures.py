@@ -109,6 +109,20 @@ def test_the_affine_field_is_that_of_theta():
     torch.testing.assert_close(ddf[1, :, i, j, k] + torch.tensor([i, j, k]), moved)
 
 
+def test_half_precision_does_not_round_an_affine_map_to_a_hundredth():
+    torch.manual_seed(3)
+    network = GlobalNet(ODD, num_channel_initial=2, depth=2).eval()
+    with torch.no_grad():
+        network.output_block.dense.weight.normal_(0, 1e-3)
+        network.output_block.dense.bias.add_(0.0013 * torch.arange(12))  # a bfloat16 near 1 is a 128th
+        images = torch.rand(2, 2, *ODD)
+        _, wanted = network(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            ddf, theta = network(images)
+    assert theta.dtype == ddf.dtype == torch.float32
+    torch.testing.assert_close(theta, wanted, rtol=0, atol=2e-4)
+
+
 def test_an_affine_network_begins_with_the_identity_unless_deepreg_is_asked_for():
     images = torch.rand(2, 2, *ODD)
     ddf, theta = GlobalNet(ODD, num_channel_initial=2, depth=2)(images)

@@ -8,6 +8,7 @@ from scipy.ndimage import map_coordinates
 
 from RegCore.io import load, save
 from RegCore.loaders import pairs_from_volumes
+from RegCore.networks.layers.convolution import Conv3d
 from RegCore.networks.model_file import Model, build, save_model
 from RegCore.networks.models import DDFModel, Prediction
 from RegCore.progress import Cancelled
@@ -248,6 +249,28 @@ def test_half_precision_gives_about_what_float32_gives(caplog, dtype, weights):
         np.testing.assert_allclose(found, wanted, atol=0.1)
     assert "too large" not in caplog.text
     assert caplog.text.count(f"weights are {dtype}: it is made to compute in float32") == weights
+
+
+@pytest.mark.parametrize("amx", [True, False])
+@pytest.mark.parametrize(
+    ("train", "low"),
+    [({"mixed_precision": wish}, wish != "off") for wish in ("off", "auto", "bf16")]
+    + [({}, False), ({"mixed_precision": "auto", "deepreg": True}, False)],
+)
+def test_a_model_of_mixed_precision_predicts_in_it_where_the_processor_is_made_for_it(
+    monkeypatch, amx, train, low
+):
+    model, seen = curved(False), []
+    wanted = displacements(model)
+    model.config["train"].update(train)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
+    first = next(part for part in model.network.modules() if isinstance(part, Conv3d))
+    first.register_forward_hook(lambda *given: seen.append(given[-1].dtype))
+    found = [displacements(model) for _ in range(2)]
+    assert seen == [torch.bfloat16 if low and amx else torch.float32] * 2
+    np.testing.assert_array_equal(*found)
+    np.testing.assert_allclose(found[0], wanted, atol=0.1)
+    assert np.array_equal(found[0], wanted) is not (low and amx)
 
 
 def test_where_half_precision_overflows_float32_is_used_and_that_is_said_once(caplog):
