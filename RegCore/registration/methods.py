@@ -4,7 +4,7 @@
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, get_type_hints
@@ -22,12 +22,14 @@ from RegCore.registration.deformable import DeformableTask, Settings, deform, sa
 from RegCore.registration.intensity_refinement import refined_where_explained
 from RegCore.registration.learned import predicted_transform
 from RegCore.registration.pair import LABEL_WEIGHT, LabelEncoding, PairSide
+from RegCore.resampler.pyramid import working_geometry
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField, Transform
 from RegCore.space.volume import Volume, finite
 
 log = logging.getLogger(__name__)
 STARTS = ("network", "both")
+WAY_VOXELS = 500_000  # of the grid on which a field by way of a third image begins a refinement
 FIELD_VOXELS = 2**24  # a field on more voxels than this is kept on a coarser grid over the same corners
 
 
@@ -185,7 +187,8 @@ def trained_network(task: Task, model: Model) -> Transform:
             stage, where the network has no others for its own fields.
             ``starts``: ``both`` lets the method auto begin from a linear registration, too, and keeps
             what has the lower `RegCore.registration.common_cost`: for pairs that may be too far apart for one
-            of the two. A network that registers in a way of its own may have settings for that.
+            of the two. A network that registers in a way of its own may have settings for that. If it has
+            a method ``stopover``, what is refined is what it finds by way of the image that this names.
         model: the network.
 
     Returns:
@@ -203,21 +206,23 @@ def trained_network(task: Task, model: Model) -> Transform:
         raise InputError(f"setting starts is {starts!r}, expected {' or '.join(STARTS)}")
     own = {name: settings.pop(name) for name in own_kinds if name in settings}
     ends = (0.3, 0.6) if starts == "both" else (0.3, 1.0)
-    found = predicted_transform(
-        model,
-        finite(task.fixed.image),
-        finite(task.moving.image),
-        initial=task.initial,
-        onto=field_grid(task.fixed.image.geometry),
-        settings=own,
-        progress=part_of(task.progress, 0.0, ends[0] if refine else 1.0),
-    )
+    begin = part_of(task.progress, 0.0, ends[0] if refine else 1.0)
+    predict = partial(_predicted, model=model, settings=own)
     if not refine:
-        return found
+        return predict(replace(task, progress=begin))
     automatic = AutoSettings(**{name: settings[name] for name in AUTO if name in settings})
     first = {name: settings[name] for name in DEFORMABLE if name in settings}
     refinement = {**getattr(model.network, "refinement", {}), **first}
-    refined = _in_two_stages(task, automatic, refinement, found, part_of(task.progress, *ends))
+
+    def refined_from(task: Task, start: Transform, progress: Progress) -> DisplacementField:
+        return _in_two_stages(task, automatic, refinement, start, progress)
+
+    between = _stopover(task, model)
+    if between is None:
+        found = predict(replace(task, progress=begin))
+    else:
+        found = _by_way_of(between, replace(task, progress=begin), predict, refined_from)
+    refined = refined_from(task, found, part_of(task.progress, *ends))
     if starts != "both":
         return refined
     start = _deformable_start(task, automatic.label_weight)
@@ -229,6 +234,47 @@ def trained_network(task: Task, model: Model) -> Transform:
     )
     log.info("objective from the network %.4f, from a linear registration %.4f: the lower is kept", *costs)
     return both[costs.index(min(costs))]
+
+
+def _predicted(task: Task, *, model: Model, settings: Mapping[str, Any]) -> Transform:
+    """What a network finds; its progress is that of the task."""
+    return predicted_transform(
+        model,
+        finite(task.fixed.image),
+        finite(task.moving.image),
+        initial=task.initial,
+        onto=field_grid(task.fixed.image.geometry),
+        settings=settings,
+        progress=task.progress,
+    )
+
+
+def _stopover(task: Task, model: Model) -> Volume | None:
+    """The image that a network registers with either of a pair better than these with each other, if any.
+
+    None with a transform to start from, which lies between these.
+    """
+    stopover = getattr(model.network, "stopover", None)
+    if stopover is None or task.initial is not None:
+        return None
+    return stopover(finite(task.fixed.image), finite(task.moving.image))
+
+
+def _by_way_of(
+    between: Volume,
+    task: Task,
+    predict: Callable[[Task], Transform],
+    refined_from: Callable[[Task, Transform, Progress], DisplacementField],
+) -> DisplacementField:
+    """Both images registered with a third one, refined, and joined: x_moving = T(x_fixed), RAS mm."""
+    found = []
+    for n, side in enumerate((task.fixed, task.moving)):
+        moving, half = PairSide(side.image, mask=side.mask), part_of(task.progress, n / 2, (n + 1) / 2)
+        leg = replace(task, fixed=PairSide(between), moving=moving, landmarks=None)
+        start = predict(replace(leg, progress=part_of(half, 0.0, 0.5)))
+        found.append(refined_from(leg, start, part_of(half, 0.5, 1.0)))
+    to_fixed, to_moving = found
+    return to_moving.compose(to_fixed.inverse(working_geometry(task.fixed.image.geometry, WAY_VOXELS)))
 
 
 def field_grid(geometry: Geometry) -> Geometry:

@@ -28,6 +28,8 @@ from RegCore.slicreg.registration import (
     best_passes,
     register_scans,
     settings_from,
+    shows_template,
+    template_of,
 )
 from RegCore.space.geometry import InputError
 from RegCore.space.names import select
@@ -179,6 +181,12 @@ class SlicReg(_Registering):
         settings = network.settings if isinstance(network, SlicNet) else network.head
         super().__init__(network, settings.layers, settings.classes, fixed_size)
         self.as_published, self.background, self.share = as_published, background, share
+
+    def stopover(self, fixed: Volume, moving: Volume) -> Volume | None:
+        """The template, with which either of two scans is matched better than with the other; see
+        `RegCore.registration.methods.trained_network`. None if one of them shows it."""
+        known = any(shows_template(self, scan) for scan in (fixed, moving))
+        return None if known else template_of(self)
 
     def forward(self, batch: Mapping) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Mean over the layers of the cross-entropy ``(B,)``, and the share of body voxels that are right.

@@ -15,7 +15,7 @@ from RegCore.resampler.pyramid import resample_to
 from RegCore.slicreg.matching import MatchSettings, dense_field, match, unit_of
 from RegCore.slicreg.network import STRIDE
 from RegCore.slicreg.prediction import Method, predict_supervoxels, scores_of
-from RegCore.slicreg.preparation import PreparedScan, body_mask, downsample2, network_units, prepare
+from RegCore.slicreg.preparation import UNIT, PreparedScan, body_mask, downsample2, network_units, prepare
 from RegCore.slicreg.supervoxels import Supervoxels
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
@@ -83,7 +83,6 @@ def register_prepared(
     fixed: PreparedScan,
     moving: PreparedScan,
     *,
-    told: Supervoxels | None = None,
     settings: RegistrationSettings | None = None,
     device: str = "cpu",
     progress: Progress = silent,
@@ -93,7 +92,6 @@ def register_prepared(
     Args:
         method: a trained model.
         fixed, moving: on their common grids, see `prepare_for_model`.
-        told: the supervoxels of the moving scan, where they are known; else they are predicted.
         settings: see `RegistrationSettings`; the regression does not use them.
         device: torch device.
         progress: told of stage and loss.
@@ -105,8 +103,7 @@ def register_prepared(
     if method.tells_supervoxels:
         known = _predict(method, fixed, device, part_of(progress, 0.0, 0.2))
         rest = part_of(progress, 0.2, 1.0)
-        wanted = settings or RegistrationSettings()
-        return _match(method, known, moving, wanted, device, rest, told)
+        return _match(method, known, moving, settings or RegistrationSettings(), device, rest)
     return _to_regression(method, moving, device).compose(_from_regression(method, fixed, device))
 
 
@@ -137,6 +134,27 @@ def register_to_template(
     return _match(method, method.supervoxels, moving, wanted, device, progress)
 
 
+def register_from_template(
+    method: Method,
+    scan: PreparedScan,
+    *,
+    settings: RegistrationSettings | None = None,
+    device: str = "cpu",
+    progress: Progress = silent,
+) -> DisplacementField:
+    """The field from a prepared scan to the template: the inverse of `register_to_template`, see there.
+
+    So each of several looks sees the scan as the template has it, which the network knows best.
+
+    Returns:
+        x_template = T(x_scan), RAS mm, on the network's grid of the scan.
+    """
+    if not method.tells_supervoxels:
+        return _from_regression(method, downsample2(scan), device)
+    found = register_to_template(method, scan, settings=settings, device=device, progress=progress)
+    return found.inverse(downsample2(scan).image.geometry)
+
+
 def _match(
     method: Method,
     known: Supervoxels,
@@ -144,14 +162,10 @@ def _match(
     settings: RegistrationSettings,
     device: str,
     progress: Progress,
-    told: Supervoxels | None = None,
 ) -> DisplacementField:
-    """The field from a scan whose supervoxels are known to another one, both on the network's grids.
-
-    told: those of the other one, if they are known, too: then one look is enough unless more are asked for.
-    """
-    passes = settings.passes or (int(method.passes) if told is None else 1)
-    *_, field = _passes(method, known, scan, replace(settings, passes=passes), device, progress, told)
+    """The field from a scan whose supervoxels are known to another one, both on the network's grids."""
+    settings = replace(settings, passes=settings.passes or int(method.passes))
+    *_, field = _passes(method, known, scan, settings, device, progress)
     return field
 
 
@@ -162,17 +176,13 @@ def _passes(
     settings: RegistrationSettings,
     device: str,
     progress: Progress = silent,
-    told: Supervoxels | None = None,
 ) -> Iterator[DisplacementField]:
     """The field after each pass of the network; arguments as of `_match`."""
     field = None
     for n in range(settings.passes):
         inner = part_of(progress, n / settings.passes, (n + 1) / settings.passes)
         seen = scan if field is None else _warp_prepared(scan, field, known.geometry)
-        if told is not None and field is None:
-            there = told
-        else:
-            there = _predict(method, seen, device, part_of(inner, 0.0, 0.3))
+        there = _predict(method, seen, device, part_of(inner, 0.0, 0.3))
         step = match(known, there, settings=settings, device=device, progress=part_of(inner, 0.3, 1.0))
         field = step if field is None else field.compose(step)
         yield field
@@ -224,7 +234,8 @@ def register_scans(
 ) -> DisplacementField:
     """The field between two scans as they came.
 
-    By `register_to_template` if the fixed scan is the template or a part of it, else by `register_prepared`.
+    By `register_to_template` if the fixed scan is the template or a part of it, by `register_from_template`
+    if the moving one is, else by `register_prepared`.
 
     Returns:
         x_moving = T(x_fixed), RAS mm, on the network's grid.
@@ -235,23 +246,50 @@ def register_scans(
     prepared_fixed = prepare_for_model(method, fixed, "the fixed image")
     prepared_moving = prepare_for_model(method, moving, "the moving image")
     options: dict[str, Any] = {"settings": settings, "device": device, "progress": progress}
-    place = place_in_template(method, prepared_fixed)
-    if place is None:
-        of_moving = place_in_template(method, prepared_moving)
-        told = method.supervoxels if of_moving is not None and stays(of_moving) else None
-        return register_prepared(method, prepared_fixed, prepared_moving, told=told, **options)
-    log.info("the fixed image is the template of the model: its supervoxels are known")
-    found = register_to_template(method, prepared_moving, **options)
-    return found.compose(place, downsample2(prepared_fixed).image.geometry)
+    place = place_in_template(method, prepared_fixed, fixed)
+    if place is not None:
+        log.info("the fixed image is the template of the model: its supervoxels are known")
+        found = register_to_template(method, prepared_moving, **options)
+        return found.compose(place, downsample2(prepared_fixed).image.geometry)
+    place = place_in_template(method, prepared_moving, moving)
+    if place is not None:
+        log.info("the moving image is the template of the model: its supervoxels are known")
+        found = register_from_template(method, prepared_fixed, **options)
+        points = found.geometry.world_grid()
+        mm = place.inverse().map(points + found.mm) - points
+        return DisplacementField(found.geometry, mm.astype(np.float32))
+    return register_prepared(method, prepared_fixed, prepared_moving, **options)
 
 
-def place_in_template(method: Method, scan: PreparedScan) -> AffineTransform | None:
+def template_of(method: Method) -> Volume:
+    """The template as a model keeps it: the image on the network's grid, in the unit of the scans."""
+    values = method.image.float().cpu().numpy() * (UNIT if method.modality == "ct" else 1.0)
+    return Volume(values, method.supervoxels.geometry)
+
+
+def shows_template(method: Method, volume: Volume) -> bool:
+    """Whether a scan is the template of a model or a part of it."""
+    return place_in_template(method, prepare_for_model(method, volume), volume, warn=False) is not None
+
+
+def place_in_template(
+    method: Method, scan: PreparedScan, volume: Volume | None = None, *, warn: bool = True
+) -> AffineTransform | None:
     """Where a prepared scan that shows the model's template lies in it: x_template = T(x_scan), RAS mm.
 
     As `place_in`; a warning if the scan is much like the template, but not the same.
+
+    Args:
+        method: a trained model.
+        scan: on the common grid.
+        volume: as it came: `template_of` is known by its values, for preparing it smooths it.
+        warn: whether to.
     """
+    own = template_of(method)
+    if volume is not None and volume.geometry == own.geometry and np.array_equal(volume.array, own.array):
+        return AffineTransform.identity()
     place, best = place_in(method.supervoxels, method.image.float().cpu().numpy(), scan)
-    if place is None and best >= ALIKE:
+    if warn and place is None and best >= ALIKE:
         log.warning(
             "an image is much like the template of the model, but not the same, so its supervoxels are "
             "predicted and not taken as known; give the template as it was prepared, or a part of it"

@@ -36,8 +36,7 @@ from RegCore.resampler import warp
 from RegCore.slicreg.folder import file_state, same_file
 from RegCore.slicreg.folder_making import load_volume, stem
 from RegCore.slicreg.prediction import Method
-from RegCore.slicreg.preparation import UNIT
-from RegCore.slicreg.registration import REFINEMENT, check_template
+from RegCore.slicreg.registration import REFINEMENT, check_template, template_of
 from RegCore.space.geometry import InputError
 from RegCore.space.names import READABLE
 from RegCore.space.transforms import Transform
@@ -131,8 +130,7 @@ def read_source(
         check_image(template, str(template_path))
         check_template(network, template, str(template_path), str(model_path))
     else:
-        values = network.image.float().cpu().numpy() * (UNIT if network.modality == "ct" else 1.0)
-        template = Volume(values, network.supervoxels.geometry)
+        template = template_of(network)
     labels = load_volume(labels_path, "labels")
     check_labels(labels, str(labels_path))
     marked = extent(labels)

@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
+from torch import nn
 
 import RegCore
 from RegCore.networks.model_file import Model, save_model
 from RegCore.progress import Cancelled
+from RegCore.registration import methods
 from RegCore.registration.learned import load_model
+from RegCore.registration.methods import Task, trained_network
+from RegCore.registration.pair import PairSide
 from RegCore.registration.register import register
 from RegCore.resampler import warp
 from RegCore.samples.phantom import make_phantom
@@ -140,3 +144,63 @@ def test_progress_goes_from_beginning_to_end_and_cancel_is_heard(case, known):
 
     with pytest.raises(Cancelled):
         register(case.fixed, case.moving, known(), device="cpu", progress=stop)
+
+
+# ---- by way of a third image -------------------------------------------------------------------------------
+
+
+class Acquainted(nn.Module):
+    """Registers a third image to the two of a pair by maps that are known, and the two by none."""
+
+    def __init__(self, third: Volume | None, pair: tuple[Volume, Volume]):
+        super().__init__()
+        self.third, self.pair = third, pair
+
+    def stopover(self, fixed: Volume, moving: Volume) -> Volume | None:
+        assert (fixed.geometry, moving.geometry) == tuple(image.geometry for image in self.pair)
+        return self.third
+
+    def find_transform(self, fixed, moving, *, device, progress):
+        progress(0.5, "looking", {})
+        if self.third is None or fixed.geometry != self.third.geometry:
+            return DisplacementField.from_affine(AffineTransform.identity(), fixed.geometry)
+        number = [image.geometry for image in self.pair].index(moving.geometry)
+        return DisplacementField.from_affine(AffineTransform(WAYS[number]), fixed.geometry)
+
+
+WAYS = np.stack([np.eye(4), np.eye(4)])
+WAYS[0, :3] = [[1.04, -0.03, 0, 5], [0.02, 0.97, 0, -4], [0, 0.05, 1, 3]]
+WAYS[1, :3] = [[0.98, 0, 0.04, -6], [0, 1.03, 0, 2], [-0.02, 0, 1, 8]]
+
+
+@pytest.mark.parametrize("how", ["stops", "names none", "starts elsewhere", "is not refined"])
+def test_a_refinement_goes_by_way_of_the_image_that_a_network_knows_better(case, monkeypatch, how):
+    """Each image is registered to that and refined, and from there on the pair: nothing else has a start."""
+    third = case.fixed.geometry.resized_box((40, 40, 40))
+    between = None if how == "names none" else Volume(np.ones(third.shape, np.float32), third)
+    model = Model({}, (8,) * 3, (8,) * 3, False, Acquainted(between, (case.fixed, case.moving)))
+    begun, told = [], []
+
+    def refined(task, settings, first, start, progress):
+        begun.append((task, start))
+        return start
+
+    monkeypatch.setattr(methods, "_in_two_stages", refined)
+    mask = Volume(np.ones(case.fixed.array.shape, np.uint8), case.fixed.geometry, "labels")
+    sides = PairSide(case.fixed, case.fixed_labels, mask), PairSide(case.moving, case.moving_labels)
+    initial = AffineTransform.identity() if how == "starts elsewhere" else None
+    settings = {"refine": how != "is not refined", "quality": "fast"}
+    settings = {"refine": False} if how == "is not refined" else settings
+    task = Task(*sides, case.landmarks, initial, settings, "cpu", 0, lambda *event: told.append(event[0]))
+    found = trained_network(task, model)
+    points = case.fixed.geometry.centre + 40 * np.vstack([np.eye(3), -np.eye(3)])
+    stops = how == "stops"
+    wanted = WAYS[1] @ np.linalg.inv(WAYS[0]) if stops else np.eye(4)
+    np.testing.assert_allclose(found.map(points), AffineTransform(wanted).map(points), atol=0.05)
+    assert told == sorted(told) and len(begun) == (3 if stops else how != "is not refined")
+    if stops:
+        (first, _), (second, _), (last, start) = begun
+        assert first.fixed.image is second.fixed.image is between and last.fixed is sides[0]
+        assert first.moving.image is case.fixed and first.moving.mask is mask and start is found
+        assert all(leg.landmarks is None and leg.moving.labels is None for leg in (first, second))
+        assert last.landmarks is case.landmarks

@@ -16,8 +16,9 @@ from RegCore.slicreg.loading import together
 from RegCore.slicreg.methods import random_boxes
 from RegCore.slicreg.prediction import targets
 from RegCore.slicreg.presets import NETWORKS, training_config
-from RegCore.slicreg.registration import place_in_template, prepare_for_model, register_scans
-from RegCore.space.geometry import InputError
+from RegCore.slicreg.registration import place_in_template, prepare_for_model, register_scans, template_of
+from RegCore.space.geometry import Geometry, InputError
+from RegCore.space.volume import Volume
 from RegCore.training import train
 from RegCore.training.config import Config
 from Testing.RegCore.slicreg import synthetic
@@ -71,6 +72,30 @@ def test_a_trained_model_is_a_model_file_that_registers(folder):
         middle = fixed.geometry.centre + 20 * np.eye(3)
         error = np.linalg.norm(found.map(middle) - middle - shift, axis=1)
         assert found.geometry == fixed.geometry and error.max() < 2 * synthetic.SPACING
+    check_that_the_template_is_known(trained.network, template, scan)
+
+
+def check_that_the_template_is_known(network, template, scan):
+    """On either side, in part, and as the model keeps it; then no supervoxel of it is predicted."""
+    own, middle = template_of(network), scan.geometry.centre + 20 * np.eye(3)
+    forth = register_scans(network, template, scan)
+    for image in (template, own, part_of(template)):
+        back = register_scans(network, scan, image)
+        nodes = back.geometry.to_world(np.rint(back.geometry.to_index(middle)))
+        np.testing.assert_allclose(forth.map(back.map(nodes)), nodes, atol=0.2)
+        assert network.stopover(image, scan) is network.stopover(scan, image) is None
+    np.testing.assert_allclose(register_scans(network, own, scan).map(middle), forth.map(middle), atol=0.02)
+    third = network.stopover(scan, synthetic.ball((21.0, -15.0, 9.0), 3))
+    assert third.geometry == own.geometry and np.array_equal(third.array, own.array)
+
+
+def part_of(image: Volume) -> Volume:
+    """All but a slice at each end of an axis."""
+    first = image.geometry.to_world([0, 0, 1])
+    affine = image.geometry.affine.copy()
+    affine[:3, 3] = first
+    array = image.array[:, :, 1:-1]
+    return Volume(array, Geometry(array.shape, affine))
 
 
 def test_the_loss_is_the_cross_entropy_of_all_layers_and_voxels(folder):

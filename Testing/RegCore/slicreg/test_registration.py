@@ -60,21 +60,6 @@ def test_a_further_pass_sees_the_scan_as_warped_and_its_step_comes_first(monkeyp
     np.testing.assert_array_equal(found(0).map(points), both.map(points))
 
 
-@pytest.mark.parametrize(("asked", "looks"), [(0, 0), (1, 0), (3, 2)])
-def test_known_supervoxels_are_not_predicted_and_passes_asked_for_are_made(monkeypatch, asked, looks):
-    scan = downsample2(prepare(synthetic.ball(), synthetic.SHAPE, synthetic.SPACING))
-    step, seen, used = DisplacementField.from_affine(AffineTransform(MOVED), scan.image.geometry), [], []
-
-    class Known:
-        geometry, passes = scan.image.geometry, 2
-
-    monkeypatch.setattr(registration, "_predict", lambda *given: seen.append(given) or "predicted")
-    monkeypatch.setattr(registration, "match", lambda known, there, **rest: used.append(there) or step)
-    options = RegistrationSettings(passes=asked), "cpu", lambda *event: None
-    registration._match(Known, Known, scan, *options, told="known")
-    assert len(seen) == looks and used == ["known"] + looks * ["predicted"]
-
-
 @pytest.mark.parametrize(("second", "passes"), [(MOVED, 2), (np.linalg.inv(MOVED), 1)])
 def test_a_model_looks_again_if_that_brought_scans_of_its_training_nearer(monkeypatch, second, passes):
     """Half of the way is found first; the rest is found, or lost again, with the second look."""
