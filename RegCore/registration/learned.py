@@ -154,9 +154,9 @@ def predicted_transform(
 
     A network that finds transforms in a way of its own has a method ``find_transform(fixed, moving, *,
     device, progress)``, which gets the volumes as they are and gives x_moving = T(x_fixed) in RAS mm. If it
-    has settings for that, ``own_settings`` holds their types by name, and the method takes ``settings``. Its
-    method ``stopover(fixed, moving)``, if it has one, gives a third image by way of which a refinement begins,
-    or None.
+    has settings for that, ``own_settings`` holds their types by name, and the method takes ``settings``.
+    Its method ``stopover(fixed, moving)``, if it has one, gives a third image by way of which a refinement
+    begins, or None.
 
     Args:
         trained: the network, on the device that it shall compute on.

@@ -185,8 +185,8 @@ class SlicReg(_Registering):
     def stopover(self, fixed: Volume, moving: Volume) -> Volume | None:
         """The template, with which either of two scans is matched better than with the other; see
         `RegCore.registration.methods.trained_network`. None if one of them shows it."""
-        known = any(shows_template(self, scan) for scan in (fixed, moving))
-        return None if known else template_of(self)
+        scans = (fixed, "the fixed image"), (moving, "the moving image")
+        return None if any(shows_template(self, *scan) for scan in scans) else template_of(self)
 
     def forward(self, batch: Mapping) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Mean over the layers of the cross-entropy ``(B,)``, and the share of body voxels that are right.

@@ -267,9 +267,9 @@ def template_of(method: Method) -> Volume:
     return Volume(values, method.supervoxels.geometry)
 
 
-def shows_template(method: Method, volume: Volume) -> bool:
-    """Whether a scan is the template of a model or a part of it."""
-    return place_in_template(method, prepare_for_model(method, volume), volume, warn=False) is not None
+def shows_template(method: Method, volume: Volume, name: str = "the scan") -> bool:
+    """Whether a scan, called so in errors, is the template of a model or a part of it."""
+    return place_in_template(method, prepare_for_model(method, volume, name), volume, warn=False) is not None
 
 
 def place_in_template(

@@ -87,6 +87,10 @@ def check_that_the_template_is_known(network, template, scan):
     np.testing.assert_allclose(register_scans(network, own, scan).map(middle), forth.map(middle), atol=0.02)
     third = network.stopover(scan, synthetic.ball((21.0, -15.0, 9.0), 3))
     assert third.geometry == own.geometry and np.array_equal(third.array, own.array)
+    air = Volume(np.full_like(scan.array, -1000), scan.geometry)
+    for images, name in (((air, scan), "fixed"), ((scan, air), "moving")):
+        with pytest.raises(InputError, match=f"the {name} image: the image is constant"):
+            network.stopover(*images)
 
 
 def part_of(image: Volume) -> Volume:
