@@ -14,13 +14,14 @@ LEARNING = {"norm": "batch", "background": 0.1}
 FEW = 0.5  # share of the cells below which nothing need be computed twice to save memory
 SEEN = {"name": "affine-together", "spread": 0.07, "bending": 0.08, "contrast": 0.1}
 """Random changes of the scans. Published: spread alone; bodies that are bent as well teach much more."""
+HALF = {"width": 0.5, "context": 64, "dropout": 0.0, "checkpointing": False}
 SMALL: dict[str, dict[str, Any]] = {
-    "deeplab": {"width": 0.5, "context": 64, "dropout": 0.0, "checkpointing": False},
+    "deeplab": HALF,
     "unet": {"num_channel_initial": 8, "hidden": 16},
-    "regression": {"width": 0.5, "context": 64, "hidden": 16, "checkpointing": False},
+    "regression": HALF,
 }
 """Half the channels. A small `deeplab` learns too little, not by heart: what is blanked and small steps only
-slow it down."""
+slow it down, also as the backbone of the regression."""
 RATE, RATE_OF_SMALL = 0.004, 0.016  # of Adam; the former as published
 DEEPLAB = {"name": "deeplab", "width": 1.0, "context": 128, "hidden": 32, "checkpointing": True}
 NETWORKS = {
@@ -62,7 +63,7 @@ def training_config(
     repeats = math.ceil(STEPS_OF_EPOCH * batch_size / scans)
     per_epoch = repeats * scans // batch_size
     method, backbone = _network(network, small, share, alone=batch_size == 1)
-    rate = RATE_OF_SMALL if small and network == "deeplab" and batch_size > 1 else RATE
+    rate = RATE_OF_SMALL if small and network != "unet" and batch_size > 1 else RATE
     dataset = {"type": "supervoxels", "repeats": repeats, "workers": 0}
     for part in ("train", "valid"):
         if prepared[part]:

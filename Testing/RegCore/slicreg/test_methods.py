@@ -240,12 +240,12 @@ def test_the_recipe_follows_from_the_folder(folder):
     assert [b["checkpointing"] for b in backbones] == [True, False]  # what the page measures
     small = training_config(folder, small=True)["train"]
     assert not small["backbone"]["checkpointing"] and small["backbone"]["dropout"] == 0
-    other = {"network": "regression"}, {"batch_size": 1}
+    other = {"network": "regression"}, {"network": "unet"}, {"batch_size": 1}
     rates = [
         training_config(folder, **options)["train"]["optimizer"]["learning_rate"]
         for options in ({}, {"small": True}, *({"small": True, **more} for more in other))
     ]
-    assert rates == [0.004, 0.016, 0.004, 0.004]  # with group norm, too, smaller steps are safe
+    assert rates == [0.004, 0.016, 0.016, 0.004, 0.004]  # with group norm, too, smaller steps are safe
     with pytest.raises(InputError, match="share goes with networks that tell supervoxels"):
         training_config(folder, network="regression", share=0.5)
     with pytest.raises(InputError, match="the network is 'vgg'"):
