@@ -1,7 +1,7 @@
 """Which device networks and optimisers compute on, and in which precision a network answers."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import torch
@@ -26,19 +26,14 @@ def all_finite(tensors: Iterable[torch.Tensor | None]) -> bool:
     return all(bool(torch.stack(tensor.aminmax()).isfinite().all()) for tensor in there)
 
 
-def predicts_in_bf16(train: Mapping, device: torch.device) -> bool:
-    """Whether a network that was trained in mixed precision predicts in bfloat16: on CPUs with AMX tiles.
+def predicts_in_bf16(trained_so: bool | None, device: torch.device) -> bool:
+    """Whether a network that was trained in bfloat16 predicts so, too: on CPUs with AMX tiles.
 
     There it takes about half of the time. What the processor has decides, not a trial, so that a machine
     always gives the same answer.
-
-    Args:
-        train: section of the network's configuration.
-        device: that it is on.
     """
-    wished = train.get("mixed_precision", "off") != "off" and not train.get("deepreg")
     has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return wished and device.type == "cpu" and has_amx()
+    return bool(trained_so) and device.type == "cpu" and has_amx()
 
 
 def answer_of(

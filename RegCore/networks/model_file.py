@@ -13,6 +13,7 @@ The file is what ``torch.save`` makes of a dict of plain values and tensors::
     axes        optional: where the voxel axes of fixed and moving images ran in the training, as "RAS"
     spacing     optional: for "fixed" and "moving" the size of the network's voxels in the training, mm
     structures  optional: the names of the structures whose label maps took part
+    bf16        optional: whether the training computed in bfloat16
     training    of a checkpoint: what a training needs to go on
     figures     optional: those of the best epoch, in words
     notes       optional: a text on what it was trained on, for whom, under which licence
@@ -63,6 +64,7 @@ class Model:
         spacing: the size in mm, for "fixed" and "moving", that the network's voxels had in the training, see
             `RegCore.loaders.Loader.spacing`.
         structures: the names of the structures whose label maps took part in the training.
+        bf16: whether the training computed in bfloat16, so that predictions may, if that is known.
     """
 
     config: dict
@@ -74,6 +76,7 @@ class Model:
     seen: dict[str, list[list[float]]] | None = None
     spacing: dict[str, list[float]] | None = None
     structures: list[str] | None = None
+    bf16: bool | None = None
 
     def register(
         self,
@@ -165,6 +168,8 @@ def save_model(path, trained: Model, training: Mapping | None = None) -> None:
         content["spacing"] = plain(trained.spacing, "the spacing")
     if trained.structures is not None:
         content["structures"] = [str(name) for name in trained.structures]
+    if trained.bf16 is not None:
+        content["bf16"] = trained.bf16
     if training is not None:
         content["training"] = training
     write_content(path, content)
@@ -206,8 +211,8 @@ def read_model(path, device="cpu") -> Model:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path}: its weights do not fit the network it describes: {reason}") from None
     made.network.to(device).eval()
-    seen, spacing, structures = (content.get(key) for key in ("seen", "spacing", "structures"))
-    return replace(made, seen=seen, spacing=spacing, structures=structures)
+    seen, spacing, structures, bf16 = (content.get(key) for key in ("seen", "spacing", "structures", "bf16"))
+    return replace(made, seen=seen, spacing=spacing, structures=structures, bf16=bf16)
 
 
 def plain(value, what: str):
@@ -282,6 +287,8 @@ def _checked(path: Path, content) -> dict:
     names = content.get("structures", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{path}: this model file is damaged: structures is {names!r}")
+    if not isinstance(content.get("bf16", False), bool):
+        raise InputError(f"{path}: this model file is damaged: bf16 is {content['bf16']!r}")
     return content
 
 

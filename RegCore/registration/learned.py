@@ -83,7 +83,7 @@ def predict_batch(
     given = (fixed_image, moving_image, moving_label)
     device = device_of(trained.network)
     there = [x if x is None else x.to(device) for x in given]
-    half = predicts_in_bf16(trained.config.get("train", {}), device)
+    half = predicts_in_bf16(trained.bf16, device)
     with torch.autocast("cpu", torch.bfloat16) if half else nullcontext():
         answer = answer_of(trained.network, lambda: trained.network(*there), _parts)
     return Prediction(*(part if part is None else part.cpu() for part in _parts(answer)))

@@ -209,7 +209,7 @@ class RunFolder:
         """Write the newest checkpoint; ``keep``: also under the number of its epoch."""
         if self.group.first:
             training = {"state": state.to_dict(), "optimiser": optimiser.state_dict()}
-            save_model(self.save_path / LAST, trained, training)
+            save_model(self.save_path / LAST, replace(trained, bf16=state.bf16), training)
             if keep:
                 _linked(self.save_path / LAST, self.save_path / f"ckpt-{state.position.epoch}.pt")
         self.group.wait()
@@ -218,7 +218,7 @@ class RunFolder:
         """The figures of all epochs, and the model of the last one if it is the best so far."""
         write_table(self.path / "metrics.csv", state.history)
         if state.is_best:
-            save_model(self.save_path / BEST, trained)
+            save_model(self.save_path / BEST, replace(trained, bf16=state.bf16))
 
 
 def checkpoint_at(path) -> Path | None:

@@ -179,6 +179,7 @@ CHANGES = {
     "a spacing as a number": ({"spacing": 1.5}, "spacing is 1.5"),
     "structures as numbers": ({"structures": [1, 2]}, r"structures is \[1, 2\]"),
     "structures as a word": ({"structures": "liver"}, "structures is 'liver'"),
+    "a precision in words": ({"bf16": "yes"}, "bf16 is 'yes'"),
     "a size of two": ({"fixed_size": [7, 8]}, "size of fixed images must be 3 positive"),
     "a size of texts": ({"moving_size": ["a", "b", "c"]}, "size of moving images must be 3 positive"),
     "no train": ({"config": {}}, "lacks the section train"),

@@ -1,5 +1,7 @@
 """What a network says in voxels arrives in space exactly, on any grids; it sees what it was trained on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -252,25 +254,23 @@ def test_half_precision_gives_about_what_float32_gives(caplog, dtype, weights):
 
 
 @pytest.mark.parametrize("amx", [True, False])
-@pytest.mark.parametrize(
-    ("train", "low"),
-    [({"mixed_precision": wish}, wish != "off") for wish in ("off", "auto", "bf16")]
-    + [({}, False), ({"mixed_precision": "auto", "deepreg": True}, False)],
-)
-def test_a_model_of_mixed_precision_predicts_in_it_where_the_processor_is_made_for_it(
-    monkeypatch, amx, train, low
+@pytest.mark.parametrize("bf16", [True, False, None])
+def test_a_model_that_learnt_in_bfloat16_predicts_in_it_where_the_processor_is_made_for_it(
+    tmp_path, monkeypatch, amx, bf16
 ):
     model, seen = curved(False), []
     wanted = displacements(model)
-    model.config["train"].update(train)
+    save_model(tmp_path / "model.pt", replace(model, bf16=bf16))
+    model = load_model(tmp_path / "model.pt", device="cpu")
     monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: amx)
     first = next(part for part in model.network.modules() if isinstance(part, Conv3d))
     first.register_forward_hook(lambda *given: seen.append(given[-1].dtype))
     found = [displacements(model) for _ in range(2)]
-    assert seen == [torch.bfloat16 if low and amx else torch.float32] * 2
+    low = bool(bf16 and amx)
+    assert seen == [torch.bfloat16 if low else torch.float32] * 2
     np.testing.assert_array_equal(*found)
     np.testing.assert_allclose(found[0], wanted, atol=0.1)
-    assert np.array_equal(found[0], wanted) is not (low and amx)
+    assert np.array_equal(found[0], wanted) is not low
 
 
 def test_where_half_precision_overflows_float32_is_used_and_that_is_said_once(caplog):

@@ -197,6 +197,8 @@ def test_bfloat16_learns_too_and_is_kept_by_the_checkpoint(pairs, tmp_path, wish
     assert run.history[-1]["val_loss"] < run.history[0]["val_loss"]
     state = torch.load(run.folder / "save" / "last.pt", weights_only=True)["training"]["state"]
     assert state["bf16"] in ([True] if wish == "bf16" else [True, False])
+    kept = [read_model(run.folder / "save" / f"{name}.pt").bf16 for name in ("last", "best")]
+    assert kept == [state["bf16"]] * 2
 
 
 def test_what_can_not_be_used_is_said_in_one_sentence(pairs, whole, tmp_path):
