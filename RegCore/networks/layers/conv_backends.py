@@ -13,7 +13,8 @@ import torch.nn.functional as F
 FOLD = 4  # voxels that are computed as channels where there are few of these
 LANES = 16  # channels that oneDNN computes at once, wanted or not
 WIDE, CHANNELS = 5, 4  # voxels of a kernel, channels, from which on a transform saves more time than it takes
-AT_ONCE = 2**18  # numbers of transformed images that one call convolves: oneDNN copies what it is given
+AT_ONCE = 2**22  # numbers of transformed images that one call convolves; what oneDNN copies of more than
+# twice as many, each process of ours gives back and asks for anew, see RegCore.evaluation.memory
 
 
 def has_operators(*names: str) -> bool:
