@@ -3,7 +3,7 @@
 Images are ``(B, C, I, J, K)``, padding is the same on both sides of an axis.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -13,8 +13,6 @@ import torch.nn.functional as F
 FOLD = 4  # voxels that are computed as channels where there are few of these
 LANES = 16  # channels that oneDNN computes at once, wanted or not
 WIDE, CHANNELS = 5, 4  # voxels of a kernel, channels, from which on a transform saves more time than it takes
-AT_ONCE = 2**22  # numbers of transformed images that one call convolves; what oneDNN copies of more than
-# twice as many, each process of ours gives back and asks for anew, see RegCore.evaluation.memory
 
 
 def has_operators(*names: str) -> bool:
@@ -168,31 +166,9 @@ def _transformed(
     """
     image, kernel, result = _transforms(x.shape[4], weight.shape[4])
     weights = _rows(kernel, weight[None].flatten(1, 2)).view(-1, *weight.shape[1:4])
-    rows, made = _rows(image, x), []
-    own = not torch.is_grad_enabled() and weight.shape[0] == weight.shape[1] and max(strides) == 1
-    for count, (kernels, part) in _few(len(image), weights, rows):
-        made.append(F.conv2d(part, kernels, None, strides[:2], padding[:2], groups=count))
-        if own:
-            part.copy_(made.pop())
-    y = _voxels(rows if own else torch.cat(made, 1), result)
+    y = F.conv2d(_rows(image, x), weights, None, strides[:2], padding[:2], groups=len(image))
+    y = _voxels(y, result)
     return y if bias is None else y + bias.view(-1, 1, 1, 1)
-
-
-def _few(
-    rows: int, weights: torch.Tensor, *images: torch.Tensor
-) -> Iterator[tuple[int, list[torch.Tensor]]]:
-    """A few rows after the other: how many they are, their kernels, and their part of each image.
-
-    Args:
-        rows: how many there are.
-        weights: ``(rows * filters, C, *kernel_size)``.
-        images: ``(B, rows * C, I, J)``.
-    """
-    at_once, each = max(1, AT_ONCE * rows // images[0][0].numel()), len(weights) // rows
-    for first in range(0, rows, at_once):
-        count = min(at_once, rows - first)
-        parts = [y.unflatten(1, (rows, -1)).narrow(1, first, count).flatten(1, 2) for y in images]
-        yield count, [weights.narrow(0, first * each, count * each), *parts]
 
 
 def _transformed_gradients(
@@ -205,18 +181,14 @@ def _transformed_gradients(
     """The derivatives of `_transformed`, without strides and bias; see `convolution_gradients`."""
     image, kernel, result = _transforms(x.shape[4], weight.shape[4])
     weights = _rows(kernel, weight[None].flatten(1, 2)).view(-1, *weight.shape[1:4])
-    rest = [1, 1], padding[:2], [1, 1], False, [0, 0]
-    from_x, rows = _rows(image, x), _rows(result, grad)
-    into = rows if rows.shape == from_x.shape else torch.empty_like(from_x)  # what was read is overwritten
-    for count, (kernels, part, source, target) in _few(len(image), weights, rows, from_x, into):
-        which = count, [*wanted, False]
-        by_x, by_weight, _ = torch.ops.aten.convolution_backward(part, source, kernels, None, *rest, *which)
-        if wanted[0]:
-            target.copy_(by_x)
-        if wanted[1]:
-            kernels.copy_(by_weight)
-    by_kernel = _voxels(weights.view(1, -1, *weight.shape[2:4]), kernel)[0].view_as(weight)
-    return _voxels(into, image) if wanted[0] else None, by_kernel if wanted[1] else None
+    rest = [1, 1], padding[:2], [1, 1], False, [0, 0], len(image), [*wanted, False]
+    rows = _rows(result, grad), _rows(image, x)
+    by_x, by_weight, _ = torch.ops.aten.convolution_backward(*rows, weights, None, *rest)
+    if by_x is not None:
+        by_x = _voxels(by_x, image)
+    if by_weight is not None:
+        by_weight = _voxels(by_weight.view(1, -1, *weight.shape[2:4]), kernel)[0].view_as(weight)
+    return by_x, by_weight
 
 
 def _bfloat16_breaks(x: torch.Tensor, kernel: Sequence[int]) -> bool:
