@@ -183,8 +183,19 @@ class SlicReg(_Registering):
         self.as_published, self.background, self.share = as_published, background, share
 
     def stopover(self, fixed: Volume, moving: Volume) -> Volume | None:
-        """The template, with which either of two scans is matched better than with the other; see
-        `RegCore.registration.methods.trained_network`. None if one of them shows it."""
+        """The template, with which either of two scans is matched better than with the other.
+
+        For `RegCore.registration.methods.trained_network`.
+
+        Args:
+            fixed, moving: the scans as they came.
+
+        Returns:
+            `template_of` this model; None if one of the scans shows it.
+
+        Raises:
+            InputError: a scan can't be prepared; the message says which.
+        """
         scans = (fixed, "the fixed image"), (moving, "the moving image")
         return None if any(shows_template(self, *scan) for scan in scans) else template_of(self)
 

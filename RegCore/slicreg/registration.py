@@ -142,12 +142,16 @@ def register_from_template(
     device: str = "cpu",
     progress: Progress = silent,
 ) -> DisplacementField:
-    """The field from a prepared scan to the template: the inverse of `register_to_template`, see there.
+    """The field from a prepared scan to the template: the inverse of `register_to_template`.
 
-    So each of several looks sees the scan as the template has it, which the network knows best.
+    So each of several looks sees the scan as the template has it, which the network knows best. Arguments as
+    there.
 
     Returns:
         x_template = T(x_scan), RAS mm, on the network's grid of the scan.
+
+    Raises:
+        InputError: as `RegCore.slicreg.matching.match`, or the network's scores are not finite.
     """
     if not method.tells_supervoxels:
         return _from_regression(method, downsample2(scan), device)

@@ -138,7 +138,7 @@ def test_scans_and_segmentations_meet_by_their_names(work, tmp_path, capsys):
     tables = []
     for segs in (given[1], given[1][::-1]):
         out = tmp_path / "table.json"
-        quick = ("--set", "passes=2", "matches=1", "iterations=20", "keypoints=300", "--out", str(out))
+        quick = ("--set", "passes=1", "matches=1", "iterations=20", "keypoints=300", "--out", str(out))
         assert main(evaluate(work, given[0], segs, image(work, 0), *quick)) == 0
         tables.append(json.loads(out.read_text()))
     assert tables[0] == tables[1]
@@ -168,7 +168,7 @@ def test_a_cropped_template_registers_as_the_template(work, tmp_path):
 
 def test_scans_that_end_worse_than_they_began_are_named(work, capsys, caplog):
     """The template itself, which lies right from the start: nothing can be gained there."""
-    quick = ("--set", "passes=2", "matches=1", "iterations=20", "keypoints=300")
+    quick = ("--set", "passes=1", "matches=1", "iterations=20", "keypoints=300")
     assert main(evaluate(work, [image(work, 0)], [segmentation(work, 0)], image(work, 0), *quick)) == 0
     name = Path(image(work, 0)).name.split(".")[0]
     said = [record.getMessage() for record in caplog.records if "worse" in record.getMessage()]
