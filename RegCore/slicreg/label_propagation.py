@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,13 @@ from RegCore.slicreg.folder_making import Propagator, stem
 from RegCore.slicreg.matching import SAME
 from RegCore.slicreg.prediction import Method
 from RegCore.slicreg.preparation import PreparedScan
-from RegCore.slicreg.registration import REFINEMENT, register_prepared
+from RegCore.slicreg.registration import (
+    REFINEMENT,
+    place_in_template,
+    register_from_template,
+    register_prepared,
+    stays,
+)
 from RegCore.space.geometry import InputError
 from RegCore.space.transforms import DisplacementField
 from RegCore.space.volume import Volume
@@ -140,7 +147,9 @@ def deeds_propagator(folder, template) -> Propagator:
 
 
 def model_propagator(method: Method, device: str = "cpu", file: Path | None = None) -> Propagator:
-    """A trained model of the same template, its result refined by the images: for a second round.
+    """A trained model, its result refined by the images: for a second round.
+
+    The supervoxels of a template that is the model's are known, those of another one are predicted.
 
     Args:
         method: the model.
@@ -151,7 +160,12 @@ def model_propagator(method: Method, device: str = "cpu", file: Path | None = No
     def propagate(
         path: Path, scan: PreparedScan, template: PreparedScan, progress: Progress
     ) -> DisplacementField:
-        found = register_prepared(method, scan, template, device=device, progress=part_of(progress, 0.0, 0.5))
+        place = place_in_template(method, template)
+        options: dict[str, Any] = {"device": device, "progress": part_of(progress, 0.0, 0.5)}
+        if place is not None and stays(place):
+            found = register_from_template(method, scan, **options)
+        else:
+            found = register_prepared(method, scan, template, **options)
         return refine_field(scan, template, found, device=device, progress=part_of(progress, 0.5, 1.0))
 
     def check(path: Path, settings: FolderSettings) -> None:

@@ -7,7 +7,7 @@ import RegCore
 from RegCore.slicreg import label_propagation
 from RegCore.slicreg.folder import FolderSettings
 from RegCore.slicreg.label_propagation import deeds_propagator, model_propagator
-from RegCore.slicreg.preparation import prepare
+from RegCore.slicreg.preparation import body_mask, downsample2, network_units, prepare
 from RegCore.slicreg.supervoxels import Supervoxels
 from RegCore.space.geometry import Geometry, InputError
 from RegCore.space.transforms import AffineTransform, DisplacementField
@@ -68,23 +68,32 @@ class Trained:
     )
 
 
-def test_a_model_registers_scan_and_template_and_the_images_refine_it(monkeypatch):
+@pytest.mark.parametrize("known", [True, False])
+def test_a_model_registers_scan_and_template_and_the_images_refine_it(monkeypatch, known):
     scan, template = (
         prepare(synthetic.ball(shift), synthetic.SHAPE, synthetic.SPACING)
         for shift in ((9.0, 4.0, -6.0), (0, 0, 0))
     )
     asked = []
+    own = downsample2(
+        template if known else prepare(synthetic.ball(noise=1), synthetic.SHAPE, synthetic.SPACING)
+    )
+    body = body_mask(own)[None].astype(np.uint8)
+    monkeypatch.setattr(Trained, "supervoxels", Supervoxels(body, own.image.geometry, 3))
+    monkeypatch.setattr(Trained, "image", network_units(own)[0, 0], raising=False)
 
-    def registered(method, fixed, moving, **rest):
-        asked.append((method, fixed, moving))
+    def registered(method, fixed, *moving, **rest):
+        asked.append((method, fixed, *moving))
         rest["progress"](1.0, "matching", {})
         return DisplacementField.from_affine(AffineTransform.identity(), fixed.image.geometry)
 
-    monkeypatch.setattr(label_propagation, "register_prepared", registered)
+    name = "register_from_template" if known else "register_prepared"
+    monkeypatch.setattr(label_propagation, name, registered)
     told = []
     propagator = model_propagator(Trained)
     field = propagator.propagate(None, scan, template, lambda *event: told.append(event[0]))
-    assert asked == [(Trained, scan, template)] and told == sorted(told) and told[0] == 0.5
+    expected = (Trained, scan) if known else (Trained, scan, template)
+    assert asked == [expected] and told == sorted(told) and told[0] == 0.5
     points = np.array([9.0, 4.0, -6.0]) + [(60, 0, 0), (0, -60, 0), (0, 0, 60), (30, 10, -60)]
     error = np.linalg.norm(field.map(points) - (points - [9.0, 4.0, -6.0]), axis=1)
     assert error.mean() < 4.0 < np.linalg.norm([9.0, 4.0, -6.0]) / 2
