@@ -24,7 +24,7 @@ from RegCore.registration.optimisers import COMMON, FORMULAS, OPTIMISERS  # noqa
 from RegCore.training.config import registries  # noqa: E402
 
 PAGE = ROOT / "Docs" / "configuration.md"
-PLAIN = ("unet", "local", "global")  # networks of one kind: one table for all
+PLAIN = ("unet", "local", "global", "keypoints")  # networks of one kind: one table for all
 INSIDE = ("layers", "classes", "hidden", "norm", "layout", "as_published", "literal", "background", "share")
 SLIC = ("slicreg", "slicreg-regression", "supervoxels", "affine-together", "deeplab")  # see slicreg.md
 BY_METHOD = {

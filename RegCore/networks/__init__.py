@@ -1,5 +1,5 @@
 """Networks, the models made of them, and model files: what is trained and what predicts."""
 
-from RegCore.networks.architectures import NETWORKS, GlobalNet, LocalNet, UNet
+from RegCore.networks.architectures import NETWORKS, GlobalNet, KeypointNet, LocalNet, UNet
 
-__all__ = ["NETWORKS", "GlobalNet", "LocalNet", "UNet"]
+__all__ = ["NETWORKS", "GlobalNet", "KeypointNet", "LocalNet", "UNet"]

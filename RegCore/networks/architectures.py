@@ -1,4 +1,4 @@
-"""The networks of DeepReg: `UNet`, `LocalNet` and `GlobalNet`, and the table `NETWORKS` that names them.
+"""DeepReg's networks `UNet`, `LocalNet` and `GlobalNet`, `KeypointNet`, and `NETWORKS`, which names them.
 
 They read the images of a pair as channels, ``(B, in_channels, I, J, K)``, of any size, and answer with
 ``(B, out_channels, I, J, K)``, a field in voxels if there are three. A network of one's own is added by
@@ -8,6 +8,7 @@ They read the images of a pair as channels, ``(B, in_channels, I, J, K)``, of an
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -20,12 +21,15 @@ from RegCore.networks.layers import (
     ConvStage,
     Deconv3dBlock,
     Extraction,
+    KeypointHead,
     ResidualConv3dBlock,
     down_sampled,
+    fit_theta,
     max_pool3d_same,
     recomputed,
 )
 from RegCore.networks.layers.convolution import Sizes, lookup
+from RegCore.resampler import affine_ddf
 from RegCore.space.geometry import InputError
 from RegCore.space.names import Lazy, LazyTable
 
@@ -53,13 +57,15 @@ def _check_levels(extract_levels: Sequence[int], depth: int) -> None:
 class _Encoder(nn.Module):
     """The encoder that all networks share, and its arguments: a dataclass, so that they are written once."""
 
+    affine: ClassVar[bool] = False
+    """Whether it answers with the DDF of an affine map and theta, in place of any field."""
     image_size: Sequence[int] | None = None
     """Voxels (I, J, K) of the images; only `GlobalNet` needs it, any size will do for the others."""
     _: KW_ONLY
     in_channels: int = 2
     """Channels of the input."""
     out_channels: int = 3
-    """Channels of the output; the affine map of `GlobalNet` has none."""
+    """Channels of the output; an affine map has none."""
     num_channel_initial: int
     """Channels of the first level; they double from level to level."""
     depth: int | None = None
@@ -75,7 +81,8 @@ class _Encoder(nn.Module):
     padding: str = "same"
     """``same``; nothing else can be decoded."""
     out_kernel_initializer: str = "zeros"
-    """Of the output convolutions; of the dense layer of `GlobalNet`, which with zeros is the identity."""
+    """Of the output convolutions; of the dense layer of `GlobalNet`, which with zeros is the identity. Not of
+    `KeypointNet`."""
     out_activation: str | None = None
     """Of the output convolutions."""
     kernel_initializer: str = "glorot_uniform"
@@ -102,6 +109,10 @@ class _Encoder(nn.Module):
             raise InputError(f"padding must be 'same', so that levels fit, but it is {self.padding!r}")
         return self.depth or 0
 
+    def _read_channels(self) -> int:
+        """Channels that the encoder reads at once."""
+        return self.in_channels
+
     def _channels(self) -> tuple[int, ...]:
         """Channels of the levels 0..depth of the encoder."""
         count = self._check() + 1
@@ -114,7 +125,7 @@ class _Encoder(nn.Module):
         sizes = _per_level(kernel_sizes, depth + 1, "encode_kernel_sizes")
         self.encode_convs, self.encode_pools = nn.ModuleList(), nn.ModuleList()
         for level in range(depth):
-            before, after = (channels[level - 1] if level else self.in_channels), channels[level]
+            before, after = (channels[level - 1] if level else self._read_channels()), channels[level]
             self.encode_convs.append(self._stage(before, after, sizes[level]))
             if not self.pooling:
                 self.encode_pools.append(self._block(Conv3dBlock, after, after, self.strides, self.strides))
@@ -285,6 +296,7 @@ class GlobalNet(_Encoder):
     moving index = [i j k 1] @ theta.
     """
 
+    affine: ClassVar[bool] = True
     image_size: Sequence[int] = field()
     """Voxels (I, J, K) of the images: the dense layer at the end reads images of this size."""
     _: KW_ONLY
@@ -316,11 +328,58 @@ def _affine_head(channels: Sequence[int], image_size: Sequence[int], strides: in
     return AffineHead(channels[-1], shape, image_size)
 
 
+@dataclass(eq=False, repr=False)
+class KeypointNet(_Encoder):
+    """An affine map from points that it finds in each image; after KeyMorph (Yu et al., MIDL 2022).
+
+    One encoder finds the points, in each image without the other; see
+    `RegCore.networks.layers.KeypointHead` and `fit_theta`. A moved image takes its points along, so that
+    images which lie far apart are learnt from as easily as near ones.
+
+    ``(B, in_channels, I, J, K)``, the moving image before the fixed one -> the DDF ``(B, 3, I, J, K)`` in
+    voxels and theta ``(B, 4, 3)``: moving index = [i j k 1] @ theta.
+
+    Raises:
+        InputError: the arguments do not fit together.
+    """
+
+    affine: ClassVar[bool] = True
+    _: KW_ONLY
+    depth: int = field()
+    keypoints: int = 32
+    """Points in each image."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.keypoints, int) or self.keypoints < 4:
+            raise InputError(f"keypoints must be a whole number from 4 on, but it is {self.keypoints!r}")
+        if self.in_channels % 2:
+            raise InputError(
+                f"two images have an even number of channels, but in_channels is {self.in_channels}"
+            )
+        channels = self._channels()
+        self._add_encoder(channels, self.encode_kernel_sizes, short_bottom=False)
+        cell = self.strides ** (len(channels) - 1)
+        self.output_block = KeypointHead(channels[-1], self.keypoints, cell, self.kernel_initializer)
+
+    def _read_channels(self) -> int:
+        return self.in_channels // 2
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The DDF and theta."""
+        images = torch.cat(x.chunk(2, 1))
+        moving, fixed = self.output_block(self._encode(images)[-1]).chunk(2)
+        with torch.autocast(x.device.type, enabled=False):
+            theta = fit_theta(fixed, moving, x.shape[2:])
+        return affine_ddf(theta, x.shape[2:]), theta
+
+
 NETWORKS = LazyTable(
     {
         "unet": UNet,
         "local": LocalNet,
         "global": GlobalNet,
+        "keypoints": KeypointNet,
         "deeplab": Lazy("RegCore.slicreg.methods", "DeepLab"),
     }
 )

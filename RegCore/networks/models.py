@@ -2,7 +2,7 @@
 
 | method | the network answers with | |
 |---|---|---|
-| ``ddf`` | a displacement field, or an affine map with the network ``global`` | theta besides, if affine |
+| ``ddf`` | a displacement field; an affine map: ``global``, ``keypoints`` | theta besides, if affine |
 | ``dvf`` | a stationary velocity field | integrated to the displacement field |
 | ``conditional`` | the label of the fixed image, given that of the moving one | no field |
 
@@ -22,7 +22,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from RegCore.networks.architectures import NETWORKS, GlobalNet
+from RegCore.networks.architectures import NETWORKS
 from RegCore.resampler import control_point_field, integrate, resize3d, warp_image_ddf
 from RegCore.space.geometry import InputError
 from RegCore.space.names import Lazy, LazyTable, check_name, options_of, select
@@ -106,9 +106,15 @@ def make_backbone(options: Mapping, image_size: Sequence[int], defaults: Mapping
 
 
 def _backbone(
-    options: Mapping, image_size, deepreg: bool, channels, initializer: str, activation
+    options: Mapping, image_size, deepreg: bool, channels, initializer: str, activation, no_affine: str = ""
 ) -> nn.Module:
-    """The network of a method with so many channels (in, out), `control_points` left aside."""
+    """The network of a method with so many channels (in, out), `control_points` left aside.
+
+    `no_affine` is what an error says of a network that gives an affine map, if it is not wanted.
+    """
+    name = options.get("name") if isinstance(options, Mapping) else None
+    if no_affine and isinstance(name, str) and getattr(NETWORKS.get(name), "affine", False):
+        raise InputError(f"the backbone {name} gives an affine map{no_affine}")
     defaults = {
         "in_channels": channels[0],
         "out_channels": channels[1],
@@ -200,9 +206,8 @@ class DDFModel(nn.Module):
         super().__init__()
         self.deepreg = deepreg
         backbone, self.control_points = _split(backbone)
-        self.backbone = _backbone(backbone, fixed_size, deepreg, (2, 3), "zeros", None)
-        if self.control_points and isinstance(self.backbone, GlobalNet):
-            raise InputError("the backbone global gives an affine map, which can't have control_points")
+        no_affine = ", which can't have control_points" if self.control_points else ""
+        self.backbone = _backbone(backbone, fixed_size, deepreg, (2, 3), "zeros", None, no_affine)
 
     def forward(
         self,
@@ -236,11 +241,8 @@ class DVFModel(nn.Module):
         self.deepreg = deepreg
         backbone, self.integration_scale = _without_scale(backbone)
         backbone, self.control_points = _split(backbone)
-        self.backbone = _backbone(backbone, fixed_size, deepreg, (2, 3), "zeros", None)
-        if isinstance(self.backbone, GlobalNet):
-            raise InputError(
-                "the backbone global gives an affine map: it goes with the method ddf, not with dvf"
-            )
+        no_affine = ": it goes with the method ddf, not with dvf"
+        self.backbone = _backbone(backbone, fixed_size, deepreg, (2, 3), "zeros", None, no_affine)
 
     def forward(
         self,
@@ -276,9 +278,8 @@ class ConditionalModel(nn.Module):
         backbone, points = _split(backbone)
         if points:
             raise InputError("the method conditional predicts no field, which control_points are for")
-        self.backbone = _backbone(backbone, fixed_size, deepreg, (3, 1), "glorot_uniform", "sigmoid")
-        if isinstance(self.backbone, GlobalNet):
-            raise InputError("the backbone global gives an affine map: it goes with the method ddf only")
+        output, no_affine = ("glorot_uniform", "sigmoid"), ": it goes with the method ddf only"
+        self.backbone = _backbone(backbone, fixed_size, deepreg, (3, 1), *output, no_affine)
 
     def forward(
         self,

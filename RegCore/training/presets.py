@@ -11,12 +11,14 @@ from RegCore.space.geometry import InputError
 
 VOLUMES = (".nii", ".nii.gz", ".nrrd", ".mha")
 KINDS = ("paired", "unpaired", "grouped")
-NETWORKS = ("unet", "local", "global")
+NETWORKS = ("unet", "local", "keypoints", "global")
 METHODS = ("ddf", "dvf", "conditional")
 SIMILARITIES = ("lncc", "ssd", "gmi")
 """What the options below can be: which images are registered to which, backbone, output, image loss."""
-LEARNING_RATES = {"unet": 4e-3, "local": 4e-3, "global": 1e-5}
+LEARNING_RATES = {"unet": 4e-3, "local": 4e-3, "keypoints": 4e-3, "global": 1e-5}
 """The largest learning rate, by network."""
+AFFINE = ("keypoints", "global")
+"""The networks that find an affine map."""
 HALVED_FROM = 32  # voxels of the shortest axis from which on the field is found at half resolution
 FOLDS = 10.0  # weight of folded volume in units of that of the bending energy, of displacements
 WARM_UP = 20  # the learning rate rises during this fraction of the epochs, 1 / 20
@@ -132,7 +134,7 @@ class TrainingPreset:
 
         An affine map is no velocity; all other networks find one, which does not fold, or labels if wished.
         """
-        return method if method == "conditional" else "ddf" if network == "global" else "dvf"
+        return method if method == "conditional" else "ddf" if network in AFFINE else "dvf"
 
     def configuration(self) -> dict:
         """What a YAML file would say, for `RegCore.training.config.Config.from_dict`."""
@@ -198,7 +200,7 @@ class TrainingPreset:
             loss["label"] = {"name": "dice", "weight": self.label_weight, "scales": [0, 1, 2, 4]}
         if self.smoothness_weight and self.method != "conditional":
             weight = self.smoothness_weight
-            may_fold = self.method == "ddf" and self.network != "global"
+            may_fold = self.method == "ddf" and self.network not in AFFINE
             folds = [{"name": "jacobian", "weight": FOLDS * weight}] if may_fold else []
             loss["regularization"] = [{"name": "bending", "weight": weight}, *folds]
         return loss

@@ -13,7 +13,7 @@ from Testing.RegCore.deepreg.bundles import write_checkpoint
 
 MODULE = Path(__file__).resolve().parents[2] / "DeepRegSlicer" / "DeepRegSlicer.py"
 REAL = [sys.executable, "-m", "RegCore", "worker"]
-BACKBONES = {"unet": {"depth": 1}, "global": {"depth": 1}}
+BACKBONES = {"unet": {"depth": 1}, "global": {"depth": 1}, "keypoints": {"depth": 1}}
 
 
 def write_model(path: Path, method: str = "ddf", network: str = "unet") -> Path:
@@ -83,7 +83,11 @@ def test_a_model_registers_as_in_python_and_its_result_is_as_of_other_methods(re
     ui.movingSegmentationSelector.setCurrentNode(real.moving_segmentation)
     fixed, moving = (library("nodes").volume(node) for node in (real.fixed, real.moving))
     points = fixed.geometry.to_world(np.random.default_rng(0).uniform(1, 10, (200, 3)))
-    for network, kind in (("unet", "vtkMRMLGridTransformNode"), ("global", "vtkMRMLLinearTransformNode")):
+    for network, kind in (
+        ("unet", "vtkMRMLGridTransformNode"),
+        ("global", "vtkMRMLLinearTransformNode"),
+        ("keypoints", "vtkMRMLLinearTransformNode"),
+    ):
         path = write_model(real.folder / f"{network}.pt", network=network)
         assert real.register(path).startswith("Done in"), ui.statusLabel.text
         node = real.panel.parameters.outputTransform

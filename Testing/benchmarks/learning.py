@@ -1,4 +1,4 @@
-"""Trains five kinds of models for a few minutes and measures what they learn of patients they never saw.
+"""Trains six kinds of models for a few minutes and measures what they learn of patients they never saw.
 
 The patients are made up by `RegCore.samples.datasets`: scans of 64³ voxels with two structures, no two alike.
 Each model is trained from nothing in a process of its own, with one thread, so that the number of cores
@@ -94,7 +94,16 @@ MODELS = {
         {"image": LNCC, "label": OVERLAP},
         gain=0.015,
         shift_mm=SHIFT_MM,
+        epochs=60,
         rate=1.0e-5,  # each weight of the dense layer moves a whole matrix, whose unit is a voxel per voxel
+    ),
+    "keypoints": Model(
+        "Keypoints, affine, images and labels, of the same patients",
+        "ddf",
+        {"name": "keypoints", "num_channel_initial": 4, "depth": 3},
+        {"image": LNCC, "label": OVERLAP},
+        gain=0.25,
+        shift_mm=SHIFT_MM,
     ),
     "conditional": Model(
         "U-Net, conditional, labels alone",

@@ -64,7 +64,8 @@ def choices() -> dict[str, dict[str, str]]:
         "networkSelector": {
             "unet": _("U-Net"),
             "local": _("LocalNet"),
-            "global": _("GlobalNet: an affine map"),
+            "keypoints": _("Keypoints: an affine map"),
+            "global": _("GlobalNet: an affine map, as in DeepReg"),
         },
         "outputSelector": {
             "ddf": _("A displacement field (DDF)"),

@@ -25,7 +25,7 @@ from RegCore.networks.layers.convolution import (
     down_sampled,
     max_pool3d_same,
 )
-from RegCore.networks.layers.heads import AffineHead, Extraction, IntDVF, Warping
+from RegCore.networks.layers.heads import AffineHead, Extraction, IntDVF, KeypointHead, Warping, fit_theta
 from RegCore.networks.layers.memory_efficient import ConvStage, recomputed
 
 Residual3dBlock = ResidualConv3dBlock
@@ -48,6 +48,7 @@ __all__ = [
     "DownSampleResnetBlock",
     "Extraction",
     "IntDVF",
+    "KeypointHead",
     "LayerNorm",
     "LocalNetResidual3dBlock",
     "LocalNetUpSampleResnetBlock",
@@ -58,6 +59,7 @@ __all__ = [
     "UpSampleResnetBlock",
     "Warping",
     "down_sampled",
+    "fit_theta",
     "max_pool3d_same",
     "recomputed",
 ]

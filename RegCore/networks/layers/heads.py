@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from RegCore.networks.layers.convolution import ACTIVATIONS, Conv3d, lookup
-from RegCore.resampler import affine_ddf, integrate, resize3d, warp_image_ddf
+from RegCore.resampler import affine_ddf, integrate, reference_grid, resize3d, warp_image_ddf
 from RegCore.space.geometry import InputError
+
+RIDGE = 0.01  # in squares of half the image's size, beside the spread of keypoints
 
 
 class Extraction(nn.Module):
@@ -91,6 +93,63 @@ class AffineHead(nn.Module):
             features = x.to(torch.promote_types(x.dtype, self.dense.weight.dtype))
             theta = self.dense(features.movedim(1, -1).flatten(1)).view(-1, 4, 3)
         return affine_ddf(theta, self.image_size), theta
+
+
+class KeypointHead(nn.Module):
+    """Points of an image: the centres of mass of what a convolution (kernel 1) makes of its features.
+
+    Of each of the convolution's answers the softmax over all cells tells the weight of every cell. Yu et al.,
+    KeyMorph: Robust Multi-modal Affine Registration via Unsupervised Keypoint Detection, MIDL 2022, which
+    weighs with the positive answers instead.
+
+    Args:
+        in_channels: of the features.
+        keypoints: how many.
+        cell: voxels of the image between two cells of the features.
+        kernel_initializer: name in `INITIALISERS`.
+    """
+
+    def __init__(
+        self, in_channels: int, keypoints: int, cell: int, kernel_initializer: str = "glorot_uniform"
+    ):
+        super().__init__()
+        self.cell = cell
+        self.layer = Conv3d(in_channels, keypoints, 1, kernel_initializer=kernel_initializer)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Features ``(B, C, i, j, k)`` -> points ``(B, K, 3)``, voxels from the middle of the image."""
+        with torch.autocast(x.device.type, enabled=False):  # half precision would move points by a voxel
+            features = x.to(torch.promote_types(x.dtype, self.layer.weight.dtype))
+            weights = self.layer(features).flatten(2).softmax(-1)
+            places = reference_grid(x.shape[2:], dtype=weights.dtype, device=weights.device)[0].flatten(1)
+            return self.cell * (weights @ (places - places.mean(1, keepdim=True)).T)
+
+
+def fit_theta(fixed: torch.Tensor, moving: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """The affine map that takes points to others, by least squares; gradients flow.
+
+    The linear part is drawn towards the identity, the more the less the points spread, so that points in a
+    plane or in one place have an answer as well.
+
+    Args:
+        fixed: points ``(B, K, 3)``, voxels from the middle of the image.
+        moving: where each should come to lie, alike.
+        shape: voxels (I, J, K) of the image.
+
+    Returns:
+        theta ``(B, 4, 3)``: new index = [i j k 1] @ theta.
+    """
+    half = torch.tensor(shape, dtype=fixed.dtype, device=fixed.device) / 2
+    points, steps = fixed / half, (moving - fixed) / half
+    middle, step = points.mean(1, keepdim=True), steps.mean(1, keepdim=True)
+    spread = points - middle
+    one = torch.eye(3, dtype=fixed.dtype, device=fixed.device)
+    normal = spread.mT @ spread / fixed.shape[1] + RIDGE * one
+    change = torch.linalg.solve(normal, spread.mT @ (steps - step) / fixed.shape[1])
+    linear = one + change * half / half[:, None]
+    origin = half - 0.5  # the middle of the image
+    shift = origin + half * (step - middle @ change) - origin @ linear[:, None]
+    return torch.cat([linear, shift.view(-1, 1, 3)], 1)
 
 
 class IntDVF(nn.Module):

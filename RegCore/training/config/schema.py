@@ -202,7 +202,7 @@ class Train:
     method: Annotated[str, METHOD]
     """``ddf``, ``dvf``, ``conditional`` or a method of one's own."""
     backbone: Annotated[Component, NETWORK]
-    """The network: ``unet``, ``local``, ``global`` or one's own, with the arguments of its class."""
+    """The network: ``unet``, ``local``, ``global``, ``keypoints`` or one's own, with the arguments of its class."""
     loss: Losses
     """What is made small."""
     optimizer: Annotated[Component, OPTIMISER]

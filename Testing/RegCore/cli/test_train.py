@@ -60,11 +60,11 @@ def test_every_option_reaches_the_configuration(pairs, asked):
     assert asked[0][0].to_dict() == expected.configuration()
 
 
-@pytest.mark.parametrize("network", ["unet", "local", "global"])
+@pytest.mark.parametrize("network", ["unet", "local", "keypoints", "global"])
 def test_a_network_alone_brings_what_suits_it(pairs, asked, network):
     assert cli.main(["train", "--quiet", "--data", str(pairs), "--network", network, "--size", *"888"]) == 0
     train = asked[0][0].train
-    assert train.method == ("ddf" if network == "global" else "dvf")
+    assert train.method == ("ddf" if network in ("keypoints", "global") else "dvf")
     assert train.optimizer.options["learning_rate"] == presets.LEARNING_RATES[network]
 
 

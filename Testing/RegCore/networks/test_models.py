@@ -15,6 +15,7 @@ BACKBONES = {
     "unet": {"num_channel_initial": 2, "depth": 2},
     "local": {"num_channel_initial": 2, "extract_levels": [0, 1, 2]},
     "global": {"num_channel_initial": 2, "depth": 2},
+    "keypoints": {"num_channel_initial": 2, "depth": 2},
 }
 
 
@@ -63,14 +64,21 @@ def plug(monkeypatch):
 
 @pytest.mark.parametrize(
     ("method", "backbone"),
-    [("ddf", "unet"), ("ddf", "local"), ("ddf", "global"), ("dvf", "unet"), ("dvf", "local")],
+    [
+        ("ddf", "unet"),
+        ("ddf", "local"),
+        ("ddf", "global"),
+        ("ddf", "keypoints"),
+        ("dvf", "unet"),
+        ("dvf", "local"),
+    ],
 )
 def test_fields_have_the_fixed_shape(method, backbone):
     made = model(method, backbone, out_kernel_initializer="glorot_uniform").eval()
     found = made(*pair())
     assert found.ddf.shape == (2, 3, *FIXED)
     assert (found.dvf is not None) == (method == "dvf")
-    assert (found.theta is not None) == (backbone == "global")
+    assert (found.theta is not None) == (backbone in ("global", "keypoints"))
     assert found.label is None
     assert found.ddf.std() > 1e-3
 
@@ -286,12 +294,13 @@ def test_what_is_refused(train, sentence):
         build_model(train, FIXED, MOVING, labeled=True)
 
 
-def test_an_affine_network_goes_with_displacements_only():
+@pytest.mark.parametrize("name", ["global", "keypoints"])
+def test_an_affine_network_goes_with_displacements_only(name):
     for method in ("dvf", "conditional"):
-        with pytest.raises(InputError, match="global gives an affine map: it goes with the method ddf"):
-            model(method, "global")
+        with pytest.raises(InputError, match=f"{name} gives an affine map: it goes with the method ddf"):
+            model(method, name)
     with pytest.raises(InputError, match="can't have control_points"):
-        model("ddf", "global", control_points=2)
+        model("ddf", name, control_points=2)
 
 
 def test_the_conditional_method_needs_labels():

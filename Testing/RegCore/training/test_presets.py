@@ -37,9 +37,11 @@ SIZES = [(16, 16, 16), (64, 40, 33), (8, 9, 7), (200, 160, 128)]
 
 @pytest.mark.parametrize("kind", data.KINDS)
 def test_every_answer_gives_a_configuration_that_can_be_used(tmp_path, kind):
-    offered = itertools.product(("unet", "local", "global"), ("ddf", "dvf", "conditional"), SIZES)
+    offered = itertools.product(
+        ("unet", "local", "keypoints", "global"), ("ddf", "dvf", "conditional"), SIZES
+    )
     for number, (network, method, size) in enumerate(offered):
-        if (network, method) in {("global", "dvf"), ("global", "conditional")}:
+        if network in ("keypoints", "global") and method != "ddf":
             continue
         labeled = method == "conditional" or bool(number % 2)
         similarity = ("lncc", "ssd", "gmi")[number % 3]
