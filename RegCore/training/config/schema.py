@@ -202,7 +202,7 @@ class Train:
     method: Annotated[str, METHOD]
     """``ddf``, ``dvf``, ``conditional`` or a method of one's own."""
     backbone: Annotated[Component, NETWORK]
-    """The network: ``unet``, ``local``, ``global``, ``keypoints`` or one's own, with the arguments of its class."""
+    """Name and arguments of ``unet``, ``local``, ``global``, ``keypoints`` or a network of one's own."""
     loss: Losses
     """What is made small."""
     optimizer: Annotated[Component, OPTIMISER]
