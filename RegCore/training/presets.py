@@ -15,12 +15,13 @@ NETWORKS = ("unet", "local", "keypoints", "global")
 METHODS = ("ddf", "dvf", "conditional")
 SIMILARITIES = ("lncc", "ssd", "gmi")
 """What the options below can be: which images are registered to which, backbone, output, image loss."""
-LEARNING_RATES = {"unet": 4e-3, "local": 4e-3, "keypoints": 4e-3, "global": 1e-5}
+LEARNING_RATES = {"unet": 4e-3, "local": 4e-3, "keypoints": 4e-3, "global": 2e-6}
 """The largest learning rate, by network."""
 AFFINE = ("keypoints", "global")
 """The networks that find an affine map."""
 HALVED_FROM = 32  # voxels of the shortest axis from which on the field is found at half resolution
 FOLDS = 10.0  # weight of folded volume in units of that of the bending energy, of displacements
+DEEPER = (3, 5)  # GlobalNet: a step of all weights of its dense layer moves the image by voxels, so keep few
 WARM_UP = 20  # the learning rate rises during this fraction of the epochs, 1 / 20
 
 
@@ -181,7 +182,7 @@ class TrainingPreset:
 
     def _backbone(self) -> dict:
         """A field is found at half resolution where there is enough of it: for less work, and smoother."""
-        depth = depth_for(self.size)
+        depth = depth_for(self.size, *DEEPER if self.network == "global" else ())
         finest = int(self.method != "conditional" and min(self.size) >= HALVED_FROM)
         backbone: dict[str, object] = {"name": self.network, "num_channel_initial": self.channels}
         if self.method == "dvf" and finest:
@@ -206,9 +207,9 @@ class TrainingPreset:
         return loss
 
 
-def depth_for(size: tuple[int, int, int]) -> int:
-    """How often a network halves an image: until its shortest axis has about 8 voxels, from 1 to 4 times."""
-    return max(1, min(4, (min(size) // 8).bit_length() - 1))
+def depth_for(size: tuple[int, int, int], least: int = 8, most: int = 4) -> int:
+    """How often a network halves an image: 1 to `most` times, to about `least` voxels on an axis."""
+    return max(1, min(most, (min(size) // least).bit_length() - 1))
 
 
 def _inspected(folder: str) -> DatasetLayout:

@@ -212,7 +212,7 @@ def test_the_panel_needs_the_height_of_the_tab_that_is_seen(train):
 
 def test_a_network_brings_its_learning_rate_and_its_field(train):
     ui = train.ui
-    for network, output, rate in (("global", "ddf", 1e-5), ("keypoints", "ddf", 4e-3), ("unet", "dvf", 4e-3)):
+    for network, output, rate in (("global", "ddf", 2e-6), ("keypoints", "ddf", 4e-3), ("unet", "dvf", 4e-3)):
         ui.networkSelector.currentIndex = ui.networkSelector.findData(network)
         assert ui.rateSpinBox.value == pytest.approx(rate)
         assert ui.outputSelector.itemData(ui.outputSelector.currentIndex) == output

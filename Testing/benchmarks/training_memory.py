@@ -26,7 +26,9 @@ CASES += [
     {"size": [48] * 3, "channels": 8, "batch_size": 2},
 ]
 CASES += [
-    {"size": [n] * 3, "channels": 16, "network": name} for n in (64, 96) for name in ("local", "global")
+    {"size": [n] * 3, "channels": 16, "network": name}
+    for n in (64, 96)
+    for name in ("local", "keypoints", "global")
 ]
 
 

@@ -3,10 +3,13 @@
 import itertools
 
 import pytest
+import torch
 
 from RegCore.loaders import make_loader
+from RegCore.networks.models import DDFModel
+from RegCore.resampler import warp_image_ddf
 from RegCore.training.config import Config
-from RegCore.training.presets import TrainingPreset, depth_for, inspect_dataset
+from RegCore.training.presets import LEARNING_RATES, TrainingPreset, depth_for, inspect_dataset
 from Testing.RegCore.loaders import data
 
 
@@ -92,3 +95,20 @@ def test_what_a_preset_says_reaches_the_configuration():
 )
 def test_networks_halve_images_to_about_eight_voxels(size, depth):
     assert depth_for(size) == depth
+
+
+@pytest.mark.parametrize("network", ["keypoints", "global"])
+def test_the_first_steps_of_an_affine_network_leave_the_image_in_view(network):
+    """The dense layer of a GlobalNet that halves as a U-Net does moves it out of view in three steps."""
+    torch.manual_seed(0)
+    made = TrainingPreset("", network=network, method="ddf", size=(40, 48, 40))
+    model = DDFModel(made.configuration()["train"]["backbone"], made.size, made.size, labeled=False)
+    adam = torch.optim.Adam(model.parameters(), LEARNING_RATES[network])
+    for _ in range(3):
+        fixed, moving = torch.rand(2, 1, 1, *made.size)
+        ddf = model(fixed, moving).ddf
+        loss = (warp_image_ddf(moving, ddf) - fixed).square().mean()
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    assert 0 < model(fixed, moving).ddf.abs().max() < 10
