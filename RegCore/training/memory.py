@@ -13,6 +13,7 @@ from RegCore.training.presets import NETWORKS, depth_for
 PROGRAM = 325.0  # MiB of Python, its packages and what a training holds whatever its size
 VOXEL = 350.0  # bytes for each voxel of a pair: images, field, losses
 CHANNEL = 61.0  # bytes more for each voxel and channel of the first level
+KEYPOINTS = 90.0  # the same of the network keypoints, which sees the two images one by one, at full size
 WEIGHTS = 135.0  # weights of a network in units of channels^2 4^depth
 WEIGHT = 16.0  # bytes: itself, its gradient, the two moments of Adam
 HALF = 0.5  # of what voxels take, for a graphics card that may compute with 16 bits: assumed, not measured
@@ -22,7 +23,9 @@ STEP = 8  # voxels by which proposed grids differ
 Size = tuple[int, int, int]
 
 
-def needed_mib(size: Size, channels: int, batch_size: int = 1, half: bool = False) -> float:
+def needed_mib(
+    size: Size, channels: int, batch_size: int = 1, half: bool = False, network: str = "unet"
+) -> float:
     """Memory that a training takes at its peak, MiB, for one of the networks of `TrainingPreset`.
 
     Args:
@@ -30,10 +33,11 @@ def needed_mib(size: Size, channels: int, batch_size: int = 1, half: bool = Fals
         channels: of the first level.
         batch_size: pairs in a step.
         half: for a graphics card that computes with 16 bits, without what the program itself takes.
+        network: which of them.
     """
     voxels = size[0] * size[1] * size[2] * batch_size
     weights = WEIGHTS * channels**2 * 4 ** depth_for(size) * WEIGHT
-    values = voxels * (VOXEL + CHANNEL * channels)
+    values = voxels * (VOXEL + (KEYPOINTS if network == "keypoints" else CHANNEL) * channels)
     return (weights + HALF * values) / MIB if half else PROGRAM + (weights + values) / MIB
 
 
@@ -63,13 +67,13 @@ def check_memory(train: Mapping[str, Any], size: Size, free_mib: float, half: bo
         InputError: with the need, what there is, and the largest grid that fits.
     """
     backbone, batch = train["backbone"], int(train["preprocess"]["batch_size"])
-    channels = backbone.get("num_channel_initial")
-    if backbone["name"] not in NETWORKS or not isinstance(channels, int):
+    channels, name = backbone.get("num_channel_initial"), backbone["name"]
+    if name not in NETWORKS or not isinstance(channels, int):
         return
-    needed = needed_mib(size, channels, batch, half)
+    needed = needed_mib(size, channels, batch, half, name)
     if needed <= free_mib:
         return
-    smaller = largest_size(size, lambda one: needed_mib(one, channels, batch, half) <= free_mib)
+    smaller = largest_size(size, lambda one: needed_mib(one, channels, batch, half, name) <= free_mib)
     way = "no grid of this shape fits" if smaller is None else f"the largest that fits is {_grid(smaller)}"
     pairs = f"{batch} pairs in a step" if batch > 1 else "a pair in a step"
     raise InputError(

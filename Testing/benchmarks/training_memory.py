@@ -52,7 +52,8 @@ def measure(case: dict) -> dict:
                 array = random.random((32, 32, 32)).astype(np.float32)
                 voxels = (array > 0.5).astype(np.uint8) if "labels" in kind else array
                 nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), data / kind / f"{n}.nii.gz")
-        preset = TrainingPreset(str(data), epochs=1, **{**case, "size": tuple(case["size"])})
+        method = TrainingPreset.method_for(case.get("network", "unet"))
+        preset = TrainingPreset(str(data), epochs=1, method=method, **{**case, "size": tuple(case["size"])})
         config = Config.from_dict(preset.configuration(), "benchmark")
         train(config, log_dir=Path(folder), exp_name="run", device="cpu", max_epochs=1)
     return {**case, "peak": round(peak_memory_mib())}
@@ -66,14 +67,14 @@ def main() -> None:
     if one is not None:
         print(json.dumps(measure(one)))
         return
-    print("grid          channels  pairs  network  measured  estimated")
+    print("grid          channels  pairs  network    measured  estimated")
     for case in CASES:
         command = [sys.executable, __file__, "--one", json.dumps(case)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peak, batch = json.loads(done.stdout.splitlines()[-1])["peak"], case.get("batch_size", 1)
-        estimate = needed_mib(tuple(case["size"]), case["channels"], batch)
         grid, name = " x ".join(map(str, case["size"])), case.get("network", "unet")
-        print(f"{grid:13} {case['channels']:8} {batch:6}  {name:7} {peak:9} {estimate:10.0f}", flush=True)
+        estimate = needed_mib(tuple(case["size"]), case["channels"], batch, network=name)
+        print(f"{grid:13} {case['channels']:8} {batch:6}  {name:9} {peak:9} {estimate:10.0f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -121,7 +121,8 @@ class TrainingForm:
     def memory_gb(self) -> float:
         """What the training needs, see `needed_mib`."""
         preset = self.preset()
-        return needed_mib(preset.size, preset.channels, preset.batch_size) / 1024
+        size, channels, batch = preset.size, preset.channels, preset.batch_size
+        return needed_mib(size, channels, batch, network=preset.network) / 1024
 
     def validate(self) -> str:
         """Why a training can't begin with this, empty if it can."""

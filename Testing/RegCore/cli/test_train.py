@@ -48,7 +48,7 @@ def test_every_option_reaches_the_configuration(pairs, asked):
         method="ddf",
         size=(12, 10, 11),
         epochs=7,
-        learning_rate=1e-5,
+        learning_rate=2e-6,
         similarity="gmi",
         image_weight=2.0,
         label_weight=3.0,
