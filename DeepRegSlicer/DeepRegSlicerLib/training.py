@@ -291,8 +291,3 @@ def _is_used(folder: Path) -> bool:
     except OSError as error:  # whoever wants to write there will be told
         log.debug("%s can't be looked into: %s", folder, error)
         return False
-
-
-def best_epoch(history: list[dict]) -> dict | None:
-    """The figures of the epoch with the smallest loss, of validation if there is one; None without epochs."""
-    return min(history, key=lambda row: row.get("val_loss", row["loss"]), default=None)

@@ -16,6 +16,7 @@ from RegCore.progress import Progress, part_of
 from RegCore.space.geometry import InputError
 from RegCore.space.transforms import AffineTransform, Transform
 from RegCore.space.volume import Volume, common_labels
+from RegCore.training.history import best_epoch
 
 FIGURES = ("loss", "val_loss")  # columns of a training's table that a model's card shows
 PAIRED = ("fixed_images", "moving_images", "fixed_labels", "moving_labels")  # DeepReg's folders of pairs
@@ -294,7 +295,9 @@ def _figures_beside(path: Path) -> str:
         return ""
     try:
         rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
-        best = min(rows, key=lambda row: float(row.get("val_loss") or row["loss"]))
+        best = best_epoch(rows)
+        if best is None:
+            return ""
         figures = ", ".join(f"{name} {float(best[name]):.4g}" for name in FIGURES if best.get(name))
     except (OSError, ValueError, KeyError):
         return ""

@@ -25,6 +25,7 @@ from RegCore.training.batches import in_groups, on_device
 from RegCore.training.config import Config
 from RegCore.training.folder import RunFolder
 from RegCore.training.gradients import add_gradient, evaluate
+from RegCore.training.history import best_epoch
 from RegCore.training.prepare import Run, prepare
 from RegCore.training.presence import FAILED, STOPPED
 from RegCore.training.processes import processes
@@ -56,10 +57,9 @@ class Trained:
     inherited: int = 0
 
     @property
-    def best(self) -> dict | None:
+    def best(self) -> Mapping | None:
         """The figures of the epoch whose model is `model`; None without an epoch."""
-        own = self.history[self.inherited :]
-        return min(reversed(own), key=lambda row: row.get("val_loss", row["loss"]), default=None)
+        return best_epoch(self.history[self.inherited :])
 
 
 def train(
@@ -264,6 +264,8 @@ def _close_epoch(run: Run) -> dict:
         run.boards.add("train", "epoch_", state.position.epoch, means)
         run.boards.add("validation", "epoch_", state.position.epoch, validation)
     if run.group.first:
+        if math.isinf(run.state.losses[-1]):
+            log.warning("epoch %d: val_loss is not finite, so any other epoch is better", row["epoch"])
         run.folder.record(run.state, run.trained)
         watch(run)
     return row

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 import torch
 
 from RegCore.space.geometry import InputError
+from RegCore.training.history import judged_by
 from RegCore.training.objective import may_be_missing
 from RegCore.training.processes import Group
 
@@ -119,8 +120,8 @@ class TrainingState:
 
     @property
     def losses(self) -> list[float]:
-        """Validation loss of each epoch, or training loss where there is no validation."""
-        return [row.get("val_loss", row["loss"]) for row in self.history]
+        """What each epoch is judged by, see `judged_by`."""
+        return [judged_by(row) for row in self.history]
 
     @property
     def is_best(self) -> bool:

@@ -104,7 +104,7 @@ def test_a_model_registers_as_in_python_and_its_result_is_as_of_other_methods(re
         structures = [table.item(row, 0).text() for row in range(table.rowCount)]
         assert {"Dice, mean", "Folded voxels"} <= {*measures} and "Liver" in structures
     offered = [ui.modelPath.comboBox().itemText(row) for row in range(ui.modelPath.comboBox().count)]
-    assert offered == [str(real.folder / "global.pt"), str(real.folder / "unet.pt")]
+    assert offered == [str(real.folder / f"{name}.pt") for name in ("keypoints", "global", "unet")]
 
 
 def test_a_model_that_can_not_be_used_says_why(real):

@@ -14,6 +14,7 @@ import yaml
 from RegCore.networks.model_file import read_content, read_model
 from RegCore.progress import Cancelled
 from RegCore.space.geometry import InputError
+from RegCore.training.history import best_epoch
 from Testing.RegCore.training.runs import configuration, write_pairs
 
 STAND_IN = [sys.executable, str(Path(__file__).with_name("stand_in_worker.py"))]
@@ -82,7 +83,7 @@ def test_a_real_training_from_files_stopped_by_its_progress_and_resumed(host, tr
     assert read_model(result.model).labeled
     kept = training.read_history(result.folder)
     assert [row["val_loss"] for row in kept] == pytest.approx([row["val_loss"] for row in result.history])
-    assert training.best_epoch(kept)["val_loss"] == min(row["val_loss"] for row in kept)
+    assert best_epoch(kept)["val_loss"] == min(row["val_loss"] for row in kept)
 
 
 def test_an_error_of_the_configuration_is_its_sentence(host, training, tmp_path):

@@ -7,13 +7,13 @@ import ctk
 from slicer.i18n import tr as _
 
 from RegCore.progress import duration
+from RegCore.training.history import best_epoch, judged_by
 from RegCore.training.presets import LEARNING_RATES, DatasetLayout, TrainingPreset, inspect_dataset
 
 from ..nodes.chart import loss_chart
 from ..nodes.showing import show_chart
 from ..training import (
     TrainingStopped,
-    best_epoch,
     can_resume,
     follow,
     model_in,
@@ -292,8 +292,8 @@ class TrainPanel(Panel):
         what = _("validation loss") if "val_loss" in best else _("loss")
         text = _("{ended}. Epoch {epoch} of {count} is the best, with a {what} of {loss:.4f}.")
         ended = _("Stopped early") if result.ended == "stopped early" else _("Finished")
-        loss = best.get("val_loss", best["loss"])
-        text = text.format(ended=ended, count=len(result.history), epoch=best["epoch"], what=what, loss=loss)
+        told = {"count": len(result.history), "epoch": best["epoch"], "what": what, "loss": judged_by(best)}
+        text = text.format(ended=ended, **told)
         self.set_status(text, Tone.good)
         self.log(text)
         self.log(str(result.model))

@@ -9,12 +9,14 @@ import torch
 
 from RegCore import losses
 from RegCore.space.geometry import InputError
-from RegCore.training import predict, prepare
+from RegCore.training import predict, prepare, train
 from RegCore.training.config import Config
+from RegCore.training.history import best_epoch
 from RegCore.training.precision import bf16_pays
 from RegCore.training.presets import TrainingPreset
 from RegCore.training.state import Position, RunningMeans, TrainingState
 from Testing.RegCore.training.config.samples import GROUPED, PAIRED, changed
+from Testing.RegCore.training.runs import configuration, write_pairs
 
 SHARES = {
     "train.learning_rate_schedule": lambda value: {"name": "one_cycle", "rise": value},
@@ -88,9 +90,9 @@ def test_a_field_of_few_voxels_and_a_label_are_found_at_full_resolution(tmp_path
     for network in ("unet", "local"):
         small = TrainingPreset(str(tmp_path), network=network, size=(40, 31, 40)).configuration()["train"]
         label = TrainingPreset(str(tmp_path), network=network, method="conditional").configuration()["train"]
-        for train in (small, label):
-            assert 0 in train["backbone"].get("extract_levels", [0])
-            assert "integration_scale" not in train["backbone"]
+        for section in (small, label):
+            assert 0 in section["backbone"].get("extract_levels", [0])
+            assert "integration_scale" not in section["backbone"]
 
 
 def test_conditional_takes_labels_alone_and_weights_of_0_take_their_loss_out(tmp_path):
@@ -154,6 +156,44 @@ def test_only_work_decides_whether_half_precision_pays_and_not_waiting(faster):
             pass
 
     assert bf16_pays(torch.nn.Linear(1, 1), step) == faster
+
+
+def test_an_epoch_whose_validation_is_not_finite_is_the_worst_and_later_ones_still_count(
+    tmp_path, caplog, monkeypatch
+):
+    write_pairs(tmp_path / "pairs", count=2)
+    told = []
+
+    def unsound_at_first(fixed, moving):
+        loss = (fixed - moving).square().mean((1, 2, 3, 4))
+        first = told and not any(text.startswith("epoch 2") for text in told)
+        return loss * (math.nan if first and not torch.is_grad_enabled() else 1)
+
+    monkeypatch.setitem(losses.IMAGE_LOSSES, "unsound", unsound_at_first)
+    loss = {"image": {"name": "unsound", "weight": 1.0}, "regularization": {"name": "bending", "weight": 0.1}}
+    config = configuration(tmp_path / "pairs", labeled=False, loss=loss)
+    done = train(
+        config,
+        log_dir=tmp_path,
+        exp_name="run",
+        device="cpu",
+        workers=0,
+        progress=lambda *event: told.append(event[1]),
+    )
+    values = [row["val_loss"] for row in done.history]
+    assert math.isnan(values[0]) and done.best["val_loss"] == min(values[1:])
+    assert done.model.name == "best.pt" and "epoch 1: val_loss is not finite" in caplog.text
+
+
+def test_the_best_epoch_is_told_from_a_table_alike():
+    rows = [
+        {"epoch": n, "loss": 9 - n, "val_loss": v} for n, v in enumerate((math.nan, 0.4, 0.3, 0.3, math.inf))
+    ]
+    as_text = [{key: str(value) for key, value in row.items()} for row in rows]
+    assert best_epoch(rows)["epoch"] == 3 and best_epoch(as_text)["epoch"] == "3"
+    assert best_epoch([{**row, "val_loss": ""} for row in as_text])["epoch"] == "4"
+    assert best_epoch([{"loss": 2.0}, {"loss": 0.0, "val_loss": 0.0}])["loss"] == 0.0
+    assert best_epoch([]) is None
 
 
 def test_a_state_is_read_back_also_by_the_names_of_older_checkpoints():
