@@ -9,10 +9,11 @@ import pytest
 import SimpleITK as sitk
 
 import RegCore
+from RegCore.samples.datasets import ScanProtocol, make_cases, write_dataset
 from RegCore.space.geometry import Geometry
 from RegCore.space.transforms import AffineTransform
 from RegCore.space.volume import Volume
-from Testing.benchmarks import cases, growth, page, peers, reading, tables, trust
+from Testing.benchmarks import cases, growth, hippocampi, page, peers, reading, tables, trust
 from Testing.benchmarks.measure import measured
 from Testing.paths import ROOT
 
@@ -180,3 +181,26 @@ def test_a_case_is_predicted_by_the_line_of_the_others():
     assert rows[2][4] == "-1.00" and rows[2][5] == f"{(0.5 + 2 * apart).mean() / (10 - apart).mean():.2f} |"
     assert rows[0][4] == "1.00" and rows[0][2] == f"{pairs['a'][0].mean():.2f}"
     assert np.allclose(trust.line_of([pairs["a"], pairs["b"]]), (0.5, 2))
+
+
+def test_networks_are_trained_and_measured_on_patients_apart(tmp_path, monkeypatch):
+    """The benchmark of real hippocampi on made-up patients in their place."""
+    for name, value in {"TEST": 2, "VALID": 2, "SIZE": (16, 16, 16), "EPOCHS": {"keypoints": 1}}.items():
+        monkeypatch.setattr(hippocampi, name, value)
+    monkeypatch.setattr(hippocampi, "TITLES", {"start": "as they come", "keypoints": "keypoints"})
+    with pytest.raises(SystemExit, match="more than 4 patients in images and labels were expected"):
+        hippocampi.split(tmp_path, tmp_path / "nothing")
+    scans = ScanProtocol("mr", (18, 16, 20), (92, 88, 88), (0, 0, 0), ((1, 2, 3, 4), (2,)), "prostate")
+    write_dataset(tmp_path / "data", make_cases("unpaired", scans, count=6, shift_mm=10.0), "nifti")
+    assert hippocampi.split(tmp_path / "data", tmp_path / "parts") == 2
+    parts = [
+        {p.name for p in (tmp_path / "parts" / n / "images").iterdir()} for n in ("test", "valid", "train")
+    ]
+    assert [len(part) for part in parts] == [2, 2, 2] and len(set.union(*parts)) == 6
+    found = {}
+    for name in hippocampi.TITLES:
+        found |= hippocampi.measured(name, tmp_path / "parts")
+    assert 0 < found["start"]["lowest"] == found["start"]["dice"] < 1
+    assert found["keypoints"]["dice"] != found["start"]["dice"]
+    rows = hippocampi.table(found, 2).splitlines()
+    assert len(rows) == 4 and rows[3].startswith("| keypoints | 1 | ") and rows[3].count("|") == 9

@@ -102,7 +102,6 @@ def tested(method: str | Model, folder: Path, **settings) -> dict[str, float]:
 
 def measured(name: str, folder: Path) -> dict[str, dict[str, float]]:
     """The rows of a method, or of a network that is trained first, in this process."""
-    torch.set_num_threads(1)
     if name not in EPOCHS:
         return {name: tested(name, folder)}
     began = time.process_time()
@@ -145,6 +144,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="put the table into Docs/benchmarks.md")
     arguments = parser.parse_args()
     if arguments.one:
+        torch.set_num_threads(1)
         print(json.dumps(measured(arguments.one, arguments.data)))
         return 0
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(2) as pool:
