@@ -57,7 +57,7 @@ def choices() -> dict[str, dict[str, str]]:
             SLICREG: _("SLIC-Reg: a template and scans"),
         },
         "kindSelector": {
-            "paired": _("Pairs: fixed and moving belong together"),
+            "paired": _("Pairs of fixed and moving"),
             "unpaired": _("Unpaired: any with any other"),
             "grouped": _("Grouped: images of one patient"),
         },
@@ -65,7 +65,7 @@ def choices() -> dict[str, dict[str, str]]:
             "unet": _("U-Net"),
             "local": _("LocalNet"),
             "keypoints": _("Keypoints: an affine map"),
-            "global": _("GlobalNet: an affine map, as in DeepReg"),
+            "global": _("GlobalNet: an affine map"),
         },
         "outputSelector": {
             "ddf": _("A displacement field (DDF)"),
