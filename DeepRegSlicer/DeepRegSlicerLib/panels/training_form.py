@@ -74,7 +74,7 @@ def choices() -> dict[str, dict[str, str]]:
         },
         "similaritySelector": {
             "lncc": _("Local correlation"),
-            "ssd": _("Squared differences"),
+            "ssd": _("Mean squares"),
             "gmi": _("Mutual information"),
         },
         "modalitySelector": {"ct": _("CT"), "mr": _("MR or other")},
