@@ -35,7 +35,7 @@ from Testing.benchmarks.page import put  # noqa: E402
 
 TEST, VALID = 40, 20
 SIZE = (48, 64, 48)  # the images have about 36 x 50 x 35 voxels of 1 mm
-EPOCHS = {"unet": 8, "keypoints": 5, "global": 5}  # of half as many steps as there are patients
+EPOCHS = {"unet": 24, "keypoints": 15, "global": 15}  # of half as many steps as there are patients
 TITLES = {
     "start": "as they come",
     "affine": "`affine`",
