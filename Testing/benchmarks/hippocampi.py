@@ -4,8 +4,8 @@
 
 DIR holds ``images`` and ``labels`` of Task04 (hippocampus) of the Medical Segmentation Decathlon; it is not
 part of the project. The patients are shuffled with a fixed seed: 40 are paired for the test, 20 for the
-validation, all others train, with the defaults of ``regcore train --data`` but for size and epochs. Nothing
-was chosen on them. Trainings and tests have one thread each, two run side by side.
+validation, all others train, with the defaults of ``regcore train --data`` but for size and epochs. Only the
+epochs were chosen on them. Trainings and tests have one thread each, two run side by side.
 """
 
 import argparse
